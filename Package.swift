@@ -1,0 +1,88 @@
+// swift-tools-version: 6.2
+import PackageDescription
+
+// Every target, Swift and C alike, is built with _GNU_SOURCE: otherwise the importer builds Glibc, CDispatch and our own
+// C modules with different macros and their definitions clash (docs/building.md).
+let cSettings: [CSetting] = [.define("_GNU_SOURCE")]
+
+let swiftSettings: [SwiftSetting] = [
+    .swiftLanguageMode(.v6),
+    .treatAllWarnings(as: .error),
+    .enableUpcomingFeature("ExistentialAny"),
+]
+
+/// A module of Sources/Shared: no executable is imported from here, and the modules form no circle.
+func shared(_ name: String, _ dependencies: [Target.Dependency] = []) -> Target {
+    .target(
+        name: name, dependencies: dependencies, path: "Sources/Shared/\(name)",
+        cSettings: cSettings, swiftSettings: swiftSettings)
+}
+
+/// The unit tests of one module, in a folder beside the others under Tests/.
+func tests(_ module: String, of dependencies: [Target.Dependency]) -> Target {
+    .testTarget(
+        name: "\(module)Tests", dependencies: dependencies, path: "Tests/Unit/\(module)Tests",
+        cSettings: cSettings, swiftSettings: swiftSettings)
+}
+
+let package = Package(
+    name: "ubd",
+    products: [
+        .executable(name: "ubd", targets: ["ubd"]),
+        .executable(name: "ubd-broker", targets: ["ubd-broker"]),
+        .executable(name: "ubd-worker", targets: ["ubd-worker"]),
+    ],
+    dependencies: [
+        .package(url: "https://github.com/apple/swift-argument-parser", from: "1.8.0")
+    ],
+    targets: [
+        // C: one system library and two small targets of our own.
+        .systemLibrary(
+            name: "CLibseccomp", pkgConfig: "libseccomp", providers: [.apt(["libseccomp-dev"])]),
+        .target(name: "CShims", cSettings: cSettings),
+        .target(name: "CLauncher", cSettings: cSettings),
+
+        // Shared modules, from the kernel's edge upwards.
+        shared("SystemCalls", ["CShims"]),
+        shared("KernelABI", ["SystemCalls"]),
+        shared("Ring", ["SystemCalls", "KernelABI"]),
+        shared("Policy"),
+        shared("Sandbox", ["SystemCalls", "CShims", "KernelABI", "Ring", "Policy", "CLibseccomp"]),
+        shared("WorkerProtocol", ["SystemCalls"]),
+        shared("Varlink"),
+        shared("BrokerInterface", ["Varlink"]),
+
+        // The three programs.
+        .executableTarget(
+            name: "ubd",
+            dependencies: [
+                "SystemCalls", "BrokerInterface", "Varlink",
+                .product(name: "ArgumentParser", package: "swift-argument-parser"),
+            ],
+            cSettings: cSettings, swiftSettings: swiftSettings),
+        .executableTarget(
+            name: "ubd-broker",
+            dependencies: [
+                "SystemCalls", "KernelABI", "Ring", "Sandbox", "Policy", "WorkerProtocol", "Varlink",
+                "BrokerInterface", "CLauncher",
+            ],
+            cSettings: cSettings, swiftSettings: swiftSettings),
+        .executableTarget(
+            name: "ubd-worker",
+            dependencies: ["SystemCalls", "KernelABI", "Ring", "Sandbox", "WorkerProtocol"],
+            cSettings: cSettings, swiftSettings: swiftSettings),
+
+        // Unit tests: no ublk needed.
+        tests("SystemCalls", of: ["SystemCalls"]),
+        tests("KernelABI", of: ["KernelABI"]),
+        tests("Ring", of: ["Ring", "KernelABI", "SystemCalls"]),
+        tests("Policy", of: ["Policy"]),
+        tests("Sandbox", of: ["Sandbox", "Policy", "SystemCalls"]),
+        tests("WorkerProtocol", of: ["WorkerProtocol", "SystemCalls"]),
+        tests("Varlink", of: ["Varlink"]),
+        tests("BrokerInterface", of: ["BrokerInterface", "Varlink"]),
+        tests("Command", of: ["ubd"]),
+        tests("Broker", of: ["ubd-broker", "WorkerProtocol", "KernelABI", "SystemCalls"]),
+        tests("Worker", of: ["ubd-worker", "WorkerProtocol", "KernelABI", "SystemCalls", "Ring"]),
+    ]
+)
