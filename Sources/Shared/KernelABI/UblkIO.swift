@@ -3,7 +3,8 @@ public enum UblkIOCommand {
     /// Bytes of struct ublksrv_io_cmd: they fit a 64-byte submission entry.
     public static let payloadBytes: UInt32 = 16
     public static let fetch = encodeIoctl(direction: 3, type: UInt8(ascii: "u"), number: 0x20, size: payloadBytes)
-    public static let commitAndFetch = encodeIoctl(direction: 3, type: UInt8(ascii: "u"), number: 0x21, size: payloadBytes)
+    public static let commitAndFetch = encodeIoctl(
+        direction: 3, type: UInt8(ascii: "u"), number: 0x21, size: payloadBytes)
 
     /// First half of struct ublksrv_io_cmd: queue, tag, result. The second half is the buffer's address.
     @inlinable @inline(__always)
