@@ -5,6 +5,9 @@ public enum UblkIOCommand {
     public static let fetch = encodeIoctl(direction: 3, type: UInt8(ascii: "u"), number: 0x20, size: payloadBytes)
     public static let commitAndFetch = encodeIoctl(
         direction: 3, type: UInt8(ascii: "u"), number: 0x21, size: payloadBytes)
+    /// The same for drivers before Linux 6.4.
+    public static let legacyFetch: UInt32 = 0x20
+    public static let legacyCommitAndFetch: UInt32 = 0x21
 
     /// First half of struct ublksrv_io_cmd: queue, tag, result. The second half is the buffer's address.
     @inlinable @inline(__always)
