@@ -72,12 +72,16 @@ let package = Package(
             dependencies: ["SystemCalls", "KernelABI", "Ring", "Sandbox", "WorkerProtocol"],
             cSettings: cSettings, swiftSettings: swiftSettings),
 
+        // For unit tests: what the C headers say, and a program that tries system calls under a filter.
+        .target(name: "CPolicyHeaders", path: "Tests/Support/CPolicyHeaders", cSettings: cSettings),
+        .executableTarget(name: "ubd-policy-probe", path: "Tests/Support/ubd-policy-probe", cSettings: cSettings),
+
         // Unit tests: no ublk needed.
         tests("SystemCalls", of: ["SystemCalls"]),
         tests("KernelABI", of: ["KernelABI"]),
         tests("Ring", of: ["Ring", "KernelABI", "SystemCalls"]),
-        tests("Policy", of: ["Policy"]),
-        tests("Sandbox", of: ["Sandbox", "Policy", "SystemCalls"]),
+        tests("Policy", of: ["Policy", "CPolicyHeaders"]),
+        tests("Sandbox", of: ["Sandbox", "Policy", "SystemCalls", "CLibseccomp"]),
         tests("WorkerProtocol", of: ["WorkerProtocol", "SystemCalls"]),
         tests("Varlink", of: ["Varlink"]),
         tests("BrokerInterface", of: ["BrokerInterface", "Varlink"]),

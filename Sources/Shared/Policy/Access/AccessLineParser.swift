@@ -162,7 +162,9 @@ struct AccessLineParser {
     /// As useradd(8) allows them, and dots and '@' for names from a directory.
     private static func isAccountName(_ text: String) -> Bool {
         let marks: [UInt8] = [UInt8(ascii: "-"), UInt8(ascii: "."), UInt8(ascii: "@")]
-        guard let first = text.utf8.first, isWordByte(first), !first.isDigit, text.utf8.count < 256 else { return false }
+        guard let first = text.utf8.first, isWordByte(first), !first.isDigit, text.utf8.count < 256 else {
+            return false
+        }
         return text.utf8.allSatisfy { isWordByte($0) || marks.contains($0) }
     }
 }

@@ -23,7 +23,6 @@ struct RingParser {
             } else if cursor.takeKeyword("flags") {
                 try flags(&cursor)
             } else {
-                cursor.skipBlanks()
                 throw cursor.expected("op, register, flags or @include")
             }
         }
@@ -46,7 +45,6 @@ struct RingParser {
     private mutating func flags(_ cursor: inout LineCursor) throws(PolicyError) {
         let areRequired = cursor.takeKeyword("required")
         guard areRequired || cursor.takeKeyword("allowed") else {
-            cursor.skipBlanks()
             throw cursor.expected("'required' or 'allowed' after 'flags'")
         }
         repeat {

@@ -41,6 +41,7 @@ struct LineCursor {
 
     /// Skips blanks, then takes `keyword` if it is next and is not merely the beginning of a longer word.
     mutating func takeKeyword(_ keyword: StaticString) -> Bool {
+        skipBlanks()
         let before = self
         if take(keyword), next.map({ !isWordByte($0) }) ?? true { return true }
         self = before
