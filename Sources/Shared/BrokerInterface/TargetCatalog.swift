@@ -25,8 +25,9 @@ public struct OptionDescription: Sendable {
         case .bytes(let range, _, true):
             return "a power of two from \(range.lowerBound) to \(range.upperBound) bytes"
         case .bytes(let range, let step, false):
-            let ceiling = range.upperBound >= TargetCatalog.largestSize ? "" : " to \(ByteSize.text(range.upperBound))"
-            return "a multiple of \(step) bytes from \(range.lowerBound)\(ceiling)"
+            let ceiling =
+                range.upperBound >= TargetCatalog.largestSize ? "" : " and at most \(ByteSize.text(range.upperBound))"
+            return "a multiple of \(step) bytes, at least \(range.lowerBound)\(ceiling)"
         }
     }
 }
