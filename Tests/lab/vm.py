@@ -20,6 +20,7 @@ CACHE = pathlib.Path(
     os.environ.get("UBD_CACHE")
     or pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache") / "ubd"
 ) / "lab"
+OUTPUT = REPOSITORY / ".build" / "lab"
 KERNELS = ["6.12", "7.3"]
 
 # QEMU 7.2: with cx16 its multi-threaded TCG corrupts the guest's flags, with la57 the guest panics at once.
@@ -59,9 +60,25 @@ def pack(tree):
     return archive.stdout
 
 
+def make(*arguments):
+    """Makes targets of the repository on the host."""
+    subprocess.run([os.environ.get("MAKE", "make"), "--silent", "-C", REPOSITORY, *arguments], check=True)
+
+
+def stage(build=True):
+    """ubd, installed into a folder as a packager would, as an archive to lay over the guest's root."""
+    if build:
+        make("build")
+    tree, archive = OUTPUT / "stage", OUTPUT / "stage.cpio"
+    shutil.rmtree(tree, ignore_errors=True)
+    make("install", f"DESTDIR={tree}", "PREFIX=/usr")
+    archive.write_bytes(pack(tree))
+    return archive
+
+
 def helpers():
     """The small C programs of helpers/, built static: they lie in the guest's PATH. Returns the folder they are in."""
-    folder = REPOSITORY / ".build" / "lab" / "helpers"
+    folder = OUTPUT / "helpers"
     folder.mkdir(parents=True, exist_ok=True)
     for source in sorted((HERE / "helpers").glob("*.c")):
         program = folder / source.stem
@@ -125,10 +142,12 @@ class Machine:
         return "\n".join(lines) + "\n"
 
     def _initrd(self):
-        for name in ("init", "start", "shell"):
-            target = self.tree / ("init" if name == "init" else f"lab/{name}")
-            shutil.copy(HERE / "guest" / name, target)
+        for source in (HERE / "guest").iterdir():
+            target = self.tree / ("init" if source.name == "init" else f"lab/{source.name}")
+            shutil.copy(source, target)
             target.chmod(0o755)
+        for library in ("lib.sh", "lib.py"):
+            self.add(HERE / library)
         programs = self.tree / "usr" / "local" / "bin"
         shutil.copytree(helpers(), programs)
         (self.tree / "lab" / "settings").write_text(self._settings())
