@@ -47,7 +47,8 @@ let package = Package(
         shared("KernelABI", ["SystemCalls"]),
         shared("Ring", ["SystemCalls", "KernelABI"]),
         shared("Policy"),
-        shared("Sandbox", ["SystemCalls", "CShims", "KernelABI", "Ring", "Policy", "CLibseccomp"]),
+        shared("PolicyCompiler", ["Policy", "CLibseccomp"]),
+        shared("Sandbox", ["SystemCalls", "CShims", "KernelABI", "Ring"]),
         shared("WorkerProtocol", ["SystemCalls"]),
         shared("Varlink"),
         shared("BrokerInterface", ["Varlink"]),
@@ -63,8 +64,8 @@ let package = Package(
         .executableTarget(
             name: "ubd-broker",
             dependencies: [
-                "SystemCalls", "KernelABI", "Ring", "Sandbox", "Policy", "WorkerProtocol", "Varlink",
-                "BrokerInterface", "CLauncher",
+                "SystemCalls", "KernelABI", "Ring", "Policy", "PolicyCompiler", "WorkerProtocol", "Varlink",
+                "BrokerInterface", "CShims", "CLauncher",
             ],
             cSettings: cSettings, swiftSettings: swiftSettings),
         .executableTarget(
@@ -81,7 +82,8 @@ let package = Package(
         tests("KernelABI", of: ["KernelABI"]),
         tests("Ring", of: ["Ring", "KernelABI", "SystemCalls"]),
         tests("Policy", of: ["Policy", "CPolicyHeaders"]),
-        tests("Sandbox", of: ["Sandbox", "Policy", "SystemCalls", "CLibseccomp"]),
+        tests("PolicyCompiler", of: ["PolicyCompiler", "Policy", "SystemCalls", "CLibseccomp"]),
+        tests("Sandbox", of: ["Sandbox", "SystemCalls"]),
         tests("WorkerProtocol", of: ["WorkerProtocol", "SystemCalls"]),
         tests("Varlink", of: ["Varlink"]),
         tests("BrokerInterface", of: ["BrokerInterface", "Varlink"]),

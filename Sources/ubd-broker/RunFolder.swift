@@ -45,7 +45,8 @@ enum RunFolder {
             let count = getenv("LISTEN_FDS"), String(cString: count) != "0"
         else { return nil }
         guard String(cString: count) == "1" else {
-            throw Startup.Refusal(message: "systemd passed \(String(cString: count)) sockets; one is expected", status: 1)
+            throw Startup.Refusal(
+                message: "systemd passed \(String(cString: count)) sockets; one is expected", status: 1)
         }
         let socket = FileDescriptor(owning: 3)
         var listening: Int32 = 0

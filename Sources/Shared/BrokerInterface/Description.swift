@@ -16,7 +16,7 @@ extension BrokerAPI {
           owner: int,
           # Name of the target: null, loop.
           target: string,
-          # adding, starting, live, recovering, deleting, unmanaged or stuck.
+          # adding, starting, live, recovering, deleting, unmanaged, stuck or failed.
           state: string,
           # Why it is not live, when it is not.
           reason: ?string,

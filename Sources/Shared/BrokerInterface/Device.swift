@@ -16,6 +16,8 @@ public enum DeviceState: String, Sendable, CaseIterable {
     case unmanaged
     /// Its worker can't be killed: waiting for a file that does not answer.
     case stuck
+    /// Its worker died and there is no other: requests fail until it is deleted.
+    case failed
 }
 
 /// One device, as List and Add tell of it.

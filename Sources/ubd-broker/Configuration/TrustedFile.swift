@@ -12,26 +12,23 @@ enum TrustedFile {
     /// symbolic link.
     static func open(_ path: String) throws(Distrust) -> FileDescriptor {
         let file: FileDescriptor
-        do {
+        let status: stat
+        do throws(SystemError) {
             file = try FileDescriptor.open(path, O_RDONLY | O_NOFOLLOW | O_NONBLOCK)
-            try check(try file.status(), path)
-        } catch let error as SystemError {
-            throw Distrust(description: "\(path): \(SystemError.message(error.errno)); reinstall it, or name another")
-        } catch let error as Distrust {
-            throw error
-        } catch { fatalError("neither of the two errors: \(error)") }
+        } catch { throw unreadable(path, error) }
+        do throws(SystemError) { status = try file.status() } catch { throw unreadable(path, error) }
+        try check(status, path)
         return file
     }
 
     /// The bytes of such a file.
     static func read(_ path: String, limit: Int = 64 * 1024) throws(Distrust) -> [UInt8] {
-        do {
-            return try open(path).readAll(limit: limit)
-        } catch let error as SystemError {
-            throw Distrust(description: "\(path): \(SystemError.message(error.errno))")
-        } catch let error as Distrust {
-            throw error
-        } catch { fatalError("neither of the two errors: \(error)") }
+        let file = try open(path)
+        do throws(SystemError) { return try file.readAll(limit: limit) } catch { throw unreadable(path, error) }
+    }
+
+    private static func unreadable(_ path: String, _ error: SystemError) -> Distrust {
+        Distrust(description: "\(path): \(SystemError.message(error.errno)); reinstall it, or name another")
     }
 
     private static func check(_ status: stat, _ path: String) throws(Distrust) {

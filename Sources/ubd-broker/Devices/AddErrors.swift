@@ -40,12 +40,14 @@ extension AddOperation {
         }
         switch failure.step {
         case .offsetBeyondEnd:
-            return option("offset", failure.detail, "the offset lies beyond the end of the file", "give a smaller offset")
+            return option(
+                "offset", failure.detail, "the offset lies beyond the end of the file", "give a smaller offset")
         case .sizeBeyondEnd:
             return option("size", failure.detail, "the file ends before the size that was asked", "give a smaller size")
         case .smallerThanBlock:
             return option(
-                "size", failure.detail, "the device would be smaller than one block", "use a larger file or smaller blocks")
+                "size", failure.detail, "the device would be smaller than one block",
+                "use a larger file or smaller blocks")
         case .blockSizeTooSmall:
             return option(
                 "block-size", failure.detail, "the backing device has larger blocks",

@@ -183,7 +183,8 @@ final class AddOperation {
             notices.append(
                 Notice(
                     code: "queues",
-                    message: "the kernel gave \(info.queues) queues instead of \(plan.queues): one for each CPU at most"))
+                    message: "the kernel gave \(info.queues) queues instead of \(plan.queues): one for each CPU at most"
+                ))
         }
         if info.depth < plan.depth {
             notices.append(

@@ -9,7 +9,8 @@ extension Broker {
     func reconcile() throws {
         let (records, damaged) = store.load()
         for path in damaged {
-            Log.error("record-damaged", ("file", path), ("remedy", "see whether its device is still there, then remove it"))
+            Log.error(
+                "record-damaged", ("file", path), ("remedy", "see whether its device is still there, then remove it"))
         }
         // A worker may have been left stopped by a broker that died during START_DEV.
         let workers = records.map { record in record.worker.flatMap { adopt($0) } }
@@ -22,7 +23,8 @@ extension Broker {
             let device = ManagedDevice(info: record.device, memoryBytes: record.memoryBytes, step: record.step)
             device.worker = worker
             if let worker, !uids.adopt(worker.uid) {
-                Log.warning("uid", ("device", "\(device.id)"), ("uid", "\(worker.uid)"), ("what", "out of range or twice"))
+                Log.warning(
+                    "uid", ("device", "\(device.id)"), ("uid", "\(worker.uid)"), ("what", "out of range or twice"))
             }
             devices[device.id] = device
             examine(device)
@@ -72,7 +74,8 @@ extension Broker {
             device.setState(.live)
         }
         save(device)
-        Log.info("adopted", ("device", "\(device.id)"), ("worker", "\(worker.pid)"), ("state", device.info.state.rawValue))
+        Log.info(
+            "adopted", ("device", "\(device.id)"), ("worker", "\(worker.pid)"), ("state", device.info.state.rawValue))
     }
 
     private func undo(_ device: ManagedDevice) {

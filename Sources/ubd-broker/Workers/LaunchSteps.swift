@@ -44,12 +44,14 @@ enum StartFailure {
             return ("the file is on a FUSE file system", "copy it elsewhere, or ask the administrator for allow-fuse")
         case .fileOnNetwork:
             return (
-                "the file is on a network file system", "copy it elsewhere, or ask the administrator for allow-network-fs"
+                "the file is on a network file system",
+                "copy it elsewhere, or ask the administrator for allow-network-fs"
             )
         case .fileIsUbdDevice: return ("the file is itself a ublk device", "give another block device")
         case .filesDiffer: return ("the two files are not the same file", "send one file opened twice")
         case .fileEmpty: return ("the file is empty", "make it larger first: truncate -s SIZE FILE")
-        case .fileCount: return ("the message had \(failure.detail) files", "send one file, or the same one opened twice")
+        case .fileCount:
+            return ("the message had \(failure.detail) files", "send one file, or the same one opened twice")
         case .fileStatus: return ("the file's properties can't be read: \(SystemError.message(failure.errno))", regular)
         case .peekFiles: return ("no file could be taken: \(SystemError.message(failure.errno))", "send fewer files")
         default: return nil

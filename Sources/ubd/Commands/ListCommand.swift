@@ -19,6 +19,7 @@ struct ListCommand: UBDCommand {
               deleting           is being taken down
               unmanaged          serves, but was an earlier broker's: no recovery
               stuck              its worker can't be killed
+              failed             its worker died; requests fail until it is deleted
             QUEUES is queues x depth. A line below tells why a device is not live.
             """)
 
