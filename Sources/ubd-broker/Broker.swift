@@ -6,7 +6,15 @@ import WorkerProtocol
 
 /// What the broker knows and holds. It lives in one thread; operations change it step by step from the event loop.
 final class Broker {
-    typealias WorkerStarter = (WorkerLaunch, @escaping (WorkerEvent) -> Void) throws(SystemError) -> any Worker
+    /// The outside as the broker meets it; the unit tests have one of their own.
+    struct Surroundings {
+        var startWorker: (WorkerLaunch, @escaping (WorkerEvent) -> Void) throws(SystemError) -> any Worker
+        /// What is wrong with a stopped worker's sandbox; nil when it stands.
+        var verify: (SandboxVerification, _ pid: Int32) -> String? = { $0.problem(inProcess: $1) }
+        /// Who uses a device, so that it must not go; nil when nobody does.
+        var holder: (_ id: UInt32) -> String? = Holders.holder(of:)
+        var nodes = Nodes(folder: "/dev")
+    }
 
     let configuration: Configuration
     let loop: EventLoop
@@ -21,7 +29,7 @@ final class Broker {
     let started = Int64(time(nil))
     /// The broker's own seccomp filters, which its workers inherit.
     private let ownFilters: Int
-    private let workerStarter: WorkerStarter
+    private let surroundings: Surroundings
 
     var uids: WorkerUIDs
     var devices: [UInt32: ManagedDevice] = [:]
@@ -30,7 +38,7 @@ final class Broker {
     init(
         configuration: Configuration, loop: EventLoop, policy: AccessPolicy, walls: [String: Walls],
         workerBinary: consuming FileDescriptor, workerGID: UInt32, driver: Driver,
-        startWorker: @escaping WorkerStarter
+        surroundings: Surroundings
     ) throws(SystemError) {
         self.configuration = configuration
         self.loop = loop
@@ -39,7 +47,7 @@ final class Broker {
         self.workerBinary = workerBinary
         self.workerGID = workerGID
         self.driver = driver
-        workerStarter = startWorker
+        self.surroundings = surroundings
         store = RecordStore(runFolder: configuration.runFolder)
         undertaker = Undertaker(loop: loop)
         uids = WorkerUIDs(base: configuration.uidBase, count: configuration.uidCount)
@@ -128,14 +136,18 @@ final class Broker {
     func startWorker(
         _ launch: WorkerLaunch, _ handler: @escaping (WorkerEvent) -> Void
     ) throws(SystemError) -> any Worker {
-        try workerStarter(launch, handler)
+        try surroundings.startWorker(launch, handler)
     }
+
+    var nodes: Nodes { surroundings.nodes }
+
+    func holder(of device: ManagedDevice) -> String? { surroundings.holder(device.id) }
 
     /// What is wrong with a stopped worker's sandbox; nil when it stands.
     func verification(of worker: any Worker) -> String? {
         // The stages of the worker's own come on top of what it inherits.
-        SandboxVerification(uid: worker.uid, gid: workerGID, seccompFilters: ownFilters + 2)
-            .problem(inProcess: worker.pid)
+        surroundings.verify(
+            SandboxVerification(uid: worker.uid, gid: workerGID, seccompFilters: ownFilters + 2), worker.pid)
     }
 
     /// Why a number can't be had; nil when it can, as far as we know.

@@ -90,12 +90,12 @@ enum Startup {
         let driver = Driver { () throws(SystemError) in
             try ControlRing(loop: loop, encoding: configuration.usesLegacyOpcodes ? .legacy : .ioctl)
         }
-        let broker = try Broker(
-            configuration: configuration, loop: loop, policy: policy, walls: walls, workerBinary: binary,
-            workerGID: gid, driver: driver
-        ) { (launch, handler) throws(SystemError) in
+        let surroundings = Broker.Surroundings { (launch, handler) throws(SystemError) in
             try WorkerProcess(launch, loop: loop, handler: handler)
         }
+        let broker = try Broker(
+            configuration: configuration, loop: loop, policy: policy, walls: walls, workerBinary: binary,
+            workerGID: gid, driver: driver, surroundings: surroundings)
         for warning in policy.warnings { Log.warning("access-policy", ("what", "\(warning)")) }
         try broker.store.prepare()
         try broker.reconcile()

@@ -12,15 +12,20 @@ final class Walls {
     let bundle: FileDescriptor
 
     /// Reads and compiles the policies of one target. Errors say file, line and column.
-    init(target: TargetKind, folder: String) throws {
+    convenience init(target: TargetKind, folder: String) throws {
         let setup = try SeccompPolicy(parsing: "worker-setup.policy", read: Walls.reader(folder + "/seccomp"))
         let loop = try SeccompPolicy(parsing: "target-\(target.name).policy", read: Walls.reader(folder + "/seccomp"))
         let ring = try RingPolicy(parsing: "\(target.name).ring", read: Walls.reader(folder + "/rings"))
-        let content = SandboxBundle(
-            setupFilter: try SeccompCompiler.compile(setup).instructions,
-            loopFilter: try SeccompCompiler.compile(loop).instructions,
-            ringOperations: ring.operations, ringRegisterOperations: ring.registerOperations,
-            ringFlagsAllowed: ring.allowedFlags, ringFlagsRequired: ring.requiredFlags)
+        try self.init(
+            target: target,
+            content: SandboxBundle(
+                setupFilter: try SeccompCompiler.compile(setup).instructions,
+                loopFilter: try SeccompCompiler.compile(loop).instructions,
+                ringOperations: ring.operations, ringRegisterOperations: ring.registerOperations,
+                ringFlagsAllowed: ring.allowedFlags, ringFlagsRequired: ring.requiredFlags))
+    }
+
+    init(target: TargetKind, content: SandboxBundle) throws(SystemError) {
         self.target = target
         bundle = try Walls.sealed(content.encoded())
     }

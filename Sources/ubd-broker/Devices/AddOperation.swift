@@ -136,7 +136,7 @@ final class AddOperation {
     private func newDevice(_ id: UInt32) -> Device {
         Device(
             id: id, generation: broker.newGeneration(), owner: owner, target: plan.target.name, state: .adding,
-            node: Nodes.block(id), link: nil, sizeBytes: 0, blockSize: 0, physicalBlockSize: 0,
+            node: broker.nodes.block(id), link: nil, sizeBytes: 0, blockSize: 0, physicalBlockSize: 0,
             readOnly: plan.readOnly, queues: plan.queues, depth: plan.depth, maxIOBytes: plan.maxIOBytes,
             mode: "copy", buffered: plan.options.buffered, file: plan.fileName, created: Int64(time(nil)))
     }
@@ -220,7 +220,7 @@ final class AddOperation {
                     value: Int64(broker.uids.range.count)))
         }
         let launch = WorkerLaunch(
-            binary: broker.workerBinary.raw, device: Nodes.char(device.id), uid: uid, gid: broker.workerGID,
+            binary: broker.workerBinary.raw, device: broker.nodes.char(device.id), uid: uid, gid: broker.workerGID,
             processes: UInt64(device.info.queues) * 32 + 32, lockedBytes: plan.bufferBytes + 1 << 20,
             oomScore: broker.configuration.oomScore)
         do {
@@ -378,14 +378,14 @@ final class AddOperation {
 
     private func publish(_ device: ManagedDevice, _ nodes: UblkParameters.Nodes) {
         do {
-            try Nodes.own(device.id, uid: owner, major: nodes.diskMajor, minor: nodes.diskMinor)
-            if try Nodes.makeLink(device.id) {
-                device.info.link = Nodes.link(device.id)
+            try broker.nodes.own(device.id, uid: owner, major: nodes.diskMajor, minor: nodes.diskMinor)
+            if try broker.nodes.makeLink(device.id) {
+                device.info.link = broker.nodes.link(device.id)
             } else {
                 notices.append(
                     Notice(
                         code: "link",
-                        message: "\(Nodes.link(device.id)) exists and is not ours: use \(device.info.node)"))
+                        message: "\(broker.nodes.link(device.id)) exists and is not ours: use \(device.info.node)"))
             }
         } catch { return fail(broken("publish the device", error)) }
         device.step = .live

@@ -27,7 +27,7 @@ final class DeleteOperation {
             return refuse(busyWith: "being deleted already")
         }
         if force || device.worker == nil { return takeDown(.killFirst) }
-        if let holder = Holders.holder(of: device.id) { return refuse(busyWith: holder) }
+        if let holder = broker.holder(of: device) { return refuse(busyWith: holder) }
         guard let control = broker.driver.opened, control.features.contains(.safeStop) else {
             // Before 7.0 the kernel can't tell whether somebody has it open; mounts, swap and holders were checked.
             return takeDown(.orderly)
@@ -46,7 +46,7 @@ final class DeleteOperation {
                 broker.loop.after(milliseconds: DeleteOperation.pause) { [self] in tryStop(control) }
             } else {
                 device.setState(.live)
-                refuse(busyWith: Holders.holder(of: device.id) ?? openedBy())
+                refuse(busyWith: broker.holder(of: device) ?? openedBy())
             }
         }
     }

@@ -12,10 +12,10 @@ enum Holders {
 
     /// A process that has the node open; for a message only, since processes come and go.
     static func opener(of id: UInt32) -> String? {
-        let prefix = Nodes.block(id)
+        let node = "/dev/ublkb\(id)"
         for pid in runningProcesses() {
             for name in listFolder("/proc/\(pid)/fd") {
-                guard let target = Nodes.linkTarget("/proc/\(pid)/fd/\(name)"), target == prefix else { continue }
+                guard let target = Nodes.linkTarget("/proc/\(pid)/fd/\(name)"), target == node else { continue }
                 let command = (try? readFile("/proc/\(pid)/comm")) ?? []
                 let text = String(decoding: command.filter { $0 != UInt8(ascii: "\n") }, as: UTF8.self)
                 return "process \(pid) (\(text))"

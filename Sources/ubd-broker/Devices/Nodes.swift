@@ -4,14 +4,17 @@ import SystemCalls
 
 /// The names of a device under /dev, and who may open them. The broker never opens the block device itself: an open of
 /// a device whose worker hangs would hang the broker, so it only ever holds O_PATH.
-enum Nodes {
-    static func block(_ id: UInt32) -> String { "/dev/ublkb\(id)" }
-    static func char(_ id: UInt32) -> String { "/dev/ublkc\(id)" }
-    static func link(_ id: UInt32) -> String { "/dev/ubdb\(id)" }
+struct Nodes {
+    /// "/dev"; the unit tests have one of their own.
+    let folder: String
+
+    func block(_ id: UInt32) -> String { "\(folder)/ublkb\(id)" }
+    func char(_ id: UInt32) -> String { "\(folder)/ublkc\(id)" }
+    func link(_ id: UInt32) -> String { "\(folder)/ubdb\(id)" }
 
     /// Gives the block node to its owner, nobody else may open it. `major` and `minor` are the kernel's own word: the
     /// node must be that very device.
-    static func own(_ id: UInt32, uid: UInt32, major: UInt32, minor: UInt32) throws(SystemError) {
+    func own(_ id: UInt32, uid: UInt32, major: UInt32, minor: UInt32) throws(SystemError) {
         let path = block(id)
         let node = try FileDescriptor.open(path, O_PATH | O_NOFOLLOW)
         let status = try node.status()
@@ -25,16 +28,16 @@ enum Nodes {
 
     /// Makes /dev/ubdbN point to /dev/ublkbN. Returns false when something that is not ours has the name (user-mode
     /// Linux has such nodes): it is left alone.
-    static func makeLink(_ id: UInt32) throws(SystemError) -> Bool {
+    func makeLink(_ id: UInt32) throws(SystemError) -> Bool {
         let target = "ublkb\(id)"
         if symlink(target, link(id)) == 0 { return true }
         guard errno == EEXIST else { throw SystemError("symlink \(link(id))", errno) }
-        return linkTarget(link(id)) == target
+        return Nodes.linkTarget(link(id)) == target
     }
 
     /// Removes /dev/ubdbN if it is the link that we made.
-    static func removeLink(_ id: UInt32) {
-        if linkTarget(link(id)) == "ublkb\(id)" { unlink(link(id)) }
+    func removeLink(_ id: UInt32) {
+        if Nodes.linkTarget(link(id)) == "ublkb\(id)" { unlink(link(id)) }
     }
 
     static func linkTarget(_ path: String) -> String? {

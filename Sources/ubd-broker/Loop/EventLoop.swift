@@ -76,7 +76,9 @@ final class EventLoop {
         running = false
     }
 
+    /// Runs until `stop`; can be called again.
     func run() throws(SystemError) {
+        running = true
         while running {
             runSoon()
             for event in try poller.wait(milliseconds: waitingTime()) {
