@@ -16,6 +16,7 @@
 #include <linux/filter.h>
 #include <linux/seccomp.h>
 #include <pthread.h>
+#include <sched.h>
 #include <signal.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -128,9 +129,12 @@ static void calls(const char *path) {
 
 static void *answer(void *unused) { return unused; }
 
+static _Atomic int has_started;
+
 /* Waits for a byte in read(2), then ends this thread alone with the one call that stage B leaves for it. */
 static void *stay(void *unused) {
     char byte;
+    has_started = 1;
     call(0, SYS_read, (uint64_t[6]){3, (uint64_t)(uintptr_t)&byte, 1});
     call(0, SYS_exit, (uint64_t[6]){0});
     return unused;
@@ -154,6 +158,8 @@ static void scenario(const char *name, const struct sock_fprog *filters, int cou
     if (!strcmp(name, "fork")) _exit(fork() == 0 ? 0 : 97);
     /* The others have a second thread before they load the remaining filters on all threads. */
     make_thread(stay, &thread);
+    /* Before its body runs, glibc still makes calls in it that stage B kills. */
+    while (!has_started) sched_yield();
     for (int i = 1; i < count; i++) load(&filters[i], SECCOMP_FILTER_FLAG_TSYNC);
     if (!strcmp(name, "sealed")) {
         if (call(0, SYS_io_uring_enter, (uint64_t[6]){~0ul}) != -EBADF) _exit(97);

@@ -1,12 +1,12 @@
-/// The processor architectures for which ubd has policies.
+/// The processor architectures for which ubd has policies. The raw value is the name in policies and in libseccomp.
 public enum Architecture: String, Sendable, CaseIterable {
-    case x86_64
+    case amd64 = "x86_64"
     case aarch64
 
     /// The architecture that this program was compiled for.
     public static var native: Architecture {
         #if arch(x86_64)
-            .x86_64
+            .amd64
         #elseif arch(arm64)
             .aarch64
         #else
