@@ -3,10 +3,12 @@
 #pragma once
 #include <fcntl.h>
 #include <grp.h>
+#include <linux/filter.h>
 #include <linux/fs.h>
 #include <linux/landlock.h>
 #include <linux/magic.h>
 #include <linux/seccomp.h>
+#include <malloc.h>
 #include <poll.h>
 #include <pwd.h>
 #include <sched.h>

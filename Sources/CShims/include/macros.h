@@ -7,9 +7,9 @@
 #include <sys/socket.h>
 #include <sys/sysmacros.h>
 
-static inline uint32_t ubd_major(dev_t device) { return major(device); }
-static inline uint32_t ubd_minor(dev_t device) { return minor(device); }
-static inline dev_t ubd_makedev(uint32_t major, uint32_t minor) { return makedev(major, minor); }
+static inline uint32_t ubd_major(uint64_t device) { return major(device); }
+static inline uint32_t ubd_minor(uint64_t device) { return minor(device); }
+static inline uint64_t ubd_makedev(uint32_t major, uint32_t minor) { return makedev(major, minor); }
 
 static const unsigned long ubd_BLKGETSIZE64 = BLKGETSIZE64;
 static const unsigned long ubd_BLKSSZGET = BLKSSZGET;

@@ -1,13 +1,16 @@
 /// The commands of a queue: URING_CMDs on /dev/ublkcN (linux/ublk_cmd.h), ioctl-encoded (Linux 6.4 and later).
 public enum UblkIOCommand {
     /// Bytes of struct ublksrv_io_cmd: they fit a 64-byte submission entry.
-    public static let payloadBytes: UInt32 = 16
-    public static let fetch = encodeIoctl(direction: 3, type: UInt8(ascii: "u"), number: 0x20, size: payloadBytes)
-    public static let commitAndFetch = encodeIoctl(
-        direction: 3, type: UInt8(ascii: "u"), number: 0x21, size: payloadBytes)
+    @inlinable public static var payloadBytes: UInt32 { 16 }
+    @inlinable public static var fetch: UInt32 {
+        encodeIoctl(direction: 3, type: UInt8(ascii: "u"), number: 0x20, size: payloadBytes)
+    }
+    @inlinable public static var commitAndFetch: UInt32 {
+        encodeIoctl(direction: 3, type: UInt8(ascii: "u"), number: 0x21, size: payloadBytes)
+    }
     /// The same for drivers before Linux 6.4.
-    public static let legacyFetch: UInt32 = 0x20
-    public static let legacyCommitAndFetch: UInt32 = 0x21
+    @inlinable public static var legacyFetch: UInt32 { 0x20 }
+    @inlinable public static var legacyCommitAndFetch: UInt32 { 0x21 }
 
     /// First half of struct ublksrv_io_cmd: queue, tag, result. The second half is the buffer's address.
     @inlinable @inline(__always)
@@ -16,7 +19,7 @@ public enum UblkIOCommand {
     }
 
     /// A fetch completes with this when the device goes away: no new fetch is accepted for the tag.
-    public static let abortedResult: Int32 = -19  // -ENODEV
+    @inlinable public static var abortedResult: Int32 { -19 }  // -ENODEV
 }
 
 /// struct ublksrv_io_desc: one request as the driver wrote it to the shared page, read by tag. 24 bytes.
@@ -51,11 +54,11 @@ public struct UblkIODescriptor: Equatable, Sendable {
 
 /// Operations of a request (UBLK_IO_OP_*).
 public enum UblkIOOperation {
-    public static let read: UInt8 = 0
-    public static let write: UInt8 = 1
-    public static let flush: UInt8 = 2
-    public static let discard: UInt8 = 3
-    public static let writeZeroes: UInt8 = 5
+    @inlinable public static var read: UInt8 { 0 }
+    @inlinable public static var write: UInt8 { 1 }
+    @inlinable public static var flush: UInt8 { 2 }
+    @inlinable public static var discard: UInt8 { 3 }
+    @inlinable public static var writeZeroes: UInt8 { 5 }
 }
 
 /// Where a queue's descriptors lie in the mapping of /dev/ublkcN: each queue has room for the deepest possible queue.

@@ -29,6 +29,18 @@ public struct SubmissionEntry: Equatable, Sendable {
         self.word7 = word7
     }
 
+    /// A read or write; the first word (operation, flags, file) as `head` makes it. `operationFlags`: IOUring.ReadWrite.
+    @inlinable @inline(__always)
+    public static func transfer(
+        head: UInt64, address: UInt64, length: UInt32, offset: UInt64, operationFlags: UInt32, userData: UInt64
+    ) -> SubmissionEntry {
+        var entry = SubmissionEntry(
+            operation: 0, flags: 0, file: 0, offset: offset, address: address, length: length,
+            operationFlags: operationFlags, userData: userData)
+        entry.word0 = head
+        return entry
+    }
+
     @inlinable @inline(__always)
     public static func read(
         file: Int32, into address: UInt64, length: UInt32, offset: UInt64, userData: UInt64
@@ -72,6 +84,24 @@ public struct SubmissionEntry: Equatable, Sendable {
         SubmissionEntry(
             operation: IOUring.Operation.uringCommand, file: file, offset: UInt64(command), userData: userData,
             word6: payload, word7: address)
+    }
+
+    /// The same, with the first word (operation, flags, file) as `head` makes it.
+    @inlinable @inline(__always)
+    public static func command(
+        head: UInt64, _ command: UInt32, payload: UInt64, address: UInt64, userData: UInt64
+    ) -> SubmissionEntry {
+        var entry = SubmissionEntry(
+            operation: 0, flags: 0, file: 0, offset: UInt64(command), userData: userData, word6: payload,
+            word7: address)
+        entry.word0 = head
+        return entry
+    }
+
+    /// The first word of an entry.
+    @inlinable
+    public static func head(operation: UInt8, flags: UInt8, file: Int32) -> UInt64 {
+        SubmissionEntry(operation: operation, flags: flags, file: file, userData: 0).word0
     }
 
     /// Discards a range of a block device (BLOCK_URING_CMD_DISCARD: start in addr, bytes in addr3).

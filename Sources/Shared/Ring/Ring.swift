@@ -22,8 +22,8 @@ public struct Ring: ~Copyable {
     @usableFromInline let completionMask: UInt32
     /// Submissions written by us, whether the kernel knows of them yet or not.
     @usableFromInline var tail: UInt32
-    /// Written, not yet taken by the kernel.
-    @usableFromInline var pending: UInt32
+    /// Submissions that the kernel has taken.
+    @usableFromInline var taken: UInt32
     /// The ring's descriptor, or its registered index once `enterFlags` says so.
     @usableFromInline var enterDescriptor: Int32
     @usableFromInline var enterFlags: UInt32
@@ -49,7 +49,7 @@ public struct Ring: ~Copyable {
             (rings + Int(parameters.completionEntries)).assumingMemoryBound(to: CompletionEntry.self))
         capacity = parameters.submissionCount
         tail = 0
-        pending = 0
+        taken = 0
         enterDescriptor = setup.descriptor
         enterFlags = IOUring.Enter.getEvents
         self.setup = setup
@@ -58,16 +58,15 @@ public struct Ring: ~Copyable {
     /// Queues one submission; it is seen by the kernel at the next `submit`. There must be room.
     @inlinable @inline(__always)
     public mutating func push(_ entry: SubmissionEntry) {
-        let slot = submissionEntries + Int(tail & submissionMask) << Int(entryShift)
+        let slot = submissionEntries + Int(tail & submissionMask) &<< Int(entryShift)
         slot.assumingMemoryBound(to: SubmissionEntry.self).pointee = entry
         tail &+= 1
-        pending &+= 1
     }
 
     /// Queues one submission in a ring of 128-byte entries; `more` are the 16 bytes that follow the first 64.
     public mutating func pushBig(_ entry: SubmissionEntry, more: (UInt64, UInt64)) {
         precondition(entryShift == 7)
-        let slot = submissionEntries + Int(tail & submissionMask) << Int(entryShift)
+        let slot = submissionEntries + Int(tail & submissionMask) &<< Int(entryShift)
         push(entry)
         slot.storeBytes(of: more.0, toByteOffset: 64, as: UInt64.self)
         slot.storeBytes(of: more.1, toByteOffset: 72, as: UInt64.self)
@@ -78,11 +77,15 @@ public struct Ring: ~Copyable {
     @inlinable @inline(__always)
     public mutating func submit(waitingFor minimum: UInt32) -> Int {
         submissionTail.pointee.store(tail, ordering: .releasing)
-        let taken = ubd_io_uring_enter(enterDescriptor, pending, minimum, enterFlags)
-        if taken < 0 { return taken }
-        pending &-= UInt32(truncatingIfNeeded: taken)
+        let result = ubd_io_uring_enter(enterDescriptor, untaken, minimum, enterFlags)
+        if result < 0 { return result }
+        taken &+= UInt32(truncatingIfNeeded: result)
         return 0
     }
+
+    /// How many pushed submissions the kernel has not taken yet.
+    @inlinable @inline(__always)
+    public var untaken: UInt32 { tail &- taken }
 
     /// The completions that are there now. Give it back with `finish` when they are handled.
     @inlinable @inline(__always)

@@ -33,6 +33,10 @@ public struct Geometry: Equatable, Sendable {
     public var maxDiscardSectors: UInt32
     /// 512-byte sectors of one write-zeroes; 0: none.
     public var maxWriteZeroesSectors: UInt32
+    /// The block device behind the disk, zeros when there is none. A worker has no /sys to look up what that device is:
+    /// whether it is, or lies on, a ublk disk must be decided from these two numbers by the broker.
+    public var backingMajor: UInt32 = 0
+    public var backingMinor: UInt32 = 0
 
     public init(
         size: UInt64, logicalBlock: UInt32, physicalBlock: UInt32, attributes: Attributes = [],
@@ -55,6 +59,8 @@ public struct Geometry: Equatable, Sendable {
         writer.put(discardGranularity)
         writer.put(maxDiscardSectors)
         writer.put(maxWriteZeroesSectors)
+        writer.put(backingMajor)
+        writer.put(backingMinor)
     }
 
     /// Checks every bound that the broker relies on: a worker is not believed.
@@ -66,6 +72,8 @@ public struct Geometry: Equatable, Sendable {
         discardGranularity = reader.get()
         maxDiscardSectors = reader.get()
         maxWriteZeroesSectors = reader.get()
+        backingMajor = reader.get()
+        backingMinor = reader.get()
         guard reader.intact,
             [512, 1024, 2048, 4096].contains(logicalBlock),
             physicalBlock.nonzeroBitCount == 1, physicalBlock >= logicalBlock, physicalBlock <= 1 << 20,

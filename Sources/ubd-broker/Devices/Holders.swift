@@ -50,7 +50,7 @@ enum Holders {
             guard let path = line.split(whereSeparator: { $0 == " " || $0 == "\t" }).first else { continue }
             var status = stat()
             guard stat(String(path), &status) == 0, status.st_mode & S_IFMT == S_IFBLK else { continue }
-            if numbers.contains("\(ubd_major(status.st_rdev)):\(ubd_minor(status.st_rdev))") {
+            if numbers.contains("\(ubd_major(UInt64(status.st_rdev))):\(ubd_minor(UInt64(status.st_rdev)))") {
                 return "in use as swap"
             }
         }

@@ -18,7 +18,7 @@ struct Nodes {
         let path = block(id)
         let node = try FileDescriptor.open(path, O_PATH | O_NOFOLLOW)
         let status = try node.status()
-        guard status.st_mode & S_IFMT == S_IFBLK, status.st_rdev == ubd_makedev(major, minor) else {
+        guard status.st_mode & S_IFMT == S_IFBLK, UInt64(status.st_rdev) == ubd_makedev(major, minor) else {
             throw SystemError("\(path) is not the device that was started", ENODEV)
         }
         // The mode first: after chown it would take CAP_FOWNER.

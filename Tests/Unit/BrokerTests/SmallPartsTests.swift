@@ -152,10 +152,11 @@ struct UndertakerTests {
 private final class LingeringSocket {
     private let listener: Int32
     private let peer: Int32
-    private var sender: Int32
+    private let sender: Int32
 
     init() throws {
-        listener = Glibc.socket(AF_INET, Int32(SOCK_STREAM.rawValue), 0)
+        let listener = Glibc.socket(AF_INET, Int32(SOCK_STREAM.rawValue), 0)
+        self.listener = listener
         var address = sockaddr_in()
         address.sin_family = sa_family_t(AF_INET)
         address.sin_addr.s_addr = UInt32(0x7f00_0001).bigEndian
@@ -169,7 +170,8 @@ private final class LingeringSocket {
         withUnsafeMutablePointer(to: &address) {
             _ = getsockname(listener, __SOCKADDR_ARG(__sockaddr_in__: $0), &size)
         }
-        sender = Glibc.socket(AF_INET, Int32(SOCK_STREAM.rawValue), 0)
+        let sender = Glibc.socket(AF_INET, Int32(SOCK_STREAM.rawValue), 0)
+        self.sender = sender
         let connected = withUnsafePointer(to: &address) {
             Glibc.connect(sender, __CONST_SOCKADDR_ARG(__sockaddr_in__: $0), size)
         }

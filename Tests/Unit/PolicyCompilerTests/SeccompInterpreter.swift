@@ -1,5 +1,5 @@
 import Policy
-import Sandbox
+import PolicyCompiler
 
 /// Runs a filter program as the kernel would (classic BPF over `struct seccomp_data`): shows what a filter for another
 /// architecture does. Only the instructions that seccomp allows and libseccomp uses; any other one is an error.

@@ -1,7 +1,7 @@
 import CLibseccomp
 import Foundation
 import Policy
-import Sandbox
+import PolicyCompiler
 import Testing
 
 /// The root of this repository.

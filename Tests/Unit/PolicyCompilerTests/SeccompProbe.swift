@@ -1,6 +1,6 @@
 import Foundation
 import Policy
-import Sandbox
+import PolicyCompiler
 import Testing
 
 /// `ubd-policy-probe` (Tests/Support), which shows what the running kernel does with a filter.

@@ -1,5 +1,5 @@
 import Policy
-import Sandbox
+import PolicyCompiler
 import Testing
 
 @Suite("The shipped seccomp policies")

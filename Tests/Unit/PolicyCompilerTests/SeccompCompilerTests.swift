@@ -2,7 +2,7 @@ import Foundation
 import Policy
 import Testing
 
-@testable import Sandbox
+@testable import PolicyCompiler
 
 @Suite("The seccomp compiler")
 struct SeccompCompilerTests {
