@@ -23,8 +23,9 @@ CACHE = pathlib.Path(
 OUTPUT = REPOSITORY / ".build" / "lab"
 KERNELS = ["6.12", "7.3"]
 
-# QEMU 7.2: with cx16 its multi-threaded TCG corrupts the guest's flags, with la57 the guest panics at once.
-CPU = "max,la57=off,cx16=off"
+# Of images/qemu. Swift's runtime needs cx16, which bookworm's own QEMU 7.2 emulates wrongly.
+QEMU = CACHE / "qemu"
+CPU = "max,la57=off"
 COMMAND_LINE = (
     "console=ttyS0 panic=-1 quiet rdinit=/init cryptomgr.notests tsc=reliable no_timer_check random.trust_cpu=on"
     " mitigations=off watchdog_thresh=60 rcupdate.rcu_cpu_stall_timeout=120 log_buf_len=4M"
@@ -163,7 +164,8 @@ class Machine:
     def _arguments(self, initrd):
         line = [COMMAND_LINE, *self.append]
         arguments = [
-            os.environ.get("UBD_QEMU", "qemu-system-x86_64"), "-nodefaults", "-no-user-config", "-machine", "q35",
+            str(QEMU / "usr/bin/qemu-system-x86_64"), "-L", str(QEMU / "usr/share/qemu"),
+            "-L", str(QEMU / "usr/share/seabios"), "-L", "/usr/share/qemu", "-L", "/usr/share/seabios", "-nodefaults", "-no-user-config", "-machine", "q35",
             "-cpu", CPU, "-smp", str(self.cpus), "-m", str(self.memory), "-display", "none", "-no-reboot",
             "-kernel", str(CACHE / f"kernel-{self.kernel}" / "vmlinux"), "-initrd", str(initrd),
             "-serial", "mon:stdio" if self.interactive else f"file:{self.job / 'console'}",
