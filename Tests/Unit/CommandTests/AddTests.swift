@@ -164,6 +164,19 @@ struct AddTests {
         }
     }
 
+    @Test("takes a file only with the first byte of a reply")
+    func lateFile() {
+        let broker = FakeBroker { connection, _ in
+            let message = AddReply.files(count: 1, parking: 0).reply.message
+            connection.send(bytes: Array(message.prefix(10)))
+            usleep(200_000)
+            connection.send(bytes: Array(message.dropFirst(10)), files: [0])
+        }
+        let console = Recorder()
+        #expect(CommandLineTool.run(["add", "-t", "null"], broker.environment(console)) == 1)
+        #expect(console.errors.first?.contains("files where none belong") == true)
+    }
+
     @Test("refuses a second request for files")
     func twice() {
         let folder = TemporaryFolder()
