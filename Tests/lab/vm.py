@@ -3,6 +3,7 @@
 The guest's whole root is in memory: the cached userland and kernel modules, then what the caller adds, as one chain of
 cpio archives. Results travel through virtio-serial ports, never through the console.
 """
+import json
 import os
 import pathlib
 import re
@@ -23,8 +24,6 @@ CACHE = pathlib.Path(
 OUTPUT = REPOSITORY / ".build" / "lab"
 KERNELS = ["6.12", "7.3"]
 
-# QEMU 7.2: with cx16 its multi-threaded TCG corrupts the guest's flags, with la57 the guest panics at once.
-CPU = "max,la57=off,cx16=off"
 COMMAND_LINE = (
     "console=ttyS0 panic=-1 quiet rdinit=/init cryptomgr.notests tsc=reliable no_timer_check random.trust_cpu=on"
     " mitigations=off watchdog_thresh=60 rcupdate.rcu_cpu_stall_timeout=120 log_buf_len=4M"
@@ -162,9 +161,10 @@ class Machine:
 
     def _arguments(self, initrd):
         line = [COMMAND_LINE, *self.append]
+        qemu = json.loads((CACHE / "qemu" / "settings.json").read_text())
         arguments = [
-            os.environ.get("UBD_QEMU", "qemu-system-x86_64"), "-nodefaults", "-no-user-config", "-machine", "q35",
-            "-cpu", CPU, "-smp", str(self.cpus), "-m", str(self.memory), "-display", "none", "-no-reboot",
+            *qemu["command"], "-nodefaults", "-no-user-config", "-machine", "q35",
+            "-cpu", qemu["cpu"], "-smp", str(self.cpus), "-m", str(self.memory), "-display", "none", "-no-reboot",
             "-kernel", str(CACHE / f"kernel-{self.kernel}" / "vmlinux"), "-initrd", str(initrd),
             "-serial", "mon:stdio" if self.interactive else f"file:{self.job / 'console'}",
             "-device", "virtio-serial-pci",
@@ -173,7 +173,7 @@ class Machine:
             arguments += ["-accel", "tcg", *COUNTED_TIME]
             line.append("nokaslr norandmaps")
         else:
-            arguments += ["-accel", "tcg,thread=multi"]
+            arguments += ["-accel", qemu["accelerator"]]
         for number, port in enumerate(PORTS, start=1):
             arguments += ["-chardev", f"file,id=c{port},path={self.job / port}"]
             arguments += ["-device", f"virtserialport,nr={number},chardev=c{port},name=lab.{port}"]
