@@ -59,7 +59,7 @@ install:
 	$(call install-files,0755,$(PREFIX)/libexec/ubd,$(bin)/ubd-broker)
 	$(call install-files,0711,$(PREFIX)/libexec/ubd,$(bin)/ubd-worker)
 	$(call install-files,0644,/etc/ubd,policy/access.policy)
-	$(call install-files,0644,$(PREFIX)/share/ubd/policy,policy/seccomp/*.policy)
+	$(call install-files,0644,$(PREFIX)/share/ubd/policy/seccomp,policy/seccomp/*.policy)
 	$(call install-files,0644,$(PREFIX)/share/ubd/policy/rings,policy/rings/*.ring)
 	$(call install-files,0644,$(PREFIX)/lib/udev/rules.d,policy/udev/*.rules)
 	$(call install-files,0644,$(PREFIX)/lib/systemd/system,policy/systemd/*.service policy/systemd/*.socket)

@@ -47,7 +47,8 @@ let package = Package(
         shared("KernelABI", ["SystemCalls"]),
         shared("Ring", ["SystemCalls", "KernelABI"]),
         shared("Policy"),
-        shared("Sandbox", ["SystemCalls", "CShims", "KernelABI", "Ring", "Policy", "CLibseccomp"]),
+        shared("PolicyCompiler", ["Policy", "CLibseccomp"]),
+        shared("Sandbox", ["SystemCalls", "CShims"]),
         shared("WorkerProtocol", ["SystemCalls"]),
         shared("Varlink"),
         shared("BrokerInterface", ["Varlink"]),
@@ -63,26 +64,39 @@ let package = Package(
         .executableTarget(
             name: "ubd-broker",
             dependencies: [
-                "SystemCalls", "KernelABI", "Ring", "Sandbox", "Policy", "WorkerProtocol", "Varlink",
-                "BrokerInterface", "CLauncher",
+                "SystemCalls", "KernelABI", "Ring", "Policy", "PolicyCompiler", "WorkerProtocol", "Varlink",
+                "BrokerInterface", "CShims", "CLauncher",
             ],
             cSettings: cSettings, swiftSettings: swiftSettings),
+        // The queue engine and all targets are one module, so that the compiler makes one piece of a queue's loop and its
+        // target; the program itself is a thin main, so that tests and the benchmark see the same engine.
+        .target(
+            name: "Worker",
+            dependencies: ["SystemCalls", "KernelABI", "Ring", "Sandbox", "WorkerProtocol", "CShims"],
+            path: "Sources/ubd-worker", exclude: ["Main"], cSettings: cSettings, swiftSettings: swiftSettings),
         .executableTarget(
-            name: "ubd-worker",
-            dependencies: ["SystemCalls", "KernelABI", "Ring", "Sandbox", "WorkerProtocol"],
+            name: "ubd-worker", dependencies: ["Worker"], path: "Sources/ubd-worker/Main",
             cSettings: cSettings, swiftSettings: swiftSettings),
+        .executableTarget(
+            name: "engine-benchmark", dependencies: ["Worker", "WorkerProtocol", "CShims"], path: "Benchmarks/engine",
+            exclude: ["thresholds"], cSettings: cSettings, swiftSettings: swiftSettings),
+
+        // For unit tests: what the C headers say, and a program that tries system calls under a filter.
+        .target(name: "CPolicyHeaders", path: "Tests/Support/CPolicyHeaders", cSettings: cSettings),
+        .executableTarget(name: "ubd-policy-probe", path: "Tests/Support/ubd-policy-probe", cSettings: cSettings),
 
         // Unit tests: no ublk needed.
         tests("SystemCalls", of: ["SystemCalls"]),
         tests("KernelABI", of: ["KernelABI"]),
         tests("Ring", of: ["Ring", "KernelABI", "SystemCalls"]),
-        tests("Policy", of: ["Policy"]),
-        tests("Sandbox", of: ["Sandbox", "Policy", "SystemCalls"]),
+        tests("Policy", of: ["Policy", "CPolicyHeaders"]),
+        tests("PolicyCompiler", of: ["PolicyCompiler", "Policy", "SystemCalls", "CLibseccomp"]),
+        tests("Sandbox", of: ["Sandbox", "SystemCalls"]),
         tests("WorkerProtocol", of: ["WorkerProtocol", "SystemCalls"]),
         tests("Varlink", of: ["Varlink"]),
         tests("BrokerInterface", of: ["BrokerInterface", "Varlink"]),
         tests("Command", of: ["ubd"]),
         tests("Broker", of: ["ubd-broker", "WorkerProtocol", "KernelABI", "SystemCalls"]),
-        tests("Worker", of: ["ubd-worker", "WorkerProtocol", "KernelABI", "SystemCalls", "Ring"]),
+        tests("Worker", of: ["Worker", "WorkerProtocol", "KernelABI", "SystemCalls", "Ring", "Sandbox", "CShims"]),
     ]
 )

@@ -17,10 +17,6 @@ import time
 
 HERE = pathlib.Path(__file__).resolve().parent
 REPOSITORY = HERE.parent.parent
-CACHE = pathlib.Path(
-    os.environ.get("UBD_CACHE")
-    or pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache") / "ubd"
-) / "lab"
 OUTPUT = REPOSITORY / ".build" / "lab"
 KERNELS = ["6.12", "7.3"]
 
@@ -44,9 +40,16 @@ class BootFailed(Exception):
     """The guest never came to its script, although it was started several times."""
 
 
+# Where in the cache things are: "userland", "qemu", "kernel-6.12", ...; filled by prepare().
+CACHED = {}
+
+
 def prepare(kernels):
-    """Makes sure that the cache holds these kernels and the userland."""
-    subprocess.run([HERE / "prepare", *kernels], check=True)
+    """Makes sure that the cache holds these kernels, the userland and a QEMU."""
+    done = subprocess.run([HERE / "prepare", *kernels], stdout=subprocess.PIPE, text=True)
+    if done.returncode:
+        sys.exit("lab: it cannot be prepared (above)")
+    CACHED.update((name, pathlib.Path(folder)) for name, folder in (line.split("=", 1) for line in done.stdout.splitlines()))
 
 
 def pack(tree):
@@ -150,7 +153,7 @@ class Machine:
         programs = self.tree / "usr" / "local" / "bin"
         shutil.copytree(helpers(), programs)
         (self.tree / "lab" / "settings").write_text(self._settings())
-        parts = [CACHE / "userland" / "userland.cpio", CACHE / f"kernel-{self.kernel}" / "modules.cpio", *self.archives]
+        parts = [CACHED["userland"] / "userland.cpio", CACHED[f"kernel-{self.kernel}"] / "modules.cpio", *self.archives]
         path = self.job / "initrd"
         with open(path, "wb") as file:
             for part in parts:
@@ -161,11 +164,11 @@ class Machine:
 
     def _arguments(self, initrd):
         line = [COMMAND_LINE, *self.append]
-        qemu = json.loads((CACHE / "qemu" / "settings.json").read_text())
+        qemu = json.loads((CACHED["qemu"] / "settings.json").read_text())
         arguments = [
             *qemu["command"], "-nodefaults", "-no-user-config", "-machine", "q35",
             "-cpu", qemu["cpu"], "-smp", str(self.cpus), "-m", str(self.memory), "-display", "none", "-no-reboot",
-            "-kernel", str(CACHE / f"kernel-{self.kernel}" / "vmlinux"), "-initrd", str(initrd),
+            "-kernel", str(CACHED[f"kernel-{self.kernel}"] / "vmlinux"), "-initrd", str(initrd),
             "-serial", "mon:stdio" if self.interactive else f"file:{self.job / 'console'}",
             "-device", "virtio-serial-pci",
         ]  # fmt: skip

@@ -1,0 +1,41 @@
+// engine-benchmark TARGET DEPTH REQUESTS: runs the queue engine without a device and prints how many requests it served.
+// Tests/checks/engine-instructions runs it under callgrind and counts.
+import CShims
+import Glibc
+import Worker
+import WorkerProtocol
+
+func fail(_ text: String) -> Never {
+    print("engine-benchmark: \(text)")
+    exit(2)
+}
+
+let arguments = CommandLine.arguments
+guard arguments.count == 4, let kind = TargetKind.allCases.first(where: { $0.name == arguments[1] }),
+    let depth = UInt16(arguments[2]), depth > 0, let requests = UInt64(arguments[3])
+else { fail("usage: engine-benchmark null|loop DEPTH REQUESTS") }
+
+var file: Int32 = -1
+if kind == .loop {
+    file = memfd_create("engine-benchmark", 0)
+    guard file >= 0, ftruncate(file, off_t(depth) * 4096) == 0 else { fail("no memory file: errno \(errno)") }
+    // Written once, so that reads find pages and not holes.
+    let page = [UInt8](repeating: 0x5a, count: 4096)
+    for block in 0..<Int(depth) {
+        guard pwrite(file, page, page.count, off_t(block * page.count)) == page.count else { fail("errno \(errno)") }
+    }
+}
+do {
+    let start = monotonicClock()
+    let served = try Rehearsal.run(kind, depth: depth, requests: requests, file: file)
+    let nanoseconds = monotonicClock() - start
+    print("target=\(kind.name) depth=\(depth) requests=\(served) ns_per_request=\(nanoseconds / served)")
+} catch {
+    fail("\(error)")
+}
+
+func monotonicClock() -> UInt64 {
+    var now = timespec()
+    clock_gettime(CLOCK_MONOTONIC, &now)
+    return UInt64(now.tv_sec) * 1_000_000_000 + UInt64(now.tv_nsec)
+}

@@ -1,0 +1,26 @@
+/* Function-like macros and encoded constants, which Swift does not import. */
+#pragma once
+#include <linux/fs.h>
+#include <errno.h>
+#include <sched.h>
+#include <stdint.h>
+#include <sys/socket.h>
+#include <sys/sysmacros.h>
+
+static inline uint32_t ubd_major(uint64_t device) { return major(device); }
+static inline uint32_t ubd_minor(uint64_t device) { return minor(device); }
+static inline uint64_t ubd_makedev(uint32_t major, uint32_t minor) { return makedev(major, minor); }
+
+static const unsigned long ubd_BLKGETSIZE64 = BLKGETSIZE64;
+static const unsigned long ubd_BLKSSZGET = BLKSSZGET;
+static const unsigned long ubd_BLKPBSZGET = BLKPBSZGET;
+static const unsigned long ubd_BLKROGET = BLKROGET;
+
+/* Too new for Debian 12's headers. SO_PASSRIGHTS: Linux 6.16, asm-generic/socket.h. */
+static const int ubd_SO_PEERGROUPS = 59;
+static const int ubd_SO_PASSRIGHTS = 83;
+
+/* Pins the calling thread to the CPUs whose bits are set in `mask` (`words` words of 64). Returns 0 or errno. */
+static inline int ubd_pin_thread(const uint64_t *mask, size_t words) {
+    return sched_setaffinity(0, words * sizeof(uint64_t), (const cpu_set_t *)mask) == 0 ? 0 : errno;
+}

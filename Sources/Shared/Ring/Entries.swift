@@ -1,0 +1,132 @@
+import KernelABI
+
+/// One submission: the first 64 bytes of struct io_uring_sqe, as eight words, so that filling one is eight stores.
+@frozen
+public struct SubmissionEntry: Equatable, Sendable {
+    @usableFromInline var word0: UInt64
+    @usableFromInline var word1: UInt64
+    @usableFromInline var word2: UInt64
+    @usableFromInline var word3: UInt64
+    @usableFromInline var word4: UInt64
+    @usableFromInline var word5: UInt64
+    @usableFromInline var word6: UInt64
+    @usableFromInline var word7: UInt64
+
+    /// `file` is an index of the ring's file table when `flags` has fixedFile. Offsets and lengths in bytes.
+    @inlinable @inline(__always)
+    public init(
+        operation: UInt8, flags: UInt8 = IOUring.EntryFlags.fixedFile, file: Int32, offset: UInt64 = 0,
+        address: UInt64 = 0, length: UInt32 = 0, operationFlags: UInt32 = 0, userData: UInt64,
+        bufferIndex: UInt16 = 0, word6: UInt64 = 0, word7: UInt64 = 0
+    ) {
+        word0 = UInt64(operation) | UInt64(flags) << 8 | UInt64(UInt32(bitPattern: file)) << 32
+        word1 = offset
+        word2 = address
+        word3 = UInt64(length) | UInt64(operationFlags) << 32
+        word4 = userData
+        word5 = UInt64(bufferIndex)
+        self.word6 = word6
+        self.word7 = word7
+    }
+
+    /// A read or write; the first word (operation, flags, file) as `head` makes it. `operationFlags`: IOUring.ReadWrite.
+    @inlinable @inline(__always)
+    public static func transfer(
+        head: UInt64, address: UInt64, length: UInt32, offset: UInt64, operationFlags: UInt32, userData: UInt64
+    ) -> SubmissionEntry {
+        var entry = SubmissionEntry(
+            operation: 0, flags: 0, file: 0, offset: offset, address: address, length: length,
+            operationFlags: operationFlags, userData: userData)
+        entry.word0 = head
+        return entry
+    }
+
+    @inlinable @inline(__always)
+    public static func read(
+        file: Int32, into address: UInt64, length: UInt32, offset: UInt64, userData: UInt64
+    ) -> SubmissionEntry {
+        SubmissionEntry(
+            operation: IOUring.Operation.read, file: file, offset: offset, address: address, length: length,
+            userData: userData)
+    }
+
+    /// `flags`: IOUring.ReadWrite.
+    @inlinable @inline(__always)
+    public static func write(
+        file: Int32, from address: UInt64, length: UInt32, offset: UInt64, flags: UInt32, userData: UInt64
+    ) -> SubmissionEntry {
+        SubmissionEntry(
+            operation: IOUring.Operation.write, file: file, offset: offset, address: address, length: length,
+            operationFlags: flags, userData: userData)
+    }
+
+    @inlinable @inline(__always)
+    public static func syncData(file: Int32, userData: UInt64) -> SubmissionEntry {
+        SubmissionEntry(
+            operation: IOUring.Operation.fsync, file: file, operationFlags: IOUring.fsyncDataOnly, userData: userData)
+    }
+
+    /// fallocate(2): the kernel takes `bytes` from the address field and `mode` from the length field.
+    @inlinable @inline(__always)
+    public static func allocate(
+        file: Int32, mode: Int32, offset: UInt64, bytes: UInt64, userData: UInt64
+    ) -> SubmissionEntry {
+        SubmissionEntry(
+            operation: IOUring.Operation.fallocate, file: file, offset: offset, address: bytes,
+            length: UInt32(bitPattern: mode), userData: userData)
+    }
+
+    /// A URING_CMD whose command area holds 16 bytes, as ublk's queue commands do.
+    @inlinable @inline(__always)
+    public static func command(
+        _ command: UInt32, file: Int32, payload: UInt64, address: UInt64, userData: UInt64
+    ) -> SubmissionEntry {
+        SubmissionEntry(
+            operation: IOUring.Operation.uringCommand, file: file, offset: UInt64(command), userData: userData,
+            word6: payload, word7: address)
+    }
+
+    /// The same, with the first word (operation, flags, file) as `head` makes it.
+    @inlinable @inline(__always)
+    public static func command(
+        head: UInt64, _ command: UInt32, payload: UInt64, address: UInt64, userData: UInt64
+    ) -> SubmissionEntry {
+        var entry = SubmissionEntry(
+            operation: 0, flags: 0, file: 0, offset: UInt64(command), userData: userData, word6: payload,
+            word7: address)
+        entry.word0 = head
+        return entry
+    }
+
+    /// The first word of an entry.
+    @inlinable
+    public static func head(operation: UInt8, flags: UInt8, file: Int32) -> UInt64 {
+        SubmissionEntry(operation: operation, flags: flags, file: file, userData: 0).word0
+    }
+
+    /// Discards a range of a block device (BLOCK_URING_CMD_DISCARD: start in addr, bytes in addr3).
+    @inlinable @inline(__always)
+    public static func discardBlocks(
+        file: Int32, offset: UInt64, bytes: UInt64, userData: UInt64
+    ) -> SubmissionEntry {
+        SubmissionEntry(
+            operation: IOUring.Operation.uringCommand, file: file, offset: UInt64(IOUring.blockDiscard),
+            address: offset, userData: userData, word6: bytes)
+    }
+}
+
+/// One completion: struct io_uring_cqe.
+@frozen
+public struct CompletionEntry: Equatable, Sendable {
+    public var userData: UInt64
+    /// A count, or a negated errno.
+    public var result: Int32
+    public var flags: UInt32
+
+    @inlinable
+    public init(userData: UInt64, result: Int32, flags: UInt32) {
+        self.userData = userData
+        self.result = result
+        self.flags = flags
+    }
+}

@@ -1,0 +1,136 @@
+import CShims
+import Glibc
+import KernelABI
+import Synchronization
+import SystemCalls
+
+/// An io_uring with one owner, used by one thread.
+///
+/// The hot path is `push`, `submit` and the walk over a `CompletionBatch`: plain loads and stores on the memory that is
+/// shared with the kernel, one acquire and one release each. All of it is inlinable so that the queue engine, which is
+/// in another module, is compiled as one piece with it. Source: io_uring(7), and swift-system's IORing for the types.
+@frozen
+public struct Ring: ~Copyable {
+    @usableFromInline let submissionTail: UnsafeMutablePointer<Atomic<UInt32>>
+    @usableFromInline let submissionEntries: UnsafeMutableRawPointer
+    @usableFromInline let submissionMask: UInt32
+    /// log2 of an entry's bytes: 6, or 7 in a ring of 128-byte entries.
+    @usableFromInline let entryShift: UInt32
+    @usableFromInline let completionHead: UnsafeMutablePointer<Atomic<UInt32>>
+    @usableFromInline let completionTail: UnsafeMutablePointer<Atomic<UInt32>>
+    @usableFromInline let completionEntries: UnsafePointer<CompletionEntry>
+    @usableFromInline let completionMask: UInt32
+    /// Submissions written by us, whether the kernel knows of them yet or not.
+    @usableFromInline var tail: UInt32
+    /// Submissions that the kernel has taken.
+    @usableFromInline var taken: UInt32
+    /// The ring's descriptor, or its registered index once `enterFlags` says so.
+    @usableFromInline var enterDescriptor: Int32
+    @usableFromInline var enterFlags: UInt32
+    @usableFromInline var setup: RingSetup
+
+    /// Number of submissions that fit before `submit` must be called.
+    public let capacity: UInt32
+
+    /// Creates a ring with room for `entries` submissions and `completions` completions (both rounded up to powers of
+    /// two). Errors: those of io_uring_setup(2); EPERM when kernel.io_uring_disabled forbids it.
+    public init(entries: UInt32, completions: UInt32, flags: UInt32) throws(SystemError) {
+        let setup = try RingSetup(entries: entries, completions: completions, flags: flags)
+        let parameters = setup.parameters
+        let rings = setup.rings.base
+        submissionTail = RingSetup.atomic(rings, parameters.submissionTail)
+        submissionMask = rings.load(fromByteOffset: Int(parameters.submissionMask), as: UInt32.self)
+        submissionEntries = setup.entries.base
+        entryShift = flags & IOUring.Setup.bigEntries != 0 ? 7 : 6
+        completionHead = RingSetup.atomic(rings, parameters.completionHead)
+        completionTail = RingSetup.atomic(rings, parameters.completionTail)
+        completionMask = rings.load(fromByteOffset: Int(parameters.completionMask), as: UInt32.self)
+        completionEntries = UnsafePointer(
+            (rings + Int(parameters.completionEntries)).assumingMemoryBound(to: CompletionEntry.self))
+        capacity = parameters.submissionCount
+        tail = 0
+        taken = 0
+        enterDescriptor = setup.descriptor
+        enterFlags = IOUring.Enter.getEvents
+        self.setup = setup
+    }
+
+    /// Queues one submission; it is seen by the kernel at the next `submit`. There must be room.
+    @inlinable @inline(__always)
+    public mutating func push(_ entry: SubmissionEntry) {
+        let slot = submissionEntries + Int(tail & submissionMask) &<< Int(entryShift)
+        slot.assumingMemoryBound(to: SubmissionEntry.self).pointee = entry
+        tail &+= 1
+    }
+
+    /// Queues one submission in a ring of 128-byte entries; `more` are the 16 bytes that follow the first 64.
+    public mutating func pushBig(_ entry: SubmissionEntry, more: (UInt64, UInt64)) {
+        precondition(entryShift == 7)
+        let slot = submissionEntries + Int(tail & submissionMask) &<< Int(entryShift)
+        push(entry)
+        slot.storeBytes(of: more.0, toByteOffset: 64, as: UInt64.self)
+        slot.storeBytes(of: more.1, toByteOffset: 72, as: UInt64.self)
+    }
+
+    /// Tells the kernel about everything pushed and waits until at least `minimum` completions are there. Returns 0,
+    /// or a negated errno; what the kernel did not take stays pending.
+    @inlinable @inline(__always)
+    public mutating func submit(waitingFor minimum: UInt32) -> Int {
+        submissionTail.pointee.store(tail, ordering: .releasing)
+        let result = ubd_io_uring_enter(enterDescriptor, untaken, minimum, enterFlags)
+        if result < 0 { return result }
+        taken &+= UInt32(truncatingIfNeeded: result)
+        return 0
+    }
+
+    /// How many pushed submissions the kernel has not taken yet.
+    @inlinable @inline(__always)
+    public var untaken: UInt32 { tail &- taken }
+
+    /// The completions that are there now. Give it back with `finish` when they are handled.
+    @inlinable @inline(__always)
+    public func completions() -> CompletionBatch {
+        CompletionBatch(
+            next: completionHead.pointee.load(ordering: .relaxed),
+            end: completionTail.pointee.load(ordering: .acquiring),
+            entries: completionEntries, mask: completionMask)
+    }
+
+    /// Hands the slots of a batch back to the kernel.
+    @inlinable @inline(__always)
+    public func finish(_ batch: CompletionBatch) {
+        completionHead.pointee.store(batch.next, ordering: .releasing)
+    }
+}
+
+/// The completions of one wake-up, in order.
+@frozen
+public struct CompletionBatch {
+    @usableFromInline var nextIndex: UInt32
+    @usableFromInline let end: UInt32
+    @usableFromInline let entries: UnsafePointer<CompletionEntry>
+    @usableFromInline let mask: UInt32
+
+    @inlinable @inline(__always)
+    init(next: UInt32, end: UInt32, entries: UnsafePointer<CompletionEntry>, mask: UInt32) {
+        self.nextIndex = next
+        self.end = end
+        self.entries = entries
+        self.mask = mask
+    }
+
+    @inlinable @inline(__always)
+    var next: UInt32 { nextIndex }
+
+    /// How many are left.
+    @inlinable @inline(__always)
+    public var count: Int { Int(end &- nextIndex) }
+
+    @inlinable @inline(__always)
+    public mutating func take() -> CompletionEntry? {
+        if nextIndex == end { return nil }
+        let entry = entries[Int(nextIndex & mask)]
+        nextIndex &+= 1
+        return entry
+    }
+}

@@ -1,0 +1,53 @@
+import CShims
+import Glibc
+import SystemCalls
+
+/// Landlock as one wall: everything that the kernel can handle is denied, and no rule allows anything back.
+public enum Landlock {
+    /// What a kernel's Landlock can deny. Source: linux/landlock.h of Linux 7.3, which names the version of each right.
+    public struct Rights: Equatable, Sendable {
+        public var files: UInt64
+        public var network: UInt64 = 0
+        public var scopes: UInt64 = 0
+        /// Bytes of struct landlock_ruleset_attr that this version knows.
+        public var attributeBytes: Int
+
+        public init(version: Int) {
+            switch version {
+            case ...1: files = (1 << 13) - 1
+            case 2: files = (1 << 14) - 1
+            case 3, 4: files = (1 << 15) - 1
+            case 5...8: files = (1 << 16) - 1
+            default: files = (1 << 17) - 1
+            }
+            if version >= 4 { network = 0b11 }
+            if version >= 10 { network = 0b1111 }
+            if version >= 6 { scopes = 0b11 }
+            attributeBytes = version >= 6 ? 24 : version >= 4 ? 16 : 8
+        }
+    }
+
+    /// The kernel's Landlock version; 0 when it has none or it is switched off.
+    public static var version: Int {
+        max(0, ubd_landlock_create_ruleset(nil, 0, 1))
+    }
+
+    /// Denies the calling thread, and all that it starts later, every file, network and signalling right that Landlock
+    /// knows. Open files stay usable. Returns false when the kernel has no Landlock.
+    /// Errors: EPERM without no_new_privs, E2BIG with 16 rulesets already in force.
+    public static func denyEverything() throws(SystemError) -> Bool {
+        let version = version
+        guard version > 0 else { return false }
+        let rights = Rights(version: version)
+        let attribute = [rights.files, rights.network, rights.scopes]
+        let ruleset = FileDescriptor(
+            owning: Int32(
+                try rawCall("landlock_create_ruleset") {
+                    attribute.withUnsafeBytes {
+                        ubd_landlock_create_ruleset($0.baseAddress, rights.attributeBytes, 0)
+                    }
+                }))
+        try rawCall("landlock_restrict_self") { ubd_landlock_restrict_self(ruleset.raw, 0) }
+        return true
+    }
+}

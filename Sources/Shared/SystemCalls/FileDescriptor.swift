@@ -1,0 +1,112 @@
+import CShims
+import Glibc
+
+/// An open file that has exactly one owner and is closed when the owner lets go.
+public struct FileDescriptor: ~Copyable {
+    /// The number, for calls that borrow the file. Whoever keeps it must not outlive the owner.
+    public let raw: Int32
+
+    /// Takes ownership of an open descriptor.
+    public init(owning raw: Int32) {
+        precondition(raw >= 0)
+        self.raw = raw
+    }
+
+    deinit {
+        // A failed close leaves nothing to mend: Linux has released the number in any case.
+        _ = Glibc.close(raw)
+    }
+
+    /// Gives up ownership: the caller closes it, or hands it to somebody who does.
+    public consuming func release() -> Int32 {
+        let number = raw
+        discard self
+        return number
+    }
+
+    /// Opens `path`; always close-on-exec.
+    public static func open(_ path: String, _ flags: Int32, mode: mode_t = 0) throws(SystemError) -> FileDescriptor {
+        FileDescriptor(
+            owning: try call("open \(path)") { Glibc.open(path, flags | O_CLOEXEC, mode) })
+    }
+
+    /// A second descriptor of the same open file, close-on-exec.
+    public func duplicate() throws(SystemError) -> FileDescriptor {
+        FileDescriptor(owning: try call("duplicate descriptor") { fcntl(raw, F_DUPFD_CLOEXEC, 3) })
+    }
+
+    public func status() throws(SystemError) -> stat {
+        var result = stat()
+        try call("fstat") { fstat(raw, &result) }
+        return result
+    }
+
+    /// Reads at most `buffer.count` bytes; 0 means end of file.
+    public func read(into buffer: UnsafeMutableRawBufferPointer) throws(SystemError) -> Int {
+        try call("read") { Glibc.read(raw, buffer.baseAddress, buffer.count) }
+    }
+
+    /// Writes everything, in as many calls as it takes.
+    public func writeAll(_ bytes: [UInt8]) throws(SystemError) {
+        var done = 0
+        while done < bytes.count {
+            done += try call("write") {
+                bytes.withUnsafeBytes { Glibc.write(raw, $0.baseAddress! + done, $0.count - done) }
+            }
+        }
+    }
+
+    /// Reads to the end of the file, at most `limit` bytes; more than that is EFBIG.
+    public func readAll(limit: Int) throws(SystemError) -> [UInt8] {
+        var result: [UInt8] = []
+        var chunk = [UInt8](repeating: 0, count: 16384)
+        while true {
+            let count = try call("read") {
+                chunk.withUnsafeMutableBytes { Glibc.read(raw, $0.baseAddress, $0.count) }
+            }
+            if count == 0 { return result }
+            result.append(contentsOf: chunk[0..<count])
+            if result.count > limit { throw SystemError("read", EFBIG) }
+        }
+    }
+
+    /// Makes reads and writes return EAGAIN instead of waiting.
+    public func setNonBlocking() throws(SystemError) {
+        let flags = try call("fcntl") { fcntl(raw, F_GETFL) }
+        try call("fcntl") { fcntl(raw, F_SETFL, flags | O_NONBLOCK) }
+    }
+}
+
+/// Reads a small file such as those of /proc and /sys.
+public func readFile(_ path: String, limit: Int = 1 << 20) throws(SystemError) -> [UInt8] {
+    do {
+        return try FileDescriptor.open(path, O_RDONLY | O_NOCTTY).readAll(limit: limit)
+    } catch {
+        throw SystemError("read \(path)", error.errno)
+    }
+}
+
+/// Replaces a file in one step: readers see the old content or the new, never a part.
+public func replaceFile(_ path: String, with bytes: [UInt8], mode: mode_t) throws(SystemError) {
+    let temporary = path + ".new"
+    if unlink(temporary) != 0, errno != ENOENT { throw SystemError("unlink \(temporary)", errno) }
+    do {
+        let file = try FileDescriptor.open(temporary, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW, mode: mode)
+        try file.writeAll(bytes)
+    }
+    try call("rename \(temporary)") { rename(temporary, path) }
+}
+
+/// Two descriptors that were made together: the ends of a pipe (reading, writing) or of a socket pair.
+@frozen
+public struct DescriptorPair: ~Copyable {
+    public var first: FileDescriptor
+    public var second: FileDescriptor
+}
+
+/// A pipe, close-on-exec: `first` is for reading, `second` for writing.
+public func makePipe() throws(SystemError) -> DescriptorPair {
+    var ends: [Int32] = [0, 0]
+    try call("pipe") { pipe2(&ends, O_CLOEXEC) }
+    return DescriptorPair(first: FileDescriptor(owning: ends[0]), second: FileDescriptor(owning: ends[1]))
+}

@@ -1,0 +1,65 @@
+import CShims
+import Glibc
+
+/// How a process ended, or stopped.
+public enum ProcessChange: Equatable, Sendable, CustomStringConvertible {
+    case exited(Int32)
+    case killed(signal: Int32)
+    case stopped(signal: Int32)
+
+    public var description: String {
+        switch self {
+        case .exited(let code): "exited with status \(code)"
+        case .killed(let signal): "killed by \(signalName(signal))"
+        case .stopped(let signal): "stopped by \(signalName(signal))"
+        }
+    }
+}
+
+/// "SIGSYS" for 31.
+public func signalName(_ signal: Int32) -> String {
+    guard let text = sigabbrev_np(signal) else { return "signal \(signal)" }
+    return "SIG" + String(cString: text)
+}
+
+/// A process by its pidfd: the number can't be reused for another process while this exists.
+public struct ProcessHandle: ~Copyable {
+    public let pid: Int32
+    public let file: FileDescriptor
+
+    public init(pid: Int32, owning file: consuming FileDescriptor) {
+        self.pid = pid
+        self.file = file
+    }
+
+    /// Opens a process that is not a child of ours.
+    public init(pid: Int32) throws(SystemError) {
+        self.pid = pid
+        file = FileDescriptor(owning: Int32(try rawCall("pidfd_open \(pid)") { ubd_pidfd_open(pid, 0) }))
+    }
+
+    /// Sends a signal; ESRCH when the process is gone.
+    public func send(_ signal: Int32) throws(SystemError) {
+        try rawCall("signal process \(pid)") { ubd_pidfd_send_signal(file.raw, signal) }
+    }
+
+    /// Reports a change of a child without waiting for one; nil when nothing happened. `stopped` also reports stops.
+    public func poll(stopped: Bool = false) throws(SystemError) -> ProcessChange? {
+        var info = siginfo_t()
+        let options = WEXITED | WNOHANG | (stopped ? WSTOPPED : 0)
+        try call("waitid") { waitid(P_PIDFD, id_t(file.raw), &info, options) }
+        return ProcessHandle.change(info)
+    }
+
+    private static func change(_ info: siginfo_t) -> ProcessChange? {
+        // si_pid 0: nothing to report. The union's first fields are pid, uid, status (sigaction(2)).
+        guard info._sifields._sigchld.si_pid != 0 else { return nil }
+        let status = info._sifields._sigchld.si_status
+        switch Int(info.si_code) {
+        case Int(CLD_EXITED): return .exited(status)
+        case Int(CLD_KILLED), Int(CLD_DUMPED): return .killed(signal: status)
+        case Int(CLD_STOPPED): return .stopped(signal: status)
+        default: return nil
+        }
+    }
+}

@@ -1,0 +1,69 @@
+/// Why a worker could not serve.
+public struct WorkerFailure: Error, Equatable, Sendable {
+    public var step: Step
+    /// The kernel's errno, positive; 0 when the worker itself said no.
+    public var errno: Int32
+    /// A file's position in the client's message, a queue, or another number that the step explains.
+    public var detail: UInt64
+
+    /// What was being done.
+    public enum Step: UInt32, CaseIterable, Sendable {
+        case launchMessage = 1
+        case landlock
+        case setupFilter
+        case peekFiles
+        case fileCount
+        case fileStatus
+        /// The kinds of file that do not back a device, each by its own name.
+        case fileIsDirectory
+        case fileIsPipe
+        case fileIsSocket
+        case fileIsCharacterDevice
+        case fileIsOther
+        case fileIsPathOnly
+        case fileIsAppendOnly
+        case fileIsWriteOnly
+        case fileNotWritable
+        case fileOnKernelFilesystem
+        case fileOnFUSE
+        case fileOnNetwork
+        case fileIsUbdDevice
+        /// The second file is not the first one opened again.
+        case filesDiffer
+        case fileEmpty
+        case offsetBeyondEnd
+        case sizeBeyondEnd
+        case smallerThanBlock
+        case blockSizeTooSmall
+        case offsetUnaligned
+        case geometry
+        case ring
+        case ringSeal
+        case memory
+        case thread
+        case fetch
+        case mapDescriptors
+        case loopFilter
+        case controlMessage
+    }
+
+    public init(_ step: Step, errno: Int32 = 0, detail: UInt64 = 0) {
+        self.step = step
+        self.errno = errno
+        self.detail = detail
+    }
+
+    func encode(to writer: inout ByteWriter) {
+        writer.put(step.rawValue)
+        writer.put(errno)
+        writer.put(detail)
+    }
+
+    init?(from reader: inout ByteReader) {
+        guard let step = Step(rawValue: reader.get()) else { return nil }
+        self.step = step
+        errno = reader.get()
+        detail = reader.get()
+        guard reader.intact, errno >= 0 else { return nil }
+    }
+}

@@ -1,0 +1,173 @@
+/// The private protocol between broker and worker: typed messages of fixed layout over a SOCK_SEQPACKET pair. What a
+/// worker sends is hostile input to the broker: a message of another length, kind or time than expected ends the worker.
+
+/// The targets a worker can serve. The number travels in the launch message.
+public enum TargetKind: UInt32, CaseIterable, Sendable {
+    case null = 1
+    case loop = 2
+
+    public var name: String {
+        switch self {
+        case .null: "null"
+        case .loop: "loop"
+        }
+    }
+}
+
+/// What the broker tells a new worker, once, with the files of WorkerDescriptor.launchFiles.
+public struct LaunchMessage: Equatable, Sendable {
+    static let kind: UInt32 = 0x5542_4401
+
+    public struct Flags: OptionSet, Sendable {
+        public let rawValue: UInt32
+        public init(rawValue: UInt32) { self.rawValue = rawValue }
+        public static let readOnly = Flags(rawValue: 1 << 0)
+        /// Use the page cache even when the file takes direct I/O.
+        public static let buffered = Flags(rawValue: 1 << 1)
+        /// The access policy lets files of FUSE servers back a device.
+        public static let allowFUSE = Flags(rawValue: 1 << 2)
+        /// The access policy lets files of network file systems back a device.
+        public static let allowNetwork = Flags(rawValue: 1 << 3)
+        /// The driver is older than Linux 6.4: plain command numbers instead of ioctl-encoded ones.
+        public static let legacyOpcodes = Flags(rawValue: 1 << 4)
+    }
+
+    public var target: TargetKind
+    public var queues: UInt16
+    /// Requests per queue.
+    public var depth: UInt16
+    /// Bytes.
+    public var maxIOBytes: UInt32
+    public var flags: Flags
+    /// Bytes into the backing file where the disk starts.
+    public var offset: UInt64
+    /// Bytes; 0: the target's own size.
+    public var size: UInt64
+    /// Bytes; 0: the target's choice.
+    public var blockSize: UInt32
+
+    public init(
+        target: TargetKind, queues: UInt16, depth: UInt16, maxIOBytes: UInt32, flags: Flags = [],
+        offset: UInt64 = 0, size: UInt64 = 0, blockSize: UInt32 = 0
+    ) {
+        self.target = target
+        self.queues = queues
+        self.depth = depth
+        self.maxIOBytes = maxIOBytes
+        self.flags = flags
+        self.offset = offset
+        self.size = size
+        self.blockSize = blockSize
+    }
+
+    public func encoded() -> [UInt8] {
+        var writer = ByteWriter()
+        writer.put(LaunchMessage.kind)
+        writer.put(target.rawValue)
+        writer.put(queues)
+        writer.put(depth)
+        writer.put(maxIOBytes)
+        writer.put(flags.rawValue)
+        writer.put(blockSize)
+        writer.put(offset)
+        writer.put(size)
+        return writer.bytes
+    }
+
+    public init?(decoding bytes: [UInt8]) {
+        var reader = ByteReader(bytes)
+        guard reader.get(UInt32.self) == LaunchMessage.kind, let target = TargetKind(rawValue: reader.get()) else {
+            return nil
+        }
+        self.target = target
+        queues = reader.get()
+        depth = reader.get()
+        maxIOBytes = reader.get()
+        flags = Flags(rawValue: reader.get())
+        blockSize = reader.get()
+        offset = reader.get()
+        size = reader.get()
+        guard reader.isComplete, queues > 0, depth > 0, maxIOBytes > 0 else { return nil }
+    }
+}
+
+/// "Serve": the kernel has taken the parameters; make rings, seal, fetch.
+public struct ServeMessage: Equatable, Sendable {
+    static let kind: UInt32 = 0x5542_4402
+    public init() {}
+
+    public func encoded() -> [UInt8] {
+        var writer = ByteWriter()
+        writer.put(ServeMessage.kind)
+        return writer.bytes
+    }
+
+    public init?(decoding bytes: [UInt8]) {
+        var reader = ByteReader(bytes)
+        guard reader.get(UInt32.self) == ServeMessage.kind, reader.isComplete else { return nil }
+    }
+}
+
+/// The longest message in either direction, in bytes.
+public let longestWorkerMessage = 256
+
+/// What a worker says.
+public enum WorkerMessage: Equatable, Sendable {
+    /// The target is open: this is the disk that it makes.
+    case geometry(Geometry)
+    /// Both walls stand on every thread, and every request of every queue is fetched.
+    case sealed(SealReport)
+    /// It could not be done; the worker exits after this.
+    case failed(WorkerFailure)
+
+    enum Kind {
+        static let geometry: UInt32 = 0x5542_5701
+        static let sealed: UInt32 = 0x5542_5702
+        static let failed: UInt32 = 0x5542_5703
+    }
+
+    public func encoded() -> [UInt8] {
+        var writer = ByteWriter()
+        switch self {
+        case .geometry(let geometry):
+            writer.put(Kind.geometry)
+            geometry.encode(to: &writer)
+        case .sealed(let report):
+            writer.put(Kind.sealed)
+            writer.put(report.rawValue)
+        case .failed(let failure):
+            writer.put(Kind.failed)
+            failure.encode(to: &writer)
+        }
+        return writer.bytes
+    }
+
+    /// nil: not a message of this protocol.
+    public init?(decoding bytes: [UInt8]) {
+        var reader = ByteReader(bytes)
+        switch reader.get(UInt32.self) {
+        case Kind.geometry:
+            guard let geometry = Geometry(from: &reader) else { return nil }
+            self = .geometry(geometry)
+        case Kind.sealed:
+            self = .sealed(SealReport(rawValue: reader.get()))
+        case Kind.failed:
+            guard let failure = WorkerFailure(from: &reader) else { return nil }
+            self = .failed(failure)
+        default:
+            return nil
+        }
+        guard reader.isComplete else { return nil }
+    }
+}
+
+/// The walls that a worker says it has built beyond those that the broker can see in /proc.
+public struct SealReport: OptionSet, Sendable {
+    public let rawValue: UInt32
+    public init(rawValue: UInt32) { self.rawValue = rawValue }
+    /// A forbidden operation and a forbidden registration were tried on every ring and refused.
+    public static let rings = SealReport(rawValue: 1 << 0)
+    /// No thread can make a useful ring any more (Linux 7.0).
+    public static let futureRings = SealReport(rawValue: 1 << 1)
+    public static let landlock = SealReport(rawValue: 1 << 2)
+}

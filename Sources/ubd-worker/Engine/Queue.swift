@@ -1,0 +1,138 @@
+import Glibc
+import KernelABI
+import Ring
+import SystemCalls
+
+/// What is remembered of a request while a target works on it, beyond the kernel's descriptor of it, which stays valid
+/// until the commit. All zeros unless something out of the ordinary happens: the common path only looks at `troubled`.
+struct Request {
+    /// 1 from the moment something went otherwise than planned to the end of the request.
+    var troubled: UInt32 = 0
+    /// Bytes moved so far.
+    var moved: UInt32 = 0
+    /// Bytes from the start of the buffer that may hold something else than zeros (null target; outlives the request).
+    var dirty: UInt32 = 0
+    var retries: UInt16 = 0
+    /// 1: not through the direct file any more.
+    var buffered: UInt16 = 0
+
+    /// Makes it ready for the next request.
+    mutating func settle() {
+        troubled = 0
+        moved = 0
+        retries = 0
+        buffered = 0
+    }
+}
+
+/// One hardware queue: its ring, its request descriptors, and one buffer and one record per tag. All memory is allocated
+/// here, once.
+struct Queue: ~Copyable {
+    var ring: Ring
+    let number: UInt16
+    let depth: UInt16
+    /// One per tag.
+    let requests: UnsafeMutablePointer<Request>
+    /// Bytes between the buffers of two tags: the largest request, rounded up to pages.
+    let bufferStride: UInt64
+    let bufferBase: UInt64
+    /// The first word of every fetch and commit: URING_CMD on /dev/ublkcN. A test puts a NOP there and plays the kernel.
+    let commandHead: UInt64
+    /// The kernel's description of each tag's request; read-only and valid from its command's completion to its commit.
+    var descriptors: UnsafePointer<UblkIODescriptor>
+    /// Tags that the driver has not taken back yet.
+    var live: Int
+    /// Requests committed so far.
+    var committed: UInt64 = 0
+
+    /// In force until the kernel's are mapped: what a test plays the kernel with.
+    let ownDescriptors: UnsafeMutablePointer<UblkIODescriptor>
+    private let buffers: Mapping
+    private var descriptorMemory: Mapping?
+
+    /// Index of /dev/ublkcN in the ring's file table. The target's files follow.
+    static let deviceSlot: Int32 = 0
+    static let deviceHead = SubmissionEntry.head(
+        operation: IOUring.Operation.uringCommand, flags: IOUring.EntryFlags.fixedFile, file: deviceSlot)
+
+    /// `depth` is at most the ring's capacity: each request has one submission at a time, so that the ring never
+    /// overflows. `maxIOBytes` in bytes.
+    init(
+        number: UInt16, depth: UInt16, maxIOBytes: UInt32, ring: consuming Ring, commandHead: UInt64 = Queue.deviceHead
+    ) throws(SystemError) {
+        precondition(UInt32(depth) <= ring.capacity && depth > 0)
+        let page = Int(sysconf(Int32(_SC_PAGESIZE)))
+        let stride = (Int(maxIOBytes) + page - 1) / page * page
+        bufferStride = UInt64(stride)
+        buffers = try Mapping.anonymous(bytes: stride * Int(depth))
+        // What users wrote to their disk does not belong into a core dump.
+        madvise(buffers.base, buffers.count, Int32(MADV_DONTDUMP))
+        bufferBase = UInt64(UInt(bitPattern: buffers.base))
+        requests = .allocate(capacity: Int(depth))
+        requests.initialize(repeating: Request(), count: Int(depth))
+        ownDescriptors = .allocate(capacity: Int(depth))
+        ownDescriptors.initialize(
+            repeating: UblkIODescriptor(operationAndFlags: 0, sectors: 0, startSector: 0), count: Int(depth))
+        descriptors = UnsafePointer(ownDescriptors)
+        self.ring = ring
+        self.number = number
+        self.depth = depth
+        self.commandHead = commandHead
+        live = Int(depth)
+        descriptorMemory = nil
+    }
+
+    deinit {
+        requests.deallocate()
+        ownDescriptors.deallocate()
+    }
+
+    /// Maps the kernel's descriptors of this queue. After the fetches: a mapping before them would keep a replacement
+    /// from ever mapping its own when this worker dies half-way (Linux 6.12; kernel-facts C).
+    mutating func mapDescriptors(device: Int32) throws(SystemError) {
+        let page = Int(sysconf(Int32(_SC_PAGESIZE)))
+        let memory = try Mapping.shared(
+            device, offset: UblkDescriptorMapping.offset(queue: Int(number), pageSize: page),
+            bytes: UblkDescriptorMapping.length(depth: Int(depth), pageSize: page), writable: false)
+        descriptors = UnsafePointer(memory.base.assumingMemoryBound(to: UblkIODescriptor.self))
+        descriptorMemory = .some(consume memory)
+    }
+
+    @inline(__always)
+    func buffer(of tag: UInt16) -> UInt64 { bufferBase &+ UInt64(tag) &* bufferStride }
+
+    @inline(__always)
+    func bufferPointer(of tag: UInt16) -> UnsafeMutableRawPointer {
+        UnsafeMutableRawPointer(bitPattern: UInt(buffer(of: tag)))!
+    }
+
+    /// Asks the kernel for a request on every tag, in one system call. Throws when it refuses one; a queue must never be
+    /// left half-fetched, so the caller ends the process then.
+    mutating func fetchAll() throws(SystemError) {
+        for tag in 0..<depth { push(UblkIOCommand.fetch, tag: tag, result: 0) }
+        let status = ring.submit(waitingFor: 0)
+        if status < 0 { throw SystemError("fetch on queue \(number)", Int32(-status)) }
+        if ring.untaken != 0 { throw SystemError("fetch on queue \(number)", EAGAIN) }
+        // A fetch that was taken completes when a request comes. One that has completed already was refused. The
+        // completions are left where they are: the loop will take them.
+        var batch = ring.completions()
+        while let completion = batch.take() {
+            if completion.result < 0 { throw SystemError("fetch on queue \(number)", -completion.result) }
+        }
+    }
+
+    /// Gives a request back with its result and asks for the next one on the same tag.
+    @inline(__always)
+    mutating func commit(_ tag: UInt16, _ outcome: Outcome) {
+        push(UblkIOCommand.commitAndFetch, tag: tag, result: outcome.rawValue)
+        committed &+= 1
+    }
+
+    @inline(__always)
+    private mutating func push(_ command: UInt32, tag: UInt16, result: Int32) {
+        ring.push(
+            .command(
+                head: commandHead, command, payload: UblkIOCommand.payload(queue: number, tag: tag, result: result),
+                address: buffer(of: tag), userData: RequestKey(tag: tag, .command).rawValue))
+    }
+}

@@ -1,0 +1,102 @@
+import CShims
+import Glibc
+import SystemCalls
+import WorkerProtocol
+
+/// One of the client's files, checked: it may back a device. The client is not trusted and shares the open file: it can
+/// spoil its own disk with it, but nothing here may crash over it.
+struct ClientFile {
+    /// Open as long as the process lives.
+    let descriptor: Int32
+    let status: stat
+    /// O_RDONLY, O_RDWR and so on, from F_GETFL.
+    let flags: Int32
+
+    var isBlockDevice: Bool { status.st_mode & S_IFMT == S_IFBLK }
+    var isWritable: Bool { flags & O_ACCMODE == O_RDWR }
+
+    /// Refuses all that can't, or must not, back a device. `index` is the file's place in the client's message.
+    init(checking descriptor: Int32, index: Int, _ launch: LaunchMessage) throws(WorkerFailure) {
+        let detail = UInt64(index)
+        func refuse(_ step: WorkerFailure.Step, _ errno: Int32 = 0) -> WorkerFailure {
+            WorkerFailure(step, errno: errno, detail: detail)
+        }
+        self.descriptor = descriptor
+        flags = fcntl(descriptor, F_GETFL)
+        if flags < 0 { throw refuse(.fileStatus, errno) }
+        var status = stat()
+        if fstat(descriptor, &status) != 0 { throw refuse(.fileStatus, errno) }
+        self.status = status
+
+        // O_PATH first: all else is meaningless for such a descriptor.
+        if flags & O_PATH != 0 { throw refuse(.fileIsPathOnly) }
+        switch status.st_mode & S_IFMT {
+        case S_IFREG, S_IFBLK: break
+        case S_IFDIR: throw refuse(.fileIsDirectory)
+        case S_IFIFO: throw refuse(.fileIsPipe)
+        case S_IFSOCK: throw refuse(.fileIsSocket)
+        case S_IFCHR: throw refuse(.fileIsCharacterDevice)
+        // Files without a type: eventfd, epoll, pidfd, io_uring, …
+        default: throw refuse(.fileIsOther)
+        }
+        if flags & O_APPEND != 0 { throw refuse(.fileIsAppendOnly) }
+        if flags & O_ACCMODE == O_WRONLY || flags & O_ACCMODE == O_ACCMODE { throw refuse(.fileIsWriteOnly) }
+        // A block device's data is not on the file system that its node lies on.
+        if status.st_mode & S_IFMT == S_IFREG {
+            var system = statfs()
+            // May wait for a FUSE or network server for ever: that is why a worker does it and not the broker.
+            if fstatfs(descriptor, &system) != 0 { throw refuse(.fileStatus, errno) }
+            switch FileSystemKind(magic: UInt32(truncatingIfNeeded: system.f_type)) {
+            case .local: break
+            case .kernel: throw refuse(.fileOnKernelFilesystem)
+            case .fuse: if !launch.flags.contains(.allowFUSE) { throw refuse(.fileOnFUSE) }
+            case .network: if !launch.flags.contains(.allowNetwork) { throw refuse(.fileOnNetwork) }
+            }
+        }
+    }
+
+    /// The direct file must be the buffered one, opened again with O_DIRECT and for the same use.
+    func checkIsSecondOpen(of first: ClientFile) throws(WorkerFailure) {
+        let same =
+            status.st_mode & S_IFMT == first.status.st_mode & S_IFMT && flags & O_ACCMODE == first.flags & O_ACCMODE
+            // Two nodes of one device are the same file; two names of one inode as well.
+            && (isBlockDevice
+                ? status.st_rdev == first.status.st_rdev
+                : status.st_dev == first.status.st_dev && status.st_ino == first.status.st_ino)
+        guard same, flags & O_DIRECT != 0, first.flags & O_DIRECT == 0 else {
+            throw WorkerFailure(.filesDiffer, detail: 1)
+        }
+    }
+
+    /// An ioctl of block devices that fills in one number (linux/fs.h).
+    func blockQuery<T: FixedWidthInteger>(_ request: UInt, _ initial: T) throws(SystemError) -> T {
+        var value = initial
+        try call("block device ioctl") { ioctl(descriptor, request, &value) }
+        return value
+    }
+
+    /// Bytes that offset and length of direct I/O must be a multiple of; nil when the file does no direct I/O.
+    func directAlignment(smallest: UInt32) -> UInt32? {
+        var result = statx()
+        if statx(descriptor, "", AT_EMPTY_PATH, UInt32(STATX_DIOALIGN), &result) == 0,
+            result.stx_mask & UInt32(STATX_DIOALIGN) != 0
+        {
+            return result.stx_dio_offset_align == 0 ? nil : max(result.stx_dio_offset_align, smallest)
+        }
+        return probeDirectAlignment(smallest: smallest)
+    }
+
+    /// For file systems that don't tell: the smallest block that can be read. Reading changes nothing, whatever the file.
+    private func probeDirectAlignment(smallest: UInt32) -> UInt32? {
+        var memory: UnsafeMutableRawPointer?
+        guard posix_memalign(&memory, 4096, 4096) == 0, let memory else { return nil }
+        defer { free(memory) }
+        var unit = max(512, smallest)
+        while unit <= 4096 {
+            if pread(descriptor, memory, Int(unit), off_t(unit)) >= 0 { return unit }
+            if errno != EINVAL { return nil }
+            unit *= 2
+        }
+        return nil
+    }
+}

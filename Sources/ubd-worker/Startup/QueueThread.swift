@@ -1,0 +1,117 @@
+import Glibc
+import KernelABI
+import Ring
+import SystemCalls
+import WorkerProtocol
+
+/// What the thread of one queue needs to know. A value that is made before the thread and never changed.
+struct QueueAssignment: Sendable {
+    var number: UInt16
+    /// Requests per queue.
+    var depth: UInt16
+    /// Bytes.
+    var maxIOBytes: UInt32
+    var target: ServedTarget
+    /// The ring's file table: /dev/ublkcN, then the target's files.
+    var files: [Int32]
+    var seal: RingSeal
+    var rendezvous: Rendezvous
+}
+
+enum QueueThread {
+    /// Bytes. Small: the loop keeps nothing on it.
+    static let stackBytes = 256 << 10
+
+    /// Carries an assignment through pthread_create.
+    private final class Parcel {
+        let assignment: QueueAssignment
+        init(_ assignment: QueueAssignment) { self.assignment = assignment }
+    }
+
+    /// Starts the thread of a queue. It never ends; the process does.
+    static func start(_ assignment: QueueAssignment) throws(WorkerFailure) {
+        var attributes = pthread_attr_t()
+        pthread_attr_init(&attributes)
+        defer { pthread_attr_destroy(&attributes) }
+        pthread_attr_setstacksize(&attributes, stackBytes)
+        pthread_attr_setdetachstate(&attributes, Int32(PTHREAD_CREATE_DETACHED))
+        let parcel = Unmanaged.passRetained(Parcel(assignment))
+        var thread = pthread_t()
+        let status = pthread_create(&thread, &attributes, queueThreadMain, parcel.toOpaque())
+        guard status == 0 else {
+            parcel.release()
+            throw WorkerFailure(.thread, errno: status, detail: UInt64(assignment.number))
+        }
+    }
+
+    /// The thread's whole life.
+    static func run(_ parcel: UnsafeMutableRawPointer) {
+        let assignment = Unmanaged<Parcel>.fromOpaque(parcel).takeRetainedValue().assignment
+        pthread_setname_np(pthread_self(), "ubd-q\(assignment.number)")
+        do {
+            let queue = try prepare(assignment)
+            // One switch for the life of the thread: from here on the target's type is known.
+            switch assignment.target {
+            case .null(let target): try serve(QueueLoop(queue: queue, target: target), assignment)
+            case .loop(let target): try serve(QueueLoop(queue: queue, target: target), assignment)
+            }
+        } catch {
+            assignment.rendezvous.report(error)
+        }
+    }
+
+    /// Ring, wall, memory. Nothing that the driver sees.
+    private static func prepare(_ assignment: QueueAssignment) throws(WorkerFailure) -> Queue {
+        let ring = try SealedRing.make(
+            queue: assignment.number, entries: UInt32(assignment.depth), files: assignment.files,
+            seal: assignment.seal)
+        let detail = UInt64(assignment.number)
+        let sealed: Bool
+        do {
+            sealed = try forbidFutureRings()
+        } catch {
+            throw WorkerFailure(.ringSeal, errno: error.errno, detail: detail)
+        }
+        do {
+            let queue = try Queue(
+                number: assignment.number, depth: assignment.depth, maxIOBytes: assignment.maxIOBytes, ring: ring)
+            assignment.rendezvous.reportPrepared(canMakeRings: !sealed)
+            return queue
+        } catch {
+            throw WorkerFailure(.memory, errno: error.errno, detail: detail)
+        }
+    }
+
+    /// Fetches, maps, and serves until the driver takes all tags back.
+    private static func serve<T: Target>(
+        _ loop: consuming QueueLoop<T>, _ assignment: QueueAssignment
+    ) throws(WorkerFailure) {
+        let detail = UInt64(assignment.number)
+        // No queue fetches before every queue can: a device is fetched as a whole or not at all.
+        assignment.rendezvous.waitUntilMayFetch()
+        do {
+            try loop.queue.fetchAll()
+        } catch {
+            throw WorkerFailure(.fetch, errno: error.errno, detail: detail)
+        }
+        do {
+            try loop.queue.mapDescriptors(device: WorkerDescriptor.device)
+        } catch {
+            throw WorkerFailure(.mapDescriptors, errno: error.errno, detail: detail)
+        }
+        assignment.rendezvous.reportServing()
+        // From here on only what the loop's filter allows: io_uring_enter and exit_group.
+        while loop.queue.live > 0 {
+            if loop.turn() < 0 { _exit(WorkerExit.ringFailed) }
+        }
+        if assignment.rendezvous.reportFinished() { _exit(WorkerExit.done) }
+        // Other queues still serve. Nothing completes here any more, so this sleeps in the kernel.
+        while true { _ = loop.turn() }
+    }
+}
+
+/// A plain function: closures for threads made in main.swift would be taken for the main actor's, and trap.
+private func queueThreadMain(_ parcel: UnsafeMutableRawPointer?) -> UnsafeMutableRawPointer? {
+    if let parcel { QueueThread.run(parcel) }
+    return nil
+}

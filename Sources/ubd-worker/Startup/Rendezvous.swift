@@ -1,0 +1,88 @@
+import Glibc
+import Synchronization
+import WorkerProtocol
+
+/// What the threads of a worker know of each other while it starts. Numbers that only grow, looked at now and then: the
+/// filter of the loop has no futex.
+final class Rendezvous: Sendable {
+    let queues: Int
+    private let prepared = Atomic<Int>(0)
+    private let serving = Atomic<Int>(0)
+    private let finished = Atomic<Int>(0)
+    private let mayFetch = Atomic<Bool>(false)
+    /// Queues whose thread could still make a ring that may do anything (before Linux 7.0, only the filter forbids it).
+    private let unbound = Atomic<Int>(0)
+    /// 0: nobody has failed; 1: somebody is writing why; 2: it can be read.
+    private let failureState = Atomic<Int>(0)
+    private let failureStep = Atomic<UInt32>(0)
+    private let failureErrno = Atomic<Int32>(0)
+    private let failureDetail = Atomic<UInt64>(0)
+
+    init(queues: Int) {
+        self.queues = queues
+    }
+
+    // For the queues' threads.
+
+    func reportPrepared(canMakeRings: Bool) {
+        if canMakeRings { unbound.add(1, ordering: .relaxed) }
+        prepared.add(1, ordering: .releasing)
+    }
+
+    func waitUntilMayFetch() {
+        while !mayFetch.load(ordering: .acquiring) { pause() }
+    }
+
+    func reportServing() {
+        serving.add(1, ordering: .releasing)
+    }
+
+    /// Only the first failure is kept: it is the cause.
+    func report(_ failure: WorkerFailure) {
+        guard failureState.compareExchange(expected: 0, desired: 1, ordering: .relaxed).exchanged else { return }
+        failureStep.store(failure.step.rawValue, ordering: .relaxed)
+        failureErrno.store(failure.errno, ordering: .relaxed)
+        failureDetail.store(failure.detail, ordering: .relaxed)
+        failureState.store(2, ordering: .releasing)
+    }
+
+    /// The driver has taken all tags of a queue back. Returns true for the last queue.
+    func reportFinished() -> Bool {
+        finished.add(1, ordering: .acquiringAndReleasing).newValue == queues
+    }
+
+    // For the main thread.
+
+    var someQueueCanMakeRings: Bool { unbound.load(ordering: .relaxed) > 0 }
+
+    func waitUntilPrepared() throws(WorkerFailure) {
+        while prepared.load(ordering: .acquiring) < queues { try pauseUnlessFailed() }
+        try throwFailure()
+    }
+
+    func letFetch() {
+        mayFetch.store(true, ordering: .releasing)
+    }
+
+    func waitUntilServing() throws(WorkerFailure) {
+        while serving.load(ordering: .acquiring) < queues { try pauseUnlessFailed() }
+        try throwFailure()
+    }
+
+    private func pauseUnlessFailed() throws(WorkerFailure) {
+        try throwFailure()
+        pause()
+    }
+
+    private func throwFailure() throws(WorkerFailure) {
+        guard failureState.load(ordering: .acquiring) == 2 else { return }
+        throw WorkerFailure(
+            WorkerFailure.Step(rawValue: failureStep.load(ordering: .relaxed)) ?? .thread,
+            errno: failureErrno.load(ordering: .relaxed), detail: failureDetail.load(ordering: .relaxed))
+    }
+
+    private func pause() {
+        var time = timespec(tv_sec: 0, tv_nsec: 200_000)
+        nanosleep(&time, nil)
+    }
+}

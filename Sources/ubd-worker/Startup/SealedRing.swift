@@ -1,0 +1,92 @@
+import Glibc
+import KernelABI
+import Ring
+import SystemCalls
+import WorkerProtocol
+
+/// Makes a queue's ring with its wall around it, and tries the wall. Must run on the thread that will use the ring: with
+/// SINGLE_ISSUER the kernel takes nobody else's calls.
+enum SealedRing {
+    static let flags =
+        IOUring.Setup.disabled | IOUring.Setup.submitAll | IOUring.Setup.singleIssuer | IOUring.Setup.deferTaskRun
+        | IOUring.Setup.cooperativeTaskRun
+
+    /// The kernel's helper threads per queue: those that wait for the file (fsync, fallocate, writes that could not be
+    /// done at once), and those for all else. They count against RLIMIT_NPROC.
+    static let fileWorkers: UInt32 = 8
+    static let otherWorkers: UInt32 = 2
+
+    /// `files` is the ring's file table; `detail` of a failure is the queue.
+    static func make(
+        queue: UInt16, entries: UInt32, files: [Int32], seal: RingSeal
+    ) throws(WorkerFailure) -> Ring {
+        do {
+            var ring = try Ring(entries: max(entries, 4), completions: max(entries, 4) * 2, flags: flags)
+            if !files.isEmpty { try ring.register(files: files) }
+            try ring.limitWorkers(bounded: fileWorkers, unbounded: otherWorkers)
+            // Before the restrictions, which would forbid it; afterwards no descriptor of the ring exists any more.
+            try ring.useRegisteredIndex()
+            try ring.restrict(to: seal)
+            try ring.enable()
+            let hole = try probe(&ring, seal)
+            guard hole == nil else { throw WorkerFailure(.ringSeal, detail: UInt64(queue)) }
+            return ring
+        } catch let failure as WorkerFailure {
+            throw failure
+        } catch let error as SystemError {
+            throw WorkerFailure(.ring, errno: error.errno, detail: UInt64(queue))
+        } catch {
+            throw WorkerFailure(.ring, detail: UInt64(queue))
+        }
+    }
+
+    /// What the kernel let through although it should not.
+    enum Hole: Equatable {
+        case operation(UInt8, result: Int32)
+        case registration(UInt32, result: Int)
+    }
+
+    /// Tries what the seal forbids: an operation that is not listed, one without a required flag, one with a flag that is
+    /// not allowed, and a registration. All four must be refused with EACCES. Returns the first that was not.
+    static func probe(_ ring: inout Ring, _ seal: RingSeal) throws(SystemError) -> Hole? {
+        let attempts = forbiddenEntries(seal)
+        let key = RequestKey(tag: 0, .probe).rawValue
+        for attempt in attempts {
+            ring.push(SubmissionEntry(operation: attempt.operation, flags: attempt.flags, file: 0, userData: key))
+        }
+        var seen = 0
+        while seen < attempts.count {
+            let status = ring.submit(waitingFor: UInt32(attempts.count - seen))
+            if status < 0, status != -Int(EINTR) { throw SystemError("probe the ring's seal", Int32(-status)) }
+            var batch = ring.completions()
+            while let completion = batch.take() {
+                if completion.result != -EACCES {
+                    return .operation(attempts[min(seen, attempts.count - 1)].operation, result: completion.result)
+                }
+                seen += 1
+            }
+            ring.finish(batch)
+        }
+        let candidates = [IOUring.Register.personality, IOUring.Register.files]
+        guard let operation = candidates.first(where: { !seal.registerOperations.contains(UInt8($0)) }) else {
+            return nil
+        }
+        let result = ring.probeRegister(operation)
+        return result == -Int(EACCES) ? nil : .registration(operation, result: result)
+    }
+
+    private static func forbiddenEntries(_ seal: RingSeal) -> [(operation: UInt8, flags: UInt8)] {
+        var attempts: [(operation: UInt8, flags: UInt8)] = []
+        let harmless = [IOUring.Operation.nop, IOUring.Operation.asyncCancel, IOUring.Operation.openAt]
+        if let unlisted = harmless.first(where: { !seal.operations.contains($0) }) {
+            attempts.append((unlisted, seal.flagsRequired))
+        }
+        if let listed = seal.operations.first {
+            if seal.flagsRequired != 0 { attempts.append((listed, 0)) }
+            let known = seal.flagsAllowed | seal.flagsRequired
+            let more = [IOUring.EntryFlags.async, IOUring.EntryFlags.link].first { known & $0 == 0 }
+            if let more { attempts.append((listed, seal.flagsRequired | more)) }
+        }
+        return attempts
+    }
+}

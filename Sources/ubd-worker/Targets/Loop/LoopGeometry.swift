@@ -1,0 +1,93 @@
+import Glibc
+import SystemCalls
+import WorkerProtocol
+
+/// What a loop disk is decided from: the backing file as the worker found it.
+struct BackingFile: Equatable, Sendable {
+    /// Bytes.
+    var size: UInt64
+    var isBlockDevice = false
+    /// The file can be written: through this descriptor, and the device is not read-only itself.
+    var writable = true
+    /// Bytes; 512 for a regular file.
+    var logicalBlock: UInt32 = 512
+    /// Bytes that the storage prefers to get at once: a file's st_blksize, a device's physical block.
+    var preferredBlock: UInt32 = 4096
+    /// Bytes that offset and length of direct I/O must be a multiple of; nil when there is no direct file, or when it
+    /// turned out that it can't do direct I/O.
+    var directAlignment: UInt32?
+    var major: UInt32 = 0
+    var minor: UInt32 = 0
+    /// The kernel discards blocks of a block device through a ring (Linux 6.12).
+    var discardsBlocks = true
+}
+
+/// The disk that a backing file and the launch message's wishes give. Pure: no system call.
+struct LoopPlan: Equatable, Sendable {
+    var geometry: Geometry
+    var direct: Bool
+    var readOnly: Bool
+
+    init(_ file: BackingFile, _ launch: LaunchMessage) throws(WorkerFailure) {
+        if launch.blockSize != 0 {
+            try checkBlockSize(launch.blockSize, minimum: min(file.logicalBlock, 4096))
+        }
+        // The smallest block that the file takes without direct I/O.
+        let plain = min(max(512, launch.blockSize, file.logicalBlock), 4096)
+        let alignment = file.directAlignment ?? 0
+        let fits =
+            alignment > 0 && alignment <= 4096 && alignment.nonzeroBitCount == 1 && launch.offset % UInt64(alignment) == 0
+            && (launch.blockSize == 0 || launch.blockSize >= alignment)
+        direct = fits && !launch.flags.contains(.buffered)
+        let logical = direct ? max(plain, alignment) : plain
+
+        let physical = min(max(LoopPlan.powerOfTwo(notAbove: file.preferredBlock), logical), 1 << 20)
+        let size = try LoopPlan.size(file, launch, block: logical)
+        geometry = Geometry(size: size.bytes, logicalBlock: logical, physicalBlock: physical)
+        geometry.backingMajor = file.major
+        geometry.backingMinor = file.minor
+        if size.rounded { geometry.attributes.insert(.sizeRoundedDown) }
+        if !direct { geometry.attributes.insert(.buffered) }
+        if !direct, !launch.flags.contains(.buffered) { geometry.attributes.insert(.directRefused) }
+
+        readOnly = launch.flags.contains(.readOnly) || !file.writable
+        if readOnly { geometry.attributes.insert(.readOnly) }
+        if !file.writable { geometry.attributes.insert(.fileReadOnly) }
+        if !readOnly { allowWrites(file, launch) }
+    }
+
+    private mutating func allowWrites(_ file: BackingFile, _ launch: LaunchMessage) {
+        geometry.attributes.formUnion([.volatileCache, .fua])
+        let block = geometry.logicalBlock
+        // A file's holes come in its own blocks; those of a disk that starts in mid-block are never aligned to them.
+        let unit = file.isBlockDevice ? block : max(block, min(LoopPlan.powerOfTwo(notAbove: file.preferredBlock), 1 << 20))
+        let aligned = launch.offset % UInt64(file.isBlockDevice ? file.logicalBlock : unit) == 0
+        if aligned || !file.isBlockDevice {
+            // The kernel zeroes a device with writes when it has nothing better: a range at a time, so that none takes
+            // longer than a few seconds.
+            geometry.maxWriteZeroesSectors = file.isBlockDevice ? 64 << 11 : Geometry.longestRangeSectors
+        }
+        if aligned, !file.isBlockDevice || file.discardsBlocks {
+            geometry.discardGranularity = unit
+            geometry.maxDiscardSectors = Geometry.longestRangeSectors
+        }
+    }
+
+    private static func size(
+        _ file: BackingFile, _ launch: LaunchMessage, block: UInt32
+    ) throws(WorkerFailure) -> (bytes: UInt64, rounded: Bool) {
+        guard file.size > 0 else { throw WorkerFailure(.fileEmpty) }
+        guard file.size <= UInt64(Int64.max) else { throw WorkerFailure(.geometry, errno: EFBIG, detail: file.size) }
+        guard launch.offset < file.size else { throw WorkerFailure(.offsetBeyondEnd, detail: file.size) }
+        let available = file.size - launch.offset
+        guard launch.size <= available else { throw WorkerFailure(.sizeBeyondEnd, detail: available) }
+        let wanted = launch.size == 0 ? available : launch.size
+        let bytes = wanted / UInt64(block) * UInt64(block)
+        guard bytes > 0 else { throw WorkerFailure(.smallerThanBlock, detail: UInt64(block)) }
+        return (bytes, bytes != wanted)
+    }
+
+    private static func powerOfTwo(notAbove value: UInt32) -> UInt32 {
+        value == 0 ? 512 : 1 << (31 - UInt32(value.leadingZeroBitCount))
+    }
+}

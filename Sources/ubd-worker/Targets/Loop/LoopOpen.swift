@@ -1,0 +1,54 @@
+import CShims
+import Glibc
+import KernelABI
+import SystemCalls
+import WorkerProtocol
+
+extension LoopTarget {
+    /// Opens the target on the client's files: the buffered one, then, when the file takes it, the direct one.
+    static func open(_ launch: LaunchMessage, files: [ClientFile]) throws(WorkerFailure) -> OpenTarget {
+        let buffered = files[0]
+        let direct = files.count > 1 ? files[1] : nil
+        if let direct { try direct.checkIsSecondOpen(of: buffered) }
+        let kernel = KernelVersion.running()
+        var facts = try BackingFile(buffered, direct: direct)
+        facts.discardsBlocks = kernel >= KernelVersion(6, 12)
+
+        let plan = try LoopPlan(facts, launch)
+        let target = LoopTarget(
+            start: launch.offset, bounds: DiskBounds(size: plan.geometry.size, maxIOBytes: launch.maxIOBytes),
+            readOnly: plan.readOnly, isBlockDevice: facts.isBlockDevice,
+            direct: plan.direct,
+            // The owner shares the open file and could set O_APPEND on it at any time.
+            writeFlags: kernel >= KernelVersion(6, 9) ? IOUring.ReadWrite.noAppend : 0)
+        var table = [buffered.descriptor]
+        if plan.direct, let direct { table.append(direct.descriptor) }
+        return OpenTarget(
+            served: .loop(target), geometry: plan.geometry, files: table,
+            fileSizeLimit: facts.isBlockDevice || plan.readOnly ? nil : launch.offset + plan.geometry.size)
+    }
+}
+
+extension BackingFile {
+    init(_ file: ClientFile, direct: ClientFile?) throws(WorkerFailure) {
+        do {
+            isBlockDevice = file.isBlockDevice
+            if file.isBlockDevice {
+                size = try file.blockQuery(ubd_BLKGETSIZE64, UInt64(0))
+                logicalBlock = UInt32(max(512, try file.blockQuery(ubd_BLKSSZGET, Int32(512))))
+                preferredBlock = try file.blockQuery(ubd_BLKPBSZGET, UInt32(512))
+                let readOnlyDevice = try file.blockQuery(ubd_BLKROGET, Int32(0)) != 0
+                writable = file.isWritable && !readOnlyDevice
+                major = ubd_major(UInt64(file.status.st_rdev))
+                minor = ubd_minor(UInt64(file.status.st_rdev))
+            } else {
+                size = UInt64(max(0, file.status.st_size))
+                preferredBlock = UInt32(clamping: file.status.st_blksize)
+                writable = file.isWritable
+            }
+            if let direct { directAlignment = direct.directAlignment(smallest: logicalBlock) }
+        } catch {
+            throw WorkerFailure(.geometry, errno: error.errno)
+        }
+    }
+}

@@ -1,0 +1,108 @@
+import CShims
+import Glibc
+import KernelABI
+import Ring
+
+/// Everything but a read or write that ends at the first try: out of line, so that the common path stays small.
+extension LoopTarget {
+    /// Flush, discard and write-zeroes, as the kernel's own loop driver does them (drivers/block/loop.c).
+    @inline(never)
+    func beginRare(_ tag: UInt16, _ descriptor: UblkIODescriptor, on queue: inout Queue) -> Outcome {
+        let key = RequestKey(tag: tag, .control).rawValue
+        let file = LoopTarget.bufferedFile
+        switch descriptor.operation {
+        case UblkIOOperation.flush:
+            // A read-only disk has no write cache, so none comes; if one does there is nothing to do.
+            if readOnly { return .done(0) }
+            queue.ring.push(.syncData(file: file, userData: key))
+        case UblkIOOperation.discard, UblkIOOperation.writeZeroes:
+            if readOnly { return .failed(EROFS) }
+            guard bounds.contains(descriptor) else { return .failed(EIO) }
+            let offset = start &+ descriptor.startSector << 9
+            let bytes = UInt64(descriptor.sectors) << 9
+            if isBlockDevice, descriptor.operation == UblkIOOperation.discard {
+                queue.ring.push(.discardBlocks(file: file, offset: offset, bytes: bytes, userData: key))
+            } else {
+                // A discard on a file is a hole; so are zeroes, unless the blocks must stay allocated.
+                let keep = descriptor.operation == UblkIOOperation.writeZeroes && descriptor.mustNotUnmap
+                let mode = FALLOC_FL_KEEP_SIZE | (keep ? FALLOC_FL_ZERO_RANGE : FALLOC_FL_PUNCH_HOLE)
+                queue.ring.push(.allocate(file: file, mode: Int32(mode), offset: offset, bytes: bytes, userData: key))
+            }
+        default:
+            return .failed(EOPNOTSUPP)
+        }
+        return .pending
+    }
+
+    @inline(never)
+    func finishRare(_ key: RequestKey, result: Int32, on queue: inout Queue) -> Outcome {
+        guard key.isKind(.data) else { return LoopTarget.controlOutcome(result) }
+        let request = queue.requests + Int(key.tag)
+        request.pointee.troubled = 1
+        let outcome = continueData(key.tag, result, on: &queue)
+        if outcome != .pending { request.pointee.settle() }
+        return outcome
+    }
+
+    /// What a flush, discard or write-zeroes came to.
+    private static func controlOutcome(_ result: Int32) -> Outcome {
+        if result >= 0 { return .done(0) }
+        // "Not supported" makes the block layer write zeros itself, or stop discarding. A file system that can't do it at
+        // this alignment says EINVAL, a kernel that lacks it ENOSYS: for us that is the same.
+        return result == -EINVAL || result == -ENOSYS ? .failed(EOPNOTSUPP) : .failed(-result)
+    }
+
+    /// A read or write that did not move all of its bytes at the first try: goes on where it stopped, or ends as an
+    /// error. Never passes a part on.
+    private func continueData(_ tag: UInt16, _ result: Int32, on queue: inout Queue) -> Outcome {
+        let request = queue.requests + Int(tag)
+        let descriptor = queue.descriptors[Int(tag)]
+        // The descriptor lies in memory that is shared with the kernel: checked before, checked again.
+        guard bounds.containsData(descriptor) else { return .failed(EIO) }
+        let length = descriptor.sectors << 9
+        let isRead = descriptor.operation == UblkIOOperation.read
+        guard request.pointee.moved < length else { return .failed(EIO) }
+        switch result {
+        case 1...:
+            guard UInt32(result) <= length - request.pointee.moved else { return .failed(EIO) }
+            request.pointee.moved += UInt32(result)
+            if request.pointee.moved == length { return .done(length) }
+            // What remains need not fit the direct file's alignment.
+            request.pointee.buffered = 1
+            request.pointee.retries = 0
+        case 0:
+            guard isRead else { return .failed(EIO) }
+            // The file has become shorter than the disk: what is not there reads as zeros, as in a hole.
+            let moved = Int(request.pointee.moved)
+            memset(queue.bufferPointer(of: tag) + moved, 0, Int(length) - moved)
+            return .done(length)
+        case -EINTR, -EAGAIN:
+            request.pointee.retries += 1
+            // EAGAIN does not end when the owner has set O_NONBLOCK on the open file that he shares with us.
+            if request.pointee.retries > LoopTarget.mostRetries { return .failed(EIO) }
+        case -EINVAL where direct && request.pointee.buffered == 0:
+            // Alignment needs of the moment (an extent that the file system handles otherwise).
+            request.pointee.buffered = 1
+        default:
+            return .failed(-result)
+        }
+        resubmit(tag, descriptor, on: &queue)
+        return .pending
+    }
+
+    /// Submits what remains of a read or write.
+    private func resubmit(_ tag: UInt16, _ descriptor: UblkIODescriptor, on queue: inout Queue) {
+        let request = queue.requests + Int(tag)
+        let isRead = descriptor.operation == UblkIOOperation.read
+        let moved = request.pointee.moved
+        let file = direct && request.pointee.buffered == 0 ? LoopTarget.directFile : LoopTarget.bufferedFile
+        queue.ring.push(
+            .transfer(
+                head: LoopTarget.head(isRead ? IOUring.Operation.read : IOUring.Operation.write, file),
+                address: queue.buffer(of: tag) + UInt64(moved), length: descriptor.sectors << 9 - moved,
+                offset: start + descriptor.startSector << 9 + UInt64(moved),
+                operationFlags: isRead ? 0 : writeFlags(descriptor), userData: RequestKey(tag: tag, .data).rawValue))
+    }
+
+    static let mostRetries: UInt16 = 16
+}

@@ -1,0 +1,79 @@
+import Glibc
+import KernelABI
+import Ring
+
+/// A disk in a file or block device. Reads and writes go to the direct file when there is one, all else, and what the
+/// direct file can't do, to the buffered one; the kernel keeps the two views of the file coherent.
+struct LoopTarget: Target {
+    /// Bytes into the file where the disk starts.
+    let start: UInt64
+    let bounds: DiskBounds
+    let readOnly: Bool
+    let isBlockDevice: Bool
+    /// IOUring.ReadWrite flags of every write.
+    let writeFlags: UInt32
+    /// First words of reads and writes, to the file that data normally goes to.
+    private let readHead: UInt64
+    private let writeHead: UInt64
+
+    /// Indexes into the ring's file table.
+    static let bufferedFile: Int32 = 1
+    static let directFile: Int32 = 2
+
+    init(
+        start: UInt64, bounds: DiskBounds, readOnly: Bool, isBlockDevice: Bool, direct: Bool, writeFlags: UInt32
+    ) {
+        self.start = start
+        self.bounds = bounds
+        self.readOnly = readOnly
+        self.isBlockDevice = isBlockDevice
+        self.writeFlags = writeFlags
+        let file = direct ? LoopTarget.directFile : LoopTarget.bufferedFile
+        readHead = LoopTarget.head(IOUring.Operation.read, file)
+        writeHead = LoopTarget.head(IOUring.Operation.write, file)
+    }
+
+    static func head(_ operation: UInt8, _ file: Int32) -> UInt64 {
+        SubmissionEntry.head(operation: operation, flags: IOUring.EntryFlags.fixedFile, file: file)
+    }
+
+    @inline(__always)
+    mutating func begin(_ tag: UInt16, _ descriptor: UblkIODescriptor, on queue: inout Queue) -> Outcome {
+        let operation = descriptor.operation
+        let head: UInt64
+        var flags: UInt32 = 0
+        if operation == UblkIOOperation.read {
+            head = readHead
+        } else if operation == UblkIOOperation.write {
+            if readOnly { return .failed(EROFS) }
+            head = writeHead
+            flags = writeFlags(descriptor)
+        } else {
+            return beginRare(tag, descriptor, on: &queue)
+        }
+        guard bounds.containsData(descriptor) else { return .failed(EIO) }
+        queue.ring.push(
+            .transfer(
+                head: head, address: queue.buffer(of: tag), length: descriptor.sectors << 9,
+                offset: start &+ descriptor.startSector << 9, operationFlags: flags,
+                userData: RequestKey(tag: tag, .data).rawValue))
+        return .pending
+    }
+
+    @inline(__always)
+    mutating func finish(_ key: RequestKey, result: Int32, on queue: inout Queue) -> Outcome {
+        let length = queue.descriptors[Int(key.tag)].sectors << 9
+        if UInt32(bitPattern: result) == length, key.isKind(.data), queue.requests[Int(key.tag)].troubled == 0 {
+            return .done(length)
+        }
+        return finishRare(key, result: result, on: &queue)
+    }
+
+    @inline(__always)
+    func writeFlags(_ descriptor: UblkIODescriptor) -> UInt32 {
+        writeFlags | (descriptor.forceUnitAccess ? IOUring.ReadWrite.dataSync : 0)
+    }
+
+    /// Whether data normally goes through a file opened with O_DIRECT.
+    var direct: Bool { readHead == LoopTarget.head(IOUring.Operation.read, LoopTarget.directFile) }
+}
