@@ -92,7 +92,7 @@ def as_user(user, *command):
     """The command line that runs a command as a user: her groups, no capability, a fresh environment."""
     keep = ["env", f"UBD_SOCKET={os.environ['UBD_SOCKET']}"] if "UBD_SOCKET" in os.environ else []
     return [
-        "setpriv", f"--reuid={user}", f"--regid={user}", "--init-groups", "--inh-caps=-all", "--bounding-set=-all",
+        "setpriv", f"--reuid={user}", f"--regid={user}", "--init-groups", "--inh-caps=-all",
         "--reset-env", *keep, *map(str, command),
     ]  # fmt: skip
 

@@ -96,8 +96,8 @@ eventually() {
 as() {
     local user=$1
     shift
-    setpriv --reuid="$user" --regid="$user" --init-groups --inh-caps=-all --bounding-set=-all --reset-env \
-        env PATH="$PATH" ${UBD_SOCKET:+UBD_SOCKET="$UBD_SOCKET"} "$@"
+    setpriv --reuid="$user" --regid="$user" --init-groups --inh-caps=-all --reset-env \
+        ${UBD_SOCKET:+env UBD_SOCKET="$UBD_SOCKET"} "$@"
 }
 
 # --- the broker ------------------------------------------------------------------------------------------------------
