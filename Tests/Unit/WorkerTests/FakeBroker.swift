@@ -1,0 +1,109 @@
+import Glibc
+import SystemCalls
+import WorkerProtocol
+
+/// Starts the real worker program, as the launcher would, and speaks the broker's side of the protocol. The sandbox around
+/// it is missing: that belongs to the launcher, and to the lab.
+struct FakeBroker: ~Copyable {
+    let control: FileDescriptor
+    let pid: pid_t
+    private let workerEnd: Int32
+
+    /// BPF: allow every call; kill the process at the first one.
+    static let allowAll: UInt64 = 0x7fff_0000_0000_0006
+    static let killAll: UInt64 = 0x8000_0000_0000_0006
+
+    static func bundle(setupFilter: UInt64 = allowAll) -> SandboxBundle {
+        SandboxBundle(
+            setupFilter: [setupFilter], loopFilter: [allowAll], ringOperations: [46, 22, 23, 3, 17],
+            ringRegisterOperations: [12], ringFlagsAllowed: 0, ringFlagsRequired: 1)
+    }
+
+    /// The program, built beside the tests.
+    static var workerPath: String {
+        var buffer = [CChar](repeating: 0, count: 4096)
+        let count = readlink("/proc/self/exe", &buffer, buffer.count)
+        let own = String(decoding: buffer[..<max(0, count)].map { UInt8(bitPattern: $0) }, as: UTF8.self)
+        return own.split(separator: "/", omittingEmptySubsequences: false).dropLast().joined(separator: "/")
+            + "/ubd-worker"
+    }
+
+    /// Starts the worker with `device` in /dev/ublkcN's place.
+    init(device: Int32) throws {
+        let pair = try makeMessagePair()
+        var patience = timeval(tv_sec: 20, tv_usec: 0)
+        setsockopt(pair.first.raw, SOL_SOCKET, SO_RCVTIMEO, &patience, socklen_t(MemoryLayout<timeval>.size))
+        pid = try FakeBroker.spawn([], control: pair.second.raw, device: device)
+        workerEnd = pair.second.release()
+        control = FileDescriptor(owning: pair.first.release())
+    }
+
+    deinit {
+        close(workerEnd)
+        kill(pid, SIGKILL)
+        var status: Int32 = 0
+        waitpid(pid, &status, 0)
+    }
+
+    /// Runs the program with `arguments`, descriptors 3 and 4 as given (-1: none), all others closed. A worker without
+    /// root's rights needs no_new_privs for its walls, which setpriv(1) gives it.
+    static func spawn(_ arguments: [String], control: Int32 = -1, device: Int32 = -1, output: Int32 = -1) throws -> pid_t {
+        var actions = posix_spawn_file_actions_t()
+        posix_spawn_file_actions_init(&actions)
+        defer { posix_spawn_file_actions_destroy(&actions) }
+        posix_spawn_file_actions_addopen(&actions, 0, "/dev/null", O_RDWR, 0)
+        for stream: Int32 in 1...2 {
+            if output >= 0 {
+                posix_spawn_file_actions_adddup2(&actions, output, stream)
+            } else {
+                posix_spawn_file_actions_addopen(&actions, stream, "/dev/null", O_RDWR, 0)
+            }
+        }
+        // By way of high numbers: the descriptors that are given may themselves be 3 or 4.
+        if control >= 0 { posix_spawn_file_actions_adddup2(&actions, control, 1000) }
+        if device >= 0 { posix_spawn_file_actions_adddup2(&actions, device, 1001) }
+        if control >= 0 { posix_spawn_file_actions_adddup2(&actions, 1000, WorkerDescriptor.control) }
+        if device >= 0 { posix_spawn_file_actions_adddup2(&actions, 1001, WorkerDescriptor.device) }
+        posix_spawn_file_actions_addclosefrom_np(&actions, control >= 0 ? 5 : 3)
+        let command =
+            (geteuid() == 0 ? [workerPath] : ["/usr/bin/setpriv", "--no-new-privs", workerPath]) + arguments
+        var argv: [UnsafeMutablePointer<CChar>?] = command.map { strdup($0) } + [nil]
+        var environment: [UnsafeMutablePointer<CChar>?] = [strdup("SWIFT_BACKTRACE=enable=no"), nil]
+        defer { for text in argv + environment { free(text) } }
+        var pid: pid_t = 0
+        let status = posix_spawn(&pid, command[0], &actions, nil, &argv, &environment)
+        if status != 0 { throw SystemError("start \(command[0])", status) }
+        return pid
+    }
+
+    /// Sends the launch message with its three files; `parking` is the end where the client's files lie.
+    func launch(_ message: LaunchMessage, bundle: [UInt8]? = nil, parking: borrowing FileDescriptor) throws {
+        let memory = FileDescriptor(owning: try call("memfd_create") { memfd_create("bundle", 0) })
+        try memory.writeAll(bundle ?? FakeBroker.bundle().encoded())
+        try send(control.raw, message.encoded(), files: [parking.raw, control.raw, memory.raw])
+    }
+
+    /// The worker's next message; nil when it has none to say any more.
+    func next() throws -> WorkerMessage? {
+        var bytes = [UInt8](repeating: 0, count: longestWorkerMessage)
+        let count = try call("recv") { recv(control.raw, &bytes, bytes.count, 0) }
+        return WorkerMessage(decoding: Array(bytes[..<count]))
+    }
+
+    /// How the worker ended.
+    func ending() throws -> ProcessChange { try FakeBroker.ending(of: pid) }
+
+    static func ending(of pid: pid_t) throws -> ProcessChange {
+        var info = siginfo_t()
+        try call("waitid") { waitid(P_PID, id_t(pid), &info, WEXITED | WNOWAIT) }
+        let status = info._sifields._sigchld.si_status
+        return Int(info.si_code) == Int(CLD_EXITED) ? .exited(status) : .killed(signal: status)
+    }
+
+    /// A line of /proc/PID/status.
+    func status(_ field: String) throws -> String? {
+        String(decoding: try readFile("/proc/\(pid)/status"), as: UTF8.self).split(separator: "\n")
+            .first { $0.hasPrefix(field + ":") }
+            .map { $0.dropFirst(field.count + 1).split(separator: "\t").joined(separator: " ") }
+    }
+}
