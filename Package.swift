@@ -91,6 +91,8 @@ let package = Package(
         tests("BrokerInterface", of: ["BrokerInterface", "Varlink"]),
         tests("Command", of: ["ubd"]),
         tests("Broker", of: ["ubd-broker", "WorkerProtocol", "KernelABI", "SystemCalls"]),
-        tests("Worker", of: ["Worker", "ubd-worker", "WorkerProtocol", "KernelABI", "SystemCalls", "Ring", "Sandbox", "CShims"]),
+        tests(
+            "Worker",
+            of: ["Worker", "ubd-worker", "WorkerProtocol", "KernelABI", "SystemCalls", "Ring", "Sandbox", "CShims"]),
     ]
 )

@@ -18,7 +18,8 @@ public enum Received: Equatable {
 
 /// Receives bytes and refuses files without ever holding one: it peeks without room for control data, in which case the
 /// kernel reports MSG_CTRUNC for files, and only then takes exactly the bytes that it peeked.
-public func receiveWithoutFiles(_ fd: Int32, into buffer: UnsafeMutableRawBufferPointer) throws(SystemError) -> Received {
+public func receiveWithoutFiles(_ fd: Int32, into buffer: UnsafeMutableRawBufferPointer) throws(SystemError) -> Received
+{
     while true {
         var part = iovec(iov_base: buffer.baseAddress, iov_len: buffer.count)
         var message = msghdr()

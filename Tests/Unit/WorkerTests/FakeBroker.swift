@@ -47,7 +47,9 @@ struct FakeBroker: ~Copyable {
 
     /// Runs the program with `arguments`, descriptors 3 and 4 as given (-1: none), all others closed. A worker without
     /// root's rights needs no_new_privs for its walls, which setpriv(1) gives it.
-    static func spawn(_ arguments: [String], control: Int32 = -1, device: Int32 = -1, output: Int32 = -1) throws -> pid_t {
+    static func spawn(_ arguments: [String], control: Int32 = -1, device: Int32 = -1, output: Int32 = -1) throws
+        -> pid_t
+    {
         var actions = posix_spawn_file_actions_t()
         posix_spawn_file_actions_init(&actions)
         defer { posix_spawn_file_actions_destroy(&actions) }

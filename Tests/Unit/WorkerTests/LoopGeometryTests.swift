@@ -109,18 +109,23 @@ struct LoopGeometryTests {
         #expect(try plan(device).geometry.logicalBlock == 4096)
         // A device with blocks larger than any that we can offer still works through the page cache.
         let large = BackingFile(
-            size: Self.megabyte, isBlockDevice: true, logicalBlock: 16384, preferredBlock: 16384, directAlignment: 16384)
+            size: Self.megabyte, isBlockDevice: true, logicalBlock: 16384, preferredBlock: 16384, directAlignment: 16384
+        )
         #expect(try plan(large).geometry.logicalBlock == 4096)
         #expect(try !plan(large).direct)
     }
 
     @Test("has physical blocks that are powers of two, from its own blocks to 1 MiB")
     func physical() throws {
-        for (preferred, physical) in [(0, 512), (512, 512), (4096, 4096), (6000, 4096), (131_072, 131_072), (4 << 20, 1 << 20)] {
+        for (preferred, physical) in [
+            (0, 512), (512, 512), (4096, 4096), (6000, 4096), (131_072, 131_072), (4 << 20, 1 << 20),
+        ] {
             let file = BackingFile(size: 8 << 20, preferredBlock: UInt32(preferred))
             #expect(try plan(file).geometry.physicalBlock == UInt32(physical))
         }
-        #expect(try plan(BackingFile(size: Self.megabyte, preferredBlock: 512), blockSize: 4096).geometry.physicalBlock == 4096)
+        #expect(
+            try plan(BackingFile(size: Self.megabyte, preferredBlock: 512), blockSize: 4096).geometry.physicalBlock
+                == 4096)
     }
 
     @Test("is read-only when that was asked for, or when the file can't be written, and offers no change then")
@@ -161,7 +166,8 @@ struct LoopGeometryTests {
                     for offset in [0, 100, 512] as [UInt64] where offset + 4096 <= size {
                         for block in [0, 512, 4096] as [UInt32] where UInt64(block) + offset <= size {
                             let file = BackingFile(size: size, preferredBlock: preferred, directAlignment: alignment)
-                            let message = WorkerMessage.geometry(try plan(file, offset: offset, blockSize: block).geometry)
+                            let message = WorkerMessage.geometry(
+                                try plan(file, offset: offset, blockSize: block).geometry)
                             #expect(WorkerMessage(decoding: message.encoded()) == message)
                         }
                     }

@@ -68,7 +68,8 @@ struct StartupTests {
         #expect(try broker.status("Seccomp") == "2")
         #expect(try broker.status("Threads") == "1")
         var held: [Int32] = []
-        for number: Int32 in 0..<64 where faccessat(AT_FDCWD, "/proc/\(broker.pid)/fd/\(number)", F_OK, AT_SYMLINK_NOFOLLOW) == 0 {
+        for number: Int32 in 0..<64
+        where faccessat(AT_FDCWD, "/proc/\(broker.pid)/fd/\(number)", F_OK, AT_SYMLINK_NOFOLLOW) == 0 {
             held.append(number)
         }
         #expect(held == [0, 1, 2, 3, 4, 5, 6])
