@@ -47,6 +47,7 @@ let package = Package(
         shared("KernelABI", ["SystemCalls"]),
         shared("Ring", ["SystemCalls", "KernelABI"]),
         shared("Policy"),
+        shared("PolicyCompiler", ["Policy", "CLibseccomp"]),
         shared("Sandbox", ["SystemCalls", "CShims"]),
         shared("WorkerProtocol", ["SystemCalls"]),
         shared("Varlink"),
@@ -63,8 +64,8 @@ let package = Package(
         .executableTarget(
             name: "ubd-broker",
             dependencies: [
-                "SystemCalls", "KernelABI", "Ring", "Sandbox", "Policy", "WorkerProtocol", "Varlink",
-                "BrokerInterface", "CLauncher",
+                "SystemCalls", "KernelABI", "Ring", "Policy", "PolicyCompiler", "WorkerProtocol", "Varlink",
+                "BrokerInterface", "CShims", "CLauncher",
             ],
             cSettings: cSettings, swiftSettings: swiftSettings),
         // The queue engine and all targets are one module, so that the compiler makes one piece of a queue's loop and its
@@ -80,11 +81,16 @@ let package = Package(
             name: "engine-benchmark", dependencies: ["Worker", "WorkerProtocol", "CShims"], path: "Benchmarks/engine",
             exclude: ["thresholds"], cSettings: cSettings, swiftSettings: swiftSettings),
 
+        // For unit tests: what the C headers say, and a program that tries system calls under a filter.
+        .target(name: "CPolicyHeaders", path: "Tests/Support/CPolicyHeaders", cSettings: cSettings),
+        .executableTarget(name: "ubd-policy-probe", path: "Tests/Support/ubd-policy-probe", cSettings: cSettings),
+
         // Unit tests: no ublk needed.
         tests("SystemCalls", of: ["SystemCalls"]),
         tests("KernelABI", of: ["KernelABI"]),
         tests("Ring", of: ["Ring", "KernelABI", "SystemCalls"]),
-        tests("Policy", of: ["Policy"]),
+        tests("Policy", of: ["Policy", "CPolicyHeaders"]),
+        tests("PolicyCompiler", of: ["PolicyCompiler", "Policy", "SystemCalls", "CLibseccomp"]),
         tests("Sandbox", of: ["Sandbox", "SystemCalls"]),
         tests("WorkerProtocol", of: ["WorkerProtocol", "SystemCalls"]),
         tests("Varlink", of: ["Varlink"]),

@@ -1,1 +1,235 @@
 #include "CLauncher.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/capability.h>
+#include <linux/close_range.h>
+#include <linux/sched.h>
+#include <linux/securebits.h>
+#include <sched.h>
+#include <signal.h>
+#include <sys/mount.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+
+/* Numbers below this are the worker's own, set up one by one. */
+#define FIRST_SPARE 16
+/* udev may hold a new node for a moment: 200 times 10 ms. */
+#define OPEN_ATTEMPTS 200
+
+static void report(int pipe, int step, int error) {
+    struct ubd_launch_report r = {step, error};
+    while (write(pipe, &r, sizeof r) == -1 && errno == EINTR) {
+    }
+}
+
+static _Noreturn void fail(int pipe, int step) {
+    report(pipe, step, errno);
+    _exit(127);
+}
+
+/* Moves `kept` out of the way and closes everything else. */
+static int keep_only(int *kept, unsigned count) {
+    for (unsigned i = 0; i < count; i++) {
+        kept[i] = fcntl(kept[i], F_DUPFD_CLOEXEC, FIRST_SPARE);
+        if (kept[i] == -1) return -1;
+    }
+    unsigned from = 0;
+    for (;;) {
+        /* the lowest kept number that is not below `from` */
+        unsigned next = ~0U;
+        for (unsigned i = 0; i < count; i++)
+            if ((unsigned)kept[i] >= from && (unsigned)kept[i] < next) next = (unsigned)kept[i];
+        unsigned last = next == ~0U ? ~0U : next - 1;
+        if (from <= last && syscall(SYS_close_range, from, last, 0) == -1) return -1;
+        if (next == ~0U) return 0;
+        from = next + 1;
+    }
+}
+
+/* Descriptors 0 to 4 of WorkerDescriptor, none of them close-on-exec. */
+static void set_up_files(const struct ubd_launch *l, int control, int pipe) {
+    if (open("/dev/null", O_RDWR) != 0 || dup2(0, 1) == -1 || dup2(0, 2) == -1) fail(pipe, UBD_LAUNCH_FILES);
+    if (dup2(control, 3) == -1) fail(pipe, UBD_LAUNCH_FILES);
+    /* Opened here and not by the broker: the kernel takes the opener for the server (START_DEV checks its pid), and
+     * notices a death only when the last reference is gone. */
+    int device = -1;
+    for (int attempt = 0; attempt < OPEN_ATTEMPTS; attempt++) {
+        device = open(l->device, O_RDWR | O_NOFOLLOW);
+        if (device != -1 || (errno != EBUSY && errno != ENOENT)) break;
+        struct timespec pause = {0, 10 * 1000 * 1000};
+        nanosleep(&pause, NULL);
+    }
+    struct stat status;
+    if (device == -1 || fstat(device, &status) == -1) fail(pipe, UBD_LAUNCH_OPEN_DEVICE);
+    if (device != 4 || !S_ISCHR(status.st_mode)) {
+        errno = ENODEV;
+        fail(pipe, UBD_LAUNCH_OPEN_DEVICE);
+    }
+}
+
+static void set_oom_score(int score, int pipe) {
+    char text[8];
+    int length = 0;
+    unsigned value = (unsigned)(score < 0 ? -score : score);
+    for (unsigned unit = 1000; unit; unit /= 10)
+        if (value >= unit || unit == 1) {
+            if (length == 0 && score < 0) text[length++] = '-';
+            text[length++] = (char)('0' + value / unit % 10);
+        }
+    int file = open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC);
+    if (file == -1 || write(file, text, (size_t)length) != length) fail(pipe, UBD_LAUNCH_OOM_SCORE);
+    close(file);
+}
+
+/* An empty read-only file system as root, nothing of the host's below it. Mounted over /dev, which every host has. */
+static void empty_root(int pipe) {
+    if (mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) == -1 ||
+        mount("ubd", "/dev", "tmpfs", MS_NOSUID | MS_NODEV | MS_NOEXEC | MS_RDONLY, "size=4k,nr_inodes=1,mode=0555") ==
+            -1 ||
+        chdir("/dev") == -1)
+        fail(pipe, UBD_LAUNCH_MOUNTS);
+    /* pivot_root(2), "pivot_root(".", ".")": the old root ends up on top of the new one, and goes. */
+    if (syscall(SYS_pivot_root, ".", ".") == -1 || umount2(".", MNT_DETACH) == -1 || chdir("/") == -1)
+        fail(pipe, UBD_LAUNCH_PIVOT);
+}
+
+static void limit(int resource, uint64_t value, int pipe) {
+    struct rlimit l = {value, value};
+    if (setrlimit(resource, &l) == -1) fail(pipe, UBD_LAUNCH_LIMITS);
+}
+
+static void set_limits(const struct ubd_launch *l, int pipe) {
+    limit(RLIMIT_CORE, 0, pipe);
+    limit(RLIMIT_FSIZE, RLIM_INFINITY, pipe); /* not the caller's; the worker narrows it once it knows its file */
+    limit(RLIMIT_MEMLOCK, l->locked_bytes, pipe);
+    limit(RLIMIT_NOFILE, l->open_files, pipe);
+    limit(RLIMIT_NPROC, l->processes, pipe);
+}
+
+/* Raw calls: glibc's wrappers would signal threads that it believes to exist. */
+static void drop_privileges(const struct ubd_launch *l, int pipe) {
+    for (int capability = 0; capability < 64; capability++)
+        if (prctl(PR_CAPBSET_DROP, capability, 0, 0, 0) == -1) {
+            if (errno == EINVAL && capability > 0) break; /* past the kernel's last one */
+            fail(pipe, UBD_LAUNCH_BOUNDING_SET);
+        }
+    if (prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0) == -1 ||
+        prctl(PR_SET_SECUREBITS,
+              SECBIT_NOROOT | SECBIT_NOROOT_LOCKED | SECBIT_NO_SETUID_FIXUP_LOCKED | SECBIT_KEEP_CAPS_LOCKED |
+                  SECBIT_NO_CAP_AMBIENT_RAISE | SECBIT_NO_CAP_AMBIENT_RAISE_LOCKED,
+              0, 0, 0) == -1)
+        fail(pipe, UBD_LAUNCH_BOUNDING_SET);
+    if (syscall(SYS_setgroups, 0, NULL) == -1 || syscall(SYS_setresgid, l->gid, l->gid, l->gid) == -1)
+        fail(pipe, UBD_LAUNCH_GROUPS);
+    if (syscall(SYS_setresuid, l->uid, l->uid, l->uid) == -1) fail(pipe, UBD_LAUNCH_USER);
+    struct __user_cap_header_struct header = {_LINUX_CAPABILITY_VERSION_3, 0};
+    struct __user_cap_data_struct none[2] = {{0, 0, 0}, {0, 0, 0}};
+    if (syscall(SYS_capset, &header, none) == -1) fail(pipe, UBD_LAUNCH_CAPABILITIES);
+    if (syscall(SYS_setresuid, 0, 0, 0) != -1 || syscall(SYS_setresgid, 0, 0, 0) != -1) {
+        errno = EPERM;
+        fail(pipe, UBD_LAUNCH_STILL_ROOT);
+    }
+    if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == -1 || prctl(PR_SET_DUMPABLE, 0, 0, 0, 0) == -1)
+        fail(pipe, UBD_LAUNCH_NO_NEW_PRIVILEGES);
+}
+
+static void reset_signals(int pipe) {
+    sigset_t none;
+    sigemptyset(&none);
+    /* Handlers are gone by CLONE_CLEAR_SIGHAND. A write past RLIMIT_FSIZE must be an error, not a death. */
+    if (signal(SIGXFSZ, SIG_IGN) == SIG_ERR || signal(SIGPIPE, SIG_IGN) == SIG_ERR ||
+        sigprocmask(SIG_SETMASK, &none, NULL) == -1)
+        fail(pipe, UBD_LAUNCH_SIGNALS);
+}
+
+static _Noreturn void become_worker(const struct ubd_launch *l, int pipe) {
+    int kept[] = {l->worker_binary, l->control, pipe};
+    if (keep_only(kept, 3) == -1) fail(pipe, UBD_LAUNCH_FILES);
+    int binary = kept[0];
+    pipe = kept[2];
+    report(pipe, UBD_LAUNCH_BEGUN, 0);
+    umask(077);
+    setsid();
+    set_up_files(l, kept[1], pipe);
+    set_oom_score(l->oom_score, pipe);
+    /* The worker is in the path of memory reclaim: it must not wait for writeback to its own device (prctl(2)). */
+    if (prctl(PR_SET_IO_FLUSHER, 1, 0, 0, 0) == -1) fail(pipe, UBD_LAUNCH_IO_FLUSHER);
+    empty_root(pipe);
+    set_limits(l, pipe);
+    drop_privileges(l, pipe);
+    reset_signals(pipe);
+    syscall(SYS_execveat, binary, "", l->argv, l->envp, AT_EMPTY_PATH);
+    fail(pipe, UBD_LAUNCH_EXEC);
+}
+
+/* fork with a pidfd, and with namespaces for a worker. */
+static pid_t start(uint64_t namespaces, int *pidfd) {
+    struct clone_args arguments = {
+        .flags = CLONE_PIDFD | CLONE_CLEAR_SIGHAND | namespaces,
+        .pidfd = (uint64_t)(uintptr_t)pidfd,
+        .exit_signal = SIGCHLD,
+    };
+    return (pid_t)syscall(SYS_clone3, &arguments, sizeof arguments);
+}
+
+/* Waits until the child has closed what is not its own. */
+static int wait_until_begun(int pipe) {
+    struct ubd_launch_report first;
+    ssize_t count;
+    do count = read(pipe, &first, sizeof first);
+    while (count == -1 && errno == EINTR);
+    if (count != sizeof first) return -ECHILD;
+    return first.step == UBD_LAUNCH_BEGUN ? 0 : -first.error;
+}
+
+int ubd_launch(const struct ubd_launch *launch, struct ubd_child *child) {
+    int ends[2], pidfd = -1;
+    if (pipe2(ends, O_CLOEXEC) == -1) return -errno;
+    pid_t pid = start(CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWUTS | CLONE_NEWCGROUP, &pidfd);
+    if (pid == 0) become_worker(launch, ends[1]);
+    int error = pid == -1 ? -errno : 0;
+    close(ends[1]);
+    if (error) {
+        close(ends[0]);
+        return error;
+    }
+    /* A child that could not even close its files is seen by its exit, like any other that dies early. */
+    wait_until_begun(ends[0]);
+    fcntl(ends[0], F_SETFL, O_NONBLOCK);
+    *child = (struct ubd_child){pid, pidfd, ends[0]};
+    return 0;
+}
+
+static _Noreturn void become_undertaker(const int *files, unsigned count, int pipe) {
+    int kept[64];
+    if (count > 63) _exit(1);
+    for (unsigned i = 0; i < count; i++) kept[i] = files[i];
+    kept[count] = pipe;
+    if (keep_only(kept, count + 1) == 0) report(kept[count], UBD_LAUNCH_BEGUN, 0);
+    _exit(0);
+}
+
+int ubd_undertake(const int *files, unsigned count, struct ubd_child *child) {
+    int ends[2], pidfd = -1;
+    if (pipe2(ends, O_CLOEXEC) == -1) return -errno;
+    pid_t pid = start(0, &pidfd);
+    if (pid == 0) become_undertaker(files, count, ends[1]);
+    int error = pid == -1 ? -errno : 0;
+    close(ends[1]);
+    if (!error) {
+        /* Only once the child holds the files for itself may the caller let go of its own copies. */
+        error = wait_until_begun(ends[0]);
+        if (error) {
+            syscall(SYS_wait4, pid, NULL, 0, NULL);
+            close(pidfd);
+        }
+    }
+    close(ends[0]);
+    if (!error) *child = (struct ubd_child){pid, pidfd, -1};
+    return error;
+}

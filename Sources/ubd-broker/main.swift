@@ -1,2 +1,3 @@
-// placeholder
-print("nothing yet")
+import Glibc
+
+exit(Startup.main(Array(CommandLine.arguments.dropFirst())))

@@ -1,2 +1,3 @@
-// placeholder
-print("nothing yet")
+import Glibc
+
+exit(CommandLineTool.run(Array(CommandLine.arguments.dropFirst()), .live()))

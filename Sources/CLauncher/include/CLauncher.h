@@ -1,1 +1,58 @@
+/* From clone to exec of a worker, in C: between the two only async-signal-safe calls are allowed, and Swift code may
+ * take locks or allocate at any point. Everything is prepared by the caller; nothing here allocates. */
 #pragma once
+#include <stdint.h>
+#include <sys/types.h>
+
+/* The steps of the child, in order; a failing one is reported as {step, errno}. */
+enum ubd_launch_step {
+    UBD_LAUNCH_BEGUN = 0, /* not a failure: every file that is not the worker's is closed */
+    UBD_LAUNCH_FILES,
+    UBD_LAUNCH_OPEN_DEVICE,
+    UBD_LAUNCH_OOM_SCORE,
+    UBD_LAUNCH_MOUNTS,
+    UBD_LAUNCH_PIVOT,
+    UBD_LAUNCH_IO_FLUSHER,
+    UBD_LAUNCH_LIMITS,
+    UBD_LAUNCH_BOUNDING_SET,
+    UBD_LAUNCH_GROUPS,
+    UBD_LAUNCH_USER,
+    UBD_LAUNCH_CAPABILITIES,
+    UBD_LAUNCH_STILL_ROOT,
+    UBD_LAUNCH_NO_NEW_PRIVILEGES,
+    UBD_LAUNCH_SIGNALS,
+    UBD_LAUNCH_EXEC,
+};
+
+struct ubd_launch_report {
+    int32_t step;
+    int32_t error;
+};
+
+struct ubd_launch {
+    int worker_binary;       /* checked and opened once by the broker */
+    int control;             /* becomes descriptor 3 */
+    const char *device;      /* "/dev/ublkc0": becomes descriptor 4 */
+    uid_t uid;
+    gid_t gid;
+    uint64_t processes;      /* RLIMIT_NPROC: threads, io-wq helpers included; never 0 (they could not be made) */
+    uint64_t locked_bytes;   /* RLIMIT_MEMLOCK */
+    uint64_t open_files;     /* RLIMIT_NOFILE: the worker lowers it to 0 once it is sealed */
+    int oom_score;           /* -1000 to 1000 */
+    char *const *argv;
+    char *const *envp;
+};
+
+struct ubd_child {
+    pid_t pid;  /* in the caller's pid namespace */
+    int pidfd;
+    int report; /* pipe: one ubd_launch_report if a step fails, end of file once the worker runs; -1 for undertakers */
+};
+
+/* Starts a worker. Returns 0 or a negated errno. It waits until the child has closed what is not its own (so that the
+ * child is never the last holder of another client's file), and not for the steps after that. */
+int ubd_launch(const struct ubd_launch *launch, struct ubd_child *child);
+
+/* Starts a child that holds nothing but `files` and ends, closing them: the last close of a stranger's file may block
+ * for ever, and then blocks only the child. The caller closes its own copies afterwards. */
+int ubd_undertake(const int *files, unsigned count, struct ubd_child *child);

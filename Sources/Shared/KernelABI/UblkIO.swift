@@ -8,6 +8,9 @@ public enum UblkIOCommand {
     @inlinable public static var commitAndFetch: UInt32 {
         encodeIoctl(direction: 3, type: UInt8(ascii: "u"), number: 0x21, size: payloadBytes)
     }
+    /// The same for drivers before Linux 6.4.
+    @inlinable public static var legacyFetch: UInt32 { 0x20 }
+    @inlinable public static var legacyCommitAndFetch: UInt32 { 0x21 }
 
     /// First half of struct ublksrv_io_cmd: queue, tag, result. The second half is the buffer's address.
     @inlinable @inline(__always)

@@ -199,3 +199,36 @@ public struct PeerCredentials: Equatable, Sendable {
         self.init(pid: credentials.pid, uid: credentials.uid, gid: credentials.gid, groups: groups)
     }
 }
+
+/// What lies first in a message socket, without taking it and without ever holding a file.
+public enum Parked: Equatable {
+    case files
+    case bytesOnly
+    case nothing
+}
+
+/// Looks at the first message of a socket that nobody may add to any more.
+public func peekParked(_ fd: Int32) throws(SystemError) -> Parked {
+    var byte: UInt8 = 0
+    // A client that closes with unread data of its own gives the first peek ECONNRESET; the second works.
+    for attempt in 0..<2 {
+        var message = msghdr()
+        var part = iovec()
+        let count = withUnsafeMutableBytes(of: &byte) { raw in
+            part = iovec(iov_base: raw.baseAddress, iov_len: 1)
+            return withUnsafeMutablePointer(to: &part) { part in
+                message.msg_iov = part
+                message.msg_iovlen = 1
+                return recvmsg(fd, &message, Int32(MSG_PEEK | MSG_DONTWAIT))
+            }
+        }
+        if count < 0 {
+            if errno == ECONNRESET, attempt == 0 { continue }
+            if errno == EAGAIN { return .nothing }
+            throw SystemError("recvmsg", errno)
+        }
+        if message.msg_flags & Int32(MSG_CTRUNC) != 0 { return .files }
+        return count == 0 ? .nothing : .bytesOnly
+    }
+    return .nothing
+}

@@ -28,6 +28,8 @@ public struct LaunchMessage: Equatable, Sendable {
         public static let allowFUSE = Flags(rawValue: 1 << 2)
         /// The access policy lets files of network file systems back a device.
         public static let allowNetwork = Flags(rawValue: 1 << 3)
+        /// The driver is older than Linux 6.4: plain command numbers instead of ioctl-encoded ones.
+        public static let legacyOpcodes = Flags(rawValue: 1 << 4)
     }
 
     public var target: TargetKind

@@ -1,0 +1,92 @@
+# ubd: what there is to make. `make` alone explains.
+# Variables: PREFIX (where to install, /usr), DESTDIR (a root to install under), KERNEL (6.12 or 7.3),
+#            GROUP (one test group of the lab), SCRATCH (where Swift builds, .build).
+PREFIX  ?= /usr
+DESTDIR ?=
+KERNEL  ?= 7.3
+GROUP   ?= all
+SCRATCH ?= .build
+export UBD_SCRATCH := $(SCRATCH)
+
+bin := .build/ubd/bin
+swift_build := swift build --configuration release --disable-local-rpath
+# The Swift runtime inside, every symbol bound at start (with the linker's default RELRO: no writable jump table), stripped.
+hosted := --static-swift-stdlib -Xlinker -z -Xlinker now -Xlinker -s
+# The worker runs in an empty root, so it carries libc too, and stays position-independent. gold cannot link that, lld can.
+# These flags differ from the others', so it is built in a folder of its own.
+static := --scratch-path $(SCRATCH)/worker -Xswiftc -static-executable -Xswiftc -use-ld=lld \
+	-Xswiftc -Xclang-linker -Xswiftc -static-pie -Xlinker -z -Xlinker now -Xlinker -s
+sources := Package.swift Sources Tests
+
+.PHONY: help dependencies build install test unit lab-test lint format demo lab clean
+
+help:
+	@echo 'ubd: block devices served from userspace, for users who are not root.'
+	@echo
+	@echo '  make demo                  see it work: boots a Linux 7.3 in QEMU and uses it there as user alice'
+	@echo '  make lab [KERNEL=6.12]     a shell in such a machine, with ubd installed and its broker running'
+	@echo '  make build                 ubd, ubd-broker and ubd-worker, in $(bin)'
+	@echo '  make install               installs them under PREFIX=$(PREFIX) (DESTDIR=... for packages)'
+	@echo '  make test                  everything: lint, unit tests, binaries, and devices on kernels 6.12 and 7.3'
+	@echo '  make unit                  only the unit tests'
+	@echo '  make lab-test [KERNEL=all] [GROUP=name]   only the tests on real kernels; Tests/lab/run --help tells more'
+	@echo '  make lint, make format     the source style: check it, put it right'
+	@echo '  make clean                 removes what was built; the cache of kernels stays ($${UBD_CACHE:-~/.cache/ubd})'
+	@echo
+	@echo 'What a host needs for that, scripts/install-dependencies installs (Debian, as root) or names.'
+
+dependencies:
+	@scripts/install-dependencies test
+
+build:
+	@scripts/install-dependencies build
+	$(swift_build) --scratch-path $(SCRATCH) $(hosted) --product ubd
+	$(swift_build) --scratch-path $(SCRATCH) $(hosted) --product ubd-broker
+	$(swift_build) $(static) --product ubd-worker
+	@mkdir -p $(bin)
+	@cp $(SCRATCH)/release/ubd $(SCRATCH)/release/ubd-broker $(SCRATCH)/worker/release/ubd-worker $(bin)/
+
+# install-files MODE, FOLDER UNDER DESTDIR, FILES: fails when there are none, instead of installing half of ubd.
+define install-files
+	@ls $(3) >/dev/null 2>&1 || { echo 'make install: no $(3) in this source tree; is the checkout complete?' >&2; exit 1; }
+	install -D -m $(1) -t '$(DESTDIR)$(2)' $(3)
+endef
+
+install:
+	@test -x $(bin)/ubd -a -x $(bin)/ubd-broker -a -x $(bin)/ubd-worker || \
+		{ echo 'make install: nothing built; run: make build' >&2; exit 1; }
+	$(call install-files,0755,$(PREFIX)/bin,$(bin)/ubd)
+	$(call install-files,0755,$(PREFIX)/libexec/ubd,$(bin)/ubd-broker)
+	$(call install-files,0711,$(PREFIX)/libexec/ubd,$(bin)/ubd-worker)
+	$(call install-files,0644,/etc/ubd,policy/access.policy)
+	$(call install-files,0644,$(PREFIX)/share/ubd/policy/seccomp,policy/seccomp/*.policy)
+	$(call install-files,0644,$(PREFIX)/share/ubd/policy/rings,policy/rings/*.ring)
+	$(call install-files,0644,$(PREFIX)/lib/udev/rules.d,policy/udev/*.rules)
+	$(call install-files,0644,$(PREFIX)/lib/systemd/system,policy/systemd/*.service policy/systemd/*.socket)
+	$(call install-files,0644,$(PREFIX)/lib/sysusers.d,policy/sysusers.d/*.conf)
+	$(call install-files,0644,$(PREFIX)/lib/tmpfiles.d,policy/tmpfiles.d/*.conf)
+	$(call install-files,0644,$(PREFIX)/lib/modules-load.d,policy/modules-load.d/*.conf)
+
+test:
+	@Tests/run
+
+unit: dependencies
+	@Tests/unit
+
+lab-test: dependencies
+	@Tests/lab/run --kernel $(if $(filter command line environment,$(origin KERNEL)),$(KERNEL),all) --group $(GROUP)
+
+lint:
+	swift format lint --strict --recursive $(sources)
+
+format:
+	swift format --in-place --recursive $(sources)
+
+demo: dependencies
+	@Tests/lab/demo
+
+lab: dependencies
+	@Tests/lab/shell $(KERNEL)
+
+clean:
+	rm -rf .build

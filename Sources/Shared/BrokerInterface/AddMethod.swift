@@ -1,0 +1,162 @@
+import Varlink
+
+/// One option of a target as it goes over the wire: both are text.
+public struct OptionValue: Equatable, Sendable {
+    public var name: String
+    public var value: String
+
+    /// An option of that name and value.
+    public init(_ name: String, _ value: String) {
+        self.name = name
+        self.value = value
+    }
+}
+
+/// What Add is called with: names and types are right, values are not checked yet (`AddPlan` does).
+public struct AddRequest: Equatable, Sendable {
+    /// Name of a target in `TargetCatalog`.
+    public var target: String
+    /// The wanted N of /dev/ublkbN; nil lets the broker choose.
+    public var id: Int64?
+    /// Hardware queues; nil: 1.
+    public var queues: Int64?
+    /// Requests at once in each queue; nil: 128.
+    public var depth: Int64?
+    /// Most bytes of one request; nil: 512 KiB.
+    public var maxIOBytes: Int64?
+    public var readOnly: Bool?
+    /// A label for people: what the client calls its file.
+    public var fileName: String?
+    /// The target's own options.
+    public var options: [OptionValue]
+
+    /// A request for a device of that target.
+    public init(
+        target: String, id: Int64? = nil, queues: Int64? = nil, depth: Int64? = nil, maxIOBytes: Int64? = nil,
+        readOnly: Bool? = nil, fileName: String? = nil, options: [OptionValue] = []
+    ) {
+        self.target = target
+        self.id = id
+        self.queues = queues
+        self.depth = depth
+        self.maxIOBytes = maxIOBytes
+        self.readOnly = readOnly
+        self.fileName = fileName
+        self.options = options
+    }
+
+    /// Reads the parameters of a call.
+    ///
+    /// - Throws: `InterfaceError.invalidParameter` that names the parameter.
+    public init(parameters: JSON) throws(InterfaceError) {
+        var fields = try FieldReader(parameters)
+        target = try fields.string("target")
+        id = try fields.optionalInteger("id")
+        queues = try fields.optionalInteger("queues")
+        depth = try fields.optionalInteger("depth")
+        maxIOBytes = try fields.optionalInteger("maxIOBytes")
+        readOnly = try fields.optionalFlag("readOnly")
+        fileName = try fields.optionalString("fileName")
+        options = []
+        if let value = fields.value("options") {
+            guard case .object(let members) = value else { throw .invalidParameter(parameter: "options") }
+            for member in members {
+                guard case .string(let text) = member.value else {
+                    throw .invalidParameter(parameter: "options." + member.name)
+                }
+                options.append(OptionValue(member.name, text))
+            }
+        }
+        try fields.finish()
+    }
+
+    /// The parameters on the wire.
+    public var json: JSON {
+        let map = JSON.object(options.map { JSON.Member($0.name, .string($0.value)) })
+        return .record([
+            ("target", .string(target)), ("id", id.map(JSON.integer)), ("queues", queues.map(JSON.integer)),
+            ("depth", depth.map(JSON.integer)), ("maxIOBytes", maxIOBytes.map(JSON.integer)),
+            ("readOnly", readOnly.map(JSON.bool)), ("fileName", fileName.map(JSON.string)),
+            ("options", options.isEmpty ? nil : map),
+        ])
+    }
+}
+
+/// Something that the user should know though the call succeeded.
+public struct Notice: Equatable, Sendable {
+    /// For programs: "read-only", "queues", "link", …
+    public var code: String
+    /// For people, one sentence without a full stop.
+    public var message: String
+
+    /// A notice of that code and message.
+    public init(code: String, message: String) {
+        self.code = code
+        self.message = message
+    }
+
+    /// Reads a notice.
+    ///
+    /// - Throws: `InterfaceError.invalidParameter` that names the member, below `path`.
+    public init(
+        json: JSON, path: String = "", unknown: UnknownFields = .refuse
+    ) throws(InterfaceError) {
+        var fields = try FieldReader(json, path: path, unknown: unknown)
+        code = try fields.string("code")
+        message = try fields.string("message")
+        try fields.finish()
+    }
+
+    /// The notice on the wire.
+    public var json: JSON { .record([("code", .string(code)), ("message", .string(message))]) }
+}
+
+/// A reply to Add.
+public enum AddReply: Equatable, Sendable {
+    /// The first reply for a target that needs files: send at most `count` of them, in one message, into the socket
+    /// that came with this reply as file `parking`.
+    case files(count: Int, parking: Int)
+    /// The last reply.
+    case added(Device, notices: [Notice])
+
+    /// Reads the parameters of a reply.
+    ///
+    /// - Throws: `InterfaceError.invalidParameter` that names the parameter.
+    public init(parameters: JSON, unknown: UnknownFields = .refuse) throws(InterfaceError) {
+        var fields = try FieldReader(parameters, unknown: unknown)
+        let count: Int? = try fields.optionalInteger("files")
+        let parking: Int? = try fields.optionalInteger("parking")
+        let device = fields.value("device")
+        let notices = try fields.optionalArray("notices") { (json, path) throws(InterfaceError) in
+            try Notice(json: json, path: path, unknown: unknown)
+        }
+        try fields.finish()
+        if let device {
+            guard count == nil, parking == nil else { throw .invalidParameter(parameter: "files") }
+            self = .added(try Device(json: device, path: "device", unknown: unknown), notices: notices ?? [])
+        } else {
+            guard let count, (1...8).contains(count) else { throw .invalidParameter(parameter: "files") }
+            guard let parking, parking == 0 else { throw .invalidParameter(parameter: "parking") }
+            guard notices == nil else { throw .invalidParameter(parameter: "notices") }
+            self = .files(count: count, parking: parking)
+        }
+    }
+
+    /// The parameters on the wire.
+    public var json: JSON {
+        switch self {
+        case .files(let count, let parking):
+            .record([("files", .integer(clamping: count)), ("parking", .integer(clamping: parking))])
+        case .added(let device, let notices):
+            .record([("device", device.json), ("notices", notices.isEmpty ? nil : .array(notices.map(\.json)))])
+        }
+    }
+
+    /// The whole reply: the one that asks for files announces a further one.
+    public var reply: Reply {
+        switch self {
+        case .files: Reply(parameters: json, continues: true)
+        case .added: Reply(parameters: json)
+        }
+    }
+}

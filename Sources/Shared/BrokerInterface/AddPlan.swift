@@ -1,0 +1,93 @@
+import Varlink
+
+/// An `AddRequest` whose every value has been checked against what the kernel and the targets can do at all. What the
+/// caller may have (policy, quota) is another matter.
+public struct AddPlan: Sendable {
+    public let target: TargetDescription
+    /// The wanted N of /dev/ublkbN.
+    public let id: UInt32?
+    /// Hardware queues.
+    public let queues: UInt16
+    /// Requests at once in each queue.
+    public let depth: UInt16
+    /// Most bytes of one request.
+    public let maxIOBytes: UInt32
+    public let readOnly: Bool
+    /// A label, free of control characters, at most 1024 bytes.
+    public let fileName: String?
+    public let options: TargetOptions
+
+    /// ublk numbers its devices below 2^20 (UBLK_MINORS, drivers/block/ublk_drv.c).
+    public static let ids: ClosedRange<Int64> = 0...((1 << 20) - 1)
+    /// UBLK_MAX_NR_QUEUES, include/uapi/linux/ublk_cmd.h.
+    public static let queueCounts: ClosedRange<Int64> = 1...4096
+    /// UBLK_MAX_QUEUE_DEPTH, include/uapi/linux/ublk_cmd.h.
+    public static let depths: ClosedRange<Int64> = 1...4096
+    /// From one page to what the 25 bits of UBLK_IO_BUF_BITS can address.
+    public static let ioSizes: ClosedRange<Int64> = 4096...(1 << 25)
+    /// Most bytes of a file's label.
+    public static let longestFileName = 1024
+
+    public static let defaultQueues: Int64 = 1
+    public static let defaultDepth: Int64 = 128
+    public static let defaultMaxIOBytes: Int64 = 512 << 10
+
+    /// Bytes of I/O buffers that the device needs: queues × depth × maxIOBytes; fits 64 bits by the ranges above.
+    public var bufferBytes: UInt64 { UInt64(queues) * UInt64(depth) * UInt64(maxIOBytes) }
+
+    /// How many files the client may send: 0, or 1 (buffered), or 2 (buffered, direct).
+    public var mostFiles: Int { target.needsFile ? (options.buffered ? 1 : 2) : 0 }
+
+    /// Checks a request.
+    ///
+    /// - Throws: `InterfaceError.invalidOption` with the parameter, its value, and what would be accepted.
+    public init(_ request: AddRequest) throws(InterfaceError) {
+        target = try TargetCatalog.target(request.target)
+        id = try request.id.map { (id) throws(InterfaceError) in
+            UInt32(try Self.check("id", id, Self.ids))
+        }
+        queues = UInt16(try Self.check("queues", request.queues ?? Self.defaultQueues, Self.queueCounts))
+        depth = UInt16(try Self.check("depth", request.depth ?? Self.defaultDepth, Self.depths))
+        let ioBytes = try Self.check("maxIOBytes", request.maxIOBytes ?? Self.defaultMaxIOBytes, Self.ioSizes)
+        guard ioBytes.isMultiple(of: 4096) else {
+            throw .invalidOption(
+                message: "maxIOBytes can not be \(ioBytes)", remedy: "give a multiple of 4096 bytes",
+                option: "maxIOBytes", value: String(ioBytes))
+        }
+        maxIOBytes = UInt32(ioBytes)
+        readOnly = request.readOnly ?? false
+        fileName = try Self.checkFileName(request.fileName, target)
+        options = try TargetOptions(target: target, options: request.options)
+    }
+
+    private static func check(
+        _ name: String, _ value: Int64, _ range: ClosedRange<Int64>
+    ) throws(InterfaceError) -> Int64 {
+        guard range.contains(value) else {
+            throw .invalidOption(
+                message: "\(name) can not be \(value)",
+                remedy: "give a number from \(range.lowerBound) to \(range.upperBound)", option: name,
+                value: String(value))
+        }
+        return value
+    }
+
+    private static func checkFileName(
+        _ name: String?, _ target: TargetDescription
+    ) throws(InterfaceError) -> String? {
+        guard let name else { return nil }
+        guard target.needsFile else {
+            throw .invalidOption(
+                message: "target \(target.name) takes no file", remedy: "leave fileName out", option: "fileName",
+                value: TargetCatalog.shown(name))
+        }
+        guard !name.isEmpty, name.utf8.count <= longestFileName, !name.unicodeScalars.contains(where: \.isControl)
+        else {
+            throw .invalidOption(
+                message: "fileName can not be '\(TargetCatalog.shown(name))'",
+                remedy: "give 1 to \(longestFileName) bytes without control characters", option: "fileName",
+                value: TargetCatalog.shown(name))
+        }
+        return name
+    }
+}

@@ -1,0 +1,85 @@
+import Varlink
+
+/// The names of the broker's public interface.
+public enum BrokerAPI {
+    /// The interface that this module describes.
+    public static let interface = "io.ubd.Broker"
+    /// The interface that every Varlink service has.
+    public static let serviceInterface = "org.varlink.service"
+    /// Where the broker listens unless it was told otherwise.
+    public static let socketPath = "/run/ubd/io.ubd.Broker"
+    /// Names the socket for clients when it is set.
+    public static let socketVariable = "UBD_SOCKET"
+
+    /// The text that GetInterfaceDescription returns for that interface.
+    ///
+    /// - Throws: `InterfaceError.interfaceNotFound` for any other interface.
+    public static func description(of interface: String) throws(InterfaceError) -> String {
+        if interface.hasSameBytes(as: self.interface) { return description }
+        if interface.hasSameBytes(as: serviceInterface) { return serviceDescription }
+        throw .interfaceNotFound(interface: interface)
+    }
+}
+
+/// A call that the broker understands, its parameters checked for names and types. The one way from a `Call` to work.
+public enum BrokerCall: Equatable, Sendable {
+    case add(AddRequest)
+    case delete(DeleteRequest)
+    case list(ListRequest)
+    case info
+    case serviceInfo
+    case interfaceDescription(of: String)
+
+    /// Reads the call.
+    ///
+    /// - Throws: an error of `org.varlink.service`, to be sent as the reply: InterfaceNotFound, MethodNotFound,
+    ///   InvalidParameter (names the parameter), ExpectedMore (Add without `more`), MethodNotImplemented (`upgrade`:
+    ///   no method of ours hands the connection over, and a success would confirm that it does).
+    public init(_ call: Call) throws(InterfaceError) {
+        switch (call.interface, call.methodName) {
+        case (BrokerAPI.interface, "Add"):
+            guard !call.upgrade else { throw .methodNotImplemented(method: call.method) }
+            guard call.more else { throw .expectedMore }
+            self = .add(try AddRequest(parameters: call.parameters))
+        case (BrokerAPI.interface, "Delete"): self = .delete(try DeleteRequest(parameters: call.parameters))
+        case (BrokerAPI.interface, "List"): self = .list(try ListRequest(parameters: call.parameters))
+        case (BrokerAPI.interface, "Info"):
+            try FieldReader(call.parameters).finish()
+            self = .info
+        case (BrokerAPI.serviceInterface, "GetInfo"):
+            try FieldReader(call.parameters).finish()
+            self = .serviceInfo
+        case (BrokerAPI.serviceInterface, "GetInterfaceDescription"):
+            var fields = try FieldReader(call.parameters)
+            self = .interfaceDescription(of: try fields.string("interface"))
+            try fields.finish()
+        case (BrokerAPI.interface, _), (BrokerAPI.serviceInterface, _):
+            throw .methodNotFound(method: call.method)
+        default:
+            throw .interfaceNotFound(interface: call.interface)
+        }
+        if call.upgrade { throw .methodNotImplemented(method: call.method) }
+    }
+
+    /// The call as a message for the broker.
+    public var call: Call {
+        switch self {
+        case .add(let request):
+            Call(method: BrokerAPI.interface + ".Add", parameters: request.json, more: true)
+        case .delete(let request): Call(method: BrokerAPI.interface + ".Delete", parameters: request.json)
+        case .list(let request): Call(method: BrokerAPI.interface + ".List", parameters: request.json)
+        case .info: Call(method: BrokerAPI.interface + ".Info")
+        case .serviceInfo: Call(method: BrokerAPI.serviceInterface + ".GetInfo")
+        case .interfaceDescription(let interface):
+            Call(
+                method: BrokerAPI.serviceInterface + ".GetInterfaceDescription",
+                parameters: .record([("interface", .string(interface))]))
+        }
+    }
+}
+
+/// The version of ubd: one for the broker, its workers and the command.
+public enum UBDVersion {
+    /// As `--version` prints it.
+    public static let text = "0.1.0"
+}

@@ -1,0 +1,222 @@
+extension BrokerAPI {
+    /// `io.ubd.Broker` in Varlink's interface definition language (UAPI.20). Comments stand on lines of their own, before
+    /// what they explain, which every parser of the language accepts. A test holds it against the Swift types.
+    public static let description = """
+        # ubd: block devices that are served from userspace (Linux ublk), for unprivileged users.
+        # Who may do what is decided by the access policy; the caller is who connected to the socket.
+        interface io.ubd.Broker
+
+        # One device. Sizes are bytes.
+        type Device (
+          # N of /dev/ublkbN.
+          id: int,
+          # Tells the device from a later one with the same id.
+          generation: int,
+          # Uid of the owner.
+          owner: int,
+          # Name of the target: null, loop.
+          target: string,
+          # adding, starting, live, recovering, deleting, unmanaged, stuck or failed.
+          state: string,
+          # Why it is not live, when it is not.
+          reason: ?string,
+          # The block device, as in /dev/ublkb0.
+          node: string,
+          # The link, as in /dev/ubdb0; null when something else has that name.
+          link: ?string,
+          sizeBytes: int,
+          blockSize: int,
+          physicalBlockSize: int,
+          readOnly: bool,
+          # Hardware queues.
+          queues: int,
+          # Requests at once in each queue.
+          depth: int,
+          # Most bytes of one request.
+          maxIOBytes: int,
+          # How data moves: copy.
+          mode: string,
+          # The backing file goes through the page cache.
+          buffered: bool,
+          # What the client calls its file: a label that is never opened.
+          file: ?string,
+          workerPid: ?int,
+          workerUid: ?int,
+          # Seconds since 1970.
+          created: int
+        )
+
+        # What the caller should know though the call succeeded.
+        type Notice (
+          # For programs, as in read-only.
+          code: string,
+          # For people.
+          message: string
+        )
+
+        # What the access policy lets the caller have.
+        type Limits (
+          maxDevices: int,
+          maxQueues: int,
+          maxDepth: int,
+          # Bytes of I/O buffers of all devices together: queues times depth times maxIOBytes.
+          maxMemoryBytes: int,
+          # Null: no limit.
+          maxSizeBytes: ?int,
+          targets: []string,
+          readOnlyOnly: bool,
+          zeroCopy: bool
+        )
+
+        # Add a device. To be called with more.
+        # A target that needs files is answered twice. The first reply has files and parking and carries one file
+        # descriptor, at the index that parking says: a SOCK_SEQPACKET socket. The client sends its files there as one
+        # message of one byte with at most that many descriptors, and closes the socket. For target loop these are the
+        # file opened without O_DIRECT and, when O_DIRECT is wanted and works, the same file opened with it, in this
+        # order. The last reply has device and notices. Closing the connection before it undoes the call.
+        # Over a transport without file descriptors only targets without files can be added.
+        method Add(
+          # Name of the target.
+          target: string,
+          # Wanted id; null lets the broker choose.
+          id: ?int,
+          # Default 1.
+          queues: ?int,
+          # Default 128.
+          depth: ?int,
+          # Default 524288.
+          maxIOBytes: ?int,
+          # Default false.
+          readOnly: ?bool,
+          # What the client calls its file: a label, at most 1024 bytes without control characters.
+          fileName: ?string,
+          # The options of the target; sizes are decimal bytes.
+          options: ?[string]string
+        ) -> (
+          files: ?int,
+          parking: ?int,
+          device: ?Device,
+          notices: ?[]Notice
+        )
+
+        # Delete a device. Without force a device that is in use is left alone.
+        method Delete(
+          id: int,
+          # Delete only the device of this generation.
+          generation: ?int,
+          # Kill the worker first; I/O under way fails.
+          force: ?bool
+        ) -> ()
+
+        # The caller's devices; root sees everyone's.
+        method List(
+          # Only this device.
+          id: ?int
+        ) -> (devices: []Device)
+
+        # The broker, the host, and what the caller may do.
+        method Info() -> (
+          # Version of the broker.
+          version: string,
+          # Release of the kernel.
+          kernel: string,
+          # What the driver said to GET_FEATURES; 0 without a driver.
+          featureBits: int,
+          # Names of these features.
+          features: []string,
+          # Those that this broker does not use.
+          ignoredFeatures: []string,
+          # Targets that this broker serves.
+          targets: []string,
+          # Devices of all users.
+          devices: int,
+          devicesOfCaller: int,
+          # Uids for workers that are free.
+          workerUidsFree: int,
+          # Group of the workers.
+          workerGroup: string,
+          # Where the broker listens.
+          socket: string,
+          # When the broker was started, in seconds since 1970.
+          started: int,
+          # The caller may add devices.
+          permitted: bool,
+          # The access rule that decided about the caller.
+          rule: ?string,
+          # Null when not permitted.
+          limits: ?Limits
+        )
+
+        # Every error has message (what was wrong, with which value) and remedy (what to do next).
+        # The access policy says no.
+        error NotPermitted(message: string, remedy: string, rule: ?string)
+
+        # A limit is reached.
+        error QuotaReached(message: string, remedy: string, limit: string, value: int)
+
+        # A parameter or an option has a value that can not be.
+        error InvalidOption(message: string, remedy: string, option: string, value: string)
+
+        # The file at this index can not back a device.
+        error BadFile(message: string, remedy: string, index: int)
+
+        # Something else has this id.
+        error IdInUse(message: string, remedy: string, id: int)
+
+        # There is no such device, or it is not the caller's.
+        error NoSuchDevice(message: string, remedy: string, id: int)
+
+        # The device is in use.
+        error Busy(message: string, remedy: string, id: int, holder: string)
+
+        # The kernel lacks a feature.
+        error KernelUnsupported(message: string, remedy: string, feature: string)
+
+        # A step failed that should not have.
+        error Failed(message: string, remedy: string, step: string, errno: ?int)
+
+        """
+
+    /// `org.varlink.service`, as UAPI.20 prints it.
+    public static let serviceDescription = """
+        # The Varlink Service Interface should be provided by every varlink service.
+        # It describes the service and the interfaces it implements.
+        interface org.varlink.service
+
+        # Get a list of all the interfaces a service provides and information
+        # about the implementation.
+        method GetInfo() -> (
+          vendor: string,
+          product: string,
+          version: string,
+          url: string,
+          interfaces: []string
+        )
+
+        # Get the description of an interface that is implemented by this service.
+        method GetInterfaceDescription(interface: string) -> (description: string)
+
+        # The requested interface was not found.
+        error InterfaceNotFound (interface: string)
+
+        # The requested method was not found
+        error MethodNotFound (method: string)
+
+        # The interface defines the requested method, but the service does not
+        # implement it.
+        error MethodNotImplemented (method: string)
+
+        # One of the passed parameters is invalid.
+        error InvalidParameter (parameter: string)
+
+        # Client is denied access
+        error PermissionDenied ()
+
+        # Method is expected to be called with 'more' set to true, but wasn't
+        error ExpectedMore ()
+
+        # Method is expected to be called with 'upgrade' set to true, but wasn't
+        error ExpectedUpgrade ()
+
+        """
+}

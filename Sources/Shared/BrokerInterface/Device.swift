@@ -1,0 +1,143 @@
+import Varlink
+
+/// Where a device is in its life (design, §3 and §8).
+public enum DeviceState: String, Sendable, CaseIterable {
+    /// The broker is creating it; there is no block device yet.
+    case adding
+    /// The worker is sealed, the kernel is starting the block device.
+    case starting
+    /// It serves.
+    case live
+    /// The worker died; I/O waits for the next one.
+    case recovering
+    /// It is being taken down.
+    case deleting
+    /// It serves, but this broker could not take it over from an earlier one: no recovery until it is deleted.
+    case unmanaged
+    /// Its worker can't be killed: waiting for a file that does not answer.
+    case stuck
+    /// Its worker died and there is no other: requests fail until it is deleted.
+    case failed
+}
+
+/// One device, as List and Add tell of it.
+public struct Device: Equatable, Sendable {
+    /// N of /dev/ublkbN.
+    public var id: UInt32
+    /// Tells this device from a later one with the same id.
+    public var generation: UInt64
+    /// Uid of the user who owns it.
+    public var owner: UInt32
+    /// Name of the target.
+    public var target: String
+    public var state: DeviceState
+    /// Why it is not live; nil when it is.
+    public var reason: String?
+    /// The block device: "/dev/ublkb0".
+    public var node: String
+    /// The name for people, "/dev/ubdb0"; nil when something else has that name.
+    public var link: String?
+    /// Bytes.
+    public var sizeBytes: UInt64
+    /// Logical block size in bytes.
+    public var blockSize: UInt32
+    /// Physical block size in bytes.
+    public var physicalBlockSize: UInt32
+    public var readOnly: Bool
+    /// Hardware queues.
+    public var queues: UInt16
+    /// Requests at once in each queue.
+    public var depth: UInt16
+    /// Most bytes of one request.
+    public var maxIOBytes: UInt32
+    /// How data moves: "copy", later also "zero-copy" and "batch".
+    public var mode: String
+    /// The backing file goes through the page cache.
+    public var buffered: Bool
+    /// The name that the client gave to its file: a label that nobody opens.
+    public var file: String?
+    /// Pid of the worker as the broker sees it.
+    public var workerPid: Int32?
+    public var workerUid: UInt32?
+    /// When it was added, in seconds since 1970.
+    public var created: Int64
+
+    /// A device of these properties.
+    public init(
+        id: UInt32, generation: UInt64, owner: UInt32, target: String, state: DeviceState, reason: String? = nil,
+        node: String, link: String?, sizeBytes: UInt64, blockSize: UInt32, physicalBlockSize: UInt32, readOnly: Bool,
+        queues: UInt16, depth: UInt16, maxIOBytes: UInt32, mode: String, buffered: Bool, file: String? = nil,
+        workerPid: Int32? = nil, workerUid: UInt32? = nil, created: Int64
+    ) {
+        self.id = id
+        self.generation = generation
+        self.owner = owner
+        self.target = target
+        self.state = state
+        self.reason = reason
+        self.node = node
+        self.link = link
+        self.sizeBytes = sizeBytes
+        self.blockSize = blockSize
+        self.physicalBlockSize = physicalBlockSize
+        self.readOnly = readOnly
+        self.queues = queues
+        self.depth = depth
+        self.maxIOBytes = maxIOBytes
+        self.mode = mode
+        self.buffered = buffered
+        self.file = file
+        self.workerPid = workerPid
+        self.workerUid = workerUid
+        self.created = created
+    }
+
+    /// Reads a device.
+    ///
+    /// - Throws: `InterfaceError.invalidParameter` that names the member, below `path`.
+    public init(
+        json: JSON, path: String = "", unknown: UnknownFields = .refuse
+    ) throws(InterfaceError) {
+        var fields = try FieldReader(json, path: path, unknown: unknown)
+        id = try fields.integer("id")
+        generation = try fields.integer("generation")
+        owner = try fields.integer("owner")
+        target = try fields.string("target")
+        guard let state = DeviceState(rawValue: try fields.string("state")) else {
+            throw .invalidParameter(parameter: fields.fullName("state"))
+        }
+        self.state = state
+        reason = try fields.optionalString("reason")
+        node = try fields.string("node")
+        link = try fields.optionalString("link")
+        sizeBytes = try fields.integer("sizeBytes")
+        blockSize = try fields.integer("blockSize")
+        physicalBlockSize = try fields.integer("physicalBlockSize")
+        readOnly = try fields.flag("readOnly")
+        queues = try fields.integer("queues")
+        depth = try fields.integer("depth")
+        maxIOBytes = try fields.integer("maxIOBytes")
+        mode = try fields.string("mode")
+        buffered = try fields.flag("buffered")
+        file = try fields.optionalString("file")
+        workerPid = try fields.optionalInteger("workerPid")
+        workerUid = try fields.optionalInteger("workerUid")
+        created = try fields.integer("created")
+        try fields.finish()
+    }
+
+    /// The device on the wire.
+    public var json: JSON {
+        .record([
+            ("id", .integer(clamping: id)), ("generation", .integer(clamping: generation)),
+            ("owner", .integer(clamping: owner)), ("target", .string(target)), ("state", .string(state.rawValue)),
+            ("reason", reason.map(JSON.string)), ("node", .string(node)), ("link", link.map(JSON.string)),
+            ("sizeBytes", .integer(clamping: sizeBytes)), ("blockSize", .integer(clamping: blockSize)),
+            ("physicalBlockSize", .integer(clamping: physicalBlockSize)), ("readOnly", .bool(readOnly)),
+            ("queues", .integer(clamping: queues)), ("depth", .integer(clamping: depth)),
+            ("maxIOBytes", .integer(clamping: maxIOBytes)), ("mode", .string(mode)), ("buffered", .bool(buffered)),
+            ("file", file.map(JSON.string)), ("workerPid", workerPid.map { .integer(clamping: $0) }),
+            ("workerUid", workerUid.map { .integer(clamping: $0) }), ("created", .integer(created)),
+        ])
+    }
+}

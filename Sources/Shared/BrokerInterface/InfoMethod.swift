@@ -1,0 +1,160 @@
+import Varlink
+
+/// What the access policy lets a caller have.
+public struct Limits: Equatable, Sendable {
+    /// Devices at once.
+    public var maxDevices: Int64
+    /// Hardware queues of one device.
+    public var maxQueues: Int64
+    /// Requests at once in each queue.
+    public var maxDepth: Int64
+    /// Bytes of I/O buffers of all devices together: the sum of queues × depth × maxIOBytes.
+    public var maxMemoryBytes: Int64
+    /// Most bytes of one device; nil: no limit.
+    public var maxSizeBytes: Int64?
+    /// Names of the targets that may be used.
+    public var targets: [String]
+    public var readOnlyOnly: Bool
+    public var zeroCopy: Bool
+
+    /// Limits of these numbers.
+    public init(
+        maxDevices: Int64, maxQueues: Int64, maxDepth: Int64, maxMemoryBytes: Int64, maxSizeBytes: Int64?,
+        targets: [String], readOnlyOnly: Bool, zeroCopy: Bool
+    ) {
+        self.maxDevices = maxDevices
+        self.maxQueues = maxQueues
+        self.maxDepth = maxDepth
+        self.maxMemoryBytes = maxMemoryBytes
+        self.maxSizeBytes = maxSizeBytes
+        self.targets = targets
+        self.readOnlyOnly = readOnlyOnly
+        self.zeroCopy = zeroCopy
+    }
+
+    /// Reads limits.
+    ///
+    /// - Throws: `InterfaceError.invalidParameter` that names the member, below `path`.
+    public init(
+        json: JSON, path: String = "", unknown: UnknownFields = .refuse
+    ) throws(InterfaceError) {
+        var fields = try FieldReader(json, path: path, unknown: unknown)
+        maxDevices = try fields.integer("maxDevices")
+        maxQueues = try fields.integer("maxQueues")
+        maxDepth = try fields.integer("maxDepth")
+        maxMemoryBytes = try fields.integer("maxMemoryBytes")
+        maxSizeBytes = try fields.optionalInteger("maxSizeBytes")
+        targets = try fields.strings("targets")
+        readOnlyOnly = try fields.flag("readOnlyOnly")
+        zeroCopy = try fields.flag("zeroCopy")
+        try fields.finish()
+    }
+
+    /// The limits on the wire.
+    public var json: JSON {
+        .record([
+            ("maxDevices", .integer(maxDevices)), ("maxQueues", .integer(maxQueues)), ("maxDepth", .integer(maxDepth)),
+            ("maxMemoryBytes", .integer(maxMemoryBytes)), ("maxSizeBytes", maxSizeBytes.map(JSON.integer)),
+            ("targets", .array(targets.map(JSON.string))), ("readOnlyOnly", .bool(readOnlyOnly)),
+            ("zeroCopy", .bool(zeroCopy)),
+        ])
+    }
+}
+
+/// What Info replies: the broker, the host, and what the caller may do.
+public struct InfoReply: Equatable, Sendable {
+    /// The broker's version.
+    public var version: String
+    /// The kernel's release, as `uname -r` prints it.
+    public var kernel: String
+    /// What the driver said to GET_FEATURES; 0 when the driver is not there.
+    public var featureBits: UInt64
+    /// Names of the kernel's features, those known to us (`KernelFeature`).
+    public var features: [String]
+    /// Names of those features that this broker does not use.
+    public var ignoredFeatures: [String]
+    /// Names of the targets that this broker serves.
+    public var targets: [String]
+    /// Devices of all users.
+    public var devices: Int64
+    /// Devices of the caller.
+    public var devicesOfCaller: Int64
+    /// Uids for workers that are free now: how many more devices the host can have.
+    public var workerUidsFree: Int64
+    /// The group of the workers; `kernel.io_uring_group` must name it when `kernel.io_uring_disabled` is 1.
+    public var workerGroup: String
+    /// The socket on which the broker listens.
+    public var socket: String
+    /// When the broker was started, in seconds since 1970.
+    public var started: Int64
+    /// The caller may add devices.
+    public var permitted: Bool
+    /// The text of the access rule that decided about the caller; nil when none did.
+    public var rule: String?
+    /// The caller's limits; nil when not permitted.
+    public var limits: Limits?
+
+    /// Information of these parts.
+    public init(
+        version: String, kernel: String, featureBits: UInt64, features: [String], ignoredFeatures: [String],
+        targets: [String], devices: Int64, devicesOfCaller: Int64, workerUidsFree: Int64, workerGroup: String,
+        socket: String, started: Int64, permitted: Bool, rule: String?, limits: Limits?
+    ) {
+        self.version = version
+        self.kernel = kernel
+        self.featureBits = featureBits
+        self.features = features
+        self.ignoredFeatures = ignoredFeatures
+        self.targets = targets
+        self.devices = devices
+        self.devicesOfCaller = devicesOfCaller
+        self.workerUidsFree = workerUidsFree
+        self.workerGroup = workerGroup
+        self.socket = socket
+        self.started = started
+        self.permitted = permitted
+        self.rule = rule
+        self.limits = limits
+    }
+
+    /// Reads the parameters of a reply.
+    ///
+    /// - Throws: `InterfaceError.invalidParameter` that names the parameter.
+    public init(parameters: JSON, unknown: UnknownFields = .refuse) throws(InterfaceError) {
+        var fields = try FieldReader(parameters, unknown: unknown)
+        version = try fields.string("version")
+        kernel = try fields.string("kernel")
+        featureBits = UInt64(bitPattern: try fields.integer("featureBits", as: Int64.self))
+        features = try fields.strings("features")
+        ignoredFeatures = try fields.strings("ignoredFeatures")
+        targets = try fields.strings("targets")
+        devices = try fields.integer("devices")
+        devicesOfCaller = try fields.integer("devicesOfCaller")
+        workerUidsFree = try fields.integer("workerUidsFree")
+        workerGroup = try fields.string("workerGroup")
+        socket = try fields.string("socket")
+        started = try fields.integer("started")
+        permitted = try fields.flag("permitted")
+        rule = try fields.optionalString("rule")
+        limits = nil
+        if let value = fields.value("limits") {
+            limits = try Limits(json: value, path: "limits", unknown: unknown)
+        }
+        try fields.finish()
+    }
+
+    /// The parameters on the wire.
+    public var json: JSON {
+        .record([
+            ("version", .string(version)), ("kernel", .string(kernel)),
+            // Bit for bit: a feature in bit 63 must not be lost to clamping.
+            ("featureBits", .integer(Int64(bitPattern: featureBits))),
+            ("features", .array(features.map(JSON.string))),
+            ("ignoredFeatures", .array(ignoredFeatures.map(JSON.string))),
+            ("targets", .array(targets.map(JSON.string))), ("devices", .integer(devices)),
+            ("devicesOfCaller", .integer(devicesOfCaller)), ("workerUidsFree", .integer(workerUidsFree)),
+            ("workerGroup", .string(workerGroup)), ("socket", .string(socket)), ("started", .integer(started)),
+            ("permitted", .bool(permitted)), ("rule", rule.map(JSON.string)), ("limits", limits?.json),
+        ])
+    }
+}

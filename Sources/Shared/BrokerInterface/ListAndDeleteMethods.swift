@@ -1,0 +1,83 @@
+import Varlink
+
+/// What Delete is called with.
+public struct DeleteRequest: Equatable, Sendable {
+    public var id: UInt32
+    /// When given, only the device of this generation is deleted, not a later one with the same id.
+    public var generation: UInt64?
+    /// Kill the worker first and skip all checks; I/O under way fails.
+    public var force: Bool?
+
+    /// A request to delete that device.
+    public init(id: UInt32, generation: UInt64? = nil, force: Bool? = nil) {
+        self.id = id
+        self.generation = generation
+        self.force = force
+    }
+
+    /// Reads the parameters of a call.
+    ///
+    /// - Throws: `InterfaceError.invalidParameter` that names the parameter.
+    public init(parameters: JSON) throws(InterfaceError) {
+        var fields = try FieldReader(parameters)
+        id = try fields.integer("id")
+        generation = try fields.optionalInteger("generation")
+        force = try fields.optionalFlag("force")
+        try fields.finish()
+    }
+
+    /// The parameters on the wire.
+    public var json: JSON {
+        .record([
+            ("id", .integer(clamping: id)), ("generation", generation.map { .integer(clamping: $0) }),
+            ("force", force.map(JSON.bool)),
+        ])
+    }
+}
+
+/// What List is called with.
+public struct ListRequest: Equatable, Sendable {
+    /// Only this device; nil: all that the caller may see.
+    public var id: UInt32?
+
+    /// A request for that device, or for all.
+    public init(id: UInt32? = nil) {
+        self.id = id
+    }
+
+    /// Reads the parameters of a call.
+    ///
+    /// - Throws: `InterfaceError.invalidParameter` that names the parameter.
+    public init(parameters: JSON) throws(InterfaceError) {
+        var fields = try FieldReader(parameters)
+        id = try fields.optionalInteger("id")
+        try fields.finish()
+    }
+
+    /// The parameters on the wire.
+    public var json: JSON { .record([("id", id.map { .integer(clamping: $0) })]) }
+}
+
+/// What List replies: the caller's own devices, or everyone's when root asks.
+public struct ListReply: Equatable, Sendable {
+    public var devices: [Device]
+
+    /// A reply with these devices.
+    public init(devices: [Device]) {
+        self.devices = devices
+    }
+
+    /// Reads the parameters of a reply.
+    ///
+    /// - Throws: `InterfaceError.invalidParameter` that names the parameter.
+    public init(parameters: JSON, unknown: UnknownFields = .refuse) throws(InterfaceError) {
+        var fields = try FieldReader(parameters, unknown: unknown)
+        devices = try fields.array("devices") { (json, path) throws(InterfaceError) in
+            try Device(json: json, path: path, unknown: unknown)
+        }
+        try fields.finish()
+    }
+
+    /// The parameters on the wire.
+    public var json: JSON { .record([("devices", .array(devices.map(\.json)))]) }
+}

@@ -1,0 +1,141 @@
+/// A device that somebody asks for.
+public struct AccessRequest: Sendable, Equatable {
+    public var target: String
+    public var readOnly: Bool
+    public var queues: UInt64
+    /// Requests in flight per queue.
+    public var depth: UInt64
+    /// Bytes of the largest request.
+    public var maxIOBytes: UInt64
+    /// Bytes of the device; nil while it is not known (a file tells it only once the worker has opened the target).
+    public var sizeBytes: UInt64?
+
+    public init(
+        target: String, readOnly: Bool, queues: UInt64, depth: UInt64, maxIOBytes: UInt64, sizeBytes: UInt64?
+    ) {
+        self.target = target
+        self.readOnly = readOnly
+        self.queues = queues
+        self.depth = depth
+        self.maxIOBytes = maxIOBytes
+        self.sizeBytes = sizeBytes
+    }
+
+    /// Bytes of I/O buffers that the device pins: queues * depth * largest request, or the greatest number when that
+    /// is greater.
+    public var memoryBytes: UInt64 { queues.saturatingMultiply(depth).saturatingMultiply(maxIOBytes) }
+}
+
+/// What a user has already, this request not counted.
+public struct AccessUsage: Sendable, Equatable {
+    public var devices: UInt64
+    /// The sum of `AccessRequest.memoryBytes`.
+    public var memoryBytes: UInt64
+
+    public init(devices: UInt64, memoryBytes: UInt64) {
+        self.devices = devices
+        self.memoryBytes = memoryBytes
+    }
+}
+
+/// Why a device is refused.
+public enum AccessRefusal: Sendable, Equatable {
+    /// No line fits. `candidates` are the lines that allow the target to others: what the user may ask to join.
+    case noRule(candidates: [AccessRule])
+    /// The first line that fits says `deny`.
+    case denied(AccessRule)
+    /// The line gives read-only devices.
+    case readOnlyOnly(AccessRule)
+    /// More than the line allows. `limit` is the key as written, `max-depth`; `wanted` would be the new value, in the
+    /// unit of the limit, and for `max-devices` and `max-memory` counts what the user has.
+    case overLimit(AccessRule, limit: String, maximum: UInt64, wanted: UInt64)
+}
+
+public enum AccessDecision: Sendable, Equatable {
+    case allowed(AccessRule)
+    case refused(AccessRefusal)
+}
+
+/// What a peer may have at most, over all targets: an overview for `ubd info`. `AccessPolicy.decide` is what counts.
+public struct AccessOverview: Sendable, Equatable {
+    /// The targets that the peer may use, each with the line that says so.
+    public let rules: [(target: String, rule: AccessRule)]
+    /// The widest limit of each kind among the rules.
+    public let limits: AccessLimits
+
+    public var targets: [String] { rules.map(\.target) }
+
+    public static func == (one: AccessOverview, other: AccessOverview) -> Bool {
+        one.limits == other.limits && one.rules.elementsEqual(other.rules, by: ==)
+    }
+}
+
+extension AccessPolicy {
+    /// Decides about one device. The limits of the deciding line are compared with the request and with what the user
+    /// has; no later line is tried when one is exceeded.
+    public func decide(_ peer: AccessPeer, _ request: AccessRequest, usage: AccessUsage) -> AccessDecision {
+        guard let rule = rule(for: peer, target: request.target) else {
+            return .refused(.noRule(candidates: rules.filter { $0.isAllow && $0.fits(target: request.target) }))
+        }
+        guard rule.isAllow else { return .refused(.denied(rule)) }
+        if rule.limits.readOnlyOnly && !request.readOnly { return .refused(.readOnlyOnly(rule)) }
+        let wanted: [(limit: String, maximum: UInt64?, wanted: UInt64)] = [
+            ("max-devices", rule.limits.maxDevices, usage.devices.saturatingAdd(1)),
+            ("max-queues", rule.limits.maxQueues, request.queues),
+            ("max-depth", rule.limits.maxDepth, request.depth),
+            ("max-io-size", rule.limits.maxIOBytes, request.maxIOBytes),
+            ("max-memory", rule.limits.maxMemoryBytes, usage.memoryBytes.saturatingAdd(request.memoryBytes)),
+            ("max-size", rule.limits.maxSizeBytes, request.sizeBytes ?? 0),
+        ]
+        for (limit, maximum, wanted) in wanted {
+            if let maximum, wanted > maximum {
+                return .refused(.overLimit(rule, limit: limit, maximum: maximum, wanted: wanted))
+            }
+        }
+        return .allowed(rule)
+    }
+
+    /// What the peer may have among `targets`; nil when that is nothing.
+    public func overview(for peer: AccessPeer, targets: [String]) -> AccessOverview? {
+        let rules = targets.compactMap { target in
+            rule(for: peer, target: target).flatMap { $0.isAllow ? (target: target, rule: $0) : nil }
+        }
+        guard let first = rules.first else { return nil }
+        let limits = rules.dropFirst().reduce(first.rule.limits) { $0.widest($1.rule.limits) }
+        return AccessOverview(rules: rules, limits: limits)
+    }
+}
+
+extension AccessLimits {
+    /// The less strict of both, limit by limit.
+    fileprivate func widest(_ other: AccessLimits) -> AccessLimits {
+        func greater(_ limit: KeyPath<AccessLimits, UInt64?>) -> UInt64? {
+            guard let one = self[keyPath: limit], let two = other[keyPath: limit] else { return nil }
+            return max(one, two)
+        }
+        var result = AccessLimits()
+        result.readOnlyOnly = readOnlyOnly && other.readOnlyOnly
+        result.maxDevices = greater(\.maxDevices)
+        result.maxQueues = greater(\.maxQueues)
+        result.maxDepth = greater(\.maxDepth)
+        result.maxMemoryBytes = greater(\.maxMemoryBytes)
+        result.maxSizeBytes = greater(\.maxSizeBytes)
+        result.maxIOBytes = greater(\.maxIOBytes)
+        result.zeroCopy = zeroCopy || other.zeroCopy
+        result.fuse = fuse || other.fuse
+        result.networkFileSystem = networkFileSystem || other.networkFileSystem
+        return result
+    }
+}
+
+extension UInt64 {
+    func saturatingMultiply(_ other: UInt64) -> UInt64 {
+        let (product, overflow) = multipliedReportingOverflow(by: other)
+        return overflow ? .max : product
+    }
+
+    func saturatingAdd(_ other: UInt64) -> UInt64 {
+        let (sum, overflow) = addingReportingOverflow(other)
+        return overflow ? .max : sum
+    }
+}

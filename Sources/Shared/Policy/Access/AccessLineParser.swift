@@ -1,0 +1,170 @@
+/// Reads one line of the access policy: `allow` or `deny`, then `key=value` words in any order.
+struct AccessLineParser {
+    private(set) var warnings: [PolicyError] = []
+    private let line: SourceLine
+    private let knownTargets: [String]
+    private var identities: [AccessRule.Identity] = []
+    private var targets: [String]?
+    private var limits = AccessLimits()
+    private var seen: Set<String> = []
+
+    init(_ line: SourceLine, targets: [String]) {
+        self.line = line
+        knownTargets = targets
+    }
+
+    mutating func rule(
+        user: AccessPolicy.NameResolver, group: AccessPolicy.NameResolver
+    ) throws(PolicyError) -> AccessRule {
+        var cursor = LineCursor(line)
+        cursor.skipBlanks()
+        let start = cursor
+        guard let verb = cursor.blankSeparated(), verb.text == "allow" || verb.text == "deny" else {
+            throw start.expected("'allow' or 'deny'")
+        }
+        let isAllow = verb.text == "allow"
+        while true {
+            cursor.skipBlanks()
+            if cursor.isAtEnd { break }
+            try word(&cursor, isAllow: isAllow, user: user, group: group)
+        }
+        guard !identities.isEmpty else {
+            throw cursor.expected("for whom the line is: uid=NUMBER, user=NAME, group=NAME or uid=*")
+        }
+        guard seen.contains("target") else { throw cursor.expected("target=NAME,… or target=*") }
+        return AccessRule(
+            isAllow: isAllow, identities: identities, targets: targets, limits: limits, location: verb.location,
+            text: cursor.text(from: start))
+    }
+
+    private mutating func word(
+        _ cursor: inout LineCursor, isAllow: Bool, user: AccessPolicy.NameResolver, group: AccessPolicy.NameResolver
+    ) throws(PolicyError) {
+        let before = cursor
+        guard let key = cursor.word({ !isBlank($0) && $0 != UInt8(ascii: "=") }),
+            !cursor.isAtBlank, cursor.take("=")
+        else {
+            throw before.expected("key=value")
+        }
+        guard seen.insert(key.text).inserted else {
+            throw PolicyError(key.location, "\(printable(key.text))= stands in the line already")
+        }
+        let valueStart = cursor
+        guard !cursor.isAtBlank, let value = cursor.blankSeparated()?.text else {
+            throw valueStart.expected("a value after \(printable(key.text))=")
+        }
+        switch key.text {
+        case "uid", "user", "group":
+            try identity(key.text, value, at: valueStart, isAllow: isAllow, user: user, group: group)
+        case "target": try target(value, at: valueStart)
+        default:
+            let isKnown = try limit(key.text, value, at: valueStart)
+            guard isKnown else {
+                throw before.expected(Self.keys)
+            }
+            guard isAllow else {
+                throw PolicyError(key.location, "\(key.text)= on a deny line; expected uid, user, group or target")
+            }
+        }
+    }
+
+    private static let keys =
+        "uid, user, group, target, mode, max-devices, max-queues, max-depth, max-memory, max-size, max-io-size, "
+        + "zero-copy, allow-fuse or allow-network-fs"
+
+    private mutating func identity(
+        _ key: String, _ value: String, at start: LineCursor, isAllow: Bool, user: AccessPolicy.NameResolver,
+        group: AccessPolicy.NameResolver
+    ) throws(PolicyError) {
+        if key == "uid" {
+            if value == "*" { return identities.append(.everybody) }
+            guard let uid = Self.number(value, below: 0xFFFF_FFFF) else {
+                throw start.expected("a user's number or * after uid=")
+            }
+            return identities.append(.uid(UInt32(uid)))
+        }
+        if key == "group", let gid = Self.number(value, below: 0xFFFF_FFFF) {
+            return identities.append(.gid(UInt32(gid)))
+        }
+        guard Self.isAccountName(value) else { throw start.expected("the name of a \(key) after \(key)=") }
+        guard let number = key == "user" ? user(value) : group(value) else {
+            // A deny line that fits nobody would let through whom it was written against.
+            guard isAllow else { throw start.expected("a \(key) of this host on a deny line") }
+            warnings.append(
+                PolicyError(start.location, "this host has no \(key) '\(printable(value))': the line fits nobody"))
+            return identities.append(.unknown)
+        }
+        identities.append(key == "user" ? .uid(number) : .gid(number))
+    }
+
+    private mutating func target(_ value: String, at start: LineCursor) throws(PolicyError) {
+        if value == "*" { return }
+        let names = value.split(separator: ",", omittingEmptySubsequences: false).map(String.init)
+        for name in names where !knownTargets.contains(name) {
+            throw start.expected("targets that ubd has (\(knownTargets.joined(separator: ", "))) or *")
+        }
+        guard Set(names).count == names.count else { throw start.expected("each target once") }
+        targets = names
+    }
+
+    /// Stores one limit; false when there is none of that name.
+    private mutating func limit(_ key: String, _ value: String, at start: LineCursor) throws(PolicyError) -> Bool {
+        switch key {
+        case "mode":
+            guard value == "ro" || value == "rw" else { throw start.expected("mode=ro or mode=rw") }
+            limits.readOnlyOnly = value == "ro"
+        case "max-devices": limits.maxDevices = try count(value, at: start)
+        case "max-queues": limits.maxQueues = try count(value, at: start)
+        case "max-depth": limits.maxDepth = try count(value, at: start)
+        case "max-memory": limits.maxMemoryBytes = try size(value, at: start)
+        case "max-size": limits.maxSizeBytes = try size(value, at: start)
+        case "max-io-size": limits.maxIOBytes = try size(value, at: start)
+        case "zero-copy": limits.zeroCopy = try yes(value, at: start)
+        case "allow-fuse": limits.fuse = try yes(value, at: start)
+        case "allow-network-fs": limits.networkFileSystem = try yes(value, at: start)
+        default: return false
+        }
+        return true
+    }
+
+    private func count(_ value: String, at start: LineCursor) throws(PolicyError) -> UInt64 {
+        guard let number = Self.number(value, below: 1 << 32), number > 0 else {
+            throw start.expected("a number from 1 to 4294967295")
+        }
+        return number
+    }
+
+    /// Bytes, where a last letter K, M, G or T multiplies by a power of 1024.
+    private func size(_ value: String, at start: LineCursor) throws(PolicyError) -> UInt64 {
+        let wanted = "bytes, or a number with K, M, G or T (powers of 1024), from 1 to below 2^64"
+        let power = value.last.flatMap { ["K", "M", "G", "T"].firstIndex(of: $0) }
+        guard let count = Self.number(power == nil ? value[...] : value.dropLast()), count > 0 else {
+            throw start.expected(wanted)
+        }
+        let (bytes, overflow) = count.multipliedReportingOverflow(by: 1 << (10 * UInt64(power.map { $0 + 1 } ?? 0)))
+        if overflow { throw start.expected(wanted) }
+        return bytes
+    }
+
+    private func yes(_ value: String, at start: LineCursor) throws(PolicyError) -> Bool {
+        guard value == "yes" || value == "no" else { throw start.expected("yes or no") }
+        return value == "yes"
+    }
+
+    /// Decimal digits only (Swift's own conversion would take a sign), no leading zero.
+    private static func number(_ text: some StringProtocol, below bound: UInt64 = .max) -> UInt64? {
+        guard text.utf8.allSatisfy(\.isDigit), text == "0" || !text.hasPrefix("0"), let number = UInt64(text),
+            number < bound
+        else { return nil }
+        return number
+    }
+
+    /// As useradd(8) allows them, and dots and '@' for names from a directory.
+    private static func isAccountName(_ text: String) -> Bool {
+        let marks: [UInt8] = [UInt8(ascii: "-"), UInt8(ascii: "."), UInt8(ascii: "@")]
+        guard let first = text.utf8.first, isWordByte(first), !first.isDigit, text.utf8.count < 256 else {
+            return false
+        }
+        return text.utf8.allSatisfy { isWordByte($0) || marks.contains($0) }
+    }
+}

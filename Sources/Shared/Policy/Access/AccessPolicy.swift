@@ -1,0 +1,122 @@
+/// Who asks: as the kernel told it (SO_PEERCRED, SO_PEERGROUPS), never as a message told it.
+public struct AccessPeer: Sendable, Equatable {
+    public let uid: UInt32
+    /// The primary group and the supplementary ones.
+    public let groups: [UInt32]
+
+    public init(uid: UInt32, groups: [UInt32]) {
+        self.uid = uid
+        self.groups = groups
+    }
+}
+
+/// What a rule allows at most. A limit that is not written does not exist; a right that is not written is not given.
+public struct AccessLimits: Sendable, Equatable {
+    /// `mode=ro`.
+    public var readOnlyOnly = false
+    /// Devices of one user at one time.
+    public var maxDevices: UInt64?
+    /// Queues of one device.
+    public var maxQueues: UInt64?
+    /// Requests in flight per queue.
+    public var maxDepth: UInt64?
+    /// Bytes of I/O buffers over all devices of one user: queues * depth * largest I/O of each.
+    public var maxMemoryBytes: UInt64?
+    /// Bytes of one device.
+    public var maxSizeBytes: UInt64?
+    /// Bytes of one request.
+    public var maxIOBytes: UInt64?
+    /// Whether the worker may use zero copy: the kernel then trusts it not to claim bytes that it did not fill.
+    public var zeroCopy = false
+    /// Whether the backing file may lie on a FUSE file system.
+    public var fuse = false
+    /// Whether the backing file may lie on a network file system.
+    public var networkFileSystem = false
+
+    public init() {}
+}
+
+/// One `allow` or `deny` line.
+public struct AccessRule: Sendable, Equatable {
+    /// Whom a line is for.
+    public enum Identity: Sendable, Equatable {
+        case everybody
+        case uid(UInt32)
+        case gid(UInt32)
+        /// A user or group that this host does not have: fits nobody.
+        case unknown
+    }
+
+    public let isAllow: Bool
+    /// All must fit; one or two.
+    public let identities: [Identity]
+    /// Nil: every target.
+    public let targets: [String]?
+    /// Of an `allow` line.
+    public let limits: AccessLimits
+    public let location: PolicyLocation
+    /// The line as written, without comment and outer blanks: for the log.
+    public let text: String
+
+    func fits(_ peer: AccessPeer) -> Bool {
+        identities.allSatisfy { identity in
+            switch identity {
+            case .everybody: true
+            case .uid(let uid): uid == peer.uid
+            case .gid(let gid): peer.groups.contains(gid)
+            case .unknown: false
+            }
+        }
+    }
+
+    func fits(target: String) -> Bool { targets?.contains(target) ?? true }
+
+    /// Whether every request that fits `other` fits this rule too.
+    func covers(_ other: AccessRule) -> Bool {
+        let isForThem =
+            !identities.contains(.unknown)
+            && identities.allSatisfy { $0 == .everybody || other.identities.contains($0) }
+        guard let targets else { return isForThem }
+        return isForThem && other.targets.map { $0.allSatisfy(targets.contains) } ?? false
+    }
+}
+
+/// Who may have which devices: `/etc/ubd/access.policy`. The first line that fits peer and target decides; without one
+/// the answer is no. The file that ships explains the format to administrators.
+public struct AccessPolicy: Sendable, Equatable {
+    public let rules: [AccessRule]
+    /// Rules that will never take effect, and why; shown by `ubd-broker --check-config`.
+    public let warnings: [PolicyError]
+
+    /// Finds the number of a user or group; nil when the host has none of that name.
+    public typealias NameResolver = (_ name: String) -> UInt32?
+
+    /// Parses the whole file. `targets` are the targets that exist, for spotting misspelt ones. Names are resolved now,
+    /// once, by the caller's functions: the module itself asks no name service.
+    public init(
+        parsing bytes: [UInt8], file: String, targets: [String], user: NameResolver, group: NameResolver
+    ) throws(PolicyError) {
+        var rules: [AccessRule] = []
+        var warnings: [PolicyError] = []
+        for line in try PolicySource.lines(of: bytes, file: file) where !line.hasNoCode {
+            var parser = AccessLineParser(line, targets: targets)
+            let rule = try parser.rule(user: user, group: group)
+            warnings += parser.warnings
+            if let earlier = rules.first(where: { $0.covers(rule) }) {
+                warnings.append(
+                    PolicyError(rule.location, "never reached: line \(earlier.location.line) decides before it"))
+            }
+            guard rules.count < PolicySource.maximumRules else {
+                throw PolicyError(rule.location, "more than \(PolicySource.maximumRules) rules")
+            }
+            rules.append(rule)
+        }
+        self.rules = rules
+        self.warnings = warnings
+    }
+
+    /// The line that decides about this peer and target; nil when none fits, which means no.
+    public func rule(for peer: AccessPeer, target: String) -> AccessRule? {
+        rules.first { $0.fits(target: target) && $0.fits(peer) }
+    }
+}

@@ -1,0 +1,56 @@
+/// The names that a seccomp policy may use for numbers. Only values that are the same on x86_64 and aarch64 (so none of
+/// O_DIRECT, O_DIRECTORY, O_NOFOLLOW, MAP_32BIT); a unit test compares all of them with the C headers.
+enum SystemConstants {
+    static let values: [String: UInt64] = [
+        // mmap, mprotect, madvise
+        "PROT_READ": 1, "PROT_WRITE": 2, "PROT_EXEC": 4,
+        "MAP_SHARED": 1, "MAP_PRIVATE": 2, "MAP_FIXED": 0x10, "MAP_ANONYMOUS": 0x20, "MAP_GROWSDOWN": 0x100,
+        "MAP_LOCKED": 0x2000, "MAP_NORESERVE": 0x4000, "MAP_POPULATE": 0x8000, "MAP_STACK": 0x20000,
+        "MAP_HUGETLB": 0x40000,
+        "MADV_DONTNEED": 4, "MADV_FREE": 8, "MADV_DONTFORK": 10, "MADV_HUGEPAGE": 14, "MADV_DONTDUMP": 16,
+        "MADV_POPULATE_WRITE": 23,
+        // clone
+        "CLONE_VM": 0x100, "CLONE_FS": 0x200, "CLONE_FILES": 0x400, "CLONE_SIGHAND": 0x800, "CLONE_PIDFD": 0x1000,
+        "CLONE_PTRACE": 0x2000, "CLONE_VFORK": 0x4000, "CLONE_PARENT": 0x8000, "CLONE_THREAD": 0x10000,
+        "CLONE_NEWNS": 0x20000, "CLONE_SYSVSEM": 0x40000, "CLONE_SETTLS": 0x80000, "CLONE_PARENT_SETTID": 0x10_0000,
+        "CLONE_CHILD_CLEARTID": 0x20_0000, "CLONE_DETACHED": 0x40_0000, "CLONE_UNTRACED": 0x80_0000,
+        "CLONE_CHILD_SETTID": 0x100_0000, "CLONE_NEWCGROUP": 0x200_0000, "CLONE_NEWUTS": 0x400_0000,
+        "CLONE_NEWIPC": 0x800_0000, "CLONE_NEWUSER": 0x1000_0000, "CLONE_NEWPID": 0x2000_0000,
+        "CLONE_NEWNET": 0x4000_0000, "CLONE_IO": 0x8000_0000,
+        // futex
+        "FUTEX_WAIT": 0, "FUTEX_WAKE": 1, "FUTEX_REQUEUE": 3, "FUTEX_CMP_REQUEUE": 4, "FUTEX_WAKE_OP": 5,
+        "FUTEX_WAIT_BITSET": 9, "FUTEX_WAKE_BITSET": 10, "FUTEX_PRIVATE_FLAG": 128, "FUTEX_CLOCK_REALTIME": 256,
+        // fcntl, dup3
+        "F_DUPFD": 0, "F_GETFD": 1, "F_SETFD": 2, "F_GETFL": 3, "F_SETFL": 4, "F_DUPFD_CLOEXEC": 1030,
+        "F_ADD_SEALS": 1033, "F_GET_SEALS": 1034, "F_OFD_GETLK": 36, "F_OFD_SETLK": 37, "FD_CLOEXEC": 1,
+        "O_NONBLOCK": 0x800, "O_CLOEXEC": 0x80000,
+        // ioctl on block devices (linux/fs.h)
+        "BLKROSET": 0x125D, "BLKROGET": 0x125E, "BLKGETSIZE": 0x1260, "BLKFLSBUF": 0x1261, "BLKSSZGET": 0x1268,
+        "BLKGETSIZE64": 0x8008_1272, "BLKDISCARD": 0x1277, "BLKIOMIN": 0x1278, "BLKIOOPT": 0x1279,
+        "BLKALIGNOFF": 0x127A, "BLKPBSZGET": 0x127B, "BLKDISCARDZEROES": 0x127C, "BLKSECDISCARD": 0x127D,
+        "BLKROTATIONAL": 0x127E, "BLKZEROOUT": 0x127F, "BLKGETDISKSEQ": 0x8008_1280,
+        // sockets
+        "AF_UNSPEC": 0, "AF_UNIX": 1, "AF_INET": 2, "AF_INET6": 10, "AF_NETLINK": 16, "AF_VSOCK": 40,
+        "SOCK_STREAM": 1, "SOCK_DGRAM": 2, "SOCK_SEQPACKET": 5, "SOCK_NONBLOCK": 0x800, "SOCK_CLOEXEC": 0x80000,
+        "MSG_PEEK": 2, "MSG_TRUNC": 0x20, "MSG_DONTWAIT": 0x40, "MSG_NOSIGNAL": 0x4000,
+        "MSG_CMSG_CLOEXEC": 0x4000_0000,
+        // prctl, seccomp
+        "PR_SET_PDEATHSIG": 1, "PR_GET_DUMPABLE": 3, "PR_SET_DUMPABLE": 4, "PR_SET_NAME": 15, "PR_GET_NAME": 16,
+        "PR_GET_SECCOMP": 21, "PR_CAPBSET_READ": 23, "PR_SET_TIMERSLACK": 29, "PR_SET_NO_NEW_PRIVS": 38,
+        "PR_GET_NO_NEW_PRIVS": 39,
+        "SECCOMP_SET_MODE_FILTER": 1, "SECCOMP_GET_ACTION_AVAIL": 2, "SECCOMP_FILTER_FLAG_TSYNC": 1,
+        "SECCOMP_FILTER_FLAG_TSYNC_ESRCH": 16,
+        // statx, newfstatat
+        "AT_SYMLINK_NOFOLLOW": 0x100, "AT_NO_AUTOMOUNT": 0x800, "AT_EMPTY_PATH": 0x1000,
+        "AT_STATX_FORCE_SYNC": 0x2000, "AT_STATX_DONT_SYNC": 0x4000,
+        // prlimit64, signals
+        "RLIMIT_FSIZE": 1, "RLIMIT_CORE": 4, "RLIMIT_NPROC": 6, "RLIMIT_NOFILE": 7, "RLIMIT_MEMLOCK": 8,
+        "SIGABRT": 6, "SIGKILL": 9,
+    ]
+
+    /// The errnos by which a policy may refuse a call.
+    static let errnos: [String: UInt16] = [
+        "EPERM": 1, "ENOENT": 2, "EIO": 5, "EBADF": 9, "EAGAIN": 11, "ENOMEM": 12, "EACCES": 13, "EBUSY": 16,
+        "EEXIST": 17, "ENODEV": 19, "EINVAL": 22, "ENOTTY": 25, "ENOSYS": 38, "EOPNOTSUPP": 95,
+    ]
+}

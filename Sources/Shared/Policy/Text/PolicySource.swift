@@ -1,0 +1,102 @@
+/// One line of a policy file, split at the `#`.
+struct SourceLine {
+    let file: String
+    /// Counted from 1.
+    let number: Int
+    /// What stands before the `#`: printable ASCII, blanks and tabs.
+    let code: [UInt8]
+    /// The text after the `#` without surrounding blanks; nil when the line has none.
+    let comment: String?
+
+    /// Nothing but blanks before the `#` or the end.
+    var hasNoCode: Bool { code.allSatisfy(isBlank) }
+}
+
+/// What all policy files have in common: bounds, characters and lines.
+enum PolicySource {
+    /// The longest file that is read.
+    static let maximumBytes = 64 * 1024
+    /// The most rules that one policy, its include counted, may hold.
+    static let maximumRules = 400
+
+    /// Splits a file into lines and refuses what no policy may contain: control characters (an editor would hide
+    /// them), text outside ASCII except in comments, comments that aren't UTF-8.
+    static func lines(of bytes: [UInt8], file: String) throws(PolicyError) -> [SourceLine] {
+        guard bytes.count <= maximumBytes else {
+            throw PolicyError(
+                PolicyLocation(file: file, line: 1, column: 1),
+                "the file has \(bytes.count) bytes; a policy has at most \(maximumBytes)")
+        }
+        var lines: [SourceLine] = []
+        for text in bytes.split(separator: UInt8(ascii: "\n"), omittingEmptySubsequences: false) {
+            lines.append(try line(text, file: file, number: lines.count + 1))
+        }
+        return lines
+    }
+
+    private static func line(
+        _ text: ArraySlice<UInt8>, file: String, number: Int
+    ) throws(PolicyError) -> SourceLine {
+        let hash = text.firstIndex(of: UInt8(ascii: "#")) ?? text.endIndex
+        for (index, byte) in zip(text.indices, text) {
+            let isControl = (byte < 0x20 && byte != UInt8(ascii: "\t")) || byte == 0x7F
+            guard isControl || (byte >= 0x80 && index < hash) else { continue }
+            throw PolicyError(
+                PolicyLocation(file: file, line: number, column: index - text.startIndex + 1),
+                "byte \(hexadecimal(UInt64(byte))); expected printable ASCII (any UTF-8 in a comment)")
+        }
+        guard hash < text.endIndex else {
+            return SourceLine(file: file, number: number, code: Array(text), comment: nil)
+        }
+        guard let comment = String(validating: text[(hash + 1)...], as: UTF8.self) else {
+            throw PolicyError(
+                PolicyLocation(file: file, line: number, column: hash - text.startIndex + 1),
+                "the comment is not valid UTF-8")
+        }
+        return SourceLine(file: file, number: number, code: Array(text[..<hash]), comment: trimmed(comment))
+    }
+
+    private static func trimmed(_ text: String) -> String {
+        let isBlank: (Character) -> Bool = { $0 == " " || $0 == "\t" || $0 == "#" }
+        let start = text.drop(while: isBlank)
+        guard let last = start.lastIndex(where: { !isBlank($0) }) else { return "" }
+        return String(start[...last])
+    }
+}
+
+/// How a policy reads the file that an `@include` line names: the caller knows folders and access rights.
+public typealias PolicyReader = (_ name: String) throws -> [UInt8]
+
+/// A policy file that was read and split.
+struct PolicyFile {
+    let name: String
+    let lines: [SourceLine]
+
+    /// Reads `name` through `read`; `from` is the `@include` line, when there is one.
+    init(_ name: String, from: PolicyLocation? = nil, read: PolicyReader) throws(PolicyError) {
+        let bytes: [UInt8]
+        do {
+            bytes = try read(name)
+        } catch {
+            throw PolicyError(
+                from ?? PolicyLocation(file: name, line: 1, column: 1),
+                "cannot read '\(printable(name))': \(printable("\(error)"))")
+        }
+        self.name = name
+        lines = try PolicySource.lines(of: bytes, file: name)
+    }
+}
+
+func isBlank(_ byte: UInt8) -> Bool { byte == UInt8(ascii: " ") || byte == UInt8(ascii: "\t") }
+
+/// `0x` and lower-case digits.
+func hexadecimal(_ value: UInt64) -> String { "0x" + String(value, radix: 16) }
+
+/// Quotes from a file go into logs: nothing but printable ASCII, and not endlessly.
+func printable(_ text: String, limit: Int = 120) -> String {
+    var result = ""
+    for scalar in text.unicodeScalars.prefix(limit) {
+        result += scalar.isASCII && scalar.value >= 0x20 && scalar.value < 0x7F ? String(scalar) : "?"
+    }
+    return text.unicodeScalars.count > limit ? result + "..." : result
+}

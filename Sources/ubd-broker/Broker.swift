@@ -1,0 +1,205 @@
+import BrokerInterface
+import Glibc
+import Policy
+import SystemCalls
+import WorkerProtocol
+
+/// What the broker knows and holds. It lives in one thread; operations change it step by step from the event loop.
+final class Broker {
+    /// The outside as the broker meets it; the unit tests have one of their own.
+    struct Surroundings {
+        var startWorker: (WorkerLaunch, @escaping (WorkerEvent) -> Void) throws(SystemError) -> any Worker
+        /// What is wrong with a stopped worker's sandbox; nil when it stands.
+        var verify: (SandboxVerification, _ pid: Int32) -> String? = { $0.problem(inProcess: $1) }
+        /// Who uses a device, so that it must not go; nil when nobody does.
+        var holder: (_ id: UInt32) -> String? = Holders.holder(of:)
+        var nodes = Nodes(folder: "/dev")
+    }
+
+    let configuration: Configuration
+    let loop: EventLoop
+    let policy: AccessPolicy
+    /// By target name.
+    let walls: [String: Walls]
+    let workerBinary: FileDescriptor
+    let workerGID: UInt32
+    let driver: Driver
+    let store: RecordStore
+    let undertaker: Undertaker
+    let started = Int64(time(nil))
+    /// The broker's own seccomp filters, which its workers inherit.
+    private let ownFilters: Int
+    private let surroundings: Surroundings
+
+    var uids: WorkerUIDs
+    var devices: [UInt32: ManagedDevice] = [:]
+    private var adds: [ObjectIdentifier: AddOperation] = [:]
+
+    init(
+        configuration: Configuration, loop: EventLoop, policy: AccessPolicy, walls: [String: Walls],
+        workerBinary: consuming FileDescriptor, workerGID: UInt32, driver: Driver,
+        surroundings: Surroundings
+    ) throws(SystemError) {
+        self.configuration = configuration
+        self.loop = loop
+        self.policy = policy
+        self.walls = walls
+        self.workerBinary = workerBinary
+        self.workerGID = workerGID
+        self.driver = driver
+        self.surroundings = surroundings
+        store = RecordStore(runFolder: configuration.runFolder)
+        undertaker = Undertaker(loop: loop)
+        uids = WorkerUIDs(base: configuration.uidBase, count: configuration.uidCount)
+        ownFilters = try ProcessStatus(of: "self").seccompFilters
+    }
+
+    // MARK: What clients ask
+
+    /// Starts an add; nil when it is refused at once. The answers, all of them, come through `answer`.
+    func add(
+        _ request: AddRequest, peer: PeerCredentials, answer: @escaping (AddOperation.Answer) -> Void
+    ) -> AddOperation? {
+        do throws(InterfaceError) {
+            let plan = try AddPlan(request)
+            let rule = try permit(plan, peer)
+            _ = try driver.ready()
+            let operation = AddOperation(plan, owner: peer.uid, rule: rule, broker: self, answer: answer)
+            adds[ObjectIdentifier(operation)] = operation
+            operation.begin()
+            return operation
+        } catch {
+            Log.notice(
+                "add-refused", ("uid", "\(peer.uid)"), ("pid", "\(peer.pid)"), ("target", request.target),
+                ("why", error.message))
+            answer(.failed(error))
+            return nil
+        }
+    }
+
+    func delete(_ request: DeleteRequest, peer: PeerCredentials, completion: @escaping (InterfaceError?) -> Void) {
+        guard let device = devices[request.id], mayTouch(device, peer),
+            request.generation == nil || request.generation == device.info.generation
+        else {
+            return completion(
+                .noSuchDevice(
+                    message: "you have no device \(request.id)", remedy: "'ubd list' shows your devices",
+                    id: Int64(request.id)))
+        }
+        Log.info(
+            "delete", ("device", "\(device.id)"), ("uid", "\(peer.uid)"), ("pid", "\(peer.pid)"),
+            ("force", "\(request.force ?? false)"))
+        DeleteOperation(device, broker: self, completion: completion).begin(force: request.force ?? false)
+    }
+
+    func list(_ request: ListRequest, peer: PeerCredentials) throws(InterfaceError) -> ListReply {
+        let visible = devices.values.filter { mayTouch($0, peer) }.map(\.info).sorted { $0.id < $1.id }
+        guard let id = request.id else { return ListReply(devices: visible) }
+        guard let device = visible.first(where: { $0.id == id }) else {
+            throw .noSuchDevice(
+                message: "you have no device \(id)", remedy: "'ubd list' shows your devices", id: Int64(id))
+        }
+        return ListReply(devices: [device])
+    }
+
+    private func mayTouch(_ device: ManagedDevice, _ peer: PeerCredentials) -> Bool {
+        peer.uid == 0 || peer.uid == device.owner
+    }
+
+    // MARK: Policy and quota
+
+    private func permit(_ plan: AddPlan, _ peer: PeerCredentials) throws(InterfaceError) -> AccessRule {
+        let request = AccessRequest(
+            target: plan.target.name, readOnly: plan.readOnly, queues: UInt64(plan.queues), depth: UInt64(plan.depth),
+            maxIOBytes: UInt64(plan.maxIOBytes), sizeBytes: plan.target.needsFile ? nil : plan.options.size)
+        switch policy.decide(accessPeer(peer), request, usage: usage(of: peer.uid)) {
+        case .allowed(let rule): return rule
+        case .refused(let refusal): throw Refusals.explain(refusal, request, configuration.accessPolicy)
+        }
+    }
+
+    func accessPeer(_ peer: PeerCredentials) -> AccessPeer {
+        AccessPeer(uid: peer.uid, groups: [peer.gid] + peer.groups)
+    }
+
+    /// What a user has: devices, adds under way, and children that still wait to close a file of theirs.
+    func usage(of uid: UInt32) -> AccessUsage {
+        let owned = devices.values.filter { $0.owner == uid }
+        let pending = adds.values.filter { $0.ownerUID == uid && $0.hasNoDevice }
+        return AccessUsage(
+            devices: UInt64(owned.count + pending.count + undertaker.waiting(for: uid)),
+            memoryBytes: owned.map(\.memoryBytes).reduce(0, +) + pending.map(\.memoryBytes).reduce(0, +))
+    }
+
+    // MARK: For the operations
+
+    func startWorker(
+        _ launch: WorkerLaunch, _ handler: @escaping (WorkerEvent) -> Void
+    ) throws(SystemError) -> any Worker {
+        try surroundings.startWorker(launch, handler)
+    }
+
+    var nodes: Nodes { surroundings.nodes }
+
+    func holder(of device: ManagedDevice) -> String? { surroundings.holder(device.id) }
+
+    /// What is wrong with a stopped worker's sandbox; nil when it stands.
+    func verification(of worker: any Worker) -> String? {
+        // The stages of the worker's own come on top of what it inherits.
+        surroundings.verify(
+            SandboxVerification(uid: worker.uid, gid: workerGID, seccompFilters: ownFilters + 2), worker.pid)
+    }
+
+    /// Why a number can't be had; nil when it can, as far as we know.
+    func occupation(of id: UInt32) -> InterfaceError? {
+        guard devices[id] != nil else { return nil }
+        return .idInUse(
+            message: "device number \(id) is in use", remedy: "choose another number, or leave -n out", id: Int64(id))
+    }
+
+    func freeID(except tried: Set<UInt32>) -> UInt32? {
+        guard tried.count < 1024 else { return nil }
+        return (0...UInt32(AddPlan.ids.upperBound)).first { devices[$0] == nil && !tried.contains($0) }
+    }
+
+    /// A number that no other device of this host has had: random, positive, not 0.
+    func newGeneration() -> UInt64 {
+        UInt64.random(in: 1...UInt64(Int64.max))
+    }
+
+    func save(_ device: ManagedDevice) {
+        do { try store.write(device.record) } catch {
+            // The device serves on; only a restarted broker would know less of it.
+            Log.error("record", ("device", "\(device.id)"), ("why", "\(error)"))
+        }
+    }
+
+    func forget(_ device: ManagedDevice) {
+        if devices[device.id] === device { devices[device.id] = nil }
+    }
+
+    func ended(_ operation: AddOperation) {
+        adds[ObjectIdentifier(operation)] = nil
+    }
+
+    /// A worker of a live device says or does something.
+    func workerEvent(_ device: ManagedDevice, _ event: WorkerEvent) {
+        guard device.info.state != .deleting else { return }
+        switch event {
+        case .ended(let change):
+            Log.error("worker-ended", ("device", "\(device.id)"), ("how", "\(change)"))
+            device.setState(.failed, reason: "its worker was \(change); delete it and add it again")
+            save(device)
+        case .violation(let what):
+            Log.error("worker-violation", ("device", "\(device.id)"), ("what", what))
+            device.worker?.kill()
+        default:
+            Log.warning("worker-event", ("device", "\(device.id)"), ("what", "\(event)"))
+        }
+    }
+
+    /// Children changed state: the pidfds tell of ends, stops have to be looked for.
+    func childChanged() {
+        for device in devices.values { device.worker?.checkStopped() }
+    }
+}

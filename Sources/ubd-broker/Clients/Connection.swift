@@ -1,0 +1,212 @@
+import BrokerInterface
+import Glibc
+import SystemCalls
+import Varlink
+
+/// One client: its credentials as the kernel took them at connect(2), one call at a time, bounded in everything.
+final class Connection {
+    /// Milliseconds.
+    private enum Deadline {
+        /// From the first byte of a message to its last.
+        static let message = 5_000
+        static let idle = 30_000
+    }
+
+    /// A client that does not read may have this many bytes waiting.
+    private static let longestBacklog = 256 * 1024
+
+    let peer: PeerCredentials
+    private let server: Server
+    private let broker: Broker
+    private var socket: FileDescriptor?
+    private var watch: EventLoop.Watch?
+    private var timer: EventLoop.Timer?
+    private var reader = FrameReader()
+    private var backlog: [UInt8] = []
+    private var add: AddOperation?
+    /// A call is being answered: the next one waits.
+    private var isBusy = false
+
+    init(_ socket: consuming FileDescriptor, peer: PeerCredentials, server: Server) {
+        self.peer = peer
+        self.server = server
+        broker = server.broker
+        self.socket = consume socket
+    }
+
+    func begin() throws(SystemError) {
+        guard let fd = socket?.raw else { return }
+        watch = try broker.loop.watch(fd, .readable) { [unowned self] ready in handle(ready) }
+        restartTimer()
+    }
+
+    /// Ends the connection. What a client left unread in it is nobody's to close but an undertaker's.
+    func close() {
+        broker.loop.cancel(timer)
+        timer = nil
+        if let watch { broker.loop.unwatch(watch) }
+        watch = nil
+        guard let socket = socket.take() else { return }
+        broker.undertaker.letGo(socket, owner: peer.uid)
+        server.forget(self)
+        let operation = add
+        add = nil
+        operation?.clientGone()
+    }
+
+    // MARK: Bytes in
+
+    private func handle(_ ready: Poller.Interest) {
+        if ready.contains(.writable) { flush() }
+        if isBusy {
+            // Busy: nothing is read, but a client that went away is noticed.
+            if !ready.isDisjoint(with: .hangUp) { close() }
+        } else if !ready.isDisjoint(with: [.readable, .hangUp]) {
+            receive()
+        }
+    }
+
+    private func receive() {
+        guard let fd = socket?.raw else { return }
+        var chunk = [UInt8](repeating: 0, count: min(max(reader.room, 1), 4096))
+        let received = chunk.withUnsafeMutableBytes { buffer in
+            (try? receiveWithoutFiles(fd, into: buffer)) ?? .closed
+        }
+        switch received {
+        case .wouldBlock: return
+        case .closed: close()
+        case .filesAttached, .tooLong: refuse("files where none belong")
+        case .bytes(let count):
+            do { try reader.append(chunk[0..<count]) } catch { return refuse("\(error)") }
+            handleMessages()
+        }
+    }
+
+    private func handleMessages() {
+        while !isBusy, socket != nil, let message = reader.next() {
+            handle(message)
+        }
+        restartTimer()
+    }
+
+    private func refuse(_ why: String) {
+        Log.notice("connection-closed", ("uid", "\(peer.uid)"), ("pid", "\(peer.pid)"), ("why", why))
+        close()
+    }
+
+    private func restartTimer() {
+        broker.loop.cancel(timer)
+        timer = nil
+        if isBusy || socket == nil { return }
+        let isPartial = reader.hasUnread
+        timer = broker.loop.after(milliseconds: isPartial ? Deadline.message : Deadline.idle) { [unowned self] in
+            isPartial ? refuse("half a message for \(Deadline.message / 1000) s") : close()
+        }
+    }
+
+    // MARK: Calls
+
+    private func handle(_ message: [UInt8]) {
+        let call: Call
+        do { call = try Call(message: message) } catch { return refuse("\(error)") }
+        // A oneway call gets no reply, so it would have no use: it is answered by silence.
+        let wantsReply = !call.oneway
+        do throws(InterfaceError) {
+            let request = try BrokerCall(call)
+            switch request {
+            case .add(let request): beginAdd(request)
+            case .delete(let request):
+                setBusy(true)
+                broker.delete(request, peer: peer) { [weak self] error in
+                    self?.finish(error?.reply ?? Reply(), wantsReply)
+                }
+            case .list(let request): send(Reply(parameters: try broker.list(request, peer: peer).json), wantsReply)
+            case .info: send(Reply(parameters: broker.info(for: peer).json), wantsReply)
+            case .serviceInfo: send(Reply(parameters: ServiceInfoReply(version: UBDVersion.text).json), wantsReply)
+            case .interfaceDescription(let interface):
+                let text = try BrokerAPI.description(of: interface)
+                send(Reply(parameters: InterfaceDescriptionReply(description: text).json), wantsReply)
+            }
+        } catch {
+            send(error.reply, wantsReply)
+        }
+    }
+
+    private func beginAdd(_ request: AddRequest) {
+        setBusy(true)
+        add = broker.add(request, peer: peer) { [weak self] answer in
+            guard let self else {
+                if case .files(_, let parking) = answer { Glibc.close(parking) }
+                return
+            }
+            switch answer {
+            case .files(let count, let parking):
+                offer(AddReply.files(count: count, parking: 0).reply, FileDescriptor(owning: parking))
+            case .added(let device, let notices):
+                add = nil
+                finish(AddReply.added(device, notices: notices).reply, true)
+            case .failed(let error):
+                add = nil
+                finish(error.reply, true)
+            }
+        }
+        // It may have ended, or lost its client, before it was returned.
+        if !isBusy { add = nil }
+        if socket == nil {
+            let operation = add
+            add = nil
+            operation?.clientGone()
+        }
+    }
+
+    /// The end of a call that took more than one event.
+    private func finish(_ reply: Reply, _ wantsReply: Bool) {
+        send(reply, wantsReply)
+        setBusy(false)
+        // What was pipelined behind the call is handled from the loop, not from the depths of an operation.
+        broker.loop.later { [weak self] in self?.handleMessages() }
+    }
+
+    private func setBusy(_ busy: Bool) {
+        isBusy = busy
+        updateInterest()
+        restartTimer()
+    }
+
+    // MARK: Bytes out
+
+    private func send(_ reply: Reply, _ wantsReply: Bool) {
+        if !wantsReply { return }
+        backlog += reply.message
+        flush()
+    }
+
+    /// A reply that carries a file: it must go at once, or the connection goes.
+    private func offer(_ reply: Reply, _ file: consuming FileDescriptor) {
+        guard let fd = socket?.raw, backlog.isEmpty else { return refuse("it does not read its replies") }
+        let bytes = reply.message
+        guard let sent = try? SystemCalls.send(fd, bytes, files: [file.raw]), sent == bytes.count else {
+            return refuse("it does not read its replies")
+        }
+    }
+
+    private func flush() {
+        guard let fd = socket?.raw else { return }
+        while !backlog.isEmpty {
+            do { backlog.removeFirst(try SystemCalls.send(fd, backlog)) } catch {
+                if error.errno != EAGAIN { return close() }
+                break
+            }
+        }
+        if backlog.count > Connection.longestBacklog { return refuse("it does not read its replies") }
+        updateInterest()
+    }
+
+    private func updateInterest() {
+        guard let watch else { return }
+        var interest: Poller.Interest = []
+        if !isBusy, backlog.isEmpty { interest.insert(.readable) }
+        if !backlog.isEmpty { interest.insert(.writable) }
+        broker.loop.change(watch, interest)
+    }
+}

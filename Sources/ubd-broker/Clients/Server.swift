@@ -1,0 +1,77 @@
+import CShims
+import Glibc
+import SystemCalls
+
+/// Accepts clients, so many in all and so many of one user.
+final class Server {
+    private static let mostConnections = 256
+    private static let mostConnectionsPerUser = 16
+
+    let broker: Broker
+    private let listener: FileDescriptor
+    private var watch: EventLoop.Watch?
+    private var connections: [ObjectIdentifier: Connection] = [:]
+    private var perUser: [UInt32: Int] = [:]
+
+    init(_ listener: consuming FileDescriptor, broker: Broker) {
+        self.listener = consume listener
+        self.broker = broker
+    }
+
+    func begin() throws(SystemError) {
+        // No files by this way where the kernel can forbid it (6.16): those of clients are parked, never received.
+        var no: Int32 = 0
+        let size = socklen_t(MemoryLayout<Int32>.size)
+        if setsockopt(listener.raw, SOL_SOCKET, ubd_SO_PASSRIGHTS, &no, size) != 0, errno != ENOPROTOOPT {
+            throw SystemError("SO_PASSRIGHTS", errno)
+        }
+        watch = try broker.loop.watch(listener.raw, .readable) { [unowned self] _ in acceptAll() }
+    }
+
+    func forget(_ connection: Connection) {
+        guard connections.removeValue(forKey: ObjectIdentifier(connection)) != nil else { return }
+        let uid = connection.peer.uid
+        perUser[uid, default: 1] -= 1
+        if perUser[uid] == 0 { perUser[uid] = nil }
+    }
+
+    private func acceptAll() {
+        for _ in 0..<64 {
+            do {
+                guard let socket = try accept(listener.raw) else { return }
+                admit(socket)
+            } catch {
+                Log.error("accept", ("why", "\(error)"))
+                return pause()
+            }
+        }
+    }
+
+    /// Out of descriptors or memory: trying again at once would only burn the processor.
+    private func pause() {
+        guard let watch else { return }
+        broker.loop.change(watch, [])
+        broker.loop.after(milliseconds: 100) { [unowned self] in broker.loop.change(watch, .readable) }
+    }
+
+    private func admit(_ socket: consuming FileDescriptor) {
+        let peer: PeerCredentials
+        do { peer = try PeerCredentials(of: socket.raw) } catch {
+            Log.error("peer", ("why", "\(error)"))
+            return broker.undertaker.letGo(socket, owner: 0)
+        }
+        // Root always gets in: it is the one who has to mend things.
+        let isFull = connections.count >= Server.mostConnections && peer.uid != 0
+        if isFull || perUser[peer.uid, default: 0] >= Server.mostConnectionsPerUser {
+            Log.notice("connection-refused", ("uid", "\(peer.uid)"), ("pid", "\(peer.pid)"), ("why", "too many"))
+            return broker.undertaker.letGo(socket, owner: peer.uid)
+        }
+        let connection = Connection(socket, peer: peer, server: self)
+        connections[ObjectIdentifier(connection)] = connection
+        perUser[peer.uid, default: 0] += 1
+        do { try connection.begin() } catch {
+            Log.error("connection", ("why", "\(error)"))
+            connection.close()
+        }
+    }
+}

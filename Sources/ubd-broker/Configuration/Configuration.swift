@@ -1,0 +1,105 @@
+import BrokerInterface
+import SystemCalls
+
+/// What the broker was told on its command line.
+struct Configuration {
+    var accessPolicy = "/etc/ubd/access.policy"
+    var policyFolder = "/usr/share/ubd/policy"
+    var workerProgram = "/usr/libexec/ubd/ubd-worker"
+    var runFolder = "/run/ubd"
+    var uidBase: UInt32 = 0x7000_0000
+    var uidCount: UInt32 = 4096
+    var workerGroup = "ubd-worker"
+    /// -1000 to 1000, given to every worker.
+    var oomScore: Int32 = 0
+    /// Plain command numbers, as drivers before Linux 6.4 want them.
+    var usesLegacyOpcodes = false
+    var onlyChecks = false
+
+    var socketPath: String { runFolder + "/io.ubd.Broker" }
+
+    /// What the command line asks for.
+    enum Command: Equatable {
+        case run
+        case help
+        case version
+    }
+
+    /// A wrong option, in one line.
+    struct UsageError: Error, Equatable {
+        let message: String
+    }
+
+    static let help = """
+        usage: ubd-broker [options]
+
+        Gives unprivileged users block devices: it owns /dev/ublk-control, checks each request against the access
+        policy, and starts one confined worker for each device. Must be root. It stays in the foreground and logs to
+        stderr, one line an event.
+
+          --access FILE         who may have which devices            [/etc/ubd/access.policy]
+          --policy-dir DIR      the workers' walls: seccomp/, rings/  [/usr/share/ubd/policy]
+          --worker FILE         the workers' program                  [/usr/libexec/ubd/ubd-worker]
+          --run-dir DIR         socket, state and lock                [/run/ubd]
+          --worker-group NAME   the workers' group; owns no file      [ubd-worker]
+          --uid-base N          first uid for workers                 [1879048192]
+          --uid-count N         how many of them: one a device        [4096]
+          --oom-score N         of each worker, -1000 to 1000         [0]
+          --legacy-opcodes      command numbers of Linux before 6.4
+          --check-config        check the policies and say what they allow, then exit
+          --foreground          accepted for familiarity: there is no other way
+          --help, --version
+
+        Every file above must belong to root and be writable by nobody else; otherwise the broker does not start.
+        Exit status: 0 ended by SIGTERM or SIGINT; 1 could not start; 2 wrong usage or policy.
+
+        """
+
+    /// Reads a command line without its first word.
+    static func parse(_ arguments: [String]) throws(UsageError) -> (Command, Configuration) {
+        var configuration = Configuration()
+        var command = Command.run
+        var rest = arguments[...]
+        while let word = rest.popFirst() {
+            let equals = word.firstIndex(of: "=")
+            let name = String(word[..<(equals ?? word.endIndex)])
+            var inline = equals.map { String(word[word.index(after: $0)...]) }
+            func value() throws(UsageError) -> String {
+                if let text = inline {
+                    inline = nil
+                    return text
+                }
+                guard let text = rest.popFirst() else { throw UsageError(message: "\(name) needs a value") }
+                return text
+            }
+            switch name {
+            case "--access": configuration.accessPolicy = try value()
+            case "--policy-dir": configuration.policyFolder = try value()
+            case "--worker": configuration.workerProgram = try value()
+            case "--run-dir": configuration.runFolder = try value()
+            case "--worker-group": configuration.workerGroup = try value()
+            case "--uid-base": configuration.uidBase = try number(name, try value(), 1000...0xFFFF_0000)
+            case "--uid-count": configuration.uidCount = try number(name, try value(), 1...65536)
+            case "--oom-score": configuration.oomScore = try number(name, try value(), -1000...1000)
+            case "--legacy-opcodes": configuration.usesLegacyOpcodes = true
+            case "--check-config": configuration.onlyChecks = true
+            case "--foreground": break
+            case "--help", "-h": command = .help
+            case "--version": command = .version
+            default: throw UsageError(message: "unknown option '\(word)'")
+            }
+            if inline != nil { throw UsageError(message: "\(name) takes no value") }
+        }
+        return (command, configuration)
+    }
+
+    private static func number<T: FixedWidthInteger>(
+        _ name: String, _ text: String, _ range: ClosedRange<T>
+    ) throws(UsageError) -> T {
+        guard let value = T(text), range.contains(value) else {
+            throw UsageError(
+                message: "\(name) can not be '\(text)': give a number from \(range.lowerBound) to \(range.upperBound)")
+        }
+        return value
+    }
+}

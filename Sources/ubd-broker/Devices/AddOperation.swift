@@ -1,0 +1,407 @@
+import BrokerInterface
+import Glibc
+import KernelABI
+import Policy
+import SystemCalls
+import WorkerProtocol
+
+/// Adds one device for one client, step by step; whatever goes wrong on the way, and the client's going away, undoes
+/// everything that was done so far. The steps stand in their order; each ends in a call of the next.
+final class AddOperation {
+    /// What the client hears.
+    enum Answer {
+        /// Send at most `count` files into this socket. The descriptor is the receiver's to close.
+        case files(count: Int, parking: Int32)
+        case added(Device, [Notice])
+        case failed(InterfaceError)
+    }
+
+    /// Milliseconds.
+    private enum Deadline {
+        static let files = 10_000
+        static let command = 10_000
+    }
+
+    private let broker: Broker
+    private let plan: AddPlan
+    private let owner: UInt32
+    private let rule: AccessRule
+    private let answer: (Answer) -> Void
+
+    private var device: ManagedDevice?
+    private var parking: FileDescriptor?
+    private var parkingWatch: EventLoop.Watch?
+    private var timer: EventLoop.Timer?
+    private var notices: [Notice] = []
+    private var triedIDs: Set<UInt32> = []
+    private var workerStart: WorkerStart?
+    /// A control command is in the kernel: undoing waits for its end.
+    private var isCommandInFlight = false
+    private var failure: InterfaceError?
+    private var isOver = false
+
+    init(
+        _ plan: AddPlan, owner: UInt32, rule: AccessRule, broker: Broker, answer: @escaping (Answer) -> Void
+    ) {
+        self.plan = plan
+        self.owner = owner
+        self.rule = rule
+        self.broker = broker
+        self.answer = answer
+    }
+
+    /// Bytes of I/O buffers that this device will have, for the quota.
+    var memoryBytes: UInt64 { plan.bufferBytes }
+    var ownerUID: UInt32 { owner }
+    /// Not yet a device of the broker's list.
+    var hasNoDevice: Bool { device == nil }
+
+    // MARK: Files
+
+    func begin() {
+        guard plan.target.needsFile else {
+            do {
+                // The worker is given a parking end all the same: its descriptors are always the same ones.
+                let pair = try makeMessagePair()
+                parking = consume pair.first
+            } catch { return fail(StartErrors.broken("socketpair", error)) }
+            return chooseID()
+        }
+        do {
+            let pair = try makeMessagePair()
+            let end = pair.first.raw
+            parkingWatch = try broker.loop.watch(end, .readable) { [unowned self] _ in filesParked() }
+            parking = consume pair.first
+            timer = broker.loop.after(milliseconds: Deadline.files) { [unowned self] in filesMissing() }
+            answer(.files(count: plan.mostFiles, parking: pair.second.release()))
+        } catch { fail(StartErrors.broken("socketpair", error)) }
+    }
+
+    private func filesMissing() {
+        fail(
+            .badFile(
+                message: "no file came within \(Deadline.files / 1000) seconds",
+                remedy: "send it in one message right after the first reply", index: 0))
+    }
+
+    /// The client's message lies in the queue, and stays there: the broker holds the socket, never a file.
+    private func filesParked() {
+        endWaitForFiles()
+        guard let end = parking?.raw else { return }
+        // Nobody adds to it from now on, and nothing goes back to the client.
+        shutdown(end, Int32(SHUT_RDWR))
+        switch try? peekParked(end) {
+        case .files: chooseID()
+        default:
+            fail(
+                .badFile(
+                    message: "the message on the parking socket had no file",
+                    remedy: "send the file as SCM_RIGHTS with one byte of data", index: 0))
+        }
+    }
+
+    private func endWaitForFiles() {
+        if let watch = parkingWatch { broker.loop.unwatch(watch) }
+        parkingWatch = nil
+        broker.loop.cancel(timer)
+        timer = nil
+    }
+
+    // MARK: The kernel's device
+
+    private func chooseID() {
+        if let wanted = plan.id, let error = broker.occupation(of: wanted) { return fail(error) }
+        guard let id = plan.id ?? broker.freeID(except: triedIDs) else {
+            return fail(
+                .quotaReached(
+                    message: "no device number is free", remedy: "delete a device first", limit: "ids",
+                    value: Int64(AddPlan.ids.upperBound)))
+        }
+        triedIDs.insert(id)
+        let device = ManagedDevice(info: newDevice(id), memoryBytes: plan.bufferBytes, step: .adding)
+        do {
+            // The record comes before the kernel call, so that a broker that dies in between knows of it.
+            try broker.store.write(device.record)
+            try broker.store.writeUdev(device.record)
+        } catch {
+            broker.store.remove(id)
+            return fail(StartErrors.broken("write the device's record", error))
+        }
+        broker.devices[id] = device
+        self.device = device
+        addDevice(device)
+    }
+
+    private func newDevice(_ id: UInt32) -> Device {
+        Device(
+            id: id, generation: broker.newGeneration(), owner: owner, target: plan.target.name, state: .adding,
+            node: broker.nodes.block(id), link: nil, sizeBytes: 0, blockSize: 0, physicalBlockSize: 0,
+            readOnly: plan.readOnly, queues: plan.queues, depth: plan.depth, maxIOBytes: plan.maxIOBytes,
+            mode: "copy", buffered: plan.options.buffered, file: plan.fileName, created: Int64(time(nil)))
+    }
+
+    private func addDevice(_ device: ManagedDevice) {
+        var info = UblkDeviceInfo()
+        info.deviceID = device.id
+        info.queues = plan.queues
+        info.depth = plan.depth
+        info.maxIOBytes = plan.maxIOBytes
+        // Ours to use: it tells a later broker that the kernel's device is the one of the record.
+        info.serverFlags = device.info.generation
+        let request = ControlRequest(
+            operation: .addDevice, device: device.id, buffer: withUnsafeBytes(of: info) { Array($0) },
+            deadline: Deadline.command)
+        command(request) { [self] answer in deviceAdded(device, answer) }
+    }
+
+    private func deviceAdded(_ device: ManagedDevice, _ answer: ControlAnswer) {
+        guard case .result(let result, let bytes) = answer, result >= 0 else {
+            return deviceNotAdded(device, answer.errno)
+        }
+        device.isInKernel = true
+        let info = bytes.withUnsafeBytes { $0.loadUnaligned(as: UblkDeviceInfo.self) }
+        // Unknown flags are dropped without a word, so what came back is compared with what must be there.
+        guard info.features.contains(.ioctlEncoding) || broker.configuration.usesLegacyOpcodes else {
+            return fail(
+                .kernelUnsupported(
+                    message: "this kernel's ublk driver lacks ioctl-encoded commands",
+                    remedy: "use Linux 6.4 or later", feature: "CMD_IOCTL_ENCODE"))
+        }
+        guard info.depth > 0, info.queues > 0, info.depth <= plan.depth, info.queues <= plan.queues,
+            info.maxIOBytes > 0, info.maxIOBytes <= plan.maxIOBytes
+        else { return fail(StartErrors.broken("ADD_DEV", SystemError("the kernel's limits make no sense", EINVAL))) }
+        note(info)
+        device.info.queues = info.queues
+        device.info.depth = info.depth
+        device.info.maxIOBytes = info.maxIOBytes
+        launch(device)
+    }
+
+    private func note(_ info: UblkDeviceInfo) {
+        if info.queues < plan.queues {
+            notices.append(
+                Notice(
+                    code: "queues",
+                    message: "the kernel gave \(info.queues) queues instead of \(plan.queues): one for each CPU at most"
+                ))
+        }
+        if info.depth < plan.depth {
+            notices.append(
+                Notice(code: "depth", message: "the kernel gave depth \(info.depth) instead of \(plan.depth)"))
+        }
+    }
+
+    private func deviceNotAdded(_ device: ManagedDevice, _ errno: Int32) {
+        if errno == EEXIST {
+            // It is another server's: forget our record at once, so that nobody deletes theirs for it.
+            broker.store.remove(device.id)
+            broker.forget(device)
+            self.device = nil
+            guard let wanted = plan.id else { return chooseID() }
+            return fail(
+                .idInUse(
+                    message: "device number \(wanted) is in use by another ublk server or still being deleted",
+                    remedy: "choose another number, or leave -n out", id: Int64(wanted)))
+        }
+        // Late is not never: the undoing must look for it.
+        if errno == ETIMEDOUT { device.isInKernel = true }
+        fail(StartErrors.kernelSaysNo("ADD_DEV", errno))
+    }
+
+    // MARK: The worker
+
+    private func launch(_ device: ManagedDevice) {
+        guard let kind = TargetKind.allCases.first(where: { $0.name == plan.target.name }) else { return }
+        var flags: LaunchMessage.Flags = []
+        if plan.readOnly { flags.insert(.readOnly) }
+        if plan.options.buffered { flags.insert(.buffered) }
+        if rule.limits.fuse { flags.insert(.allowFUSE) }
+        if rule.limits.networkFileSystem { flags.insert(.allowNetwork) }
+        if broker.configuration.usesLegacyOpcodes { flags.insert(.legacyOpcodes) }
+        let message = LaunchMessage(
+            target: kind, queues: device.info.queues, depth: device.info.depth, maxIOBytes: device.info.maxIOBytes,
+            flags: flags, offset: plan.options.offset, size: plan.options.size ?? 0,
+            blockSize: plan.options.blockSize ?? 0)
+        device.parking = parking.take()
+        let start = WorkerStart(
+            message, for: device, broker: broker,
+            listener: WorkerStart.Listener(
+                geometry: { [unowned self] geometry in setParameters(device, geometry) },
+                ready: { [unowned self] in startDevice(device) },
+                failed: { [unowned self] error in fail(error) },
+                sealed: { [unowned self] in
+                    device.setState(.starting)
+                    device.step = .starting
+                    broker.save(device)
+                }))
+        workerStart = start
+        start.begin()
+    }
+
+    // MARK: Parameters
+
+    private func setParameters(_ device: ManagedDevice, _ geometry: Geometry) {
+        guard geometry.size <= UInt64(TargetCatalog.largestSize) else {
+            return fail(StartErrors.workerBroke("it announced a disk of \(geometry.size) bytes"))
+        }
+        if let limit = rule.limits.maxSizeBytes, geometry.size > limit {
+            return fail(
+                .quotaReached(
+                    message: "the device would have \(geometry.size) bytes; the access policy allows \(limit)",
+                    remedy: "use --size, or ask the administrator for a larger max-size", limit: "max-size",
+                    value: Int64(clamping: limit)))
+        }
+        if rule.limits.readOnlyOnly, !geometry.attributes.contains(.readOnly) {
+            return fail(StartErrors.workerBroke("it made a writable disk against its orders"))
+        }
+        device.info.sizeBytes = geometry.size
+        device.info.blockSize = geometry.logicalBlock
+        device.info.physicalBlockSize = geometry.physicalBlock
+        device.info.readOnly = geometry.attributes.contains(.readOnly)
+        device.info.buffered = geometry.attributes.contains(.buffered)
+        note(geometry)
+        let parameters = DiskParameters.make(geometry, maxIOBytes: device.info.maxIOBytes)
+        let request = ControlRequest(
+            operation: .setParameters, device: device.id, buffer: parameters.encoded(), deadline: Deadline.command)
+        command(request) { [self] answer in
+            guard answer.errno == 0 else { return fail(StartErrors.kernelSaysNo("SET_PARAMS", answer.errno)) }
+            workerStart?.serve()
+        }
+    }
+
+    private func note(_ geometry: Geometry) {
+        let name = plan.fileName ?? "the file"
+        if geometry.attributes.contains(.fileReadOnly), !plan.readOnly {
+            notices.append(
+                Notice(code: "read-only", message: "\(name) is not writable, so the device is read-only"))
+        }
+        if geometry.attributes.contains(.sizeRoundedDown) {
+            notices.append(
+                Notice(
+                    code: "size",
+                    message: "the size of \(name) is not a multiple of \(geometry.logicalBlock) bytes: "
+                        + "the device has \(geometry.size) bytes, the rest is left out"))
+        }
+        if geometry.attributes.contains(.directRefused), !plan.options.buffered {
+            notices.append(
+                Notice(code: "buffered", message: "\(name) does not take direct I/O, so the page cache is used"))
+        }
+    }
+
+    // MARK: Start
+
+    private func startDevice(_ device: ManagedDevice) {
+        guard let worker = device.worker, failure == nil else { return }
+        device.mayBeStarted = true
+        let request = ControlRequest(
+            operation: .startDevice, device: device.id, data: UInt64(worker.pid), deadline: Deadline.command)
+        command(request) { [self] answer in started(device, answer) }
+    }
+
+    private func started(_ device: ManagedDevice, _ answer: ControlAnswer) {
+        guard answer.errno == 0 else { return fail(StartErrors.kernelSaysNo("START_DEV", answer.errno)) }
+        guard let worker = device.worker, worker.isAlive else {
+            return fail(StartErrors.workerBroke("it died during the start"))
+        }
+        do { try worker.resume() } catch { return fail(StartErrors.broken("resume the worker", error)) }
+        let request = ControlRequest(
+            operation: .getParameters, device: device.id, buffer: UblkParameters.emptyBuffer(),
+            deadline: Deadline.command)
+        command(request) { [self] answer in
+            guard case .result(let result, let bytes) = answer, result >= 0,
+                let nodes = UblkParameters(decoding: bytes).nodes
+            else { return fail(StartErrors.kernelSaysNo("GET_PARAMS", answer.errno)) }
+            publish(device, nodes)
+        }
+    }
+
+    private func publish(_ device: ManagedDevice, _ nodes: UblkParameters.Nodes) {
+        do {
+            try broker.nodes.own(device.id, uid: owner, major: nodes.diskMajor, minor: nodes.diskMinor)
+            if try broker.nodes.makeLink(device.id) {
+                device.info.link = broker.nodes.link(device.id)
+            } else {
+                notices.append(
+                    Notice(
+                        code: "link",
+                        message: "\(broker.nodes.link(device.id)) exists and is not ours: use \(device.info.node)"))
+            }
+        } catch { return fail(StartErrors.broken("publish the device", error)) }
+        device.step = .live
+        device.setState(.live)
+        broker.save(device)
+        device.worker?.setHandler { [broker] event in broker.workerEvent(device, event) }
+        Log.info(
+            "added", ("device", "\(device.id)"), ("owner", "\(owner)"), ("target", plan.target.name),
+            ("bytes", "\(device.info.sizeBytes)"), ("worker", "\(device.info.workerPid ?? 0)"),
+            ("rule", "\(rule.location)"))
+        finish(.added(device.info, notices))
+    }
+
+    // MARK: The end
+
+    /// The client went away: nobody wants the device.
+    func clientGone() {
+        fail(
+            .failed(
+                message: "the client went away", remedy: "keep the connection open until the last reply",
+                step: "client", errno: nil))
+    }
+
+    private func finish(_ result: Answer) {
+        if isOver { return }
+        isOver = true
+        broker.loop.cancel(timer)
+        broker.ended(self)
+        answer(result)
+    }
+
+    /// Undoes everything, then tells the client.
+    private func fail(_ error: InterfaceError) {
+        if isOver { return }
+        let isFirst = failure == nil
+        if isFirst { failure = error }
+        // What the kernel is doing must end first; above all the worker must not die during START_DEV.
+        if isCommandInFlight || !isFirst { return }
+        undo()
+    }
+
+    private func undo() {
+        guard let error = failure else { return }
+        endWaitForFiles()
+        Log.notice("add-failed", ("owner", "\(owner)"), ("why", error.message))
+        guard let device else {
+            if let parking = parking.take() { broker.undertaker.letGo(parking, owner: owner) }
+            return finish(.failed(error))
+        }
+        workerStart?.abandon()
+        if let parking = parking.take() { device.parking = consume parking }
+        // The operation ends when nothing is left; a worker that can't be killed leaves a stuck device behind.
+        Teardown(device, broker: broker) { [self] _ in finish(.failed(error)) }.begin(.killFirst)
+    }
+
+    private func command(_ request: ControlRequest, _ next: @escaping (ControlAnswer) -> Void) {
+        let control: any ControlDevice
+        do { control = try broker.driver.ready() } catch { return fail(error) }
+        isCommandInFlight = true
+        control.submit(request) { [self] answer in
+            isCommandInFlight = false
+            if failure == nil { return next(answer) }
+            // It failed meanwhile, but what the command did must be known to the undoing.
+            if request.operation == .addDevice {
+                if answer.errno == 0 { device?.isInKernel = true } else { return discardUnadded() }
+            }
+            undo()
+        }
+    }
+
+    /// ADD_DEV itself failed after the client went away: there is nothing in the kernel that is ours.
+    private func discardUnadded() {
+        if let device {
+            broker.store.remove(device.id)
+            broker.forget(device)
+            self.device = nil
+        }
+        undo()
+    }
+}

@@ -1,0 +1,131 @@
+import BrokerInterface
+import Glibc
+import SystemCalls
+import Varlink
+import WorkerProtocol
+
+/// What must be known of a device after the broker itself died: written before each kernel call whose effect it names.
+/// One file a device, below the run folder; replaced in one step, so it is never half written.
+struct DeviceRecord: Equatable {
+    static let version: Int64 = 1
+
+    /// How far the device is; undone by the next broker unless it is live.
+    enum Step: String {
+        /// ADD_DEV was or is about to be sent.
+        case adding
+        /// START_DEV was or is about to be sent: the worker may be stopped.
+        case starting
+        case live
+        case deleting
+    }
+
+    struct Worker: Equatable {
+        var pid: Int32
+        var startTime: UInt64
+        var uid: UInt32
+    }
+
+    var step: Step
+    var device: Device
+    var worker: Worker?
+    /// Bytes of I/O buffers, for the owner's quota.
+    var memoryBytes: UInt64
+
+    private var json: JSON {
+        .record([
+            ("version", .integer(DeviceRecord.version)), ("step", .string(step.rawValue)), ("device", device.json),
+            ("memoryBytes", .integer(Int64(clamping: memoryBytes))),
+            (
+                "worker",
+                worker.map { worker in
+                    .record([
+                        ("pid", .integer(Int64(worker.pid))),
+                        ("startTime", .integer(Int64(clamping: worker.startTime))),
+                        ("uid", .integer(Int64(worker.uid))),
+                    ])
+                }
+            ),
+        ])
+    }
+
+    private init?(json: JSON) {
+        guard case .integer(DeviceRecord.version)? = json["version"], case .string(let text)? = json["step"],
+            let step = Step(rawValue: text), let device = json["device"].flatMap({ try? Device(json: $0) }),
+            case .integer(let bytes)? = json["memoryBytes"], bytes >= 0
+        else { return nil }
+        self.step = step
+        self.device = device
+        memoryBytes = UInt64(bytes)
+        guard let worker = json["worker"] else { return }
+        guard case .integer(let pid)? = worker["pid"], case .integer(let start)? = worker["startTime"],
+            case .integer(let uid)? = worker["uid"], let pid = Int32(exactly: pid), pid > 1,
+            let start = UInt64(exactly: start), let uid = UInt32(exactly: uid)
+        else { return nil }
+        self.worker = Worker(pid: pid, startTime: start, uid: uid)
+    }
+
+    init(step: Step, device: Device, worker: Worker?, memoryBytes: UInt64) {
+        self.step = step
+        self.device = device
+        self.worker = worker
+        self.memoryBytes = memoryBytes
+    }
+
+    /// Reads a record; nil when it is damaged or of another version.
+    init?(bytes: [UInt8]) {
+        guard let json = try? JSON(parsing: bytes, limits: .reply) else { return nil }
+        self.init(json: json)
+    }
+
+    var bytes: [UInt8] { json.bytes }
+}
+
+/// The folder of the records, and the folder of what the udev rule reads.
+struct RecordStore {
+    let folder: String
+    let udevFolder: String
+
+    init(runFolder: String) {
+        folder = runFolder + "/state"
+        udevFolder = runFolder + "/udev"
+    }
+
+    func prepare() throws(SystemError) {
+        for (path, mode) in [(folder, mode_t(0o700)), (udevFolder, mode_t(0o755))] {
+            if mkdir(path, mode) != 0, errno != EEXIST { throw SystemError("mkdir \(path)", errno) }
+            try call("chmod \(path)") { chmod(path, mode) }
+        }
+    }
+
+    func write(_ record: DeviceRecord) throws(SystemError) {
+        try replaceFile("\(folder)/\(record.device.id)", with: record.bytes, mode: 0o600)
+    }
+
+    /// What the udev rule reads when the node appears, so before it does.
+    func writeUdev(_ record: DeviceRecord) throws(SystemError) {
+        let text = "UBD_OWNER=\(record.device.owner)\n"
+        try replaceFile("\(udevFolder)/\(record.device.id)", with: Array(text.utf8), mode: 0o644)
+    }
+
+    func remove(_ id: UInt32) {
+        unlink("\(udevFolder)/\(id)")
+        unlink("\(folder)/\(id)")
+    }
+
+    /// All records, and the names of the files that are none.
+    func load() -> (records: [DeviceRecord], damaged: [String]) {
+        var records: [DeviceRecord] = []
+        var damaged: [String] = []
+        for name in listFolder(folder).sorted() {
+            let path = "\(folder)/\(name)"
+            guard let id = UInt32(name), let bytes = try? readFile(path), let record = DeviceRecord(bytes: bytes),
+                record.device.id == id
+            else {
+                damaged.append(path)
+                continue
+            }
+            records.append(record)
+        }
+        return (records, damaged)
+    }
+}

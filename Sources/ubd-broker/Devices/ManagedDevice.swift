@@ -1,0 +1,47 @@
+import BrokerInterface
+import Glibc
+import SystemCalls
+
+/// A device as the broker keeps it, from the moment its number is chosen until nothing of it is left.
+final class ManagedDevice {
+    /// What its owner is told.
+    var info: Device
+    /// Bytes of I/O buffers, for the owner's quota.
+    let memoryBytes: UInt64
+    var step: DeviceRecord.Step
+    var worker: (any Worker)?
+    /// The end in which the client's files lie; every worker of this device is given a copy.
+    var parking: FileDescriptor?
+    /// START_DEV was sent: there may be a disk to stop.
+    var mayBeStarted = false
+    /// ADD_DEV succeeded: there is a kernel device to delete.
+    var isInKernel = false
+    /// Being taken down; whoever else wants that is told.
+    var teardown: Teardown?
+
+    init(info: Device, memoryBytes: UInt64, step: DeviceRecord.Step) {
+        self.info = info
+        self.memoryBytes = memoryBytes
+        self.step = step
+    }
+
+    var id: UInt32 { info.id }
+    var owner: UInt32 { info.owner }
+
+    var record: DeviceRecord {
+        let worker = worker.map { DeviceRecord.Worker(pid: $0.pid, startTime: $0.startTime, uid: $0.uid) }
+        return DeviceRecord(step: step, device: info, worker: worker, memoryBytes: memoryBytes)
+    }
+
+    /// The worker that serves it from now on.
+    func adopt(_ worker: any Worker) {
+        self.worker = worker
+        info.workerPid = worker.pid
+        info.workerUid = worker.uid
+    }
+
+    func setState(_ state: DeviceState, reason: String? = nil) {
+        info.state = state
+        info.reason = reason
+    }
+}

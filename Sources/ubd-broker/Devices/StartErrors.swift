@@ -1,0 +1,100 @@
+import BrokerInterface
+import Glibc
+import KernelABI
+import SystemCalls
+import WorkerProtocol
+
+/// Why a device or a worker could not be started: what was wrong, with which value, what to do.
+enum StartErrors {
+    static let late = InterfaceError.failed(
+        message: "the worker was not ready in time",
+        remedy: "see whether the file answers at all, and the broker's log",
+        step: "worker", errno: nil)
+
+    static func broken(_ step: String, _ error: SystemError) -> InterfaceError {
+        .failed(
+            message: "could not \(step): \(SystemError.message(error.errno))",
+            remedy: "see the broker's log and 'ubd doctor'", step: step, errno: Int64(error.errno))
+    }
+
+    static func kernelSaysNo(_ command: String, _ errno: Int32) -> InterfaceError {
+        .failed(
+            message: "the kernel refused \(command): \(SystemError.message(errno))",
+            remedy: "see the kernel's log (dmesg) and 'ubd doctor'", step: command, errno: Int64(errno))
+    }
+
+    static func workerBroke(_ what: String) -> InterfaceError {
+        .failed(
+            message: "the worker did not get ready: \(what)",
+            remedy: what.contains("SIGSYS")
+                ? "a system call was outside its sandbox: dmesg names it (audit: type=1326)" : "see the broker's log",
+            step: "worker", errno: nil)
+    }
+
+    static func sandboxMissing(_ problem: String) -> InterfaceError {
+        .failed(
+            message: "the worker is not confined as it must be: \(problem)",
+            remedy: "reinstall ubd-worker; the broker never starts a device without both walls", step: "sandbox",
+            errno: nil)
+    }
+
+    /// The worker's own word on why it can't serve.
+    static func explain(_ failure: WorkerFailure) -> InterfaceError {
+        if let (message, remedy) = StartFailure.file(failure) {
+            return .badFile(message: message, remedy: remedy, index: Int64(clamping: failure.detail))
+        }
+        switch failure.step {
+        case .offsetBeyondEnd:
+            return option(
+                "offset", failure.detail, "the offset lies beyond the end of the file", "give a smaller offset")
+        case .sizeBeyondEnd:
+            return option("size", failure.detail, "the file ends before the size that was asked", "give a smaller size")
+        case .smallerThanBlock:
+            return option(
+                "size", failure.detail, "the device would be smaller than one block",
+                "use a larger file or smaller blocks")
+        case .blockSizeTooSmall:
+            return option(
+                "block-size", failure.detail, "the backing device has larger blocks",
+                "give at least \(failure.detail) bytes")
+        case .offsetUnaligned:
+            return option("offset", failure.detail, "the offset is not a multiple of the block size", "align it")
+        default:
+            return .failed(
+                message: "the worker could not serve (\(failure.step)): \(SystemError.message(failure.errno))",
+                remedy: failure.step == .memory || failure.errno == ENOMEM
+                    ? "use a smaller depth, fewer queues or a smaller --max-io-size" : "see 'ubd doctor'",
+                step: "\(failure.step)", errno: failure.errno == 0 ? nil : Int64(failure.errno))
+        }
+    }
+
+    private static func option(_ name: String, _ value: UInt64, _ message: String, _ remedy: String) -> InterfaceError {
+        .invalidOption(message: message, remedy: remedy, option: name, value: "\(value)")
+    }
+}
+
+/// From a target's geometry to what the kernel is told.
+enum DiskParameters {
+    static func make(_ geometry: Geometry, maxIOBytes: UInt32) -> UblkParameters {
+        var parameters = UblkParameters()
+        if geometry.attributes.contains(.readOnly) { parameters.attributes.insert(.readOnly) }
+        if geometry.attributes.contains(.rotational) { parameters.attributes.insert(.rotational) }
+        if geometry.attributes.contains(.volatileCache) {
+            parameters.attributes.insert(.volatileCache)
+            // Honoured by the kernel only together with the cache.
+            if geometry.attributes.contains(.fua) { parameters.attributes.insert(.fua) }
+        }
+        parameters.logicalBlockShift = UInt8(geometry.logicalBlock.trailingZeroBitCount)
+        parameters.physicalBlockShift = UInt8(geometry.physicalBlock.trailingZeroBitCount)
+        parameters.minimumIOShift = parameters.physicalBlockShift
+        parameters.optimalIOShift = parameters.physicalBlockShift
+        parameters.maxSectors = maxIOBytes >> 9
+        parameters.diskSectors = geometry.size >> 9
+        if geometry.discardGranularity > 0 || geometry.maxWriteZeroesSectors > 0 {
+            parameters.discard = UblkParameters.Discard(
+                granularity: geometry.discardGranularity, maxDiscardSectors: geometry.maxDiscardSectors,
+                maxWriteZeroesSectors: geometry.maxWriteZeroesSectors)
+        }
+        return parameters
+    }
+}

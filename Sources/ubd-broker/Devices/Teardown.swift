@@ -1,0 +1,150 @@
+import BrokerInterface
+import Glibc
+import KernelABI
+import SystemCalls
+
+/// Takes a device down and leaves nothing of it: worker, kernel device, names, record, uid.
+///
+/// The order is the kernel's: a device whose worker hangs must lose its worker before STOP_DEV or DEL_DEV, because a
+/// DEL_DEV that waits holds up every ADD and DEL on the host (kernel-facts, G). A worker that can't be killed gets
+/// neither: the device is `stuck` until its pidfd fires.
+final class Teardown {
+    enum Manner {
+        /// STOP_DEV while the worker still serves what is in flight.
+        case orderly
+        /// The worker first: nothing that it holds up can hold up us.
+        case killFirst
+    }
+
+    /// Milliseconds.
+    private enum Deadline {
+        static let stop = 10_000
+        static let kill = 5_000
+        static let command = 10_000
+    }
+
+    private let broker: Broker
+    private let device: ManagedDevice
+    private let completion: (InterfaceError?) -> Void
+    private var reported = false
+    private var killTimer: EventLoop.Timer?
+    private var deleteAttempts = 0
+
+    init(_ device: ManagedDevice, broker: Broker, completion: @escaping (InterfaceError?) -> Void) {
+        self.device = device
+        self.broker = broker
+        self.completion = completion
+    }
+
+    func begin(_ manner: Manner) {
+        device.teardown = self
+        device.setState(.deleting, reason: device.info.reason)
+        device.step = .deleting
+        broker.save(device)
+        switch manner {
+        case .orderly: stopThenKill()
+        case .killFirst: kill { [self] in stopThenDelete() }
+        }
+    }
+
+    private func stopThenKill() {
+        command(.stopDevice, deadline: Deadline.stop) { [self] _ in
+            // Also when it failed or is late: without its worker it can't hold anything up.
+            kill { [self] in delete() }
+        }
+    }
+
+    private func stopThenDelete() {
+        guard device.mayBeStarted else { return delete() }
+        command(.stopDevice, deadline: Deadline.stop) { [self] _ in delete() }
+    }
+
+    /// Kills the worker and goes on when it is dead.
+    private func kill(then next: @escaping () -> Void) {
+        guard let worker = device.worker else { return next() }
+        guard !worker.hasEnded else {
+            release(worker)
+            return next()
+        }
+        worker.setHandler { [self] event in
+            guard case .ended = event else { return }
+            broker.loop.cancel(killTimer)
+            release(worker)
+            next()
+        }
+        worker.kill()
+        killTimer = broker.loop.after(milliseconds: Deadline.kill) { [self] in becomeStuck() }
+    }
+
+    private func release(_ worker: any Worker) {
+        worker.forget(undertaker: broker.undertaker, owner: device.owner)
+        broker.uids.giveBack(worker.uid)
+        device.worker = nil
+        device.info.workerPid = nil
+        device.info.workerUid = nil
+    }
+
+    private func becomeStuck() {
+        let reason = "its worker can not be killed: it waits for a file or disk that does not answer"
+        device.setState(.stuck, reason: reason)
+        broker.save(device)
+        Log.warning("stuck", ("device", "\(device.id)"), ("owner", "\(device.owner)"))
+        report(
+            .failed(
+                message: "device \(device.id) is stuck: \(reason)",
+                remedy: "bring the backing storage back; the device is deleted as soon as it answers",
+                step: "kill", errno: nil))
+    }
+
+    private func delete() {
+        guard device.isInKernel else { return clean() }
+        command(.deleteDeviceAsync, deadline: Deadline.command) { [self] answer in
+            switch answer.errno {
+            case 0, ENODEV, ENOENT: clean()
+            default: retryDelete(answer.errno)
+            }
+        }
+    }
+
+    /// A late command of the same device may still be in the kernel.
+    private func retryDelete(_ errno: Int32) {
+        deleteAttempts += 1
+        Log.warning("delete", ("device", "\(device.id)"), ("errno", SystemError.name(errno)))
+        if deleteAttempts == 3 {
+            device.setState(.stuck, reason: "the kernel does not delete it: \(SystemError.message(errno))")
+            broker.save(device)
+            report(
+                .failed(
+                    message: "the kernel does not delete device \(device.id): \(SystemError.message(errno))",
+                    remedy: "it is tried again by itself; see 'ubd list -n \(device.id)'", step: "DEL_DEV",
+                    errno: Int64(errno)))
+        }
+        broker.loop.after(milliseconds: min(1000 * deleteAttempts, 60_000)) { [self] in delete() }
+    }
+
+    private func clean() {
+        if device.mayBeStarted { broker.nodes.removeLink(device.id) }
+        if let parking = device.parking.take() { broker.undertaker.letGo(parking, owner: device.owner) }
+        broker.store.remove(device.id)
+        device.teardown = nil
+        broker.forget(device)
+        Log.info("deleted", ("device", "\(device.id)"), ("owner", "\(device.owner)"))
+        report(nil)
+    }
+
+    private func report(_ error: InterfaceError?) {
+        if reported { return }
+        reported = true
+        completion(error)
+    }
+
+    private func command(
+        _ operation: UblkControlOperation, deadline: Int, _ next: @escaping (ControlAnswer) -> Void
+    ) {
+        guard let control = broker.driver.opened else {
+            // Without a driver there is no device either.
+            return next(.result(-ENODEV, []))
+        }
+        control.submit(ControlRequest(operation: operation, device: device.id, deadline: deadline), next)
+    }
+}

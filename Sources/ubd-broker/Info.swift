@@ -1,0 +1,40 @@
+import BrokerInterface
+import Glibc
+import SystemCalls
+
+extension Broker {
+    /// What Info tells this client: the broker, the kernel, and what the client may do.
+    func info(for peer: PeerCredentials) -> InfoReply {
+        // The driver is asked here too, so that a module that was loaded since then is noticed.
+        let bits = (try? driver.ready())?.features.rawValue ?? 0
+        let targets = TargetCatalog.all.map(\.name)
+        let overview = policy.overview(for: accessPeer(peer), targets: targets)
+        let limits = overview.map { overview in
+            Limits(
+                maxDevices: clamp(overview.limits.maxDevices), maxQueues: clamp(overview.limits.maxQueues),
+                maxDepth: clamp(overview.limits.maxDepth), maxMemoryBytes: clamp(overview.limits.maxMemoryBytes),
+                maxSizeBytes: overview.limits.maxSizeBytes.map { Int64(clamping: $0) }, targets: overview.targets,
+                readOnlyOnly: overview.limits.readOnlyOnly, zeroCopy: overview.limits.zeroCopy)
+        }
+        return InfoReply(
+            version: UBDVersion.text, kernel: kernelRelease(), featureBits: bits,
+            features: KernelFeature.names(in: bits), ignoredFeatures: KernelFeature.ignoredNames(in: bits),
+            targets: targets, devices: Int64(devices.count),
+            devicesOfCaller: Int64(devices.values.filter { $0.owner == peer.uid }.count),
+            workerUidsFree: Int64(uids.free), workerGroup: configuration.workerGroup,
+            socket: configuration.socketPath, started: started, permitted: limits != nil,
+            rule: overview?.rules.first?.rule.text, limits: limits)
+    }
+
+    /// A limit that is not written does not exist.
+    private func clamp(_ limit: UInt64?) -> Int64 { limit.map { Int64(clamping: $0) } ?? .max }
+}
+
+/// As `uname -r` prints it.
+func kernelRelease() -> String {
+    var name = utsname()
+    uname(&name)
+    return withUnsafeBytes(of: &name.release) { raw in
+        String(decoding: raw.prefix { $0 != 0 }, as: UTF8.self)
+    }
+}

@@ -1,0 +1,153 @@
+import Glibc
+import KernelABI
+import Ring
+import SystemCalls
+
+/// Control commands as URING_CMDs on /dev/ublk-control: the broker's loop never blocks in one. The ring is sealed like a
+/// worker's: it can do these commands, cancel them, and nothing else, on that one file.
+final class ControlRing: ControlDevice {
+    static let path = "/dev/ublk-control"
+    private static let entries: UInt32 = 128
+    private static let controlFile: Int32 = 0
+
+    private struct Pending {
+        /// Lives until the kernel has finished, which may be long after the deadline.
+        let memory: UnsafeMutableRawBufferPointer
+        var completion: ((ControlAnswer) -> Void)?
+        var timer: EventLoop.Timer?
+    }
+
+    private let loop: EventLoop
+    private let encoding: Encoding
+    private var ring: Ring
+    private var pending: [UInt64: Pending] = [:]
+    private var nextTicket: UInt64 = 1
+    private(set) var features: UblkFeatures = []
+
+    /// How commands are numbered: as ioctls, or plainly as drivers before Linux 6.4 want it.
+    enum Encoding {
+        case ioctl
+        case legacy
+    }
+
+    /// Opens the control device. Errors: ENOENT when the module is not loaded, EPERM when io_uring is forbidden.
+    init(loop: EventLoop, encoding: Encoding) throws(SystemError) {
+        self.loop = loop
+        self.encoding = encoding
+        let file = try FileDescriptor.open(ControlRing.path, O_RDWR)
+        var ring = try Ring(
+            entries: ControlRing.entries, completions: 2 * ControlRing.entries,
+            flags: IOUring.Setup.disabled | IOUring.Setup.bigEntries)
+        try ring.register(files: [file.raw])
+        try ring.restrict(
+            to: RingSeal(
+                operations: [IOUring.Operation.uringCommand, IOUring.Operation.asyncCancel],
+                registerOperations: [UInt8(IOUring.Register.enableRings)],
+                flagsAllowed: 0, flagsRequired: IOUring.EntryFlags.fixedFile))
+        try ring.enable()
+        self.ring = ring
+        features = try askFeatures()
+        _ = try loop.watch(self.ring.descriptor, .readable) { [unowned self] _ in self.handleCompletions() }
+    }
+
+    func submit(_ request: ControlRequest, _ completion: @escaping (ControlAnswer) -> Void) {
+        guard let code = commandCode(request.operation), pending.count < Int(ControlRing.entries) else {
+            let errno = commandCode(request.operation) == nil ? EOPNOTSUPP : EBUSY
+            loop.later { completion(.result(-errno, [])) }
+            return
+        }
+        let ticket = start(request, code)
+        pending[ticket]?.completion = completion
+        pending[ticket]?.timer = loop.after(milliseconds: request.deadline) { [unowned self] in self.giveUp(ticket) }
+        enter()
+    }
+
+    private func commandCode(_ operation: UblkControlOperation) -> UInt32? {
+        switch encoding {
+        case .ioctl: operation.ioctlEncoded
+        case .legacy: operation.legacy
+        }
+    }
+
+    /// Puts the command on the ring and returns its ticket.
+    private func start(_ request: ControlRequest, _ code: UInt32) -> UInt64 {
+        let ticket = nextTicket
+        nextTicket += 1
+        let memory = UnsafeMutableRawBufferPointer.allocate(byteCount: max(request.buffer.count, 8), alignment: 8)
+        memory.copyBytes(from: request.buffer)
+        pending[ticket] = Pending(memory: memory)
+        var command = UblkControlCommand()
+        command.deviceID = request.device
+        command.inlineData = request.data
+        if !request.buffer.isEmpty {
+            command.length = UInt16(request.buffer.count)
+            command.address = UInt64(UInt(bitPattern: memory.baseAddress))
+        }
+        let words = withUnsafeBytes(of: &command) { raw in
+            (0..<4).map { raw.loadUnaligned(fromByteOffset: $0 * 8, as: UInt64.self) }
+        }
+        ring.pushBig(
+            SubmissionEntry(
+                operation: IOUring.Operation.uringCommand, file: ControlRing.controlFile, offset: UInt64(code),
+                userData: ticket, word6: words[0], word7: words[1]),
+            more: (words[2], words[3]))
+        return ticket
+    }
+
+    /// The deadline passed: the caller goes on, the kernel is asked to stop, the memory stays.
+    private func giveUp(_ ticket: UInt64) {
+        guard let completion = pending[ticket]?.completion else { return }
+        pending[ticket]?.completion = nil
+        ring.pushBig(
+            SubmissionEntry(
+                operation: IOUring.Operation.asyncCancel, file: -1, address: ticket, userData: 0),
+            more: (0, 0))
+        enter()
+        completion(.timedOut)
+    }
+
+    private func enter() {
+        let result = ring.submit(waitingFor: 0)
+        // EBUSY and EAGAIN: what was pushed stays pending and goes with the next call.
+        if result < 0, result != -Int(EBUSY), result != -Int(EAGAIN), result != -Int(EINTR) {
+            Log.error("control-ring", ("errno", SystemError.name(Int32(-result))))
+        }
+        if result < 0 { loop.after(milliseconds: 10) { [unowned self] in self.enter() } }
+    }
+
+    private func handleCompletions() {
+        var batch = ring.completions()
+        var done: [CompletionEntry] = []
+        while let entry = batch.take() { done.append(entry) }
+        ring.finish(batch)
+        for entry in done { finish(entry) }
+    }
+
+    private func finish(_ entry: CompletionEntry) {
+        // Ticket 0 is a cancellation's own completion.
+        guard let command = pending.removeValue(forKey: entry.userData) else { return }
+        loop.cancel(command.timer)
+        let bytes = Array(command.memory)
+        command.memory.deallocate()
+        command.completion?(.result(entry.result, bytes))
+    }
+
+    /// Asked once, while nothing else is under way; it does not wait for any device.
+    private func askFeatures() throws(SystemError) -> UblkFeatures {
+        guard let code = commandCode(.getFeatures) else { return [] }
+        let request = ControlRequest(
+            operation: .getFeatures, device: .max, buffer: [UInt8](repeating: 0, count: 8))
+        let ticket = start(request, code)
+        while true {
+            let result = ring.submit(waitingFor: 1)
+            if result < 0, result != -Int(EINTR) { throw SystemError("io_uring_enter", Int32(-result)) }
+            var batch = ring.completions()
+            guard let entry = batch.take() else { continue }
+            ring.finish(batch)
+            guard let command = pending.removeValue(forKey: ticket) else { return [] }
+            defer { command.memory.deallocate() }
+            // Kernels before 6.5 do not know the command.
+            return entry.result < 0 ? [] : UblkFeatures(rawValue: command.memory.load(as: UInt64.self))
+        }
+    }
+}

@@ -1,0 +1,52 @@
+import BrokerInterface
+import Policy
+
+/// A refusal of the access policy, in words: which rule, which limit, and whom to ask for what.
+enum Refusals {
+    static func explain(_ refusal: AccessRefusal, _ request: AccessRequest, _ file: String) -> InterfaceError {
+        switch refusal {
+        case .noRule(let candidates):
+            // Root's own line is nobody's to ask for; a group can be joined.
+            let example =
+                candidates.first { $0.isForGroup }?.text ?? "allow group=ubd target=\(request.target)"
+            let group = groupName(in: example)
+            return .notPermitted(
+                message: "not permitted: no rule of \(file) lets you have a \(request.target) device",
+                remedy: group.map { "ask the administrator to add you to group \($0) (rule: \(example))" }
+                    ?? "ask the administrator for a rule such as: \(example)",
+                rule: example)
+        case .denied(let rule):
+            return .notPermitted(
+                message: "not permitted: line \(rule.location.line) of \(file) says '\(rule.text)'",
+                remedy: "ask the administrator", rule: rule.text)
+        case .readOnlyOnly(let rule):
+            return .notPermitted(
+                message: "not permitted: line \(rule.location.line) of \(file) gives read-only devices only",
+                remedy: "add --read-only, or ask the administrator", rule: rule.text)
+        case .overLimit(let rule, let limit, let maximum, let wanted):
+            return .quotaReached(
+                message: "\(wanted) exceeds \(limit)=\(maximum) of line \(rule.location.line) of \(file)",
+                remedy: remedy(limit), limit: limit, value: Int64(clamping: maximum))
+        }
+    }
+
+    private static func remedy(_ limit: String) -> String {
+        switch limit {
+        case "max-devices": "delete a device first ('ubd list'), or ask the administrator for more"
+        case "max-memory": "use a smaller depth, fewer queues or a smaller --max-io-size, or delete a device"
+        default: "ask for less, or ask the administrator for more"
+        }
+    }
+
+    private static func groupName(in rule: String) -> String? {
+        rule.split(separator: " ").first { $0.hasPrefix("group=") }.map { String($0.dropFirst("group=".count)) }
+    }
+}
+
+extension AccessRule {
+    fileprivate var isForGroup: Bool {
+        identities.contains { identity in
+            if case .gid = identity { true } else { false }
+        }
+    }
+}

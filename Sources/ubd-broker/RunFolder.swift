@@ -1,0 +1,81 @@
+import CShims
+import Glibc
+import SystemCalls
+
+/// /run/ubd: the socket, the lock that keeps a second broker out, and the records.
+enum RunFolder {
+    /// Makes the folder if need be; it must be root's and nobody else's to write.
+    static func prepare(_ path: String) throws {
+        if mkdir(path, 0o755) != 0, errno != EEXIST { throw SystemError("mkdir \(path)", errno) }
+        let folder = try FileDescriptor.open(path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW)
+        let status = try folder.status()
+        guard status.st_uid == 0, status.st_mode & 0o022 == 0 else {
+            throw Startup.Refusal(
+                message: "\(path): others can write it; chown root \(path) && chmod go-w \(path)", status: 1)
+        }
+        try call("chmod \(path)") { fchmod(folder.raw, 0o755) }
+    }
+
+    /// Held until the process ends.
+    static func lock(_ path: String) throws -> FileDescriptor {
+        let file = try FileDescriptor.open(path + "/lock", O_RDWR | O_CREAT | O_NOFOLLOW, mode: 0o600)
+        guard flock(file.raw, LOCK_EX | LOCK_NB) == 0 else {
+            throw Startup.Refusal(message: "another ubd-broker runs already (\(path)/lock is held)", status: 1)
+        }
+        return file
+    }
+
+    /// The listening socket: systemd's when it passed one (sd_listen_fds(3)), otherwise our own. With the lock held, a
+    /// socket file that is there can only be a dead broker's.
+    static func listener(_ path: String) throws -> FileDescriptor {
+        if let passed = try passedListener() { return passed }
+        if unlink(path) != 0, errno != ENOENT { throw SystemError("unlink \(path)", errno) }
+        let socket = try listen(at: path, backlog: 128)
+        try call("chmod \(path)") { chmod(path, 0o666) }
+        return socket
+    }
+
+    private static func passedListener() throws -> FileDescriptor? {
+        defer {
+            unsetenv("LISTEN_PID")
+            unsetenv("LISTEN_FDS")
+            unsetenv("LISTEN_FDNAMES")
+        }
+        guard let pid = getenv("LISTEN_PID"), Int32(String(cString: pid)) == getpid(),
+            let count = getenv("LISTEN_FDS"), String(cString: count) != "0"
+        else { return nil }
+        guard String(cString: count) == "1" else {
+            throw Startup.Refusal(
+                message: "systemd passed \(String(cString: count)) sockets; one is expected", status: 1)
+        }
+        let socket = FileDescriptor(owning: 3)
+        var listening: Int32 = 0
+        var size = socklen_t(MemoryLayout<Int32>.size)
+        guard getsockopt(3, SOL_SOCKET, SO_ACCEPTCONN, &listening, &size) == 0, listening == 1 else {
+            throw Startup.Refusal(message: "what systemd passed is not a listening socket", status: 1)
+        }
+        try call("fcntl") { fcntl(3, F_SETFD, FD_CLOEXEC) }
+        try socket.setNonBlocking()
+        return socket
+    }
+}
+
+/// Tells systemd how things are (sd_notify(3)); does nothing when nobody asked.
+enum Notification {
+    static func send(_ state: String) {
+        guard let variable = getenv("NOTIFY_SOCKET") else { return }
+        let path = String(cString: variable)
+        guard var address = unixAddress(path) else { return }
+        // A name that starts with @ is in the abstract namespace.
+        if path.hasPrefix("@") { address.sun_path.0 = 0 }
+        let socket = Glibc.socket(AF_UNIX, Int32(SOCK_DGRAM.rawValue | SOCK_CLOEXEC.rawValue), 0)
+        if socket < 0 { return }
+        defer { close(socket) }
+        let size = socklen_t(MemoryLayout<sa_family_t>.size + path.utf8.count + (path.hasPrefix("@") ? 0 : 1))
+        let bytes = Array(state.utf8)
+        withUnsafePointer(to: &address) { address in
+            _ = sendto(
+                socket, bytes, bytes.count, Int32(MSG_NOSIGNAL), __CONST_SOCKADDR_ARG(__sockaddr_un__: address), size)
+        }
+    }
+}

@@ -1,0 +1,162 @@
+import BrokerInterface
+import CShims
+import Glibc
+import KernelABI
+import Policy
+import SystemCalls
+import WorkerProtocol
+
+/// From the command line to a serving broker. Whatever is not right stops it here, with one line that says what.
+enum Startup {
+    /// Why the broker does not start.
+    struct Refusal: Error {
+        let message: String
+        let status: Int32
+    }
+
+    static func main(_ arguments: [String]) -> Int32 {
+        do {
+            let (command, configuration) = try Configuration.parse(arguments)
+            switch command {
+            case .help: print(Configuration.help, terminator: "")
+            case .version: print("ubd-broker \(UBDVersion.text)")
+            case .run:
+                if configuration.onlyChecks { return try check(configuration) }
+                try serve(configuration)
+            }
+            return 0
+        } catch let error as Configuration.UsageError {
+            return say("\(error.message); see ubd-broker --help", 2)
+        } catch let error as Refusal {
+            return say(error.message, error.status)
+        } catch {
+            return say("\(error)", 1)
+        }
+    }
+
+    private static func say(_ message: String, _ status: Int32) -> Int32 {
+        let line = "ubd-broker: \(message)\n"
+        _ = line.withCString { write(STDERR_FILENO, $0, strlen($0)) }
+        return status
+    }
+
+    // MARK: Policies
+
+    private static func accessPolicy(_ configuration: Configuration) throws -> AccessPolicy {
+        let bytes: [UInt8]
+        do { bytes = try TrustedFile.read(configuration.accessPolicy) } catch {
+            throw Refusal(message: "access policy \(error)", status: 2)
+        }
+        do {
+            return try AccessPolicy(
+                parsing: bytes, file: configuration.accessPolicy, targets: TargetCatalog.all.map(\.name),
+                user: { getpwnam($0)?.pointee.pw_uid }, group: { getgrnam($0)?.pointee.gr_gid })
+        } catch { throw Refusal(message: "access policy \(error)", status: 2) }
+    }
+
+    private static func walls(_ configuration: Configuration) throws -> [String: Walls] {
+        var walls: [String: Walls] = [:]
+        for target in TargetKind.allCases {
+            do { walls[target.name] = try Walls(target: target, folder: configuration.policyFolder) } catch {
+                throw Refusal(message: "sandbox policy of target \(target.name): \(error)", status: 2)
+            }
+        }
+        return walls
+    }
+
+    private static func check(_ configuration: Configuration) throws -> Int32 {
+        let policy = try accessPolicy(configuration)
+        _ = try walls(configuration)
+        for rule in policy.rules { print("\(rule.location): \(rule.text)") }
+        for warning in policy.warnings { print("warning: \(warning)") }
+        print("\(policy.rules.count) rules, \(policy.warnings.count) warnings; the sandbox policies compile")
+        return 0
+    }
+
+    // MARK: Serving
+
+    private static func serve(_ configuration: Configuration) throws {
+        guard geteuid() == 0 else {
+            throw Refusal(message: "must run as root (uid 0), not as uid \(geteuid())", status: 1)
+        }
+        prepareProcess()
+        let policy = try accessPolicy(configuration)
+        let walls = try walls(configuration)
+        let binary = try workerBinary(configuration)
+        let gid = try workerGroup(configuration)
+        try RunFolder.prepare(configuration.runFolder)
+        let lock = try RunFolder.lock(configuration.runFolder)
+        let loop = try EventLoop()
+        let driver = Driver { () throws(SystemError) in
+            try ControlRing(loop: loop, encoding: configuration.usesLegacyOpcodes ? .legacy : .ioctl)
+        }
+        let surroundings = Broker.Surroundings { (launch, handler) throws(SystemError) in
+            try WorkerProcess(launch, loop: loop, handler: handler)
+        }
+        let broker = try Broker(
+            configuration: configuration, loop: loop, policy: policy, walls: walls, workerBinary: binary,
+            workerGID: gid, driver: driver, surroundings: surroundings)
+        for warning in policy.warnings { Log.warning("access-policy", ("what", "\(warning)")) }
+        try broker.store.prepare()
+        try broker.reconcile()
+        let signals = try SignalReader([SIGTERM, SIGINT, SIGCHLD, SIGHUP])
+        try watch(signals.file.raw, broker) { signals.next() }
+        let server = Server(try RunFolder.listener(configuration.socketPath), broker: broker)
+        try server.begin()
+        Log.info(
+            "ready", ("version", UBDVersion.text), ("socket", configuration.socketPath), ("kernel", kernelRelease()))
+        Notification.send("READY=1")
+        try loop.run()
+        Notification.send("STOPPING=1")
+        withExtendedLifetime((server, broker)) {}
+        _ = lock.raw
+    }
+
+    private static func watch(_ fd: Int32, _ broker: Broker, _ next: @escaping () -> Int32?) throws {
+        _ = try broker.loop.watch(fd, .readable) { _ in
+            while let signal = next() {
+                switch signal {
+                case SIGCHLD: broker.childChanged()
+                case SIGHUP: Log.notice("reload", ("what", "restart the broker to read its policies again"))
+                default:
+                    Log.info("stopping", ("signal", signalName(signal)))
+                    broker.loop.stop()
+                }
+            }
+        }
+    }
+
+    /// The process itself: nothing of its starter's counts.
+    private static func prepareProcess() {
+        signal(SIGPIPE, SIG_IGN)
+        umask(0o077)
+        // Room for the descriptors of many devices and clients.
+        var limit = rlimit()
+        if getrlimit(__rlimit_resource_t(RLIMIT_NOFILE.rawValue), &limit) == 0 {
+            limit.rlim_cur = min(limit.rlim_max, 65536)
+            setrlimit(__rlimit_resource_t(RLIMIT_NOFILE.rawValue), &limit)
+        }
+        ubd_prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)
+    }
+
+    private static func workerBinary(_ configuration: Configuration) throws -> FileDescriptor {
+        let file: FileDescriptor
+        do { file = try TrustedFile.open(configuration.workerProgram) } catch {
+            throw Refusal(message: "worker program \(error)", status: 1)
+        }
+        guard let status = try? file.status(), status.st_mode & 0o111 == 0o111 else {
+            throw Refusal(
+                message: "worker program \(configuration.workerProgram): not executable for all; chmod 0711", status: 1)
+        }
+        return file
+    }
+
+    private static func workerGroup(_ configuration: Configuration) throws -> UInt32 {
+        guard let entry = getgrnam(configuration.workerGroup) else {
+            throw Refusal(
+                message: "there is no group '\(configuration.workerGroup)' for the workers; "
+                    + "groupadd --system \(configuration.workerGroup)", status: 1)
+        }
+        return entry.pointee.gr_gid
+    }
+}

@@ -1,0 +1,60 @@
+import CLauncher
+import SystemCalls
+import WorkerProtocol
+
+/// The launcher's steps and the worker's, in words for its user.
+enum StartFailure {
+    /// What the launcher was doing.
+    static func launcherStep(_ step: Int32) -> String {
+        switch UInt32(bitPattern: step) {
+        case UBD_LAUNCH_FILES.rawValue: "set up the worker's descriptors"
+        case UBD_LAUNCH_OPEN_DEVICE.rawValue: "open the device's control node in the worker"
+        case UBD_LAUNCH_OOM_SCORE.rawValue: "set the worker's oom score"
+        case UBD_LAUNCH_MOUNTS.rawValue: "mount the worker's empty root"
+        case UBD_LAUNCH_PIVOT.rawValue: "change to the worker's empty root"
+        case UBD_LAUNCH_IO_FLUSHER.rawValue: "mark the worker as part of memory reclaim"
+        case UBD_LAUNCH_LIMITS.rawValue: "set the worker's limits"
+        case UBD_LAUNCH_BOUNDING_SET.rawValue: "empty the worker's bounding set"
+        case UBD_LAUNCH_GROUPS.rawValue: "set the worker's group"
+        case UBD_LAUNCH_USER.rawValue: "set the worker's uid"
+        case UBD_LAUNCH_CAPABILITIES.rawValue: "drop the worker's capabilities"
+        case UBD_LAUNCH_STILL_ROOT.rawValue: "make sure that the worker can't become root again"
+        case UBD_LAUNCH_NO_NEW_PRIVILEGES.rawValue: "forbid the worker new privileges"
+        case UBD_LAUNCH_SIGNALS.rawValue: "reset the worker's signals"
+        case UBD_LAUNCH_EXEC.rawValue: "execute the worker's program"
+        default: "start the worker (step \(step))"
+        }
+    }
+
+    /// A file that can't back a device: what is wrong with it and what to do; nil when the step is not about the file.
+    static func file(_ failure: WorkerFailure) -> (message: String, remedy: String)? {
+        let regular = "give a regular file or a block device"
+        switch failure.step {
+        case .fileIsDirectory: return ("the file is a directory", regular)
+        case .fileIsPipe: return ("the file is a pipe", regular)
+        case .fileIsSocket: return ("the file is a socket", regular)
+        case .fileIsCharacterDevice: return ("the file is a character device", regular)
+        case .fileIsOther: return ("the file is neither a regular file nor a block device", regular)
+        case .fileIsPathOnly: return ("the file was opened with O_PATH", "open it for reading, and writing if need be")
+        case .fileIsAppendOnly: return ("the file was opened with O_APPEND", "open it without")
+        case .fileIsWriteOnly: return ("the file was opened for writing only", "open it for reading and writing")
+        case .fileNotWritable: return ("the file was opened for reading only", "ask for a read-only device")
+        case .fileOnKernelFilesystem: return ("the file is on a file system of the kernel's own (proc, sys)", regular)
+        case .fileOnFUSE:
+            return ("the file is on a FUSE file system", "copy it elsewhere, or ask the administrator for allow-fuse")
+        case .fileOnNetwork:
+            return (
+                "the file is on a network file system",
+                "copy it elsewhere, or ask the administrator for allow-network-fs"
+            )
+        case .fileIsUbdDevice: return ("the file is itself a ublk device", "give another block device")
+        case .filesDiffer: return ("the two files are not the same file", "send one file opened twice")
+        case .fileEmpty: return ("the file is empty", "make it larger first: truncate -s SIZE FILE")
+        case .fileCount:
+            return ("the message had \(failure.detail) files", "send one file, or the same one opened twice")
+        case .fileStatus: return ("the file's properties can't be read: \(SystemError.message(failure.errno))", regular)
+        case .peekFiles: return ("no file could be taken: \(SystemError.message(failure.errno))", "send fewer files")
+        default: return nil
+        }
+    }
+}

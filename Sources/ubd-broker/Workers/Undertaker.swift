@@ -1,0 +1,87 @@
+import CLauncher
+import Glibc
+import SystemCalls
+
+/// Lets go of files that a stranger may have filled with other files. The last close of such a file can block for ever
+/// (a lingering socket, a hung disk, a FUSE server that stopped), so a throwaway child does it.
+final class Undertaker {
+    private let loop: EventLoop
+    /// Children that have not ended yet, by owner: a stuck one counts against its owner's quota.
+    private var stuck: [UInt32: Int] = [:]
+    private var nextNumber: UInt64 = 0
+    /// Kept while the child lives.
+    private var children: [UInt64: Child] = [:]
+
+    private final class Child {
+        let process: ProcessHandle
+        let owner: UInt32
+        var watch: EventLoop.Watch?
+
+        init(process: consuming ProcessHandle, owner: UInt32) {
+            self.process = process
+            self.owner = owner
+        }
+    }
+
+    init(loop: EventLoop) {
+        self.loop = loop
+    }
+
+    /// Children of this owner that still wait for a close.
+    func waiting(for owner: UInt32) -> Int { stuck[owner] ?? 0 }
+
+    /// Closes a socket of a client or worker: at once when nothing is left unread in it, through a child otherwise.
+    func letGo(_ socket: consuming FileDescriptor, owner: UInt32) {
+        shutdown(socket.raw, Int32(SHUT_RDWR))
+        // What came until now is all that will ever come.
+        if drain(socket.raw) { return }
+        bury(socket, owner: owner)
+    }
+
+    /// Closes a parking end, in which files lie by design.
+    func bury(_ file: consuming FileDescriptor, owner: UInt32) {
+        var raw = file.raw
+        var child = ubd_child()
+        let result = ubd_undertake(&raw, 1, &child)
+        guard result == 0 else {
+            // Without a child the file stays open: a descriptor lost is better than a broker lost.
+            Log.error("undertaker", ("errno", SystemError.name(-result)), ("lost-descriptor", "\(file.raw)"))
+            _ = file.release()
+            return
+        }
+        remember(ProcessHandle(pid: child.pid, owning: FileDescriptor(owning: child.pidfd)), owner: owner)
+    }
+
+    /// True when the socket holds no more: closing it can't block.
+    private func drain(_ fd: Int32) -> Bool {
+        var scratch = [UInt8](repeating: 0, count: 65536)
+        for _ in 0..<64 {
+            let received = scratch.withUnsafeMutableBytes { buffer in
+                (try? receiveWithoutFiles(fd, into: buffer)) ?? .filesAttached
+            }
+            switch received {
+            case .bytes: continue
+            case .closed, .wouldBlock: return true
+            case .filesAttached, .tooLong: return false
+            }
+        }
+        return false
+    }
+
+    private func remember(_ process: consuming ProcessHandle, owner: UInt32) {
+        let number = nextNumber
+        nextNumber += 1
+        let child = Child(process: process, owner: owner)
+        stuck[owner, default: 0] += 1
+        children[number] = child
+        child.watch = try? loop.watch(child.process.file.raw, .readable) { [unowned self] _ in self.reap(number) }
+    }
+
+    private func reap(_ number: UInt64) {
+        guard let child = children[number], (try? child.process.poll()) != nil else { return }
+        if let watch = child.watch { loop.unwatch(watch) }
+        children[number] = nil
+        stuck[child.owner, default: 1] -= 1
+        if stuck[child.owner] == 0 { stuck[child.owner] = nil }
+    }
+}

@@ -1,0 +1,77 @@
+import Glibc
+import SystemCalls
+
+/// What /proc says of one task (proc_pid_status(5)).
+struct ProcessStatus: Equatable {
+    var uids: [UInt32] = []
+    var gids: [UInt32] = []
+    var groups: [UInt32] = []
+    /// CapInh, CapPrm, CapEff, CapBnd, CapAmb.
+    var capabilities: [String: UInt64] = [:]
+    var noNewPrivileges = false
+    var seccompMode = 0
+    var seccompFilters = 0
+    var state: Character = "?"
+
+    /// Reads /proc/`path`/status.
+    init(of path: String) throws(SystemError) {
+        self.init(parsing: try readFile("/proc/\(path)/status"))
+    }
+
+    init(parsing bytes: [UInt8]) {
+        for line in String(decoding: bytes, as: UTF8.self).split(separator: "\n") {
+            guard let colon = line.firstIndex(of: ":") else { continue }
+            let words = line[line.index(after: colon)...].split { $0 == "\t" || $0 == " " }
+            let key = line[..<colon]
+            switch key {
+            case "Uid": uids = words.compactMap { UInt32($0) }
+            case "Gid": gids = words.compactMap { UInt32($0) }
+            case "Groups": groups = words.compactMap { UInt32($0) }
+            case "CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb":
+                capabilities[String(key)] = words.first.flatMap { UInt64($0, radix: 16) } ?? .max
+            case "NoNewPrivs": noNewPrivileges = words.first == "1"
+            case "Seccomp": seccompMode = words.first.flatMap { Int($0) } ?? -1
+            case "Seccomp_filters": seccompFilters = words.first.flatMap { Int($0) } ?? -1
+            case "State": state = words.first?.first ?? "?"
+            default: break
+            }
+        }
+    }
+}
+
+/// Checks of a stopped worker what the kernel tells about it; what the worker says of itself counts for nothing.
+struct SandboxVerification {
+    let uid: UInt32
+    let gid: UInt32
+    /// The broker's own filters are inherited, so "seccomp is on" alone would prove nothing: two more must be there.
+    let seccompFilters: Int
+
+    /// nil when every task of the process is confined as it must be; otherwise what is wrong.
+    func problem(inProcess pid: Int32) -> String? {
+        let tasks = listFolder("/proc/\(pid)/task")
+        if tasks.isEmpty { return "the process is gone" }
+        for task in tasks {
+            guard let status = try? ProcessStatus(of: "\(pid)/task/\(task)") else { return "task \(task) is gone" }
+            if let problem = problem(in: status) { return "task \(task): \(problem)" }
+        }
+        guard let mounts = try? readFile("/proc/\(pid)/mountinfo") else { return "its mounts can't be read" }
+        let count = mounts.split(separator: UInt8(ascii: "\n")).count
+        return count == 1 ? nil : "\(count) mounts instead of one empty root"
+    }
+
+    func problem(in status: ProcessStatus) -> String? {
+        if status.uids != [UInt32](repeating: uid, count: 4) { return "uids \(status.uids)" }
+        if status.gids != [UInt32](repeating: gid, count: 4) { return "gids \(status.gids)" }
+        if !status.groups.isEmpty { return "supplementary groups \(status.groups)" }
+        if status.capabilities.count != 5 { return "capability sets missing" }
+        if let held = status.capabilities.first(where: { $0.value != 0 }) {
+            return "\(held.key) \(String(held.value, radix: 16))"
+        }
+        if !status.noNewPrivileges { return "NoNewPrivs 0" }
+        if status.seccompMode != 2 { return "Seccomp \(status.seccompMode)" }
+        if status.seccompFilters != seccompFilters {
+            return "\(status.seccompFilters) seccomp filters instead of \(seccompFilters)"
+        }
+        return nil
+    }
+}

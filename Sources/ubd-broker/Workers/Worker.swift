@@ -1,0 +1,64 @@
+import SystemCalls
+import WorkerProtocol
+
+/// What happens to a worker, as its device hears it.
+enum WorkerEvent {
+    /// exec succeeded: from now on it is the worker's program that runs.
+    case running
+    /// A step between clone and exec failed.
+    case launchFailed(step: Int32, errno: Int32)
+    case message(WorkerMessage)
+    /// It sent what it must not: something else, at another time, or a file.
+    case violation(String)
+    case stopped
+    case ended(ProcessChange)
+}
+
+/// What a worker may say next, once.
+enum WorkerExpectation {
+    case nothing
+    case geometry
+    case sealed
+}
+
+/// What a launch needs beyond the device's own plan.
+struct WorkerLaunch {
+    /// The worker's program, opened and checked when the broker started.
+    let binary: Int32
+    /// "/dev/ublkc0".
+    let device: String
+    let uid: UInt32
+    let gid: UInt32
+    /// Threads that it may have, the kernel's helpers for its rings included.
+    let processes: UInt64
+    /// Bytes that it may lock.
+    let lockedBytes: UInt64
+    let oomScore: Int32
+}
+
+/// A process that serves one device. The seam at which the unit tests put workers of their own.
+protocol Worker: AnyObject {
+    var uid: UInt32 { get }
+    var pid: Int32 { get }
+    /// Field 22 of /proc/PID/stat: with the pid it names the process for good.
+    var startTime: UInt64 { get }
+    /// True while the kernel still runs it.
+    var isAlive: Bool { get }
+    /// `.ended` has been heard; it does not come again.
+    var hasEnded: Bool { get }
+
+    func setHandler(_ handler: @escaping (WorkerEvent) -> Void)
+    func expect(_ expectation: WorkerExpectation)
+    /// Sends the launch message with its files, in the order of WorkerDescriptor.launchFiles.
+    func send(_ message: LaunchMessage, parking: Int32, bundle: Int32) throws(SystemError)
+    func send(_ message: ServeMessage) throws(SystemError)
+    /// Stops every thread; `.stopped` comes when they all have.
+    func stop() throws(SystemError)
+    func resume() throws(SystemError)
+    /// SIGKILL; `.ended` comes when it is dead, which a worker that waits for a dead disk may never be.
+    func kill()
+    /// A child of the broker changed state (SIGCHLD): see whether it was this one that stopped.
+    func checkStopped()
+    /// Ends the broker's side. The worker may go on.
+    func forget(undertaker: Undertaker, owner: UInt32)
+}

@@ -1,0 +1,225 @@
+import CLauncher
+import Glibc
+import SystemCalls
+import WorkerProtocol
+
+/// One worker as the broker holds it: its pidfd, the broker's end of the control socket, and what it may say when.
+final class WorkerProcess: Worker {
+    let uid: UInt32
+    let pid: Int32
+    /// Field 22 of /proc/PID/stat: with the pid it names the process for good.
+    let startTime: UInt64
+    /// nil while it lives.
+    private(set) var end: ProcessChange?
+
+    private let process: ProcessHandle
+    private var control: FileDescriptor?
+    private var report: FileDescriptor?
+    private let loop: EventLoop
+    private var watches: [EventLoop.Watch] = []
+    private var handler: ((WorkerEvent) -> Void)?
+    private var waitsForStop = false
+    /// What the worker may say next, each once (the permit table; OpenSSH's monitor.c has one per state).
+    private var expected: WorkerExpectation = .nothing
+
+    /// Starts a worker. `handler` hears everything from the event loop.
+    init(_ launch: WorkerLaunch, loop: EventLoop, handler: @escaping (WorkerEvent) -> Void) throws(SystemError) {
+        let pair = try makeMessagePair()
+        var child = ubd_child()
+        let result = WorkerProcess.start(launch, control: pair.second.raw, &child)
+        guard result == 0 else { throw SystemError("clone3", -result) }
+        process = ProcessHandle(pid: child.pid, owning: FileDescriptor(owning: child.pidfd))
+        report = FileDescriptor(owning: child.report)
+        control = consume pair.first
+        pid = child.pid
+        uid = launch.uid
+        startTime = WorkerProcess.startTime(of: child.pid) ?? 0
+        self.loop = loop
+        self.handler = handler
+        try watchAll()
+    }
+
+    /// Takes over a worker that an earlier broker started. It is past all messages.
+    init(adopting pid: Int32, uid: UInt32, startTime: UInt64, loop: EventLoop) throws(SystemError) {
+        process = try ProcessHandle(pid: pid)
+        // The pidfd is open, so the number can't change hands any more between this check and its use.
+        guard WorkerProcess.startTime(of: pid) == startTime else { throw SystemError("adopt process \(pid)", ESRCH) }
+        self.pid = pid
+        self.uid = uid
+        self.startTime = startTime
+        self.loop = loop
+        let file = process.file.raw
+        watches.append(try loop.watch(file, .readable) { [unowned self] _ in self.adoptedEnded() })
+    }
+
+    /// Field 22 of /proc/PID/stat, in clock ticks since boot; the name before it may contain anything.
+    static func startTime(of pid: Int32) -> UInt64? {
+        guard let bytes = try? readFile("/proc/\(pid)/stat") else { return nil }
+        guard let close = bytes.lastIndex(of: UInt8(ascii: ")")) else { return nil }
+        let fields = bytes[(close + 1)...].split(separator: UInt8(ascii: " "))
+        return fields.count > 19 ? UInt64(String(decoding: fields[19], as: UTF8.self)) : nil
+    }
+
+    func setHandler(_ handler: @escaping (WorkerEvent) -> Void) {
+        self.handler = handler
+    }
+
+    func expect(_ expectation: WorkerExpectation) {
+        expected = expectation
+    }
+
+    func send(_ message: LaunchMessage, parking: Int32, bundle: Int32) throws(SystemError) {
+        guard let end = control?.raw else { throw SystemError("send to worker", EPIPE) }
+        try SystemCalls.send(end, message.encoded(), files: [parking, end, bundle])
+    }
+
+    func send(_ message: ServeMessage) throws(SystemError) {
+        guard let end = control?.raw else { throw SystemError("send to worker", EPIPE) }
+        try SystemCalls.send(end, message.encoded())
+    }
+
+    func stop() throws(SystemError) {
+        waitsForStop = true
+        try process.send(SIGSTOP)
+    }
+
+    func resume() throws(SystemError) {
+        try process.send(SIGCONT)
+    }
+
+    func kill() {
+        // ESRCH: it is dead already and `.ended` is on its way.
+        try? process.send(SIGKILL)
+    }
+
+    var hasEnded: Bool { end != nil }
+
+    var isAlive: Bool {
+        if end != nil { return false }
+        var poll = pollfd(fd: process.file.raw, events: Int16(POLLIN), revents: 0)
+        return Glibc.poll(&poll, 1, 0) == 0
+    }
+
+    func checkStopped() {
+        guard waitsForStop, case .stopped? = try? process.poll(stopped: true) else { return }
+        waitsForStop = false
+        handler?(.stopped)
+    }
+
+    func forget(undertaker: Undertaker, owner: UInt32) {
+        for watch in watches { loop.unwatch(watch) }
+        watches = []
+        handler = nil
+        if let control = control.take() { undertaker.letGo(control, owner: owner) }
+    }
+
+    private static func start(_ launch: WorkerLaunch, control: Int32, _ child: inout ubd_child) -> Int32 {
+        let arguments = CStrings(["ubd-worker"])
+        // SWIFT_ROOT: without /proc the runtime finds its own path nowhere else. The backtracer would be a program
+        // started by a crash (security.md, finding 6).
+        let environment = CStrings(["SWIFT_ROOT=/", "SWIFT_BACKTRACE=enable=no"])
+        return launch.device.withCString { device in
+            var description = ubd_launch(
+                worker_binary: launch.binary, control: control, device: device, uid: launch.uid, gid: launch.gid,
+                processes: launch.processes, locked_bytes: launch.lockedBytes, open_files: 32,
+                oom_score: launch.oomScore, argv: arguments.pointer, envp: environment.pointer)
+            return ubd_launch(&description, &child)
+        }
+    }
+
+    private func watchAll() throws(SystemError) {
+        let pidfd = process.file.raw
+        watches.append(try loop.watch(pidfd, .readable) { [unowned self] _ in self.ended() })
+        if let report = report?.raw {
+            watches.append(try loop.watch(report, .readable) { [unowned self] _ in self.readReport() })
+        }
+        if let control = control?.raw {
+            watches.append(try loop.watch(control, .readable) { [unowned self] _ in self.readMessage() })
+        }
+    }
+
+    private func readReport() {
+        guard let file = report.take() else { return }
+        endWatch(of: file.raw)
+        var result = ubd_launch_report()
+        let count = read(file.raw, &result, MemoryLayout<ubd_launch_report>.size)
+        if count == MemoryLayout<ubd_launch_report>.size {
+            handler?(.launchFailed(step: result.step, errno: result.error))
+        } else {
+            handler?(.running)
+        }
+    }
+
+    private func readMessage() {
+        guard let end = control?.raw else { return }
+        var buffer = [UInt8](repeating: 0, count: longestWorkerMessage)
+        let received = buffer.withUnsafeMutableBytes { raw in
+            (try? receiveWithoutFiles(end, into: raw)) ?? .closed
+        }
+        switch received {
+        case .wouldBlock: return
+        case .closed:
+            // Its end is closed: the pidfd tells the rest.
+            endWatch(of: end)
+        case .filesAttached: violation("files in a message", end)
+        case .tooLong: violation("a message that is too long", end)
+        case .bytes(let count): accept(Array(buffer[0..<count]), end)
+        }
+    }
+
+    private func accept(_ bytes: [UInt8], _ end: Int32) {
+        guard let message = WorkerMessage(decoding: bytes) else { return violation("an unknown message", end) }
+        switch (message, expected) {
+        case (.geometry, .geometry), (.sealed, .sealed), (.failed, .geometry), (.failed, .sealed):
+            expected = .nothing
+            handler?(.message(message))
+        default:
+            violation("a message at the wrong time", end)
+        }
+    }
+
+    private func violation(_ text: String, _ end: Int32) {
+        endWatch(of: end)
+        handler?(.violation(text))
+    }
+
+    private func ended() {
+        guard end == nil, let change = try? process.poll() else { return }
+        end = change
+        endWatch(of: process.file.raw)
+        // What it said last is still in the socket, and explains the death.
+        if control != nil, expected != .nothing { readMessage() }
+        handler?(.ended(change))
+    }
+
+    private func adoptedEnded() {
+        guard end == nil else { return }
+        // Not our child: the kernel tells that it ended, not how.
+        end = .exited(-1)
+        endWatch(of: process.file.raw)
+        handler?(.ended(.exited(-1)))
+    }
+
+    private func endWatch(of fd: Int32) {
+        guard let index = watches.firstIndex(where: { $0.fd == fd }) else { return }
+        loop.unwatch(watches.remove(at: index))
+    }
+}
+
+/// A null-terminated array of C strings, as exec wants it.
+private final class CStrings {
+    let pointer: UnsafeMutablePointer<UnsafeMutablePointer<CChar>?>
+    private let count: Int
+
+    init(_ strings: [String]) {
+        count = strings.count
+        pointer = .allocate(capacity: count + 1)
+        for (index, string) in strings.enumerated() { pointer[index] = strdup(string) }
+        pointer[count] = nil
+    }
+
+    deinit {
+        for index in 0..<count { free(pointer[index]) }
+        pointer.deallocate()
+    }
+}

@@ -1,0 +1,97 @@
+import Glibc
+import SystemCalls
+
+/// The uids that workers run as: one each, never two at a time, none that anybody else uses.
+struct WorkerUIDs {
+    let range: Range<UInt32>
+    private var taken: Set<UInt32> = []
+    /// Where the search for a free one goes on: a uid rests as long as possible before it is used again.
+    private var next: UInt32
+
+    init(base: UInt32, count: UInt32) {
+        range = base..<(base + count)
+        next = base
+    }
+
+    var free: Int { range.count - taken.count }
+
+    mutating func lease() -> UInt32? {
+        guard taken.count < range.count else { return nil }
+        while taken.contains(next) { advance() }
+        let uid = next
+        taken.insert(uid)
+        advance()
+        return uid
+    }
+
+    /// Marks a uid that a worker of an earlier broker still has. Returns false when it is not ours to give.
+    mutating func adopt(_ uid: UInt32) -> Bool {
+        range.contains(uid) && taken.insert(uid).inserted
+    }
+
+    /// Only when the worker's pidfd has fired: until then its signals and its ptrace rights exist.
+    mutating func giveBack(_ uid: UInt32) {
+        taken.remove(uid)
+    }
+
+    private mutating func advance() {
+        next = next + 1 == range.upperBound ? range.lowerBound : next + 1
+    }
+
+    /// Who else uses a uid of the range, in words; nil when nobody does. `ours` are uids of recorded workers.
+    func collision(except ours: Set<UInt32>) -> String? {
+        if let name = accountInRange() { return "user \(name)" }
+        for file in ["/etc/subuid", "/etc/subgid"] where overlapsSubordinates(file) { return "a range in \(file)" }
+        return processInRange(except: ours)
+    }
+
+    private func accountInRange() -> String? {
+        setpwent()
+        defer { endpwent() }
+        while let entry = getpwent() {
+            if range.contains(entry.pointee.pw_uid) { return String(cString: entry.pointee.pw_name) }
+        }
+        return nil
+    }
+
+    /// Lines "name:first:count" (subuid(5)).
+    private func overlapsSubordinates(_ file: String) -> Bool {
+        guard let bytes = try? readFile(file) else { return false }
+        return String(decoding: bytes, as: UTF8.self).split(separator: "\n").contains { line in
+            let fields = line.split(separator: ":", omittingEmptySubsequences: false)
+            guard fields.count == 3, let first = UInt64(fields[1]), let count = UInt64(fields[2]), count > 0 else {
+                return false
+            }
+            return first < UInt64(range.upperBound) && first &+ count > UInt64(range.lowerBound)
+        }
+    }
+
+    private func processInRange(except ours: Set<UInt32>) -> String? {
+        for pid in runningProcesses() {
+            guard let status = try? ProcessStatus(of: "\(pid)") else { continue }
+            for uid in status.uids where range.contains(uid) && !ours.contains(uid) {
+                return "process \(pid) (uid \(uid))"
+            }
+        }
+        return nil
+    }
+}
+
+/// The pids in /proc.
+func runningProcesses() -> [Int32] {
+    listFolder("/proc").compactMap { Int32($0) }
+}
+
+/// The names in a folder, "." and ".." left out; empty when it can't be read.
+func listFolder(_ path: String) -> [String] {
+    guard let folder = opendir(path) else { return [] }
+    defer { closedir(folder) }
+    var names: [String] = []
+    while let entry = readdir(folder) {
+        let name = withUnsafePointer(to: &entry.pointee.d_name) {
+            $0.withMemoryRebound(to: CChar.self, capacity: 256) { String(cString: $0) }
+        }
+        if name != "." && name != ".." { names.append(name) }
+    }
+    return names
+}

@@ -1,0 +1,107 @@
+import BrokerInterface
+import Glibc
+import SystemCalls
+import Varlink
+
+/// The broker's methods as functions. Each opens a connection of its own, so that ending it ends the call.
+struct BrokerClient {
+    let environment: CommandEnvironment
+
+    /// The caller's devices; root sees everyone's.
+    func list(id: UInt32? = nil) throws(CommandFailure) -> [Device] {
+        let reply = try call(.list(ListRequest(id: id)), seconds: environment.callSeconds)
+        return try Self.read { () throws(InterfaceError) in
+            try ListReply(parameters: reply.parameters, unknown: .ignore).devices
+        }
+    }
+
+    /// The broker, the host, and what the caller may do.
+    func info(seconds: Int? = nil) throws(CommandFailure) -> InfoReply {
+        let reply = try call(.info, seconds: seconds ?? environment.callSeconds)
+        return try Self.read { () throws(InterfaceError) in
+            try InfoReply(parameters: reply.parameters, unknown: .ignore)
+        }
+    }
+
+    /// Deletes a device.
+    func delete(_ request: DeleteRequest) throws(CommandFailure) {
+        _ = try call(.delete(request), seconds: environment.callSeconds)
+    }
+
+    /// Adds a device. As many of `files` as the broker wants are parked with it; they stay the caller's.
+    func add(_ request: AddRequest, files: [Int32]) throws(CommandFailure) -> (Device, [Notice]) {
+        var connection = try BrokerConnection(
+            to: environment.socketPath, deadline: Deadline(seconds: environment.addSeconds))
+        let console = environment.console
+        let started = monotonicNanoseconds()
+        connection.tick = {
+            let seconds = (monotonicNanoseconds() - started) / 1_000_000_000
+            if seconds >= 1 { console.progress("ubd: adding the device, \(seconds) s …") }
+        }
+        defer { console.progress(nil) }
+        try connection.send(BrokerCall.add(request).call)
+        var incoming = try connection.receive(acceptsFile: true)
+        if case .files(let count, _) = try Self.addReply(incoming.reply) {
+            guard let parking = incoming.file.take() else {
+                throw Self.unexpected("the broker asked for files but sent no socket for them")
+            }
+            try Self.park(Array(files.prefix(count)), in: parking)
+            incoming = try connection.receive()
+        }
+        guard case .added(let device, let notices) = try Self.addReply(incoming.reply) else {
+            throw Self.unexpected("the broker asked for files twice")
+        }
+        return (device, notices)
+    }
+
+    private static func addReply(_ reply: Reply) throws(CommandFailure) -> AddReply {
+        try check(reply)
+        return try read { () throws(InterfaceError) in
+            let result = try AddReply(parameters: reply.parameters, unknown: .ignore)
+            guard case .files = result, !reply.continues else { return result }
+            throw .invalidParameter(parameter: "continues")
+        }
+    }
+
+    /// Sends the files as one message of one byte, and closes the socket.
+    private static func park(_ files: [Int32], in parking: consuming FileDescriptor) throws(CommandFailure) {
+        guard !files.isEmpty else { throw unexpected("the broker asked for files, but the target has none") }
+        do { try SystemCalls.send(parking.raw, [0], files: files) } catch {
+            let remedy =
+                error.errno == ETOOMANYREFS
+                ? "you have too many files under way to the broker: wait for other 'ubd add' to end"
+                : "look into the broker's log ('journalctl -u ubd-broker'), then try again"
+            throw CommandFailure(
+                .failed, "FilesNotTaken", "the files could not be handed over: \(SystemError.message(error.errno))",
+                remedy: remedy)
+        }
+    }
+
+    private func call(_ call: BrokerCall, seconds: Int) throws(CommandFailure) -> Reply {
+        var connection = try BrokerConnection(to: environment.socketPath, deadline: Deadline(seconds: seconds))
+        try connection.send(call.call)
+        let incoming = try connection.receive()
+        try Self.check(incoming.reply)
+        return incoming.reply
+    }
+
+    /// Throws the error that a reply carries.
+    private static func check(_ reply: Reply) throws(CommandFailure) {
+        guard let name = reply.error else { return }
+        let error = try read { () throws(InterfaceError) in
+            try InterfaceError(name: name, parameters: reply.parameters, unknown: .ignore)
+        }
+        if let error { throw CommandFailure(error) }
+        throw CommandFailure(
+            .failed, name, "the broker replied an unknown error: \(name)",
+            remedy: "use the ubd and ubd-broker of one version")
+    }
+
+    private static func read<Result>(_ body: () throws(InterfaceError) -> Result) throws(CommandFailure) -> Result {
+        do { return try body() } catch { throw unexpected("the broker's reply does not fit: \(error.message)") }
+    }
+
+    private static func unexpected(_ message: String) -> CommandFailure {
+        CommandFailure(.failed, "BrokenReply", message, remedy: "use the ubd and ubd-broker of one version")
+    }
+}

@@ -1,0 +1,174 @@
+import BrokerInterface
+import Glibc
+import SystemCalls
+import Varlink
+
+/// A reply, and the file that came with it.
+struct IncomingReply: ~Copyable {
+    var reply: Reply
+    var file: FileDescriptor?
+}
+
+/// One connection to the broker: sends a call, receives its replies, and never waits longer than its deadline.
+struct BrokerConnection: ~Copyable {
+    private let socket: FileDescriptor
+    private let path: String
+    private var reader = FrameReader(limit: JSONLimits.reply.bytes)
+    private let deadline: Deadline
+    /// Called about once a second while waiting.
+    var tick: () -> Void = {}
+
+    init(to path: String, deadline: Deadline) throws(CommandFailure) {
+        socket = try Self.connect(to: path, deadline)
+        self.path = path
+        self.deadline = deadline
+    }
+
+    private static func connect(to path: String, _ deadline: Deadline) throws(CommandFailure) -> FileDescriptor {
+        guard var address = unixAddress(path) else {
+            throw CommandFailure(
+                .usage, "Usage", "'\(path)' can not be the path of a socket (107 bytes at most)",
+                remedy: "set \(BrokerAPI.socketVariable) to a shorter path, or unset it")
+        }
+        let type = Int32(SOCK_STREAM.rawValue | SOCK_CLOEXEC.rawValue | SOCK_NONBLOCK.rawValue)
+        let raw = Glibc.socket(AF_UNIX, type, 0)
+        guard raw >= 0 else { throw unreachable(path, errno) }
+        let socket = FileDescriptor(owning: raw)
+        // A non-blocking connect(2) to a Unix socket whose backlog is full says EAGAIN at once, and poll can't wait for it.
+        while true {
+            let result = withUnsafePointer(to: &address) {
+                Glibc.connect(
+                    raw, __CONST_SOCKADDR_ARG(__sockaddr_un__: $0), socklen_t(MemoryLayout<sockaddr_un>.size))
+            }
+            if result == 0 { return socket }
+            guard errno == EAGAIN || errno == EINTR, !deadline.hasPassed else { throw unreachable(path, errno) }
+            usleep(20_000)
+        }
+    }
+
+    private static func unreachable(_ path: String, _ error: Int32) -> CommandFailure {
+        let remedy =
+            switch error {
+            case ENOENT, ECONNREFUSED, ENOTDIR:
+                "start it ('systemctl start ubd-broker.socket' as root), or see 'ubd doctor'"
+            case EACCES, EPERM:
+                "let the administrator make the socket writable for you (it is installed with mode 0666)"
+            case EAGAIN: "it has too many connections: try again later"
+            default: "see 'ubd doctor'"
+            }
+        return CommandFailure(
+            .brokerNotReachable, "BrokerNotReachable",
+            "no broker at \(path): \(SystemError.message(error))", remedy: remedy)
+    }
+
+    /// Sends one call.
+    func send(_ call: Call) throws(CommandFailure) {
+        let message = call.message
+        var done = 0
+        while done < message.count {
+            let count = message.withUnsafeBytes {
+                Glibc.send(socket.raw, $0.baseAddress! + done, $0.count - done, Int32(MSG_NOSIGNAL))
+            }
+            if count >= 0 {
+                done += count
+            } else if errno == EAGAIN {
+                try wait(for: Int16(POLLOUT))
+            } else if errno != EINTR {
+                throw lost(errno)
+            }
+        }
+    }
+
+    /// Receives the next reply to the call. A file is taken only when `acceptsFile`, and only with a reply's first byte
+    /// (UAPI.20, Passing File Descriptors).
+    mutating func receive(acceptsFile: Bool = false) throws(CommandFailure) -> IncomingReply {
+        var file: FileDescriptor?
+        while true {
+            if let message = reader.next() {
+                return IncomingReply(reply: try Self.parse(message), file: file)
+            }
+            try wait(for: Int16(POLLIN))
+            let mayBringFile = acceptsFile && !reader.hasUnread
+            if let new = try receiveBytes(mayBringFile: mayBringFile) {
+                guard file == nil else { throw broken("the broker sent more than one file") }
+                file = consume new
+            }
+        }
+    }
+
+    /// Receives what is there and returns the file that came with it, if one may come.
+    private mutating func receiveBytes(mayBringFile: Bool) throws(CommandFailure) -> FileDescriptor? {
+        var buffer = [UInt8](repeating: 0, count: min(reader.room, 64 * 1024))
+        let result = buffer.withUnsafeMutableBytes { bytes in
+            Result { () throws(SystemError) in
+                try Self.receive(socket.raw, into: bytes, mayBringFile: mayBringFile)
+            }
+        }
+        let count: Int
+        let file: FileDescriptor?
+        switch result {
+        case .success(let received):
+            count = received.bytes
+            file = received.file.map(FileDescriptor.init(owning:))
+        case .failure(let error):
+            switch error.errno {
+            case EAGAIN: return nil
+            case EMSGSIZE: throw broken("the broker sent files where none belong")
+            default: throw lost(error.errno)
+            }
+        }
+        guard count > 0 else { throw lost(0) }
+        do { try reader.append(buffer[..<count]) } catch { throw broken("the broker's reply: \(error)") }
+        return file
+    }
+
+    /// Zero bytes: the broker closed. EMSGSIZE: it sent more files than may come.
+    private static func receive(
+        _ socket: Int32, into bytes: UnsafeMutableRawBufferPointer, mayBringFile: Bool
+    ) throws(SystemError) -> (bytes: Int, file: Int32?) {
+        if mayBringFile {
+            let received = try receiveWithFiles(socket, into: bytes, maximum: 1, peek: false)
+            return (received.bytes, received.files.first)
+        }
+        switch try receiveWithoutFiles(socket, into: bytes) {
+        case .bytes(let count): return (count, nil)
+        case .closed, .tooLong: return (0, nil)
+        case .wouldBlock: throw SystemError("recvmsg", EAGAIN)
+        case .filesAttached: throw SystemError("recvmsg", EMSGSIZE)
+        }
+    }
+
+    private static func parse(_ message: [UInt8]) throws(CommandFailure) -> Reply {
+        do { return try Reply(message: message) } catch {
+            throw CommandFailure(
+                .failed, "BrokenReply", "the broker's reply is malformed: \(error)",
+                remedy: "use the ubd and ubd-broker of one version")
+        }
+    }
+
+    private func broken(_ what: String) -> CommandFailure {
+        CommandFailure(.failed, "BrokenReply", what, remedy: "use the ubd and ubd-broker of one version")
+    }
+
+    private func lost(_ error: Int32) -> CommandFailure {
+        CommandFailure(
+            .brokerNotReachable, "BrokerNotReachable",
+            "the broker at \(path) closed the connection"
+                + (error == 0 || error == EPIPE ? "" : ": \(SystemError.message(error))"),
+            remedy: "look for the reason in its log ('journalctl -u ubd-broker'), then try again")
+    }
+
+    private func wait(for events: Int16) throws(CommandFailure) {
+        while true {
+            if deadline.hasPassed {
+                throw CommandFailure(
+                    .failed, "NoAnswer", "the broker did not answer within \(deadline.seconds) s",
+                    remedy: "look at 'ubd list', and into its log ('journalctl -u ubd-broker')")
+            }
+            var waiting = pollfd(fd: socket.raw, events: events, revents: 0)
+            // A hang-up counts as readable: what was sent before it must still be read.
+            if poll(&waiting, 1, deadline.milliseconds()) > 0 { return }
+            tick()
+        }
+    }
+}

@@ -1,0 +1,24 @@
+import BrokerInterface
+import Glibc
+
+/// All that a command takes from outside its arguments, so that a test can put something else in its place.
+struct CommandEnvironment {
+    var console: any Console
+    /// Where the broker listens.
+    var socketPath: String
+    var host: any Machine
+    /// This program, for the helper process of `ubd del`.
+    var executable: String
+    /// How long things may take, in seconds.
+    var addSeconds = 60
+    var callSeconds = 30
+    var flushSeconds = 30
+
+    /// The real one.
+    static func live() -> CommandEnvironment {
+        let variable = getenv(BrokerAPI.socketVariable).map { String(cString: $0) } ?? ""
+        return CommandEnvironment(
+            console: StandardConsole(), socketPath: variable.isEmpty ? BrokerAPI.socketPath : variable,
+            host: LiveMachine(), executable: "/proc/self/exe")
+    }
+}

@@ -1,0 +1,108 @@
+import BrokerInterface
+import SystemCalls
+import Varlink
+
+/// The exit statuses of `ubd`, documented in `ubd --help` and ubd(1).
+enum ExitStatus: Int32, CaseIterable {
+    case success = 0
+    case failed = 1
+    case usage = 2
+    case notPermitted = 3
+    case noSuchDevice = 4
+    case busy = 5
+    case brokerNotReachable = 6
+    case hostLacksSomething = 7
+
+    /// For the table in the help.
+    var meaning: String {
+        switch self {
+        case .success: "done"
+        case .failed: "failed: kernel, I/O, worker, or no answer within the deadline"
+        case .usage: "wrong usage or a value that can not be"
+        case .notPermitted: "not permitted, or a limit is reached"
+        case .noSuchDevice: "no such device"
+        case .busy: "in use"
+        case .brokerNotReachable: "the broker can not be reached"
+        case .hostLacksSomething: "the host lacks something (module, kernel feature, …)"
+        }
+    }
+}
+
+/// Why a command ends without success: what was wrong, what to do next, and how to tell a script.
+struct CommandFailure: Error, Equatable {
+    var status: ExitStatus
+    /// For `--json`: the full name of the broker's error, or a name of our own without dots.
+    var name: String
+    var message: String
+    var remedy: String
+
+    init(_ status: ExitStatus, _ name: String, _ message: String, remedy: String) {
+        self.status = status
+        self.name = name
+        self.message = message
+        self.remedy = remedy
+    }
+
+    /// What goes to stderr: one line, whatever the broker or a file name put into it.
+    var line: String { "ubd: " + "\(message); \(remedy)".printable }
+
+    var json: JSON {
+        .record([
+            ("error", .string(name)), ("message", .string(message)), ("remedy", .string(remedy)),
+            ("exit", .integer(Int64(status.rawValue))),
+        ])
+    }
+}
+
+extension CommandFailure {
+    /// An error that the broker replied, or that its rules raise before it is asked.
+    init(_ error: InterfaceError) {
+        let status: ExitStatus =
+            switch error {
+            case .notPermitted, .quotaReached, .permissionDenied: .notPermitted
+            case .invalidOption, .badFile: .usage
+            case .noSuchDevice: .noSuchDevice
+            case .busy, .idInUse: .busy
+            case .kernelUnsupported: .hostLacksSomething
+            default: .failed
+            }
+        self.init(status, error.name, error.message, remedy: error.remedy)
+        if case .invalidOption(_, _, let option, _) = error, let flag = Self.flags[option] ?? Self.sameName(option) {
+            // The user typed a flag; the wire has another name for it.
+            for text in [\CommandFailure.message, \CommandFailure.remedy] {
+                self[keyPath: text] = Self.replacing(option, by: flag, in: self[keyPath: text])
+            }
+        }
+    }
+
+    private static let flags = [
+        "target": "--target", "id": "--number", "queues": "--queues", "depth": "--depth",
+        "maxIOBytes": "--max-io-size", "fileName": "--file",
+    ]
+
+    private static func sameName(_ option: String) -> String? {
+        TargetCatalog.all.contains { $0.option(option) != nil } ? "--" + option : nil
+    }
+
+    /// Only at the beginning of the message: elsewhere the word may be meant as a word.
+    private static func replacing(_ name: String, by flag: String, in text: String) -> String {
+        text.hasPrefix(name + " ") ? flag + text.dropFirst(name.count) : text
+    }
+
+    /// A system call of our own that failed.
+    init(_ error: SystemError, _ name: String = "SystemError", remedy: String) {
+        self.init(.failed, name, error.description, remedy: remedy)
+    }
+}
+
+extension String {
+    /// The text without anything that steers a terminal: control characters and direction overrides become "?".
+    var printable: String {
+        var result = String.UnicodeScalarView()
+        for scalar in unicodeScalars {
+            let turnsText = (0x202A...0x202E).contains(scalar.value) || (0x2066...0x2069).contains(scalar.value)
+            result.append(scalar.isControl || turnsText ? "?" : scalar)
+        }
+        return String(result)
+    }
+}

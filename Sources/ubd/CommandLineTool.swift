@@ -1,0 +1,43 @@
+import ArgumentParser
+import BrokerInterface
+import Varlink
+
+/// From arguments to an exit status: parses, performs, and tells of a failure in one line.
+enum CommandLineTool {
+    static func run(_ arguments: [String], _ environment: CommandEnvironment) -> Int32 {
+        do {
+            var command = try UBD.parseAsRoot(arguments)
+            guard let command = command as? any UBDCommand else {
+                // Only ArgumentParser's own commands come here: help, and the generator of shell completions.
+                try command.run()
+                return 0
+            }
+            return try command.perform(environment).rawValue
+        } catch let failure as CommandFailure {
+            return report(failure, asJSON: arguments.contains("--json"), environment.console)
+        } catch {
+            return finishParsing(error, arguments, environment.console)
+        }
+    }
+
+    /// Help and version come as errors too; everything else is a wrong command line.
+    private static func finishParsing(_ error: any Error, _ arguments: [String], _ console: any Console) -> Int32 {
+        guard UBD.exitCode(for: error) != .success else {
+            console.out(UBD.fullMessage(for: error))
+            return 0
+        }
+        let names = UBD.configuration.subcommands.map { $0._commandName }
+        let subcommand = arguments.first.flatMap { names.contains($0) ? $0 + " " : nil } ?? ""
+        var message = UBD.message(for: error).split(whereSeparator: \.isNewline).joined(separator: " ")
+        while message.hasSuffix(".") { message.removeLast() }
+        let failure = CommandFailure(
+            .usage, "Usage", message.isEmpty ? "wrong arguments" : message, remedy: "see 'ubd \(subcommand)--help'")
+        return report(failure, asJSON: arguments.contains("--json"), console)
+    }
+
+    private static func report(_ failure: CommandFailure, asJSON: Bool, _ console: any Console) -> Int32 {
+        console.error(failure.line)
+        if asJSON { console.out(failure.json.text) }
+        return failure.status.rawValue
+    }
+}

@@ -1,0 +1,143 @@
+import ArgumentParser
+import BrokerInterface
+import Varlink
+
+/// `ubd add`: opens the file with the user's rights and has the broker make a device of it.
+struct AddCommand: UBDCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "add",
+        abstract: "Add a device and print its path.",
+        discussion: """
+            TARGETS
+            \(targetHelp)
+
+            EXAMPLES
+              ubd add -t loop -f disk.img                      read-only if the file is not writable
+              ubd add -t loop -f disk.img --offset 1M --size 512M --read-only
+              ubd add -t null -n 7 -q 4 -d 256                 /dev/ubdb7, for measuring
+              dev=$(ubd add -t loop -f disk.img) && mkfs.ext4 "$dev"
+
+            The file is opened by you, not by the broker: what you may not read or write stays closed.
+            Ctrl-C undoes an add that has not finished. Notes go to stderr as 'ubd: note: …'.
+            """)
+
+    @Option(
+        name: [.short, .long], help: ArgumentHelp("What serves the device: null or loop.", valueName: "name"),
+        completion: .list(TargetCatalog.all.map(\.name)))
+    var target: String
+
+    @Option(
+        name: [.customShort("n"), .long],
+        help: ArgumentHelp("N of /dev/ubdbN; without it the first free one.", valueName: "id"))
+    var number: Int64?
+
+    @Option(
+        name: [.short, .long], help: ArgumentHelp("The file or block device behind it (loop).", valueName: "path"),
+        completion: .file())
+    var file: String?
+
+    @Option(
+        name: [.short, .long], help: ArgumentHelp("Hardware queues, at most one for each CPU.", valueName: "count"))
+    var queues: Int64 = AddPlan.defaultQueues
+
+    @Option(name: [.short, .long], help: ArgumentHelp("Requests at once in each queue.", valueName: "count"))
+    var depth: Int64 = AddPlan.defaultDepth
+
+    // By name: ArgumentParser would make --max-iosize of the property's.
+    @Option(
+        name: .customLong("max-io-size"),
+        help: ArgumentHelp("Most bytes of one request, a multiple of 4K. (default: 512K)", valueName: "bytes"))
+    var maxIOSize: ByteCount?
+
+    @Flag(help: "Make a read-only device.")
+    var readOnly = false
+
+    @Option(help: ArgumentHelp("Where in the file the device begins (loop). (default: 0)", valueName: "bytes"))
+    var offset: ByteCount?
+
+    @Option(
+        help: ArgumentHelp(
+            "Size of the device. (default: null 250G, loop up to the end of the file)", valueName: "bytes"))
+    var size: ByteCount?
+
+    @Option(
+        help: ArgumentHelp(
+            "Logical block size: 512, 1K, 2K or 4K. (default: null 512, loop that of the file)", valueName: "bytes"))
+    var blockSize: ByteCount?
+
+    @Flag(help: "Go through the page cache even when the file takes direct I/O (loop).")
+    var buffered = false
+
+    @OptionGroup var output: OutputOptions
+
+    /// The catalog as text, so that the help can't tell something else than the checks.
+    private static var targetHelp: String {
+        TargetCatalog.all.map { target in
+            let options = target.options.map { option in
+                let name = "--" + option.name
+                let padding = String(repeating: " ", count: max(14 - name.count, 1))
+                return "    \(name)\(padding)\(option.help): \(option.range) (default: \(option.defaultText))"
+            }
+            return (["  \(target.name): \(target.summary)"] + options).joined(separator: "\n")
+        }.joined(separator: "\n")
+    }
+
+    func perform(_ environment: CommandEnvironment) throws(CommandFailure) -> ExitStatus {
+        let plan: AddPlan
+        do { plan = try AddPlan(request) } catch { throw CommandFailure(error) }
+        let client = BrokerClient(environment: environment)
+        if let path = try filePath(for: plan.target) {
+            let backing = try BackingFile.open(path, readOnly: readOnly, options: plan.options)
+            var request = self.request
+            if backing.readOnly { request.readOnly = true }
+            request.fileName = Self.label(path)
+            let (device, notices) = try client.add(request, files: backing.numbers)
+            show(device, backing.notices + notices, environment.console)
+        } else {
+            let (device, notices) = try client.add(request, files: [])
+            show(device, notices, environment.console)
+        }
+        return .success
+    }
+
+    private func show(_ device: Device, _ notices: [Notice], _ console: any Console) {
+        for notice in notices { console.error("ubd: note: " + notice.message.printable) }
+        if output.asJSON {
+            console.out(AddReply.added(device, notices: notices).json.indentedText)
+        } else {
+            console.out((device.link ?? device.node).printable)
+        }
+    }
+
+    /// What is asked of the broker, before the file is looked at.
+    var request: AddRequest {
+        var options: [OptionValue] = []
+        for (name, value) in [("offset", offset), ("size", size), ("block-size", blockSize)] {
+            if let value { options.append(OptionValue(name, String(value.bytes))) }
+        }
+        if buffered { options.append(OptionValue("buffered", "true")) }
+        return AddRequest(
+            target: target, id: number, queues: queues, depth: depth,
+            maxIOBytes: maxIOSize.map { Int64($0.bytes) }, readOnly: readOnly ? true : nil, options: options)
+    }
+
+    private func filePath(for target: TargetDescription) throws(CommandFailure) -> String? {
+        switch (target.needsFile, file) {
+        case (true, nil):
+            throw CommandFailure(
+                .usage, "Usage", "target \(target.name) needs a file", remedy: "name it with --file")
+        case (false, .some(let path)):
+            throw CommandFailure(
+                .usage, "Usage", "target \(target.name) takes no file, so '\(path)' would not be used",
+                remedy: "leave --file out, or use --target loop")
+        case (_, let path): return path
+        }
+    }
+
+    /// The path as a label that the interface takes: its end when it is long, nothing that steers a terminal.
+    static func label(_ path: String) -> String {
+        var scalars = path.printable.unicodeScalars
+        while String(scalars).utf8.count > AddPlan.longestFileName { scalars.removeFirst() }
+        return String(scalars)
+    }
+}

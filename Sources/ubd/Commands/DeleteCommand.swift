@@ -1,0 +1,99 @@
+import ArgumentParser
+import BrokerInterface
+import Glibc
+import SystemCalls
+import Varlink
+
+/// `ubd del`: flushes a device as its user, then has the broker delete it.
+struct DeleteCommand: UBDCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "del",
+        abstract: "Flush and delete a device.",
+        discussion: """
+            EXAMPLES
+              ubd del -n 0            refuses when it is mounted, swap or held, and names the holder
+              ubd del -a              all your devices (as root: everyone's)
+              ubd del -n 0 --force    kills the worker first: for a device that hangs; I/O under way fails
+
+            Flushing may take at most 30 s.
+            """)
+
+    @Option(
+        name: [.customShort("n"), .long], help: ArgumentHelp("N of /dev/ubdbN.", valueName: "id"))
+    var number: UInt32?
+
+    @Flag(name: [.short, .long], help: "Delete all your devices.")
+    var all = false
+
+    @Flag(help: "Do not flush, do not ask who uses it, kill the worker first.")
+    var force = false
+
+    @OptionGroup var output: OutputOptions
+
+    func validate() throws {
+        guard (number != nil) != all else {
+            throw ValidationError("Give either --number ID or --all")
+        }
+    }
+
+    func perform(_ environment: CommandEnvironment) throws(CommandFailure) -> ExitStatus {
+        let client = BrokerClient(environment: environment)
+        let devices = try client.list(id: number)
+        if let number, devices.isEmpty { throw ListCommand.noSuchDevice(number) }
+        var deleted: [JSON] = []
+        var failures: [CommandFailure] = []
+        for device in devices {
+            do {
+                try delete(device, client)
+                deleted.append(.integer(Int64(device.id)))
+            } catch {
+                // With --all the others are still tried. The first failure decides the status and is told last.
+                if !failures.isEmpty { environment.console.error(error.line) }
+                failures.append(error)
+            }
+        }
+        if let first = failures.first { throw first }
+        if output.asJSON { environment.console.out(JSON.record([("deleted", .array(deleted))]).text) }
+        return .success
+    }
+
+    private func delete(_ device: Device, _ client: BrokerClient) throws(CommandFailure) {
+        if !force { try flush(device, client.environment) }
+        try client.delete(
+            DeleteRequest(id: device.id, generation: device.generation, force: force ? true : nil))
+    }
+
+    /// The kernel drops what a stopping device has not written yet, so it is written before.
+    private func flush(_ device: Device, _ environment: CommandEnvironment) throws(CommandFailure) {
+        let outcome: DeviceFlush.Outcome
+        do {
+            outcome = try DeviceFlush.run(
+                executable: environment.executable, node: device.node, readOnly: device.readOnly,
+                deadline: Deadline(seconds: environment.flushSeconds))
+        } catch {
+            throw CommandFailure(error, remedy: "try again, or delete it unflushed with --force")
+        }
+        let force = "'ubd del -n \(device.id) --force'"
+        switch outcome {
+        case .flushed, .noNode: return
+        case .busy:
+            let holder = DeviceHolders(host: environment.host).holder(of: device.node)
+            throw CommandFailure(
+                .busy, BrokerAPI.interface + ".Busy",
+                "\(device.node) is " + (holder ?? "open exclusively in some program"),
+                remedy: "end that use first (umount, swapoff, dmsetup remove, …)")
+        case .timedOut:
+            throw CommandFailure(
+                .failed, "Hangs", "\(device.node) could not be flushed within \(environment.flushSeconds) s",
+                remedy: "wait until its file answers, or give up what is not written with \(force)")
+        case .failed("open", EACCES), .failed("open", EPERM):
+            throw CommandFailure(
+                .notPermitted, "NotPermitted", "you may not open \(device.node), so it can not be flushed",
+                remedy: "delete it as its owner, or unflushed with \(force)")
+        case .failed(let step, let number):
+            throw CommandFailure(
+                .failed, "NotFlushed", "\(step) \(device.node): \(SystemError.message(number))",
+                remedy: "mend its file and try again, or give up what is not written with \(force)")
+        }
+    }
+}

@@ -1,0 +1,33 @@
+import ArgumentParser
+import BrokerInterface
+import Varlink
+
+/// `ubd doctor`: what the host lacks, and how to get it.
+struct DoctorCommand: UBDCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "doctor", abstract: "Check what ubd needs on this host, and say how to get what is missing.",
+        discussion: """
+            One line for each check: ok, warning or missing, what was found, and what mends it.
+            Exits with 7 when something is missing.
+            """)
+
+    @OptionGroup var output: OutputOptions
+
+    func perform(_ environment: CommandEnvironment) throws(CommandFailure) -> ExitStatus {
+        let checks = Self.checks(environment)
+        if output.asJSON {
+            environment.console.out(JSON.array(checks.map(\.json)).indentedText)
+        } else {
+            for check in checks { environment.console.out(check.line) }
+        }
+        return checks.contains { $0.status == .missing } ? .hostLacksSomething : .success
+    }
+
+    static func checks(_ environment: CommandEnvironment) -> [Check] {
+        let broker: Result<InfoReply, CommandFailure>
+        do { broker = .success(try BrokerClient(environment: environment).info(seconds: 5)) } catch {
+            broker = .failure(error)
+        }
+        return KernelChecks.all(environment.host) + UserChecks.all(environment.host, broker: broker)
+    }
+}

@@ -1,0 +1,49 @@
+import ArgumentParser
+import BrokerInterface
+
+/// `ubd info`: the broker and what it lets the caller do.
+struct InfoCommand: UBDCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "info", abstract: "Show the broker and what you may do.",
+        discussion: """
+            Your limits come from the access policy, /etc/ubd/access.policy; the rule that decided is shown.
+            """)
+
+    @OptionGroup var output: OutputOptions
+
+    func perform(_ environment: CommandEnvironment) throws(CommandFailure) -> ExitStatus {
+        let info = try BrokerClient(environment: environment).info()
+        if output.asJSON {
+            environment.console.out(info.json.indentedText)
+        } else {
+            for line in Self.lines(info) { environment.console.out(line.printable) }
+        }
+        return .success
+    }
+
+    static func lines(_ info: InfoReply) -> [String] {
+        var rows: [(String, String)] = [
+            ("broker", "\(info.version) at \(info.socket)"),
+            ("kernel", info.kernel),
+            ("features", "\(info.features.count) of ublk, 0x\(String(info.featureBits, radix: 16)) ('ubd features')"),
+            ("targets", info.targets.joined(separator: ", ")),
+            ("devices", "\(info.devicesOfCaller) yours, \(info.devices) in all, room for \(info.workerUidsFree) more"),
+            ("workers", "group \(info.workerGroup)"),
+            ("you may", info.permitted ? "add devices" : "not add devices"),
+            ("rule", info.rule ?? "none matched"),
+        ]
+        if let limits = info.limits {
+            rows += [
+                ("limits", "\(limits.maxDevices) devices of \(limits.maxQueues) queues x \(limits.maxDepth) requests"),
+                ("", "\(ByteSize.text(UInt64(clamping: limits.maxMemoryBytes))) of I/O buffers in all"),
+                ("", limits.maxSizeBytes.map { "\(ByteSize.text(UInt64(clamping: $0))) a device" } ?? "any size"),
+                ("", "targets: \(limits.targets.joined(separator: ", "))"),
+                ("", limits.readOnlyOnly ? "read-only devices only" : "writable devices too"),
+                ("", limits.zeroCopy ? "zero copy granted" : "no zero copy"),
+            ]
+        }
+        return rows.map { name, value in
+            name + String(repeating: " ", count: 10 - name.count) + value
+        }
+    }
+}

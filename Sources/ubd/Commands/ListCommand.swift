@@ -1,0 +1,71 @@
+import ArgumentParser
+import BrokerInterface
+import Varlink
+
+/// `ubd list`: the caller's devices.
+struct ListCommand: UBDCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "list",
+        abstract: "List your devices (as root: everyone's).",
+        discussion: """
+            EXAMPLES
+              ubd list
+              ubd list -n 0 --json | jq '.[0].state'
+
+            STATE is one of
+              adding, starting   not ready yet
+              live               serves
+              recovering         the worker died; I/O waits for the next one
+              deleting           is being taken down
+              unmanaged          serves, but was an earlier broker's: no recovery
+              stuck              its worker can't be killed
+              failed             its worker died; requests fail until it is deleted
+            QUEUES is queues x depth. A line below tells why a device is not live.
+            """)
+
+    @Option(
+        name: [.customShort("n"), .long], help: ArgumentHelp("Only this device.", valueName: "id"))
+    var number: UInt32?
+
+    @OptionGroup var output: OutputOptions
+
+    func perform(_ environment: CommandEnvironment) throws(CommandFailure) -> ExitStatus {
+        let devices = try BrokerClient(environment: environment).list(id: number).sorted { $0.id < $1.id }
+        if let number, devices.isEmpty { throw Self.noSuchDevice(number) }
+        if output.asJSON {
+            environment.console.out(JSON.array(devices.map(\.json)).indentedText)
+            return .success
+        }
+        guard !devices.isEmpty else {
+            environment.console.error("ubd: note: you have no devices")
+            return .success
+        }
+        for line in Self.lines(devices, environment.host) { environment.console.out(line) }
+        return .success
+    }
+
+    static func noSuchDevice(_ id: UInt32) -> CommandFailure {
+        CommandFailure(
+            .noSuchDevice, BrokerAPI.interface + ".NoSuchDevice", "you have no device \(id)",
+            remedy: "see 'ubd list'")
+    }
+
+    static func lines(_ devices: [Device], _ host: any Machine) -> [String] {
+        var table = Table(header: ["DEVICE", "STATE", "SIZE", "BLOCK", "MODE", "QUEUES", "OWNER", "TARGET"])
+        table.rows = devices.map { device in
+            let access = (device.readOnly ? "ro" : "rw") + (device.buffered ? ",buffered" : "")
+            return [
+                device.link ?? device.node, device.state.rawValue, ByteSize.text(device.sizeBytes),
+                String(device.blockSize), "\(access),\(device.mode)", "\(device.queues)x\(device.depth)",
+                host.userName(of: device.owner) ?? String(device.owner),
+                device.target + (device.file.map { " \($0)" } ?? ""),
+            ]
+        }
+        var lines = table.lines
+        for (index, device) in devices.enumerated().reversed() {
+            guard let reason = device.reason else { continue }
+            lines.insert("  \(reason.printable)", at: index + 2)
+        }
+        return lines
+    }
+}

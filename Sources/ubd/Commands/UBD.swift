@@ -1,0 +1,54 @@
+import ArgumentParser
+import BrokerInterface
+
+/// A command of `ubd`: ArgumentParser fills its properties, then it is performed in an environment.
+protocol UBDCommand: ParsableCommand {
+    func perform(_ environment: CommandEnvironment) throws(CommandFailure) -> ExitStatus
+}
+
+/// The command without a subcommand: shows what there is.
+struct UBD: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "ubd",
+        abstract: "Block devices from userspace, for unprivileged users (Linux ublk).",
+        discussion: """
+            EXAMPLES
+              truncate -s 1G 1.img
+              ubd add -t loop -f 1.img         prints the new device, as in /dev/ubdb0
+              mkfs.ext4 /dev/ubdb0             the device belongs to you
+              ubd list                         your devices and what they do
+              ubd del -n 0                     flushes and removes it
+              ubd doctor                       what this host lacks, and how to get it
+
+            SIZES are bytes, or a number with K, M, G or T (powers of 1024).
+
+            EXIT STATUS
+            \(ExitStatus.allCases.map { "  \($0.rawValue)  \($0.meaning)" }.joined(separator: "\n"))
+
+            ENVIRONMENT
+              \(BrokerAPI.socketVariable)   the broker's socket (default \(BrokerAPI.socketPath))
+
+            Completions for your shell: ubd --generate-completion-script bash (or zsh, fish).
+            """,
+        version: "ubd \(UBDVersion.text)",
+        subcommands: [
+            AddCommand.self, DeleteCommand.self, ListCommand.self, InfoCommand.self, FeaturesCommand.self,
+            DoctorCommand.self, FlushDeviceCommand.self,
+        ])
+}
+
+/// Bytes on the command line: a number, or one with K, M, G or T.
+struct ByteCount: ExpressibleByArgument, Equatable {
+    var bytes: UInt64
+
+    init?(argument: String) {
+        guard let bytes = ByteSize.typed(argument) else { return nil }
+        self.bytes = bytes
+    }
+}
+
+/// What every command has that can answer a script.
+struct OutputOptions: ParsableArguments {
+    @Flag(name: .customLong("json"), help: "Print JSON, errors too.")
+    var asJSON = false
+}

@@ -1,0 +1,41 @@
+import Glibc
+
+/// Where a command writes. Each call is one or more whole lines, without the last newline.
+protocol Console: AnyObject {
+    /// Results, for scripts as well: stdout.
+    func out(_ text: String)
+    /// Errors and notes, for people: stderr.
+    func error(_ text: String)
+    /// Replaces the line of progress, when somebody is looking at stderr; nil takes it away.
+    func progress(_ text: String?)
+}
+
+/// The real one: writes without buffering, so that nothing is lost or out of order when a signal ends the program.
+final class StandardConsole: Console {
+    private let showsProgress = isatty(2) == 1
+    private var progressIsShown = false
+
+    func out(_ text: String) { write(1, text + "\n") }
+    func error(_ text: String) {
+        progress(nil)
+        write(2, text + "\n")
+    }
+
+    func progress(_ text: String?) {
+        guard showsProgress, text != nil || progressIsShown else { return }
+        // Carriage return and "erase to the end of the line" (ECMA-48 EL): every terminal since the VT100.
+        write(2, "\r\u{1B}[K" + (text ?? ""))
+        progressIsShown = text != nil
+    }
+
+    private func write(_ fd: Int32, _ text: String) {
+        let bytes = Array(text.utf8)
+        var done = 0
+        while done < bytes.count {
+            let count = bytes.withUnsafeBytes { Glibc.write(fd, $0.baseAddress! + done, $0.count - done) }
+            // Nobody reads any more, or the disk is full: there is no third place to tell it.
+            if count < 0, errno != EINTR { return }
+            done += max(count, 0)
+        }
+    }
+}

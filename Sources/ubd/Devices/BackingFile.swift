@@ -1,0 +1,162 @@
+import BrokerInterface
+import CShims
+import Glibc
+import SystemCalls
+
+/// The file behind a loop device, opened with the user's own rights: once through the page cache, and once more for
+/// direct I/O where that works. The worker checks all of this again; here it makes for better messages.
+struct BackingFile: ~Copyable {
+    private let buffered: FileDescriptor
+    private let direct: FileDescriptor?
+    /// The file can not be written, or need not be.
+    let readOnly: Bool
+    /// What the user should know.
+    let notices: [Notice]
+
+    /// The files in the order of the interface: buffered, then direct.
+    var numbers: [Int32] {
+        switch direct {
+        case .some(let direct): [buffered.raw, direct.raw]
+        case .none: [buffered.raw]
+        }
+    }
+
+    /// Opens `path`.
+    ///
+    /// - Parameters:
+    ///   - readOnly: the user asked for a read-only device.
+    ///   - options: what the device is to be; its bounds are compared with the size of a regular file.
+    static func open(
+        _ path: String, readOnly: Bool, options: TargetOptions
+    ) throws(CommandFailure) -> BackingFile {
+        try checkKind(try status(path), path)
+        var notices: [Notice] = []
+        let opened = try openAsAllowed(path, wantsReadOnly: readOnly)
+        if opened.readOnly, !readOnly {
+            notices.append(
+                Notice(code: "read-only", message: "\(path) is not writable, so the device is read-only"))
+        }
+        let status = try status(of: opened.file, path)
+        // Once more: what was looked at by name may be something else than what was opened.
+        try checkKind(status, path)
+        try checkSize(status, path, options)
+        let direct =
+            options.buffered ? nil : try openDirect(path, readOnly: opened.readOnly, status, &notices)
+        return BackingFile(
+            readOnly: opened.readOnly, notices: notices, buffered: opened.file, direct: direct)
+    }
+
+    private init(
+        readOnly: Bool, notices: [Notice], buffered: consuming FileDescriptor, direct: consuming FileDescriptor?
+    ) {
+        self.buffered = buffered
+        self.direct = direct
+        self.readOnly = readOnly
+        self.notices = notices
+    }
+
+    // MARK: What it is
+
+    private static func status(_ path: String) throws(CommandFailure) -> stat {
+        var result = stat()
+        guard stat(path, &result) == 0 else { throw cannotOpen(path, errno) }
+        return result
+    }
+
+    private static func status(of file: borrowing FileDescriptor, _ path: String) throws(CommandFailure) -> stat {
+        do { return try file.status() } catch { throw cannotOpen(path, error.errno) }
+    }
+
+    private static func checkKind(_ status: stat, _ path: String) throws(CommandFailure) {
+        let kind: String
+        switch status.st_mode & S_IFMT {
+        case S_IFREG, S_IFBLK: return
+        case S_IFDIR: kind = "a directory"
+        case S_IFIFO: kind = "a FIFO"
+        case S_IFSOCK: kind = "a socket"
+        case S_IFCHR: kind = "a character device"
+        default: kind = "neither a regular file nor a block device"
+        }
+        throw CommandFailure(
+            .usage, "BadFile", "\(path) is \(kind)", remedy: "give a regular file or a block device to --file")
+    }
+
+    /// Compares the bounds with a regular file; the size of a block device is left to the worker.
+    private static func checkSize(_ status: stat, _ path: String, _ options: TargetOptions) throws(CommandFailure) {
+        guard status.st_mode & S_IFMT == S_IFREG else { return }
+        let bytes = UInt64(clamping: status.st_size)
+        guard bytes > 0 else {
+            throw CommandFailure(
+                .usage, "BadFile", "\(path) is empty", remedy: "give it a size first, as in 'truncate -s 1G FILE'")
+        }
+        let block = UInt64(options.blockSize ?? 512)
+        let needed = options.size ?? block
+        guard options.offset <= bytes, needed <= bytes - options.offset else {
+            throw CommandFailure(
+                .usage, "BadFile",
+                "\(path) has \(bytes) bytes, the device needs \(needed) from offset \(options.offset) on",
+                remedy: "enlarge the file ('truncate -s SIZE FILE') or give a smaller --offset or --size")
+        }
+    }
+
+    // MARK: Opening
+
+    private struct Opened: ~Copyable {
+        var file: FileDescriptor
+        var readOnly: Bool
+    }
+
+    private static func openAsAllowed(_ path: String, wantsReadOnly: Bool) throws(CommandFailure) -> Opened {
+        if !wantsReadOnly {
+            do { return Opened(file: try openWaitless(path, O_RDWR), readOnly: false) } catch {
+                guard [EACCES, EROFS, EPERM].contains(error.errno) else { throw cannotOpen(path, error.errno) }
+            }
+        }
+        do { return Opened(file: try openWaitless(path, O_RDONLY), readOnly: true) } catch {
+            throw cannotOpen(path, error.errno)
+        }
+    }
+
+    /// Opens without waiting for the other end of a FIFO that took the file's place meanwhile. The flag is taken back:
+    /// the worker shares the open file, and io_uring fails requests of such a file where it would have waited.
+    private static func openWaitless(_ path: String, _ flags: Int32) throws(SystemError) -> FileDescriptor {
+        let file = try FileDescriptor.open(path, flags | O_NONBLOCK | O_NOCTTY)
+        let current = try call("fcntl \(path)") { fcntl(file.raw, F_GETFL) }
+        try call("fcntl \(path)") { fcntl(file.raw, F_SETFL, current & ~O_NONBLOCK) }
+        return file
+    }
+
+    private static func openDirect(
+        _ path: String, readOnly: Bool, _ first: stat, _ notices: inout [Notice]
+    ) throws(CommandFailure) -> FileDescriptor? {
+        let file: FileDescriptor
+        do { file = try openWaitless(path, (readOnly ? O_RDONLY : O_RDWR) | O_DIRECT) } catch {
+            guard error.errno == EINVAL else { throw cannotOpen(path, error.errno) }
+            notices.append(
+                Notice(code: "buffered", message: "\(path) does not take direct I/O, so the page cache is used"))
+            return nil
+        }
+        let second = try status(of: file, path)
+        guard second.st_dev == first.st_dev, second.st_ino == first.st_ino else {
+            throw CommandFailure(
+                .failed, "BadFile", "\(path) was replaced by another file while it was being opened",
+                remedy: "try again when nothing moves it")
+        }
+        return file
+    }
+
+    private static func cannotOpen(_ path: String, _ error: Int32) -> CommandFailure {
+        let text = "\(path): \(SystemError.message(error))"
+        switch error {
+        case ENOENT, ENOTDIR:
+            return CommandFailure(
+                .usage, "BadFile", text, remedy: "create it first, as in 'truncate -s 1G FILE'")
+        case EACCES, EPERM:
+            return CommandFailure(
+                .notPermitted, "BadFile", text, remedy: "give a file that you may read (and write, unless --read-only)")
+        case ETXTBSY:
+            return CommandFailure(.busy, "BadFile", text, remedy: "a running program can only be used with --read-only")
+        default: return CommandFailure(.failed, "BadFile", text, remedy: "give a file that can be opened")
+        }
+    }
+}

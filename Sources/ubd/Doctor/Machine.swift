@@ -1,0 +1,121 @@
+import CShims
+import Glibc
+import SystemCalls
+
+/// What kind of thing a path names.
+enum PathKind: Equatable {
+    case file, directory, characterDevice, socket, other
+    /// A block device with its number.
+    case blockDevice(major: UInt32, minor: UInt32)
+    /// A symbolic link, not followed, with its text.
+    case link(String)
+}
+
+/// What a name in /etc/group stands for.
+struct Group: Equatable {
+    var gid: UInt32
+    /// Names of the members that the group itself lists.
+    var members: [String]
+}
+
+/// The machine as `ubd doctor` and `ubd del` look at it; a test describes another one.
+protocol Machine {
+    /// `uname -r`.
+    var kernelRelease: String { get }
+    var uid: UInt32 { get }
+    var userName: String { get }
+    /// The groups of this process, the primary one too.
+    var groups: [UInt32] { get }
+    /// The soft limit of open files.
+    var openFileLimit: UInt64 { get }
+    func group(named name: String) -> Group?
+    func userName(of uid: UInt32) -> String?
+    /// The text of a small file such as those of /proc and /sys; nil when it can't be read.
+    func text(of path: String) -> String?
+    /// The names in a directory, sorted; empty when it can't be read.
+    func entries(of path: String) -> [String]
+    /// What the path names; links are followed unless `followsLinks` is false. Nil when there is nothing.
+    func kind(of path: String, followsLinks: Bool) -> PathKind?
+}
+
+/// The machine that this program runs on.
+struct LiveMachine: Machine {
+    var kernelRelease: String {
+        text(of: "/proc/sys/kernel/osrelease")?.split(whereSeparator: \.isNewline).first.map(String.init) ?? "unknown"
+    }
+
+    var uid: UInt32 { getuid() }
+    var userName: String { userName(of: uid) ?? String(uid) }
+
+    var groups: [UInt32] {
+        var list = [gid_t](repeating: 0, count: Int(max(getgroups(0, nil), 0)))
+        let count = getgroups(Int32(list.count), &list)
+        return list.prefix(Int(max(count, 0))) + [getgid()]
+    }
+
+    var openFileLimit: UInt64 {
+        var limit = rlimit()
+        return getrlimit(__rlimit_resource_t(RLIMIT_NOFILE.rawValue), &limit) == 0 ? UInt64(limit.rlim_cur) : 0
+    }
+
+    func group(named name: String) -> Group? {
+        var entry = group_entry()
+        var found: UnsafeMutablePointer<group_entry>?
+        var buffer = [CChar](repeating: 0, count: 1 << 16)
+        guard getgrnam_r(name, &entry, &buffer, buffer.count, &found) == 0, found != nil else { return nil }
+        var members: [String] = []
+        var next = entry.gr_mem
+        while let pointer = next, let member = pointer.pointee {
+            members.append(String(cString: member))
+            next = pointer + 1
+        }
+        return Group(gid: entry.gr_gid, members: members)
+    }
+
+    func userName(of uid: UInt32) -> String? {
+        var entry = passwd()
+        var found: UnsafeMutablePointer<passwd>?
+        var buffer = [CChar](repeating: 0, count: 1 << 14)
+        guard getpwuid_r(uid, &entry, &buffer, buffer.count, &found) == 0, found != nil else { return nil }
+        return String(cString: entry.pw_name)
+    }
+
+    func text(of path: String) -> String? {
+        guard let bytes = try? readFile(path, limit: 8 << 20) else { return nil }
+        return String(decoding: bytes, as: UTF8.self)
+    }
+
+    func entries(of path: String) -> [String] {
+        guard let directory = opendir(path) else { return [] }
+        defer { closedir(directory) }
+        var names: [String] = []
+        while let entry = readdir(directory) {
+            let name = withUnsafePointer(to: &entry.pointee.d_name) {
+                $0.withMemoryRebound(to: CChar.self, capacity: 256) { String(cString: $0) }
+            }
+            if name != ".", name != ".." { names.append(name) }
+        }
+        return names.sorted()
+    }
+
+    func kind(of path: String, followsLinks: Bool) -> PathKind? {
+        var status = stat()
+        guard (followsLinks ? stat(path, &status) : lstat(path, &status)) == 0 else { return nil }
+        switch status.st_mode & S_IFMT {
+        case S_IFREG: return .file
+        case S_IFDIR: return .directory
+        case S_IFCHR: return .characterDevice
+        case S_IFSOCK: return .socket
+        case S_IFBLK:
+            return .blockDevice(major: ubd_major(UInt64(status.st_rdev)), minor: ubd_minor(UInt64(status.st_rdev)))
+        case S_IFLNK:
+            var buffer = [UInt8](repeating: 0, count: 4096)
+            let count = buffer.withUnsafeMutableBytes { readlink(path, $0.baseAddress!, $0.count) }
+            return .link(String(decoding: buffer.prefix(max(count, 0)), as: UTF8.self))
+        default: return .other
+        }
+    }
+}
+
+/// glibc's `struct group`: the name is taken by our own type.
+private typealias group_entry = Glibc.group

@@ -1,0 +1,96 @@
+import Testing
+import BrokerInterface
+import Varlink
+
+/// One structure of the interface: where the description declares it, and how Swift reads and writes it.
+struct Sample: CustomTestStringConvertible, Sendable {
+    enum Place: Sendable {
+        case type(String)
+        case input(String)
+        case output(String)
+        case error(String)
+    }
+
+    var place: Place
+    /// With every field.
+    var full: JSON
+    /// Reads and writes again.
+    var pass: @Sendable (JSON, UnknownFields) throws(InterfaceError) -> JSON
+
+    var testDescription: String { "\(place)" }
+
+    static let device = Device(
+        id: 3, generation: 17, owner: 1000, target: "loop", state: .recovering, reason: "the worker died",
+        node: "/dev/ublkb3", link: "/dev/ubdb3", sizeBytes: 1 << 30, blockSize: 512, physicalBlockSize: 4096,
+        readOnly: true, queues: 2, depth: 128, maxIOBytes: 524288, mode: "copy", buffered: true, file: "1.img",
+        workerPid: 4711, workerUid: 1_879_048_192, created: 1_790_000_000)
+    static let notice = Notice(code: "read-only", message: "1.img is not writable, so the device is read-only")
+    static let limits = Limits(
+        maxDevices: 8, maxQueues: 4, maxDepth: 256, maxMemoryBytes: 1 << 30, maxSizeBytes: 1 << 40,
+        targets: ["null", "loop"], readOnlyOnly: false, zeroCopy: true)
+    static let info = InfoReply(
+        version: "0.1.0", kernel: "6.12.95", featureBits: 0x1FE, features: ["user-recovery"],
+        ignoredFeatures: ["zoned"], targets: ["null", "loop"], devices: 5, devicesOfCaller: 2, workerUidsFree: 4091,
+        workerGroup: "ubd-worker", socket: "/run/ubd/io.ubd.Broker", started: 1_790_000_000, permitted: true,
+        rule: "allow group ubd", limits: limits)
+    static let add = AddRequest(
+        target: "loop", id: 3, queues: 2, depth: 64, maxIOBytes: 4096, readOnly: true, fileName: "1.img",
+        options: [OptionValue("offset", "512"), OptionValue("buffered", "true")])
+
+    static let structures: [Sample] = [
+        Sample(place: .type("Device"), full: device.json) { (json, unknown) throws(InterfaceError) in
+            try Device(json: json, unknown: unknown).json
+        },
+        Sample(place: .type("Notice"), full: notice.json) { (json, unknown) throws(InterfaceError) in
+            try Notice(json: json, unknown: unknown).json
+        },
+        Sample(place: .type("Limits"), full: limits.json) { (json, unknown) throws(InterfaceError) in
+            try Limits(json: json, unknown: unknown).json
+        },
+        Sample(place: .input("Add"), full: add.json) { (json, _) throws(InterfaceError) in
+            try AddRequest(parameters: json).json
+        },
+        Sample(
+            place: .input("Delete"), full: DeleteRequest(id: 3, generation: 17, force: true).json
+        ) { (json, _) throws(InterfaceError) in try DeleteRequest(parameters: json).json },
+        Sample(place: .input("List"), full: ListRequest(id: 3).json) { (json, _) throws(InterfaceError) in
+            try ListRequest(parameters: json).json
+        },
+        Sample(
+            place: .output("List"), full: ListReply(devices: [device, device]).json
+        ) { (json, unknown) throws(InterfaceError) in try ListReply(parameters: json, unknown: unknown).json },
+        Sample(place: .output("Info"), full: info.json) { (json, unknown) throws(InterfaceError) in
+            try InfoReply(parameters: json, unknown: unknown).json
+        },
+    ]
+
+    static let errors: [InterfaceError] = [
+        .notPermitted(message: "m", remedy: "r", rule: "allow group ubd"),
+        .quotaReached(message: "m", remedy: "r", limit: "maxDevices", value: 8),
+        .invalidOption(message: "m", remedy: "r", option: "size", value: "0"),
+        .badFile(message: "m", remedy: "r", index: 1), .idInUse(message: "m", remedy: "r", id: 3),
+        .noSuchDevice(message: "m", remedy: "r", id: 3), .busy(message: "m", remedy: "r", id: 3, holder: "/mnt"),
+        .kernelUnsupported(message: "m", remedy: "r", feature: "batch-io"),
+        .failed(message: "m", remedy: "r", step: "ADD_DEV", errno: 28),
+    ]
+
+    static let serviceErrors: [InterfaceError] = [
+        .interfaceNotFound(interface: "a.b"), .methodNotFound(method: "a.b.C"), .methodNotImplemented(method: "a.b.C"),
+        .invalidParameter(parameter: "id"), .permissionDenied, .expectedMore, .expectedUpgrade,
+    ]
+
+    /// All structures, the errors among them.
+    static let all: [Sample] =
+        structures
+        + errors.map { error in
+            let name = error.name
+            return Sample(
+                place: .error(String(name.split(separator: ".").last!)), full: error.parameters
+            ) { (json, unknown) throws(InterfaceError) in
+                guard let read = try InterfaceError(name: name, parameters: json, unknown: unknown) else {
+                    return "unknown error"
+                }
+                return read.parameters
+            }
+        }
+}

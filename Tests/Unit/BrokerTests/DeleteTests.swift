@@ -1,0 +1,162 @@
+import BrokerInterface
+import Glibc
+import KernelABI
+import SystemCalls
+import Testing
+
+@testable import ubd_broker
+
+@Suite("Deleting a device")
+struct DeleteTests {
+    @Test("the worker serves until STOP_DEV is done")
+    func stopsFirst() throws {
+        let host = try Host()
+        _ = try host.add().get()
+        var killedBeforeStop = true
+        host.kernel.beforeAnswer[.stopDevice] = { killedBeforeStop = host.workers[0].signals.contains("KILL") }
+        #expect(try host.delete(0) == nil)
+        #expect(!killedBeforeStop)
+        #expect(host.leftovers == [])
+    }
+
+    @Test("by force the worker goes first")
+    func killsFirst() throws {
+        let host = try Host()
+        _ = try host.add().get()
+        var killedBeforeStop = false
+        host.kernel.beforeAnswer[.stopDevice] = { killedBeforeStop = host.workers[0].hasEnded }
+        #expect(try host.delete(0, force: true) == nil)
+        #expect(killedBeforeStop)
+        #expect(host.leftovers == [])
+    }
+
+    @Test("a device in use is refused with the name of its holder, and serves on")
+    func refusesBusy() throws {
+        let host = try Host()
+        _ = try host.add().get()
+        host.holder = "mounted on /mnt"
+        guard case .busy(let message, _, _, let holder) = try host.delete(0) else {
+            Issue.record("not busy")
+            return
+        }
+        #expect(message.hasSuffix("is mounted on /mnt"))
+        #expect(holder == "mounted on /mnt")
+        #expect(host.broker.devices[0]?.info.state == .live)
+        #expect(try host.delete(0, force: true) == nil)
+    }
+
+    @Test("where the kernel knows whether it is open, the kernel is asked, more than once")
+    func triesToStop() throws {
+        let host = try Host()
+        host.kernel.features = [.safeStop]
+        _ = try host.add().get()
+        host.kernel.failures[.tryStopDevice] = EBUSY
+        #expect(try host.delete(0)?.name == "io.ubd.Broker.Busy")
+        #expect(host.kernel.log.filter { $0 == "tryStopDevice 0" }.count == 10)
+        #expect(host.broker.devices[0]?.info.state == .live)
+        host.kernel.failures = [:]
+        #expect(try host.delete(0) == nil)
+        #expect(host.leftovers == [])
+    }
+
+    @Test("somebody else's device does not exist for a user; for root it does")
+    func hidesForeign() throws {
+        let host = try Host()
+        _ = try host.add().get()
+        #expect(try host.delete(0, as: Host.bob)?.name == "io.ubd.Broker.NoSuchDevice")
+        #expect(try host.broker.list(ListRequest(), peer: Host.bob).devices.isEmpty)
+        let root = PeerCredentials(pid: 1, uid: 0, gid: 0, groups: [])
+        #expect(try host.broker.list(ListRequest(), peer: root).devices.count == 1)
+        #expect(try host.delete(0, as: root) == nil)
+    }
+
+    @Test("a worker that can't be killed makes its device stuck: no STOP, no DEL, until it is dead")
+    func staysStuck() throws {
+        let host = try Host()
+        _ = try host.add().get()
+        host.workers[0].survivesKill = true
+        let before = host.kernel.log.count
+        #expect(try host.delete(0, force: true)?.message.contains("stuck") == true)
+        #expect(host.broker.devices[0]?.info.state == .stuck)
+        #expect(host.kernel.log.count == before)
+        // Nobody else notices.
+        #expect(try host.add(as: Host.bob).get().0.state == .live)
+        host.workers[0].end(.killed(signal: SIGKILL))
+        try host.run { host.broker.devices[0] == nil }
+        #expect(host.kernel.devices[0] == nil)
+    }
+
+    @Test("a worker that dies leaves a failed device with its reason, which can be deleted")
+    func failsWhenWorkerDies() throws {
+        let host = try Host()
+        _ = try host.add().get()
+        host.workers[0].end(.killed(signal: SIGSEGV))
+        #expect(host.broker.devices[0]?.info.state == .failed)
+        #expect(host.broker.devices[0]?.info.reason?.contains("SIGSEGV") == true)
+        #expect(try host.delete(0) == nil)
+        #expect(host.leftovers == [])
+    }
+
+    @Test("a stale generation deletes nothing")
+    func checksGeneration() throws {
+        let host = try Host()
+        let (device, _) = try host.add().get()
+        var result: InterfaceError?
+        host.broker.delete(DeleteRequest(id: 0, generation: device.generation ^ 1), peer: Host.alice) { result = $0 }
+        #expect(result?.name == "io.ubd.Broker.NoSuchDevice")
+        #expect(host.broker.devices[0]?.info.state == .live)
+    }
+}
+
+@Suite("A broker that starts")
+struct ReconcileTests {
+    private func leave(_ step: DeviceRecord.Step, in host: Host, generation: UInt64 = 77) throws {
+        let device = Device(
+            id: 3, generation: generation, owner: 1000, target: "null", state: .live, node: "/dev/ublkb3", link: nil,
+            sizeBytes: 4096, blockSize: 512, physicalBlockSize: 512, readOnly: false, queues: 1, depth: 1,
+            maxIOBytes: 4096, mode: "copy", buffered: false, created: 0)
+        try host.broker.store.write(DeviceRecord(step: step, device: device, worker: nil, memoryBytes: 4096))
+    }
+
+    @Test("undoes what was half-made", arguments: [DeviceRecord.Step.adding, .starting, .deleting])
+    func undoes(_ step: DeviceRecord.Step) throws {
+        let host = try Host()
+        try leave(step, in: host)
+        host.kernel.addDevice(3, generation: 77, state: .dead, pid: -1)
+        try host.broker.reconcile()
+        try host.run { host.leftovers.isEmpty }
+        #expect(host.kernel.devices[3] == nil)
+    }
+
+    @Test("does not touch a device of another server that has the recorded number")
+    func sparesForeign() throws {
+        let host = try Host()
+        try leave(.adding, in: host)
+        host.kernel.addForeignDevice(3)
+        try host.broker.reconcile()
+        try host.run { host.broker.devices.isEmpty }
+        #expect(host.kernel.devices[3] != nil)
+        #expect(host.kernel.log == ["getDeviceInfo 3"])
+        #expect(host.broker.store.load().records.isEmpty)
+    }
+
+    @Test("reports a live device whose worker is gone, and lets its owner delete it")
+    func reportsDead() throws {
+        let host = try Host()
+        try leave(.live, in: host)
+        host.kernel.addDevice(3, generation: 77, state: .dead, pid: -1)
+        try host.broker.reconcile()
+        try host.run { host.broker.devices[3]?.info.state == .failed }
+        #expect(try host.delete(3) == nil)
+        #expect(host.kernel.devices[3] == nil)
+    }
+
+    @Test("keeps a damaged record out of the way and goes on")
+    func survivesDamage() throws {
+        let host = try Host()
+        try replaceFile(host.folder + "/state/9", with: Array("{\"version\":1".utf8), mode: 0o600)
+        try host.broker.reconcile()
+        #expect(host.broker.store.load().damaged == [host.folder + "/state/9"])
+        #expect(try host.add().get().0.state == .live)
+    }
+}

@@ -1,0 +1,95 @@
+import Glibc
+import KernelABI
+import SystemCalls
+
+@testable import ubd_broker
+
+/// A kernel that keeps ublk devices in a dictionary and their nodes in a folder, and fails where a test says so.
+final class FakeKernel: ControlDevice {
+    var features: UblkFeatures = []
+    /// Commands that fail, with their errno.
+    var failures: [UblkControlOperation: Int32] = [:]
+    /// Run just before a command is answered.
+    var beforeAnswer: [UblkControlOperation: () -> Void] = [:]
+    private(set) var log: [String] = []
+    private(set) var devices: [UInt32: UblkDeviceInfo] = [:]
+
+    private let loop: EventLoop
+    private let folder: String
+
+    init(loop: EventLoop, nodes folder: String) {
+        self.loop = loop
+        self.folder = folder
+    }
+
+    /// A device of another ublk server.
+    func addForeignDevice(_ id: UInt32) {
+        var info = UblkDeviceInfo()
+        info.deviceID = id
+        devices[id] = info
+    }
+
+    /// A device as an earlier broker left it.
+    func addDevice(_ id: UInt32, generation: UInt64, state: UblkDeviceState, pid: Int32) {
+        var info = UblkDeviceInfo()
+        info.deviceID = id
+        info.serverFlags = generation
+        info.state = state.rawValue
+        info.serverPID = pid
+        devices[id] = info
+    }
+
+    func submit(_ request: ControlRequest, _ completion: @escaping (ControlAnswer) -> Void) {
+        log.append("\(request.operation) \(request.device)")
+        loop.later { [self] in
+            beforeAnswer[request.operation]?()
+            if let errno = failures[request.operation] { return completion(.result(-errno, request.buffer)) }
+            completion(answer(request))
+        }
+    }
+
+    private func answer(_ request: ControlRequest) -> ControlAnswer {
+        let id = request.device
+        switch request.operation {
+        case .addDevice: return add(request)
+        case .setParameters: return .result(0, request.buffer)
+        case .startDevice:
+            mknod("\(folder)/ublkb\(id)", S_IFBLK | 0o600, makeDevice(id))
+            devices[id]?.state = UblkDeviceState.live.rawValue
+            devices[id]?.serverPID = Int32(request.data)
+            return .result(0, [])
+        case .getParameters:
+            var bytes = UblkParameters.emptyBuffer()
+            bytes.withUnsafeMutableBytes {
+                $0.storeBytes(of: UInt32(1 << 2), toByteOffset: 4, as: UInt32.self)
+                $0.storeBytes(of: UInt32(7), toByteOffset: 68, as: UInt32.self)
+                $0.storeBytes(of: id, toByteOffset: 72, as: UInt32.self)
+            }
+            return .result(0, bytes)
+        case .getDeviceInfo:
+            guard let info = devices[id] else { return .result(-ENODEV, request.buffer) }
+            return .result(0, withUnsafeBytes(of: info) { Array($0) })
+        case .stopDevice, .tryStopDevice:
+            guard devices[id] != nil else { return .result(-ENODEV, []) }
+            unlink("\(folder)/ublkb\(id)")
+            return .result(0, [])
+        case .deleteDeviceAsync:
+            return .result(devices.removeValue(forKey: id) == nil ? -ENODEV : 0, [])
+        default:
+            return .result(-EOPNOTSUPP, request.buffer)
+        }
+    }
+
+    private func add(_ request: ControlRequest) -> ControlAnswer {
+        guard devices[request.device] == nil else { return .result(-EEXIST, request.buffer) }
+        var info = request.buffer.withUnsafeBytes { $0.loadUnaligned(as: UblkDeviceInfo.self) }
+        // As a kernel does that has two CPUs.
+        info.queues = min(info.queues, 2)
+        info.flags |= UblkFeatures.ioctlEncoding.rawValue
+        devices[request.device] = info
+        return .result(0, withUnsafeBytes(of: info) { Array($0) })
+    }
+
+    /// Device 7:id (the numbers are not used for any open).
+    private func makeDevice(_ id: UInt32) -> dev_t { dev_t(7 << 8 | id) }
+}

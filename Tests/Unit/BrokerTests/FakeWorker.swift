@@ -1,0 +1,98 @@
+import Glibc
+import SystemCalls
+import WorkerProtocol
+
+@testable import ubd_broker
+
+/// A worker that does what it must, until a test says that it does something else at some point.
+final class FakeWorker: Worker {
+    /// Where it leaves the path.
+    enum Fault: CaseIterable {
+        case launchFails
+        case diesAtLaunch
+        case refusesFile
+        case diesAfterGeometry
+        case unsealedRings
+        case diesWhenSealed
+        case violates
+    }
+
+    let uid: UInt32
+    let pid: Int32 = 4711
+    let startTime: UInt64 = 99
+    private(set) var hasEnded = false
+    private(set) var signals: [String] = []
+    var isAlive: Bool { !hasEnded }
+    /// A worker that waits for a dead disk.
+    var survivesKill = false
+    private let fault: Fault?
+    private let geometry: Geometry
+    private let loop: EventLoop
+    private var handler: (WorkerEvent) -> Void
+
+    init(
+        _ launch: WorkerLaunch, fault: Fault?, geometry: Geometry, loop: EventLoop,
+        handler: @escaping (WorkerEvent) -> Void
+    ) {
+        uid = launch.uid
+        self.fault = fault
+        self.geometry = geometry
+        self.loop = loop
+        self.handler = handler
+        loop.later { [self] in
+            if fault == .launchFails {
+                self.handler(.launchFailed(step: 2, errno: EBUSY))
+                end(.exited(127))
+            } else {
+                self.handler(.running)
+            }
+        }
+    }
+
+    func setHandler(_ handler: @escaping (WorkerEvent) -> Void) { self.handler = handler }
+    func expect(_ expectation: WorkerExpectation) {}
+
+    func send(_ message: LaunchMessage, parking: Int32, bundle: Int32) throws(SystemError) {
+        loop.later { [self] in
+            switch fault {
+            case .diesAtLaunch: end(.killed(signal: SIGSYS))
+            case .refusesFile: handler(.message(.failed(WorkerFailure(.fileIsDirectory))))
+            case .violates: handler(.violation("files in a message"))
+            default: handler(.message(.geometry(geometry)))
+            }
+        }
+    }
+
+    func send(_ message: ServeMessage) throws(SystemError) {
+        loop.later { [self] in
+            switch fault {
+            case .diesAfterGeometry: end(.killed(signal: SIGSEGV))
+            case .unsealedRings: handler(.message(.sealed([])))
+            default: handler(.message(.sealed([.rings])))
+            }
+        }
+    }
+
+    func stop() throws(SystemError) {
+        signals.append("STOP")
+        loop.later { [self] in
+            if fault == .diesWhenSealed { end(.killed(signal: SIGKILL)) } else { handler(.stopped) }
+        }
+    }
+
+    func resume() throws(SystemError) { signals.append("CONT") }
+
+    func kill() {
+        signals.append("KILL")
+        if !survivesKill { loop.later { [self] in end(.killed(signal: SIGKILL)) } }
+    }
+
+    func checkStopped() {}
+    func forget(undertaker: Undertaker, owner: UInt32) {}
+
+    func end(_ change: ProcessChange) {
+        if hasEnded { return }
+        hasEnded = true
+        handler(.ended(change))
+    }
+}

@@ -1,0 +1,145 @@
+import BrokerInterface
+import Glibc
+import KernelABI
+import Policy
+import SystemCalls
+import Testing
+import WorkerProtocol
+
+@testable import ubd_broker
+
+/// A broker in a temporary folder with a fake kernel and fake workers.
+final class Host {
+    static let alice = PeerCredentials(pid: 100, uid: 1000, gid: 1000, groups: [50])
+    static let bob = PeerCredentials(pid: 101, uid: 1001, gid: 1001, groups: [50])
+    static let mallory = PeerCredentials(pid: 102, uid: 1002, gid: 1002, groups: [])
+
+    let folder: String
+    let loop: EventLoop
+    let kernel: FakeKernel
+    let broker: Broker
+    private(set) var workers: [FakeWorker] = []
+    var fault: FakeWorker.Fault?
+    var geometry = Geometry(size: 1 << 20, logicalBlock: 512, physicalBlock: 4096)
+    var sandboxProblem: String?
+    var holder: String?
+
+    /// Values that the closures of `Broker.Surroundings` need before `self` exists.
+    private final class Late {
+        weak var host: Host?
+    }
+
+    init(reusing old: String? = nil, policy: String? = nil, uids: UInt32 = 8) throws {
+        folder = try old ?? Host.temporaryFolder()
+        loop = try EventLoop()
+        let late = Late()
+        let loop = loop
+        let kernel = FakeKernel(loop: loop, nodes: folder)
+        self.kernel = kernel
+        var configuration = Configuration()
+        configuration.runFolder = folder
+        configuration.uidBase = 0x7100_0000
+        configuration.uidCount = uids
+        var surroundings = Broker.Surroundings { (launch, handler) throws(SystemError) in
+            guard let host = late.host else { throw SystemError("start", ECHILD) }
+            let worker = FakeWorker(launch, fault: host.fault, geometry: host.geometry, loop: loop, handler: handler)
+            host.workers.append(worker)
+            return worker
+        }
+        surroundings.verify = { _, _ in late.host?.sandboxProblem }
+        surroundings.holder = { _ in late.host?.holder }
+        surroundings.nodes = Nodes(folder: folder)
+        let text = policy ?? "allow group=50 target=* max-devices=3 max-memory=1G\nallow uid=0 target=*\n"
+        broker = try Broker(
+            configuration: configuration, loop: loop,
+            policy: AccessPolicy(
+                parsing: Array(text.utf8), file: "access.policy", targets: ["null", "loop"], user: { UInt32($0) },
+                group: { UInt32($0) }),
+            walls: try Host.walls(), workerBinary: try FileDescriptor.open("/dev/null", O_RDONLY), workerGID: 12345,
+            driver: Driver { () throws(SystemError) in kernel }, surroundings: surroundings)
+        try broker.store.prepare()
+        late.host = self
+    }
+
+    deinit {
+        for name in listFolder(folder) where !name.contains("state") && !name.contains("udev") {
+            unlink(folder + "/" + name)
+        }
+        for sub in ["state", "udev"] {
+            for name in listFolder(folder + "/" + sub) { unlink("\(folder)/\(sub)/\(name)") }
+            rmdir(folder + "/" + sub)
+        }
+        rmdir(folder)
+    }
+
+    private static func temporaryFolder() throws -> String {
+        var template = Array("/tmp/ubd-broker-test-XXXXXX\0".utf8CString.dropLast())
+        guard mkdtemp(&template) != nil else { throw SystemError("mkdtemp", errno) }
+        return String(decoding: template.prefix { $0 != 0 }.map { UInt8(bitPattern: $0) }, as: UTF8.self)
+    }
+
+    private static func walls() throws -> [String: Walls] {
+        var walls: [String: Walls] = [:]
+        let content = SandboxBundle(
+            setupFilter: [6], loopFilter: [6], ringOperations: [46], ringRegisterOperations: [12],
+            ringFlagsAllowed: 0, ringFlagsRequired: 1)
+        for target in TargetKind.allCases { walls[target.name] = try Walls(target: target, content: content) }
+        return walls
+    }
+
+    /// Lets the broker run until `condition` holds; a test that waits longer than 10 s fails.
+    func run(until condition: @escaping () -> Bool) throws {
+        let deadline = monotonicNanoseconds() + 10_000_000_000
+        while !condition() {
+            if monotonicNanoseconds() > deadline {
+                Issue.record("the broker did not get there in 10 s")
+                return
+            }
+            loop.after(milliseconds: 1) { [loop] in loop.stop() }
+            try loop.run()
+        }
+    }
+
+    /// Adds a device and waits for the last answer.
+    func add(
+        _ request: AddRequest = AddRequest(target: "null"), as peer: PeerCredentials = Host.alice,
+        parking: ((Int32) -> Void)? = nil
+    ) throws -> Result<(Device, [Notice]), InterfaceError> {
+        var result: Result<(Device, [Notice]), InterfaceError>?
+        _ = broker.add(request, peer: peer) { answer in
+            switch answer {
+            case .files(_, let socket):
+                parking?(socket)
+                close(socket)
+            case .added(let device, let notices): result = .success((device, notices))
+            case .failed(let error): result = .failure(error)
+            }
+        }
+        try run { result != nil }
+        return try #require(result)
+    }
+
+    func delete(_ id: UInt32, as peer: PeerCredentials = Host.alice, force: Bool = false) throws -> InterfaceError? {
+        var done = false
+        var result: InterfaceError?
+        broker.delete(DeleteRequest(id: id, force: force), peer: peer) {
+            result = $0
+            done = true
+        }
+        try run { done }
+        return result
+    }
+
+    /// What is left of devices; empty when nothing is.
+    var leftovers: [String] {
+        var result: [String] = []
+        if !broker.devices.isEmpty { result.append("devices \(broker.devices.keys.sorted())") }
+        if broker.uids.free != broker.uids.range.count { result.append("uids \(broker.uids.free)") }
+        for sub in ["state", "udev"] { result += listFolder(folder + "/" + sub).map { "\(sub)/\($0)" } }
+        result += listFolder(folder).filter { $0.hasPrefix("ub") && $0 != "udev" }
+        result += kernel.devices.values.filter { $0.serverFlags != 0 }.map { "kernel device \($0.deviceID)" }
+        let usage = broker.usage(of: Host.alice.uid)
+        if usage != AccessUsage(devices: 0, memoryBytes: 0) { result.append("\(usage)") }
+        return result
+    }
+}

@@ -1,0 +1,196 @@
+import BrokerInterface
+import CLauncher
+import Glibc
+import SystemCalls
+import Testing
+
+@testable import ubd_broker
+
+@Suite("The broker's command line")
+struct ConfigurationTests {
+    @Test("values are taken with a blank or an equals sign")
+    func takesValues() throws {
+        let (command, configuration) = try Configuration.parse(["--run-dir", "/x", "--uid-count=5", "--foreground"])
+        #expect(command == .run)
+        #expect(configuration.runFolder == "/x")
+        #expect(configuration.uidCount == 5)
+        #expect(configuration.socketPath == "/x/io.ubd.Broker")
+    }
+
+    @Test(
+        "what makes no sense is refused with its name",
+        arguments: [
+            (["--uid-count", "0"], "--uid-count"), (["--frobnicate"], "--frobnicate"), (["--worker"], "--worker"),
+            (["--check-config=yes"], "--check-config"), (["--oom-score=2000"], "--oom-score"), (["x"], "'x'"),
+        ])
+    func refuses(_ arguments: [String], _ name: String) {
+        let error = #expect(throws: Configuration.UsageError.self) { try Configuration.parse(arguments) }
+        #expect(error?.message.contains(name) == true)
+    }
+}
+
+@Suite("The broker's log")
+struct LogTests {
+    @Test("a stranger's text can neither end the line nor look like a field")
+    func escapes() {
+        #expect(Log.escaped("/dev/ublkb0") == "/dev/ublkb0")
+        #expect(Log.escaped("x\nevent=added") == "\"x\\x0aevent=added\"")
+        #expect(Log.escaped("a\" b=\\") == "\"a\\\" b=\\\\\"")
+        #expect(Log.escaped("\u{1b}[31m") == "\"\\x1b[31m\"")
+        #expect(Log.escaped("ü") == "\"\\xc3\\xbc\"")
+        #expect(Log.escaped("") == "\"\"")
+        #expect(Log.escaped(String(repeating: "a", count: 600)).utf8.count < 530)
+    }
+}
+
+@Suite("Verifying a worker")
+struct VerificationTests {
+    private static let good = """
+        Name:\tubd-worker
+        State:\tT (stopped)
+        Uid:\t7000\t7000\t7000\t7000
+        Gid:\t800\t800\t800\t800
+        Groups:\t 
+        CapInh:\t0000000000000000
+        CapPrm:\t0000000000000000
+        CapEff:\t0000000000000000
+        CapBnd:\t0000000000000000
+        CapAmb:\t0000000000000000
+        NoNewPrivs:\t1
+        Seccomp:\t2
+        Seccomp_filters:\t3
+
+        """
+    private let verification = SandboxVerification(uid: 7000, gid: 800, seccompFilters: 3)
+
+    @Test("a confined task passes")
+    func passes() {
+        #expect(verification.problem(in: ProcessStatus(parsing: Array(Self.good.utf8))) == nil)
+    }
+
+    @Test(
+        "one thing amiss is enough",
+        arguments: [
+            ("7000\t7000\t7000\t7000", "7000\t0\t7000\t7000"), ("800\t800\t800\t800", "800\t800\t0\t800"),
+            ("Groups:\t ", "Groups:\t27 "), ("CapBnd:\t0000000000000000", "CapBnd:\t0000000000200000"),
+            ("CapAmb:\t0000000000000000\n", ""), ("NoNewPrivs:\t1", "NoNewPrivs:\t0"),
+            ("Seccomp:\t2", "Seccomp:\t1"), ("Seccomp_filters:\t3", "Seccomp_filters:\t2"),
+            ("Seccomp_filters:\t3", "Seccomp_filters:\t4"),
+        ])
+    func finds(_ part: String, _ replacement: String) throws {
+        let range = try #require(Self.good.range(of: part))
+        let text = Self.good.replacingCharacters(in: range, with: replacement)
+        #expect(verification.problem(in: ProcessStatus(parsing: Array(text.utf8))) != nil)
+    }
+}
+
+extension String {
+    /// The first place where `part` stands.
+    fileprivate func range(of part: String) -> Range<Index>? {
+        for start in indices where self[start...].hasPrefix(part) {
+            return start..<index(start, offsetBy: part.count)
+        }
+        return nil
+    }
+
+    fileprivate func replacingCharacters(in range: Range<Index>, with text: String) -> String {
+        self[..<range.lowerBound] + text + self[range.upperBound...]
+    }
+}
+
+@Suite("Worker uids")
+struct WorkerUIDTests {
+    @Test("a uid rests as long as possible before it is used again")
+    func rests() {
+        var uids = WorkerUIDs(base: 100, count: 3)
+        let first = uids.lease()
+        uids.giveBack(100)
+        #expect(first == 100)
+        #expect([uids.lease(), uids.lease(), uids.lease(), uids.lease()] == [101, 102, 100, nil])
+    }
+
+    @Test("a range that an account or a process uses is found out")
+    func findsCollision() {
+        #expect(WorkerUIDs(base: 0, count: 1).collision(except: [])?.contains("root") == true)
+        #expect(WorkerUIDs(base: 0x7200_0000, count: 16).collision(except: []) == nil)
+    }
+}
+
+@Suite("Letting go of strangers' files")
+struct UndertakerTests {
+    @Test("a socket with an unread file in it is closed by a child, and the broker goes on at once")
+    func buries() throws {
+        let loop = try EventLoop()
+        let undertaker = Undertaker(loop: loop)
+        let lingering = try LingeringSocket()
+        let pair = try makeMessagePair()
+        try SystemCalls.send(pair.first.raw, [1], files: [lingering.give()])
+        let before = monotonicNanoseconds()
+        undertaker.letGo(pair.second, owner: 1000)
+        #expect(monotonicNanoseconds() - before < 1_000_000_000)
+        #expect(undertaker.waiting(for: 1000) == 1)
+        let deadline = monotonicNanoseconds() + 20_000_000_000
+        while undertaker.waiting(for: 1000) > 0, monotonicNanoseconds() < deadline {
+            loop.after(milliseconds: 20) { loop.stop() }
+            try loop.run()
+        }
+        #expect(undertaker.waiting(for: 1000) == 0)
+    }
+
+    @Test("a socket with plain bytes in it needs no child")
+    func closesPlain() throws {
+        let loop = try EventLoop()
+        let undertaker = Undertaker(loop: loop)
+        let pair = try makeMessagePair()
+        try SystemCalls.send(pair.first.raw, [1, 2, 3])
+        undertaker.letGo(pair.second, owner: 1000)
+        #expect(undertaker.waiting(for: 1000) == 0)
+    }
+}
+
+/// A TCP connection whose last close waits: unsent data, SO_LINGER, and a peer that does not read.
+private final class LingeringSocket {
+    private let listener: Int32
+    private let peer: Int32
+    private let sender: Int32
+
+    init() throws {
+        let listener = Glibc.socket(AF_INET, Int32(SOCK_STREAM.rawValue), 0)
+        self.listener = listener
+        var address = sockaddr_in()
+        address.sin_family = sa_family_t(AF_INET)
+        address.sin_addr.s_addr = UInt32(0x7f00_0001).bigEndian
+        var size = socklen_t(MemoryLayout<sockaddr_in>.size)
+        let small: Int32 = 4096
+        setsockopt(listener, SOL_SOCKET, SO_RCVBUF, [small], 4)
+        let bound = withUnsafePointer(to: &address) {
+            bind(listener, __CONST_SOCKADDR_ARG(__sockaddr_in__: $0), size)
+        }
+        guard bound == 0, Glibc.listen(listener, 1) == 0 else { throw SystemError("listen", errno) }
+        withUnsafeMutablePointer(to: &address) {
+            _ = getsockname(listener, __SOCKADDR_ARG(__sockaddr_in__: $0), &size)
+        }
+        let sender = Glibc.socket(AF_INET, Int32(SOCK_STREAM.rawValue), 0)
+        self.sender = sender
+        let connected = withUnsafePointer(to: &address) {
+            Glibc.connect(sender, __CONST_SOCKADDR_ARG(__sockaddr_in__: $0), size)
+        }
+        guard connected == 0 else { throw SystemError("connect", errno) }
+        peer = Glibc.accept(listener, __SOCKADDR_ARG(), nil)
+        _ = fcntl(sender, F_SETFL, O_NONBLOCK)
+        let junk = [UInt8](repeating: 0, count: 65536)
+        while write(sender, junk, junk.count) > 0 {}
+        _ = fcntl(sender, F_SETFL, 0)
+        var wait = linger(l_onoff: 1, l_linger: 3)
+        setsockopt(sender, SOL_SOCKET, SO_LINGER, &wait, socklen_t(MemoryLayout<linger>.size))
+    }
+
+    /// The number, to be sent; our own copy stays open until the end of the test.
+    func give() -> Int32 { sender }
+
+    deinit {
+        close(peer)
+        close(listener)
+        close(sender)
+    }
+}

@@ -1,0 +1,130 @@
+import Policy
+import Testing
+
+@Suite("The decisions of the access policy")
+struct AccessDecisionTests {
+    private let member = AccessPeer(uid: 1000, groups: [1000, 990])
+    private let stranger = AccessPeer(uid: 1002, groups: [1002])
+    private let nothing = AccessUsage(devices: 0, memoryBytes: 0)
+
+    private func request(_ target: String = "null") -> AccessRequest {
+        AccessRequest(target: target, readOnly: false, queues: 1, depth: 128, maxIOBytes: 512 << 10, sizeBytes: nil)
+    }
+
+    @Test("the first line that fits user and target decides, even when a later one is wider")
+    func firstMatch() throws {
+        let policy = try access(
+            """
+            deny  uid=1000  target=loop
+            allow group=ubd target=null max-queues=1
+            allow uid=*     target=*
+            """)
+        #expect(policy.decide(member, request("loop"), usage: nothing) == .refused(.denied(policy.rules[0])))
+        #expect(policy.decide(member, request("null"), usage: nothing) == .allowed(policy.rules[1]))
+        #expect(policy.decide(stranger, request("null"), usage: nothing) == .allowed(policy.rules[2]))
+        var wide = request("null")
+        wide.queues = 2
+        #expect(
+            policy.decide(member, wide, usage: nothing)
+                == .refused(.overLimit(policy.rules[1], limit: "max-queues", maximum: 1, wanted: 2)))
+    }
+
+    @Test("without a fitting line the answer is no, with the lines that allow the target to others")
+    func defaultDeny() throws {
+        let policy = try access("deny uid=7 target=loop\nallow group=ubd target=loop\nallow uid=0 target=null")
+        #expect(
+            policy.decide(stranger, request("loop"), usage: nothing)
+                == .refused(.noRule(candidates: [policy.rules[1]])))
+        #expect(
+            try access("").decide(AccessPeer(uid: 0, groups: [0]), request(), usage: nothing)
+                == .refused(.noRule(candidates: [])))
+    }
+
+    @Test("several identities in one line must all fit")
+    func conjunction() throws {
+        let policy = try access("allow uid=1000 group=ubd target=*")
+        #expect(policy.rule(for: member, target: "null") != nil)
+        #expect(policy.rule(for: AccessPeer(uid: 1000, groups: [1000]), target: "null") == nil)
+        #expect(policy.rule(for: AccessPeer(uid: 1001, groups: [990]), target: "null") == nil)
+    }
+
+    @Test("mode=ro gives read-only devices only")
+    func readOnly() throws {
+        let policy = try access("allow uid=1000 target=* mode=ro")
+        var asked = request()
+        #expect(policy.decide(member, asked, usage: nothing) == .refused(.readOnlyOnly(policy.rules[0])))
+        asked.readOnly = true
+        #expect(policy.decide(member, asked, usage: nothing) == .allowed(policy.rules[0]))
+    }
+
+    @Test(
+        "each limit allows its own value and refuses one more",
+        arguments: [
+            ("max-devices=2", "max-devices", 2, 3), ("max-queues=4", "max-queues", 4, 5),
+            ("max-depth=128", "max-depth", 128, 129), ("max-io-size=512K", "max-io-size", 524288, 524289),
+            ("max-size=1G", "max-size", 1 << 30, 1 << 30 + 1),
+        ] as [(String, String, UInt64, UInt64)])
+    func limits(line: String, limit: String, maximum: UInt64, above: UInt64) throws {
+        let policy = try access("allow uid=1000 target=* " + line)
+        func decide(_ value: UInt64) -> AccessDecision {
+            var asked = request()
+            var usage = nothing
+            switch limit {
+            case "max-devices": usage.devices = value - 1
+            case "max-queues": asked.queues = value
+            case "max-depth": asked.depth = value
+            case "max-io-size": asked.maxIOBytes = value
+            default: asked.sizeBytes = value
+            }
+            return policy.decide(member, asked, usage: usage)
+        }
+        #expect(decide(maximum) == .allowed(policy.rules[0]))
+        #expect(
+            decide(above) == .refused(.overLimit(policy.rules[0], limit: limit, maximum: maximum, wanted: above)))
+    }
+
+    @Test("memory is queues times depth times the largest request, summed over the user's devices")
+    func memory() throws {
+        let policy = try access("allow uid=1000 target=* max-memory=128M")
+        #expect(request().memoryBytes == 64 << 20)
+        let one = AccessUsage(devices: 1, memoryBytes: 64 << 20)
+        #expect(policy.decide(member, request(), usage: one) == .allowed(policy.rules[0]))
+        #expect(
+            policy.decide(member, request(), usage: AccessUsage(devices: 1, memoryBytes: 64 << 20 + 1))
+                == .refused(
+                    .overLimit(policy.rules[0], limit: "max-memory", maximum: 128 << 20, wanted: 128 << 20 + 1)))
+    }
+
+    @Test("absurd numbers are too many, not an overflow")
+    func saturation() throws {
+        let policy = try access("allow uid=1000 target=* max-memory=16777215T")
+        let absurd = AccessRequest(
+            target: "null", readOnly: true, queues: .max, depth: .max, maxIOBytes: .max, sizeBytes: .max)
+        #expect(absurd.memoryBytes == .max)
+        #expect(
+            policy.decide(member, absurd, usage: AccessUsage(devices: .max, memoryBytes: .max))
+                == .refused(
+                    .overLimit(policy.rules[0], limit: "max-memory", maximum: 16_777_215 << 40, wanted: .max)))
+        #expect(
+            AccessRequest(
+                target: "null", readOnly: true, queues: 0, depth: .max, maxIOBytes: .max, sizeBytes: nil
+            ).memoryBytes == 0)
+    }
+
+    @Test("the overview has the targets with their lines, and the widest of their limits")
+    func overview() throws {
+        let policy = try access(
+            """
+            allow uid=1000 target=null max-devices=2 max-depth=64 mode=ro
+            allow uid=1000 target=loop max-devices=5 zero-copy=yes
+            """)
+        let overview = try #require(policy.overview(for: member, targets: ["null", "loop"]))
+        #expect(overview.targets == ["null", "loop"])
+        #expect(overview.rules.map(\.rule) == policy.rules)
+        #expect(overview.limits.maxDevices == 5)
+        #expect(overview.limits.maxDepth == nil)
+        #expect(overview.limits.zeroCopy)
+        #expect(!overview.limits.readOnlyOnly)
+        #expect(policy.overview(for: stranger, targets: ["null", "loop"]) == nil)
+    }
+}

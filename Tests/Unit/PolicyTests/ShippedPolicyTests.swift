@@ -1,0 +1,94 @@
+import Foundation
+import Policy
+import Testing
+
+@Suite("The policies that ship")
+struct ShippedPolicyTests {
+    private let both = ["null", "loop"]
+
+    private func shippedAccess() throws -> AccessPolicy {
+        try AccessPolicy(
+            parsing: Array(try Data(contentsOf: policyFolder.appending(path: "access.policy"))),
+            file: "access.policy", targets: both, user: { _ in nil }, group: { $0 == "ubd" ? 990 : nil })
+    }
+
+    private func files(in folder: String) throws -> Set<String> {
+        Set(try FileManager.default.contentsOfDirectory(atPath: policyFolder.appending(path: folder).path))
+    }
+
+    @Test("root may everything, members of ubd may within limits, nobody else may anything")
+    func access() throws {
+        let policy = try shippedAccess()
+        #expect(policy.warnings.isEmpty)
+        let nothing = AccessUsage(devices: 0, memoryBytes: 0)
+        for target in both {
+            // What `ubd add` asks for by itself.
+            let usual = AccessRequest(
+                target: target, readOnly: false, queues: 1, depth: 128, maxIOBytes: 512 << 10, sizeBytes: 1 << 40)
+            #expect(
+                policy.decide(AccessPeer(uid: 1000, groups: [1000, 990]), usual, usage: nothing)
+                    == .allowed(policy.rules[1]))
+            #expect(
+                policy.decide(AccessPeer(uid: 1002, groups: [1002]), usual, usage: nothing)
+                    == .refused(.noRule(candidates: policy.rules)))
+        }
+        let root = try #require(policy.overview(for: AccessPeer(uid: 0, groups: [0]), targets: both))
+        #expect(root.limits.maxDevices == nil && root.limits.maxMemoryBytes == nil && root.limits.zeroCopy)
+        let member = try #require(policy.overview(for: AccessPeer(uid: 1000, groups: [990]), targets: both))
+        #expect(member.limits.maxDevices == 16 && member.limits.maxMemoryBytes == 256 << 20)
+        #expect(!member.limits.zeroCopy && !member.limits.fuse && !member.limits.networkFileSystem)
+    }
+
+    @Test("every seccomp file parses, and each target has one, which includes the loop's")
+    func seccomp() throws {
+        let names = try files(in: "seccomp")
+        #expect(
+            names == ["worker-setup.policy", "worker-loop.policy", "target-null.policy", "target-loop.policy"])
+        let loop = try SeccompPolicy(parsing: "worker-loop.policy", read: shipped("seccomp"))
+        for name in names where name.hasPrefix("target-") {
+            let target = try SeccompPolicy(parsing: name, read: shipped("seccomp"))
+            #expect(target.rules.starts(with: loop.rules))
+        }
+    }
+
+    @Test("the loop's policy allows its seven calls, reads and writes descriptor 3 alone, and nothing else")
+    func loop() throws {
+        let policy = try SeccompPolicy(parsing: "worker-loop.policy", read: shipped("seccomp"))
+        let control: SeccompRule.Verdict =
+            .test(alternatives: [[ArgumentTest(index: 0, mask: .max, value: 3)]], otherwise: nil)
+        #expect(
+            policy.rules.map(\.name) == [
+                "io_uring_enter", "read", "write", "restart_syscall", "rt_sigreturn", "exit", "exit_group",
+            ])
+        #expect(policy.rules.map(\.verdict) == [.allow, control, control, .allow, .allow, .allow, .allow])
+    }
+
+    @Test("no shipped seccomp policy allows executable memory, a new process, a path, a socket or a signal")
+    func neverAllowed() throws {
+        let never: Set<String> = [
+            "execve", "execveat", "fork", "vfork", "open", "openat", "openat2", "socket", "connect", "bind", "accept",
+            "accept4", "kill", "tkill", "tgkill", "ptrace", "mount", "setns", "unshare", "bpf", "pidfd_getfd",
+            "process_vm_readv", "process_vm_writev", "mremap", "memfd_create", "userfaultfd", "keyctl", "sendto",
+        ]
+        for name in try files(in: "seccomp") {
+            let policy = try SeccompPolicy(parsing: name, read: shipped("seccomp"))
+            #expect(never.isDisjoint(with: policy.rules.map(\.name)), "\(name)")
+            #expect(
+                policy.rules.allSatisfy { !["mmap", "mprotect", "clone"].contains($0.name) || $0.verdict != .allow })
+        }
+    }
+
+    @Test("null's rings may fetch and commit, loop's also read, write, flush and punch; nothing can be registered")
+    func rings() throws {
+        #expect(try files(in: "rings") == ["common.ring", "null.ring", "loop.ring"])
+        let null = try RingPolicy(parsing: "null.ring", read: shipped("rings"))
+        let loop = try RingPolicy(parsing: "loop.ring", read: shipped("rings"))
+        #expect(null.operations.map(RingPolicy.operationName) == ["URING_CMD"])
+        #expect(loop.operations.map(RingPolicy.operationName) == ["FSYNC", "FALLOCATE", "READ", "WRITE", "URING_CMD"])
+        for policy in [null, loop] {
+            #expect(policy.registerOperations == [12])
+            #expect(policy.requiredFlags == 1)
+            #expect(policy.allowedFlags == 0)
+        }
+    }
+}

@@ -1,0 +1,2 @@
+# Target null: it moves no data.
+@include common.ring
