@@ -99,6 +99,9 @@ let package = Package(
         tests("Broker", of: ["ubd-broker", "WorkerProtocol", "KernelABI", "SystemCalls"]),
         tests(
             "Worker",
-            of: ["Worker", "ubd-worker", "WorkerProtocol", "KernelABI", "SystemCalls", "Ring", "Sandbox", "CShims"]),
+            of: [
+                "Worker", "ubd-worker", "WorkerProtocol", "KernelABI", "SystemCalls", "Ring", "Sandbox", "CShims",
+                "Policy", "PolicyCompiler",
+            ]),
     ]
 )

@@ -48,7 +48,7 @@ struct BlockDeviceTests {
         for (index, descriptor) in descriptors.enumerated() {
             files.append(try ClientFile(checking: descriptor, index: index, launch))
         }
-        return try LoopTarget.open(launch, files: files)
+        return try LoopTarget.open(launch, files: files, kernel: .running())
     }
 
     @Test("has the device's size and blocks, and tells the broker which device it is")

@@ -1,4 +1,6 @@
 import Glibc
+import Policy
+import PolicyCompiler
 import SystemCalls
 import WorkerProtocol
 
@@ -9,14 +11,22 @@ struct FakeBroker: ~Copyable {
     let pid: pid_t
     private let workerEnd: Int32
 
-    /// BPF: allow every call; kill the process at the first one.
-    static let allowAll: UInt64 = 0x7fff_0000_0000_0006
+    /// BPF: kill the process at the first call.
     static let killAll: UInt64 = 0x8000_0000_0000_0006
 
-    static func bundle(setupFilter: UInt64 = allowAll) -> SandboxBundle {
-        SandboxBundle(
-            setupFilter: [setupFilter], loopFilter: [allowAll], ringOperations: [46, 22, 23, 3, 17],
-            ringRegisterOperations: [12], ringFlagsAllowed: 0, ringFlagsRequired: 1)
+    /// The walls of a target as policy/ has them.
+    static func bundle(_ target: TargetKind) throws -> SandboxBundle {
+        let folder = #filePath.split(separator: "/").dropLast(4).reduce("") { $0 + "/" + $1 } + "/policy"
+        let setup = try SeccompPolicy(parsing: "worker-setup.policy") { try readFile("\(folder)/seccomp/\($0)") }
+        let loop = try SeccompPolicy(parsing: "target-\(target.name).policy") {
+            try readFile("\(folder)/seccomp/\($0)")
+        }
+        let ring = try RingPolicy(parsing: "\(target.name).ring") { try readFile("\(folder)/rings/\($0)") }
+        return SandboxBundle(
+            setupFilter: try SeccompCompiler.compile(setup).instructions,
+            loopFilter: try SeccompCompiler.compile(loop).instructions, ringOperations: ring.operations,
+            ringRegisterOperations: ring.registerOperations, ringFlagsAllowed: ring.allowedFlags,
+            ringFlagsRequired: ring.requiredFlags)
     }
 
     /// The program, built beside the tests.
@@ -81,7 +91,7 @@ struct FakeBroker: ~Copyable {
     /// Sends the launch message with its three files; `parking` is the end where the client's files lie.
     func launch(_ message: LaunchMessage, bundle: [UInt8]? = nil, parking: borrowing FileDescriptor) throws {
         let memory = FileDescriptor(owning: try call("memfd_create") { memfd_create("bundle", 0) })
-        try memory.writeAll(bundle ?? FakeBroker.bundle().encoded())
+        try memory.writeAll(bundle ?? FakeBroker.bundle(message.target).encoded())
         try send(control.raw, message.encoded(), files: [parking.raw, control.raw, memory.raw])
     }
 

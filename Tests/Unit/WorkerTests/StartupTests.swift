@@ -32,7 +32,7 @@ struct StartupTests {
             return
         }
         #expect(geometry.size == 1 << 20)
-        try send(broker.control.raw, ServeMessage().encoded())
+        try send(broker.control.raw, ServeMessage(affinity: [[1], [3]]).encoded())
         guard case .failed(let failure) = try broker.next() else {
             Issue.record("no failure")
             return
@@ -135,8 +135,9 @@ struct StartupTests {
     func filter() throws {
         let file = try memory()
         let broker = try FakeBroker(device: file.raw)
-        let bundle = FakeBroker.bundle(setupFilter: FakeBroker.killAll).encoded()
-        try broker.launch(null, bundle: bundle, parking: try parked([]))
+        var bundle = try FakeBroker.bundle(.null)
+        bundle.setupFilter = [FakeBroker.killAll]
+        try broker.launch(null, bundle: bundle.encoded(), parking: try parked([]))
         #expect(try broker.ending() == .killed(signal: SIGSYS))
     }
 
