@@ -137,7 +137,8 @@ final class AddOperation {
             id: id, generation: broker.newGeneration(), owner: owner, target: plan.target.name, state: .adding,
             node: broker.nodes.block(id), link: nil, sizeBytes: 0, blockSize: 0, physicalBlockSize: 0,
             readOnly: plan.readOnly, queues: plan.queues, depth: plan.depth, maxIOBytes: plan.maxIOBytes,
-            mode: "copy", buffered: plan.options.buffered, file: plan.fileName, created: Int64(time(nil)))
+            mode: "copy", buffered: plan.options.buffered,
+            recovery: plan.recovery, since: Int64(time(nil)), file: plan.fileName, created: Int64(time(nil)))
     }
 
     private func addDevice(_ device: ManagedDevice) {
@@ -148,10 +149,21 @@ final class AddOperation {
         info.maxIOBytes = plan.maxIOBytes
         // Ours to use: it tells a later broker that the kernel's device is the one of the record.
         info.serverFlags = device.info.generation
+        info.flags = features.rawValue
         let request = ControlRequest(
             operation: .addDevice, device: device.id, buffer: withUnsafeBytes(of: info) { Array($0) },
             deadline: Deadline.command)
         command(request) { [self] answer in deviceAdded(device, answer) }
+    }
+
+    /// What the device must be able to do.
+    private var features: UblkFeatures {
+        switch plan.recovery {
+        case .none: []
+        case .queue: [.userRecovery]
+        case .reissue: [.userRecovery, .userRecoveryReissue]
+        case .fail: [.userRecovery, .userRecoveryFailIO]
+        }
     }
 
     private func deviceAdded(_ device: ManagedDevice, _ answer: ControlAnswer) {
@@ -166,6 +178,14 @@ final class AddOperation {
                 .kernelUnsupported(
                     message: "this kernel's ublk driver lacks ioctl-encoded commands",
                     remedy: "use Linux 6.4 or later", feature: "CMD_IOCTL_ENCODE"))
+        }
+        let missing = features.subtracting(info.features)
+        guard missing.isEmpty else {
+            return fail(
+                .kernelUnsupported(
+                    message: "this kernel can not do --recovery \(plan.recovery.rawValue)",
+                    remedy: "use another --recovery, or a newer kernel",
+                    feature: missing.nameList.joined(separator: ",")))
         }
         guard info.depth > 0, info.queues > 0, info.depth <= plan.depth, info.queues <= plan.queues,
             info.maxIOBytes > 0, info.maxIOBytes <= plan.maxIOBytes
@@ -223,6 +243,7 @@ final class AddOperation {
             flags: flags, offset: plan.options.offset, size: plan.options.size ?? 0,
             blockSize: plan.options.blockSize ?? 0)
         device.parking = parking.take()
+        device.launch = message
         let start = WorkerStart(
             message, for: device, broker: broker,
             listener: WorkerStart.Listener(
@@ -330,12 +351,12 @@ final class AddOperation {
         device.step = .live
         device.setState(.live)
         broker.save(device)
-        device.worker?.setHandler { [broker] event in broker.workerEvent(device, event) }
         Log.info(
             "added", ("device", "\(device.id)"), ("owner", "\(owner)"), ("target", plan.target.name),
             ("bytes", "\(device.info.sizeBytes)"), ("worker", "\(device.info.workerPid ?? 0)"),
             ("rule", "\(rule.location)"))
         finish(.added(device.info, notices))
+        broker.watchOver(device)
     }
 
     // MARK: The end
