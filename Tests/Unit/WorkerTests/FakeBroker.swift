@@ -29,21 +29,23 @@ struct FakeBroker: ~Copyable {
             ringFlagsRequired: ring.requiredFlags)
     }
 
-    /// The program, built beside the tests.
-    static var workerPath: String {
+    static var workerPath: String { buildFolder + "/ubd-worker" }
+
+    /// Where the program lies, beside the tests.
+    private static var buildFolder: String {
         var buffer = [CChar](repeating: 0, count: 4096)
         let count = readlink("/proc/self/exe", &buffer, buffer.count)
         let own = String(decoding: buffer[..<max(0, count)].map { UInt8(bitPattern: $0) }, as: UTF8.self)
         return own.split(separator: "/", omittingEmptySubsequences: false).dropLast().joined(separator: "/")
-            + "/ubd-worker"
     }
 
     /// Starts the worker with `device` in /dev/ublkcN's place.
-    init(device: Int32) throws {
+    /// `standIn`: with the library that lets /dev/null be mapped (Tests/Support/CStandIn).
+    init(device: Int32, standIn: Bool = false) throws {
         let pair = try makeMessagePair()
         var patience = timeval(tv_sec: 20, tv_usec: 0)
         setsockopt(pair.first.raw, SOL_SOCKET, SO_RCVTIMEO, &patience, socklen_t(MemoryLayout<timeval>.size))
-        pid = try FakeBroker.spawn([], control: pair.second.raw, device: device)
+        pid = try FakeBroker.spawn([], control: pair.second.raw, device: device, standIn: standIn)
         workerEnd = pair.second.release()
         control = FileDescriptor(owning: pair.first.release())
     }
@@ -57,9 +59,9 @@ struct FakeBroker: ~Copyable {
 
     /// Runs the program with `arguments`, descriptors 3 and 4 as given (-1: none), all others closed. A worker without
     /// root's rights needs no_new_privs for its walls, which setpriv(1) gives it.
-    static func spawn(_ arguments: [String], control: Int32 = -1, device: Int32 = -1, output: Int32 = -1) throws
-        -> pid_t
-    {
+    static func spawn(
+        _ arguments: [String], control: Int32 = -1, device: Int32 = -1, output: Int32 = -1, standIn: Bool = false
+    ) throws -> pid_t {
         var actions = posix_spawn_file_actions_t()
         posix_spawn_file_actions_init(&actions)
         defer { posix_spawn_file_actions_destroy(&actions) }
@@ -80,7 +82,9 @@ struct FakeBroker: ~Copyable {
         let command =
             (geteuid() == 0 ? [workerPath] : ["/usr/bin/setpriv", "--no-new-privs", workerPath]) + arguments
         var argv: [UnsafeMutablePointer<CChar>?] = command.map { strdup($0) } + [nil]
-        var environment: [UnsafeMutablePointer<CChar>?] = [strdup("SWIFT_BACKTRACE=enable=no"), nil]
+        let variables =
+            ["SWIFT_BACKTRACE=enable=no"] + (standIn ? ["LD_PRELOAD=\(buildFolder)/libubd-stand-in.so"] : [])
+        var environment: [UnsafeMutablePointer<CChar>?] = variables.map { strdup($0) } + [nil]
         defer { for text in argv + environment { free(text) } }
         var pid: pid_t = 0
         let status = posix_spawn(&pid, command[0], &actions, nil, &argv, &environment)
@@ -102,6 +106,38 @@ struct FakeBroker: ~Copyable {
         return WorkerMessage(decoding: Array(bytes[..<count]))
     }
 
+    /// The ids of its threads; those that the kernel made for a ring are not counted.
+    func threads() throws -> [String] {
+        guard let folder = opendir("/proc/\(pid)/task") else { throw SystemError("opendir", errno) }
+        defer { closedir(folder) }
+        var found: [String] = []
+        while let entry = readdir(folder) {
+            let name = withUnsafeBytes(of: entry.pointee.d_name) {
+                String(decoding: $0.prefix { $0 != 0 }, as: UTF8.self)
+            }
+            guard Int32(name) != nil else { continue }
+            let label = String(decoding: try readFile("/proc/\(pid)/task/\(name)/comm"), as: UTF8.self)
+            if !label.hasPrefix("iou-") { found.append(name) }
+        }
+        return found
+    }
+
+    /// Stops it, as the broker does around START_DEV, waits until it is stopped, and lets it go on.
+    func stopAndContinue() throws {
+        kill(pid, SIGSTOP)
+        var info = siginfo_t()
+        try call("waitid") { waitid(P_PID, id_t(pid), &info, WSTOPPED | WEXITED | WNOWAIT) }
+        guard Int(info.si_code) == Int(CLD_STOPPED) else { throw SystemError("it ended instead of stopping", ESRCH) }
+        kill(pid, SIGCONT)
+    }
+
+    /// It runs, or waits, 50 ms from now.
+    func survives() throws -> Bool {
+        usleep(50_000)
+        var status: Int32 = 0
+        return waitpid(pid, &status, WNOHANG) == 0
+    }
+
     /// How the worker ended.
     func ending() throws -> ProcessChange { try FakeBroker.ending(of: pid) }
 
@@ -112,10 +148,12 @@ struct FakeBroker: ~Copyable {
         return Int(info.si_code) == Int(CLD_EXITED) ? .exited(status) : .killed(signal: status)
     }
 
-    /// A line of /proc/PID/status.
-    func status(_ field: String) throws -> String? {
-        String(decoding: try readFile("/proc/\(pid)/status"), as: UTF8.self).split(separator: "\n")
-            .first { $0.hasPrefix(field + ":") }
-            .map { $0.dropFirst(field.count + 1).split(separator: "\t").joined(separator: " ") }
+    /// A line of /proc/PID/task/TID/status; of the main thread when `thread` is nil.
+    func status(_ field: String, thread: String? = nil) throws -> String? {
+        String(decoding: try readFile("/proc/\(pid)/task/\(thread ?? "\(pid)")/status"), as: UTF8.self).split(
+            separator: "\n"
+        )
+        .first { $0.hasPrefix(field + ":") }
+        .map { $0.dropFirst(field.count + 1).split(separator: "\t").joined(separator: " ") }
     }
 }

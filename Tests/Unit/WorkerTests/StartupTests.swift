@@ -74,8 +74,7 @@ struct StartupTests {
         }
         #expect(held == [0, 1, 2, 3, 4, 5, 6])
         // Stopped and continued, as the broker will do, it still waits for the same message.
-        kill(broker.pid, SIGSTOP)
-        kill(broker.pid, SIGCONT)
+        try broker.stopAndContinue()
         try send(broker.control.raw, ServeMessage().encoded())
         guard case .failed = try broker.next() else {
             Issue.record("no answer after being stopped")
