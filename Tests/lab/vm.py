@@ -3,6 +3,7 @@
 The guest's whole root is in memory: the cached userland and kernel modules, then what the caller adds, as one chain of
 cpio archives. Results travel through virtio-serial ports, never through the console.
 """
+import json
 import os
 import pathlib
 import re
@@ -16,16 +17,9 @@ import time
 
 HERE = pathlib.Path(__file__).resolve().parent
 REPOSITORY = HERE.parent.parent
-CACHE = pathlib.Path(
-    os.environ.get("UBD_CACHE")
-    or pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache") / "ubd"
-) / "lab"
 OUTPUT = REPOSITORY / ".build" / "lab"
 KERNELS = ["6.12", "7.3"]
 
-# Of images/qemu. Swift's runtime needs cx16, which bookworm's own QEMU 7.2 emulates wrongly.
-QEMU = CACHE / "qemu"
-CPU = "max,la57=off"
 COMMAND_LINE = (
     "console=ttyS0 panic=-1 quiet rdinit=/init cryptomgr.notests tsc=reliable no_timer_check random.trust_cpu=on"
     " mitigations=off watchdog_thresh=60 rcupdate.rcu_cpu_stall_timeout=120 log_buf_len=4M"
@@ -46,9 +40,16 @@ class BootFailed(Exception):
     """The guest never came to its script, although it was started several times."""
 
 
+# Where in the cache things are: "userland", "qemu", "kernel-6.12", ...; filled by prepare().
+CACHED = {}
+
+
 def prepare(kernels):
-    """Makes sure that the cache holds these kernels and the userland."""
-    subprocess.run([HERE / "prepare", *kernels], check=True)
+    """Makes sure that the cache holds these kernels, the userland and a QEMU."""
+    done = subprocess.run([HERE / "prepare", *kernels], stdout=subprocess.PIPE, text=True)
+    if done.returncode:
+        sys.exit("lab: it cannot be prepared (above)")
+    CACHED.update((name, pathlib.Path(folder)) for name, folder in (line.split("=", 1) for line in done.stdout.splitlines()))
 
 
 def pack(tree):
@@ -152,7 +153,7 @@ class Machine:
         programs = self.tree / "usr" / "local" / "bin"
         shutil.copytree(helpers(), programs)
         (self.tree / "lab" / "settings").write_text(self._settings())
-        parts = [CACHE / "userland" / "userland.cpio", CACHE / f"kernel-{self.kernel}" / "modules.cpio", *self.archives]
+        parts = [CACHED["userland"] / "userland.cpio", CACHED[f"kernel-{self.kernel}"] / "modules.cpio", *self.archives]
         path = self.job / "initrd"
         with open(path, "wb") as file:
             for part in parts:
@@ -163,11 +164,11 @@ class Machine:
 
     def _arguments(self, initrd):
         line = [COMMAND_LINE, *self.append]
+        qemu = json.loads((CACHED["qemu"] / "settings.json").read_text())
         arguments = [
-            str(QEMU / "usr/bin/qemu-system-x86_64"), "-L", str(QEMU / "usr/share/qemu"),
-            "-L", str(QEMU / "usr/share/seabios"), "-L", "/usr/share/qemu", "-L", "/usr/share/seabios", "-nodefaults", "-no-user-config", "-machine", "q35",
-            "-cpu", CPU, "-smp", str(self.cpus), "-m", str(self.memory), "-display", "none", "-no-reboot",
-            "-kernel", str(CACHE / f"kernel-{self.kernel}" / "vmlinux"), "-initrd", str(initrd),
+            *qemu["command"], "-nodefaults", "-no-user-config", "-machine", "q35",
+            "-cpu", qemu["cpu"], "-smp", str(self.cpus), "-m", str(self.memory), "-display", "none", "-no-reboot",
+            "-kernel", str(CACHED[f"kernel-{self.kernel}"] / "vmlinux"), "-initrd", str(initrd),
             "-serial", "mon:stdio" if self.interactive else f"file:{self.job / 'console'}",
             "-device", "virtio-serial-pci",
         ]  # fmt: skip
@@ -175,7 +176,7 @@ class Machine:
             arguments += ["-accel", "tcg", *COUNTED_TIME]
             line.append("nokaslr norandmaps")
         else:
-            arguments += ["-accel", "tcg,thread=multi"]
+            arguments += ["-accel", qemu["accelerator"]]
         for number, port in enumerate(PORTS, start=1):
             arguments += ["-chardev", f"file,id=c{port},path={self.job / port}"]
             arguments += ["-device", f"virtserialport,nr={number},chardev=c{port},name=lab.{port}"]

@@ -50,7 +50,7 @@ struct ListCommand: UBDCommand {
             remedy: "see 'ubd list'")
     }
 
-    static func lines(_ devices: [Device], _ host: any Host) -> [String] {
+    static func lines(_ devices: [Device], _ host: any Machine) -> [String] {
         var table = Table(header: ["DEVICE", "STATE", "SIZE", "BLOCK", "MODE", "QUEUES", "OWNER", "TARGET"])
         table.rows = devices.map { device in
             let access = (device.readOnly ? "ro" : "rw") + (device.buffered ? ",buffered" : "")

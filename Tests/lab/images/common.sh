@@ -52,8 +52,30 @@ with_suites() {
 apt_get() { apt-get "${apt_options[@]}" "$@"; }
 apt_cache() { apt-cache "${apt_options[@]}" "$@"; }
 
-# recipe_of FILE...: what a cached result was made by; a changed recipe makes it anew.
-recipe_of() { cat "$@" | sha256sum | cut -d' ' -f1; }
+# cached KIND FILE...: sets `home` to the cache's folder for what those files (the recipe) make. Another recipe, of another
+# work tree or an older one, has a folder of its own, so they never take each other's away; what nobody used for two weeks
+# goes. When it is there already, prints it and ends the script: nothing to do, no network needed.
+cached() {
+    local kind=$1 old
+    shift
+    home=$cache/$kind-$(cat "$@" | sha256sum | cut -c1-12)
+    if [ -d "$home" ] && [ -z "${refresh:-}" ]; then
+        touch "$home"
+        echo "$home"
+        exit 0
+    fi
+    find "$cache" -maxdepth 1 -name "$kind-*" -mtime +14 -exec rm -rf {} +
+    work=$(mktemp -d "$cache/work.XXXXXX")
+    trap 'rm -rf "$work"' EXIT
+    mkdir "$work/result"
+}
+
+# keep: what lies in $work/result becomes the cache's, and its folder is printed.
+keep() {
+    rm -rf "$home"
+    mv "$work/result" "$home"
+    echo "$home"
+}
 
 # pack FOLDER: the folder as a cpio archive for an initramfs, everything owned by root, on standard output.
 pack() { (cd "$1" && find . -mindepth 1 -print0 | LC_ALL=C sort -z | cpio --null --create --format=newc --owner=0:0 --quiet); }
