@@ -97,7 +97,7 @@ as() {
     local user=$1
     shift
     setpriv --reuid="$user" --regid="$user" --init-groups --inh-caps=-all --reset-env \
-        ${UBD_SOCKET:+env UBD_SOCKET="$UBD_SOCKET"} "$@"
+        env PATH="$PATH" ${UBD_SOCKET:+UBD_SOCKET="$UBD_SOCKET"} "$@"
 }
 
 # --- the broker ------------------------------------------------------------------------------------------------------
