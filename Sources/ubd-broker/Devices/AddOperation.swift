@@ -24,7 +24,7 @@ final class AddOperation {
     }
 
     private let broker: Broker
-    private let plan: AddPlan
+    let plan: AddPlan
     private let owner: UInt32
     private let rule: AccessRule
     private let answer: (Answer) -> Void
@@ -54,6 +54,7 @@ final class AddOperation {
     /// Bytes of I/O buffers that this device will have, for the quota.
     var memoryBytes: UInt64 { plan.bufferBytes }
     var ownerUID: UInt32 { owner }
+    var workerGID: UInt32 { broker.workerGID }
     /// Not yet a device of the broker's list.
     var hasNoDevice: Bool { device == nil }
 
@@ -123,7 +124,6 @@ final class AddOperation {
         do {
             // The record comes before the kernel call, so that a broker that dies in between knows of it.
             try broker.store.write(device.record)
-            try broker.store.writeUdev(device.record)
         } catch {
             broker.store.remove(id)
             return fail(broken("write the device's record", error))
@@ -160,6 +160,11 @@ final class AddOperation {
             return deviceNotAdded(device, answer.errno)
         }
         device.isInKernel = true
+        // Not before the number is ours: udev would give a device of another server to our user. Not after START_DEV: the
+        // disk must not appear before its rule can know it.
+        do { try broker.store.writeUdev(device.record) } catch {
+            return fail(broken("write the device's record for udev", error))
+        }
         let info = bytes.withUnsafeBytes { $0.loadUnaligned(as: UblkDeviceInfo.self) }
         // Unknown flags are dropped without a word, so what came back is compared with what must be there.
         guard info.features.contains(.ioctlEncoding) || broker.configuration.usesLegacyOpcodes else {
@@ -298,6 +303,7 @@ final class AddOperation {
         if rule.limits.readOnlyOnly, !geometry.attributes.contains(.readOnly) {
             return fail(workerBroke("it made a writable disk against its orders"))
         }
+        if let failure = broker.backingProblem(geometry) { return fail(explain(failure)) }
         self.geometry = geometry
         device.info.sizeBytes = geometry.size
         device.info.blockSize = geometry.logicalBlock
