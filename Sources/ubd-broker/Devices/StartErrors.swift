@@ -4,21 +4,26 @@ import KernelABI
 import SystemCalls
 import WorkerProtocol
 
-/// What an add says when it can't be done: what was wrong, with which value, what to do.
-extension AddOperation {
-    func broken(_ step: String, _ error: SystemError) -> InterfaceError {
+/// Why a device or a worker could not be started: what was wrong, with which value, what to do.
+enum StartErrors {
+    static let late = InterfaceError.failed(
+        message: "the worker was not ready in time",
+        remedy: "see whether the file answers at all, and the broker's log",
+        step: "worker", errno: nil)
+
+    static func broken(_ step: String, _ error: SystemError) -> InterfaceError {
         .failed(
             message: "could not \(step): \(SystemError.message(error.errno))",
             remedy: "see the broker's log and 'ubd doctor'", step: step, errno: Int64(error.errno))
     }
 
-    func kernelSaysNo(_ command: String, _ errno: Int32) -> InterfaceError {
+    static func kernelSaysNo(_ command: String, _ errno: Int32) -> InterfaceError {
         .failed(
             message: "the kernel refused \(command): \(SystemError.message(errno))",
             remedy: "see the kernel's log (dmesg) and 'ubd doctor'", step: command, errno: Int64(errno))
     }
 
-    func workerBroke(_ what: String) -> InterfaceError {
+    static func workerBroke(_ what: String) -> InterfaceError {
         .failed(
             message: "the worker did not get ready: \(what)",
             remedy: what.contains("SIGSYS")
@@ -26,7 +31,7 @@ extension AddOperation {
             step: "worker", errno: nil)
     }
 
-    func sandboxMissing(_ problem: String) -> InterfaceError {
+    static func sandboxMissing(_ problem: String) -> InterfaceError {
         .failed(
             message: "the worker is not confined as it must be: \(problem)",
             remedy: "reinstall ubd-worker; the broker never starts a device without both walls", step: "sandbox",
@@ -34,20 +39,21 @@ extension AddOperation {
     }
 
     /// The worker's own word on why it can't serve.
-    func explain(_ failure: WorkerFailure) -> InterfaceError {
-        let name = plan.fileName ?? "the file"
+    static func explain(_ failure: WorkerFailure, _ device: ManagedDevice, workerGID: UInt32) -> InterfaceError {
+        let name = device.info.file ?? "the file"
         if let (message, remedy) = StartFailure.file(failure, name: name) {
             return .badFile(message: message, remedy: remedy, index: Int64(clamping: failure.detail))
         }
-        let options = plan.options
         switch failure.step {
         case .offsetBeyondEnd:
             return option(
-                "offset", options.offset, "lies beyond the end of \(name), which has \(failure.detail) bytes",
+                "offset", device.launch?.offset ?? 0,
+                "lies beyond the \(failure.detail) bytes of \(name)",
                 "give a smaller offset")
         case .sizeBeyondEnd:
             return option(
-                "size", options.size ?? 0, "is more than the \(failure.detail) bytes that \(name) has from there on",
+                "size", device.launch?.size ?? 0,
+                "is more than the \(failure.detail) bytes left in \(name)",
                 "give a smaller size")
         case .smallerThanBlock:
             return .badFile(
@@ -55,10 +61,10 @@ extension AddOperation {
                 remedy: "use a larger file or smaller blocks", index: 0)
         case .blockSizeTooSmall:
             return option(
-                "block-size", UInt64(options.blockSize ?? 0), "is less than the blocks of \(name) have",
+                "block-size", UInt64(device.launch?.blockSize ?? 0), "is less than the blocks of \(name) have",
                 "give at least \(failure.detail) bytes")
         case .offsetUnaligned:
-            return option("offset", options.offset, "is not a multiple of the block size", "align it")
+            return option("offset", device.launch?.offset ?? 0, "is not a multiple of the block size", "align it")
         case .ring where failure.errno == EPERM:
             return .kernelUnsupported(
                 message: "io_uring is switched off for the worker (sysctl kernel.io_uring_disabled)",
@@ -73,7 +79,7 @@ extension AddOperation {
         }
     }
 
-    private func option(_ name: String, _ value: UInt64, _ problem: String, _ remedy: String) -> InterfaceError {
+    private static func option(_ name: String, _ value: UInt64, _ problem: String, _ remedy: String) -> InterfaceError {
         .invalidOption(message: "\(name) \(value) \(problem)", remedy: remedy, option: name, value: "\(value)")
     }
 }
