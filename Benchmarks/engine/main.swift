@@ -27,7 +27,7 @@ if kind == .loop {
 }
 do {
     let start = monotonicClock()
-    let served = try Rehearsal.run(kind, depth: depth, requests: requests, file: file)
+    let served = try rehearse(kind, depth: depth, requests: requests, file: file)
     let nanoseconds = monotonicClock() - start
     print("target=\(kind.name) depth=\(depth) requests=\(served) ns_per_request=\(nanoseconds / served)")
 } catch {

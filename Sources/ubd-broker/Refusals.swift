@@ -6,7 +6,9 @@ enum Refusals {
     static func explain(_ refusal: AccessRefusal, _ request: AccessRequest, _ file: String) -> InterfaceError {
         switch refusal {
         case .noRule(let candidates):
-            let example = candidates.first?.text ?? "allow group=ubd target=\(request.target)"
+            // Root's own line is nobody's to ask for; a group can be joined.
+            let example =
+                candidates.first { $0.isForGroup }?.text ?? "allow group=ubd target=\(request.target)"
             let group = groupName(in: example)
             return .notPermitted(
                 message: "not permitted: no rule of \(file) lets you have a \(request.target) device",
@@ -38,5 +40,13 @@ enum Refusals {
 
     private static func groupName(in rule: String) -> String? {
         rule.split(separator: " ").first { $0.hasPrefix("group=") }.map { String($0.dropFirst("group=".count)) }
+    }
+}
+
+extension AccessRule {
+    fileprivate var isForGroup: Bool {
+        identities.contains { identity in
+            if case .gid = identity { true } else { false }
+        }
     }
 }

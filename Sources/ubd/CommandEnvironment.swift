@@ -6,7 +6,7 @@ struct CommandEnvironment {
     var console: any Console
     /// Where the broker listens.
     var socketPath: String
-    var host: any Host
+    var host: any Machine
     /// This program, for the helper process of `ubd del`.
     var executable: String
     /// How long things may take, in seconds.
@@ -19,6 +19,6 @@ struct CommandEnvironment {
         let variable = getenv(BrokerAPI.socketVariable).map { String(cString: $0) } ?? ""
         return CommandEnvironment(
             console: StandardConsole(), socketPath: variable.isEmpty ? BrokerAPI.socketPath : variable,
-            host: LiveHost(), executable: "/proc/self/exe")
+            host: LiveMachine(), executable: "/proc/self/exe")
     }
 }

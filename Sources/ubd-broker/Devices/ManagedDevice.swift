@@ -33,6 +33,13 @@ final class ManagedDevice {
         return DeviceRecord(step: step, device: info, worker: worker, memoryBytes: memoryBytes)
     }
 
+    /// The worker that serves it from now on.
+    func adopt(_ worker: any Worker) {
+        self.worker = worker
+        info.workerPid = worker.pid
+        info.workerUid = worker.uid
+    }
+
     func setState(_ state: DeviceState, reason: String? = nil) {
         info.state = state
         info.reason = reason

@@ -6,48 +6,41 @@ import WorkerProtocol
 
 /// The engine without a device, for Benchmarks/engine: commands are NOPs, so that every commit brings the next request at
 /// once, and the descriptors are written here. Loop and targets are the ones that serve. Nothing in the worker refers to
-/// this; Tests/checks/engine-symbols sees to it that the linker leaves it out.
-public enum Rehearsal {
-    /// First word of a NOP where a fetch or commit would be.
-    static let nopHead = SubmissionEntry.head(operation: IOUring.Operation.nop, flags: 0, file: -1)
-
-    /// Handles reads of 4 KiB on `depth` tags until `requests` have been committed; returns how many it were.
-    /// `file`: the loop target's, at least `depth` × 4 KiB long.
-    public static func run(
-        _ kind: TargetKind, depth: UInt16, requests: UInt64, file: Int32 = -1
-    ) throws(SystemError) -> UInt64 {
-        let bytes: UInt32 = 4096
-        var ring = try Ring(
-            entries: UInt32(depth), completions: UInt32(depth) * 2,
-            flags: SealedRing.flags & ~IOUring.Setup.disabled)
-        if file >= 0 { try ring.register(files: [file, file]) }
-        try ring.useRegisteredIndex()
-        let queue = try Queue(number: 0, depth: depth, maxIOBytes: bytes, ring: ring, commandHead: nopHead)
-        for tag in 0..<Int(depth) {
-            queue.ownDescriptors[tag] = UblkIODescriptor(
-                operationAndFlags: UInt32(UblkIOOperation.read), sectors: bytes >> 9,
-                startSector: UInt64(tag) * UInt64(bytes >> 9))
-        }
-        let bounds = DiskBounds(size: UInt64(depth) * UInt64(bytes), maxIOBytes: bytes)
-        switch kind {
-        case .null:
-            return try turn(QueueLoop(queue: queue, target: NullTarget(bounds: bounds, readOnly: false)), requests)
-        case .loop:
-            let target = LoopTarget(
-                start: 0, bounds: bounds, readOnly: false, isBlockDevice: false, direct: false,
-                writeFlags: 0)
-            return try turn(QueueLoop(queue: queue, target: target), requests)
-        }
+/// this; Tests/checks/engine-symbols sees to it that the linker leaves it out (hence functions without a type).
+///
+/// Handles reads of 4 KiB on `depth` tags until `requests` have been committed; returns how many it were.
+/// `file`: the loop target's, at least `depth` × 4 KiB long.
+public func rehearse(
+    _ kind: TargetKind, depth: UInt16, requests: UInt64, file: Int32 = -1
+) throws(SystemError) -> UInt64 {
+    let bytes: UInt32 = 4096
+    var ring = try Ring(
+        entries: UInt32(depth), completions: UInt32(depth) * 2, flags: SealedRing.flags & ~IOUring.Setup.disabled)
+    if file >= 0 { try ring.register(files: [file, file]) }
+    try ring.useRegisteredIndex()
+    let nop = SubmissionEntry.head(operation: IOUring.Operation.nop, flags: 0, file: -1)
+    let queue = try Queue(number: 0, depth: depth, maxIOBytes: bytes, ring: ring, commandHead: nop)
+    for tag in 0..<Int(depth) {
+        queue.ownDescriptors[tag] = UblkIODescriptor(
+            operationAndFlags: UInt32(UblkIOOperation.read), sectors: bytes >> 9,
+            startSector: UInt64(tag) * UInt64(bytes >> 9))
     }
-
-    private static func turn<T: Target>(
-        _ loop: consuming QueueLoop<T>, _ requests: UInt64
-    ) throws(SystemError) -> UInt64 {
-        try loop.queue.fetchAll()
-        while loop.queue.committed < requests {
-            let status = loop.turn()
-            if status < 0 { throw SystemError("turn", Int32(-status)) }
-        }
-        return loop.queue.committed
+    let bounds = DiskBounds(size: UInt64(depth) * UInt64(bytes), maxIOBytes: bytes)
+    switch kind {
+    case .null:
+        return try turn(QueueLoop(queue: queue, target: NullTarget(bounds: bounds, readOnly: false)), requests)
+    case .loop:
+        let target = LoopTarget(
+            start: 0, bounds: bounds, readOnly: false, isBlockDevice: false, direct: false, writeFlags: 0)
+        return try turn(QueueLoop(queue: queue, target: target), requests)
     }
+}
+
+private func turn<T: Target>(_ loop: consuming QueueLoop<T>, _ requests: UInt64) throws(SystemError) -> UInt64 {
+    try loop.queue.fetchAll()
+    while loop.queue.committed < requests {
+        let status = loop.turn()
+        if status < 0 { throw SystemError("turn", Int32(-status)) }
+    }
+    return loop.queue.committed
 }

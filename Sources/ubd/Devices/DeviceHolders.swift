@@ -1,6 +1,6 @@
 /// Who uses a block device: said to the user instead of a bare "busy".
 struct DeviceHolders {
-    let host: any Host
+    let host: any Machine
 
     /// What holds the device with that path, in words: "mounted on /mnt"; nil when nothing is found.
     func holder(of node: String) -> String? {

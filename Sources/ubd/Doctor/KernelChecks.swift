@@ -1,6 +1,6 @@
 /// What the kernel must offer.
 enum KernelChecks {
-    static func all(_ host: any Host) -> [Check] {
+    static func all(_ host: any Machine) -> [Check] {
         [release(host), module(host), control(host), ioUring(host)]
     }
 
@@ -13,7 +13,7 @@ enum KernelChecks {
         return (major, minor)
     }
 
-    private static func release(_ host: any Host) -> Check {
+    private static func release(_ host: any Machine) -> Check {
         let release = host.kernelRelease
         guard let version = version(of: release) else {
             return .warning("kernel", "release '\(release)' is not understood", remedy: "ubd needs Linux 6.0 or newer")
@@ -30,7 +30,7 @@ enum KernelChecks {
         return .ok("kernel", "Linux \(release)")
     }
 
-    private static func module(_ host: any Host) -> Check {
+    private static func module(_ host: any Machine) -> Check {
         if host.kind(of: "/sys/module/ublk_drv", followsLinks: true) != nil {
             return .ok("module", "ublk_drv is loaded")
         }
@@ -53,7 +53,7 @@ enum KernelChecks {
             remedy: "install a kernel with it: on Debian 12 'apt install -t bookworm-backports linux-image-amd64'")
     }
 
-    private static func control(_ host: any Host) -> Check {
+    private static func control(_ host: any Machine) -> Check {
         switch host.kind(of: "/dev/ublk-control", followsLinks: true) {
         case .characterDevice: .ok("control", "/dev/ublk-control is there")
         case nil:
@@ -66,7 +66,7 @@ enum KernelChecks {
     }
 
     /// kernel.io_uring_disabled, since Linux 6.6: 0 for all, 1 for one group (and CAP_SYS_ADMIN), 2 for nobody.
-    private static func ioUring(_ host: any Host) -> Check {
+    private static func ioUring(_ host: any Machine) -> Check {
         func setting(_ name: String) -> Int64? {
             host.text(of: "/proc/sys/kernel/\(name)").flatMap {
                 Int64($0.split(whereSeparator: \.isWhitespace).first ?? "")

@@ -2,7 +2,7 @@ import BrokerInterface
 
 /// What the user and the installation must have.
 enum UserChecks {
-    static func all(_ host: any Host, broker: Result<InfoReply, CommandFailure>) -> [Check] {
+    static func all(_ host: any Machine, broker: Result<InfoReply, CommandFailure>) -> [Check] {
         [
             self.broker(broker), access(broker), group(host), files(host), memory(host), udev(host),
         ] + names(host)
@@ -30,7 +30,7 @@ enum UserChecks {
             remedy: "ask the administrator for group ubd or a rule in /etc/ubd/access.policy")
     }
 
-    private static func group(_ host: any Host) -> Check {
+    private static func group(_ host: any Machine) -> Check {
         guard let group = host.group(named: "ubd") else {
             return .missing(
                 "group", "there is no group ubd", remedy: "run 'systemd-sysusers' or 'groupadd --system ubd' as root")
@@ -47,7 +47,7 @@ enum UserChecks {
             remedy: "run 'usermod -aG ubd \(host.userName)' as root, then log in again")
     }
 
-    private static func files(_ host: any Host) -> Check {
+    private static func files(_ host: any Machine) -> Check {
         let limit = host.openFileLimit
         if limit >= 64 {
             return .ok("files", "\(limit > 1 << 32 ? "any number of" : String(limit)) files may be open at once")
@@ -58,7 +58,7 @@ enum UserChecks {
     /// One device with the defaults: 1 queue × 128 requests × 512 KiB.
     private static let typicalBytes: UInt64 = 64 << 20
 
-    private static func memory(_ host: any Host) -> Check {
+    private static func memory(_ host: any Machine) -> Check {
         let line = host.text(of: "/proc/meminfo")?.split(whereSeparator: \.isNewline).first {
             $0.hasPrefix("MemAvailable:")
         }
@@ -75,7 +75,7 @@ enum UserChecks {
             remedy: "use fewer --queues, a smaller --depth or --max-io-size")
     }
 
-    private static func udev(_ host: any Host) -> Check {
+    private static func udev(_ host: any Machine) -> Check {
         guard host.kind(of: "/run/udev/control", followsLinks: true) != nil else {
             return .ok("udev", "udev does not run; the broker sets owners and links")
         }
@@ -90,7 +90,7 @@ enum UserChecks {
     }
 
     /// Names that our links would have but something else took: user-mode Linux calls its disks /dev/ubda and so on.
-    private static func names(_ host: any Host) -> [Check] {
+    private static func names(_ host: any Machine) -> [Check] {
         let taken = host.entries(of: "/dev").filter { name in
             guard name.hasPrefix("ubdb"), name.dropFirst(4).allSatisfy({ $0.isASCII && $0.isNumber }) else {
                 return false

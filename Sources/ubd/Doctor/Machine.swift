@@ -19,7 +19,7 @@ struct Group: Equatable {
 }
 
 /// The machine as `ubd doctor` and `ubd del` look at it; a test describes another one.
-protocol Host {
+protocol Machine {
     /// `uname -r`.
     var kernelRelease: String { get }
     var uid: UInt32 { get }
@@ -39,7 +39,7 @@ protocol Host {
 }
 
 /// The machine that this program runs on.
-struct LiveHost: Host {
+struct LiveMachine: Machine {
     var kernelRelease: String {
         text(of: "/proc/sys/kernel/osrelease")?.split(whereSeparator: \.isNewline).first.map(String.init) ?? "unknown"
     }

@@ -1,0 +1,115 @@
+import BrokerInterface
+import Foundation
+import Glibc
+import Testing
+
+@testable import ubd
+
+@Suite("The file behind a device")
+struct BackingFileTests {
+    private func failure(_ path: String, _ options: TargetOptions = TargetOptions()) -> CommandFailure? {
+        do {
+            _ = try BackingFile.open(path, readOnly: false, options: options)
+            return nil
+        } catch { return error }
+    }
+
+    @Test("is a regular file or a block device; anything else is named and refused without waiting")
+    func kinds() throws {
+        let folder = TemporaryFolder()
+        mkfifo(folder.path + "/fifo", 0o666)
+        let socket = socket(AF_UNIX, Int32(SOCK_STREAM.rawValue), 0)
+        defer { close(socket) }
+        var address = sockaddr_un()
+        address.sun_family = sa_family_t(AF_UNIX)
+        withUnsafeMutableBytes(of: &address.sun_path) { $0.copyBytes(from: Array((folder.path + "/socket").utf8)) }
+        withUnsafePointer(to: &address) {
+            _ = bind(socket, __CONST_SOCKADDR_ARG(__sockaddr_un__: $0), socklen_t(MemoryLayout<sockaddr_un>.size))
+        }
+        for (path, kind) in [
+            (folder.path, "a directory"), (folder.path + "/fifo", "a FIFO"), (folder.path + "/socket", "a socket"),
+            ("/dev/null", "a character device"), ("/dev/tty", "a character device"),
+        ] {
+            let failure = try #require(self.failure(path))
+            #expect(failure.message == "\(path) is \(kind)")
+            #expect(failure.status == .usage)
+        }
+    }
+
+    @Test("must be there and have a size that holds the device")
+    func sizes() throws {
+        let folder = TemporaryFolder()
+        #expect(failure(folder.path + "/none")?.status == .usage)
+        #expect(failure("")?.status == .usage)
+        #expect(failure(folder.file("empty", bytes: 0))?.message.hasSuffix("is empty") == true)
+        let small = folder.file("small", bytes: 511)
+        #expect(failure(small)?.message == "\(small) has 511 bytes, the device needs 512 from offset 0 on")
+        let file = folder.file("file", bytes: 8192)
+        var options = TargetOptions()
+        options.offset = 4096
+        options.size = 4096
+        #expect(failure(file, options) == nil)
+        options.size = 4608
+        #expect(failure(file, options)?.message.contains("needs 4608 from offset 4096") == true)
+        options.offset = .max
+        #expect(failure(file, options)?.status == .usage)
+    }
+
+    @Test("that can not be written makes a read-only device, and the user is told")
+    func readOnly() throws {
+        let folder = TemporaryFolder()
+        let file = folder.file("1.img", bytes: 4096, mode: 0o444)
+        chmod(folder.path, 0o755)
+        try asNobody {
+            let backing = try BackingFile.open(file, readOnly: false, options: TargetOptions())
+            let readOnly = backing.readOnly
+            #expect(readOnly)
+            let notices = backing.notices
+            #expect(notices.map(\.code) == ["read-only"])
+            #expect(notices.first?.message == "\(file) is not writable, so the device is read-only")
+            let numbers = backing.numbers
+            for fd in numbers { #expect(fcntl(fd, F_GETFL) & O_ACCMODE == O_RDONLY) }
+        }
+        // Asked for, it is nothing to tell.
+        let backing = try BackingFile.open(file, readOnly: true, options: TargetOptions())
+        let readOnly = backing.readOnly
+        let notices = backing.notices
+        #expect(readOnly && notices.isEmpty)
+    }
+
+    @Test("that may not be read is refused with status 3")
+    func unreadable() throws {
+        let folder = TemporaryFolder()
+        let file = folder.file("secret", bytes: 4096, mode: 0o600)
+        chmod(file, 0)
+        chmod(folder.path, 0o755)
+        asNobody {
+            let failure = self.failure(file)
+            #expect(failure?.status == .notPermitted)
+            #expect(failure?.message == "\(file): Permission denied")
+        }
+    }
+
+    @Test(
+        "that takes no direct I/O is used through the page cache, and the user is told",
+        .enabled(if: access("/sys/kernel/uevent_seqnum", R_OK) == 0, "/sys is not mounted"))
+    func noDirectIO() throws {
+        // A file of sysfs is regular, has a size, refuses O_DIRECT (EINVAL) and here also writing (EACCES).
+        let backing = try BackingFile.open("/sys/kernel/uevent_seqnum", readOnly: false, options: TargetOptions())
+        let numbers = backing.numbers
+        let notices = backing.notices
+        #expect(numbers.count == 1)
+        #expect(notices.map(\.code) == ["read-only", "buffered"])
+    }
+
+    /// Runs the body with the rights of nobody. setfsuid(2) is per thread, so other tests keep theirs; without being
+    /// root this changes nothing and the files' modes alone decide.
+    private func asNobody<Result>(_ body: () throws -> Result) rethrows -> Result {
+        // The Glibc module leaves <sys/fsuid.h> out.
+        typealias SetFSUID = @convention(c) (uid_t) -> Int32
+        let setfsuid = unsafeBitCast(dlsym(nil, "setfsuid"), to: SetFSUID.self)
+        let before = setfsuid(65534)
+        defer { _ = setfsuid(uid_t(before)) }
+        return try body()
+    }
+}

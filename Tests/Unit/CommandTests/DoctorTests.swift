@@ -1,0 +1,164 @@
+import BrokerInterface
+import Glibc
+import Testing
+import Varlink
+
+@testable import ubd
+
+@Suite("ubd doctor")
+struct DoctorTests {
+    private func checks(_ machine: FakeMachine, permitted: Bool = true) -> [Check] {
+        var info = FakeBroker.info
+        info.permitted = permitted
+        return KernelChecks.all(machine) + UserChecks.all(machine, broker: .success(info))
+    }
+
+    private func check(_ name: String, _ change: (inout FakeMachine) -> Void) throws -> Check {
+        var machine = FakeMachine.healthy
+        change(&machine)
+        return try #require(checks(machine).first { $0.name == name })
+    }
+
+    @Test("finds nothing to mend on a healthy host and ends with 0")
+    func healthy() {
+        for check in checks(.healthy) {
+            #expect(check.status == .ok && check.remedy == nil, "\(check.line)")
+        }
+        let broker = FakeBroker { connection, _ in connection.send(Reply(parameters: FakeBroker.info.json)) }
+        let console = Recorder()
+        #expect(CommandLineTool.run(["doctor"], broker.environment(console)) == 0)
+        #expect(console.output.count == 11)
+    }
+
+    @Test("ends with 7 and one line per check when something is missing")
+    func missing() throws {
+        let console = Recorder()
+        let environment = CommandEnvironment(
+            console: console, socketPath: "/nowhere/socket", host: FakeMachine.healthy, executable: "")
+        #expect(CommandLineTool.run(["doctor", "--json"], environment) == 7)
+        guard case .array(let list) = try JSON(parsing: console.output.joined()) else {
+            Issue.record("no array")
+            return
+        }
+        let broker = try #require(list.first { $0["check"] == "broker" })
+        #expect(broker["status"] == "missing")
+        #expect(broker["remedy"] == "start it ('systemctl start ubd-broker.socket' as root)")
+        #expect(list.first { $0["check"] == "access" }?["status"] == "warning")
+    }
+
+    @Test(
+        "judges the kernel by its release",
+        arguments: [
+            ("6.12.95+deb12-cloud-amd64", Check.Status.ok), ("7.3.4", .ok), ("6.18-rc1", .ok), ("10.0.0", .ok),
+            ("6.1.0-53", .warning), ("6.0.0", .warning), ("5.19.17", .missing), ("what", .warning), ("6", .warning),
+        ])
+    func kernel(release: String, status: Check.Status) throws {
+        #expect(try check("kernel") { $0.kernelRelease = release }.status == status)
+    }
+
+    @Test("tells a module that is not loaded from one that was never built")
+    func module() throws {
+        let loadable = try check("module") {
+            $0.kinds["/sys/module/ublk_drv"] = nil
+            $0.texts["/lib/modules/6.12.95/modules.dep"] = "kernel/drivers/block/ublk_drv.ko.xz:\n"
+        }
+        #expect(loadable.status == .missing && loadable.remedy?.contains("modprobe ublk_drv") == true)
+        let absent = try check("module") {
+            $0.kinds["/sys/module/ublk_drv"] = nil
+            $0.kinds["/lib/modules/6.12.95"] = .directory
+        }
+        #expect(absent.message.contains("CONFIG_BLK_DEV_UBLK") && absent.remedy?.contains("apt install") == true)
+        let replaced = try check("module") { $0.kinds["/sys/module/ublk_drv"] = nil }
+        #expect(replaced.remedy?.contains("reboot") == true)
+    }
+
+    @Test("wants the control device to be a device")
+    func control() throws {
+        #expect(try check("control") { $0.kinds["/dev/ublk-control"] = nil }.status == .missing)
+        #expect(try check("control") { $0.kinds["/dev/ublk-control"] = .file }.status == .missing)
+    }
+
+    @Test("knows the three ways in which io_uring can be closed")
+    func ioUring() throws {
+        func with(_ disabled: String?, _ group: String) throws -> Check {
+            try check("io_uring") {
+                $0.texts["/proc/sys/kernel/io_uring_disabled"] = disabled
+                $0.texts["/proc/sys/kernel/io_uring_group"] = group
+            }
+        }
+        #expect(try with(nil, "-1").status == .ok)
+        #expect(try with("1\n", "501\n").status == .ok)
+        let closed = try with("1\n", "-1\n")
+        #expect(closed.status == .missing && closed.remedy?.contains("sysctl kernel.io_uring_group=501") == true)
+        #expect(try with("2\n", "501\n").status == .missing)
+        #expect(try with("3\n", "501\n").status == .warning)
+        let noGroup = try check("io_uring") {
+            $0.texts["/proc/sys/kernel/io_uring_disabled"] = "1"
+            $0.groupsByName["ubd-worker"] = nil
+        }
+        #expect(noGroup.remedy?.contains("groupadd") == true)
+    }
+
+    @Test("tells 'not a member' from 'a member who must log in again'")
+    func group() throws {
+        let old = try check("group") { $0.groups = [1000] }
+        #expect(old.status == .missing && old.remedy?.contains("log in again") == true)
+        let stranger = try check("group") {
+            $0.groups = [1000]
+            $0.userName = "mallory"
+        }
+        #expect(stranger.remedy == "run 'usermod -aG ubd mallory' as root, then log in again")
+        #expect(try check("group") { $0.groupsByName["ubd"] = nil }.remedy?.contains("groupadd") == true)
+        let root = try check("group") {
+            $0.groups = [0]
+            $0.uid = 0
+        }
+        #expect(root.status == .ok)
+    }
+
+    @Test("believes the broker about access")
+    func access() {
+        #expect(checks(.healthy, permitted: false).first { $0.name == "access" }?.status == .missing)
+    }
+
+    @Test("warns of few files, little memory and foreign names")
+    func warnings() throws {
+        #expect(try check("files") { $0.openFileLimit = 20 }.status == .warning)
+        #expect(try check("memory") { $0.texts["/proc/meminfo"] = "MemAvailable: 100000 kB\n" }.status == .warning)
+        #expect(try check("memory") { $0.texts["/proc/meminfo"] = "" }.status == .warning)
+        let names = try check("names") {
+            $0.directories["/dev"] = ["ubda", "ubdb", "ubdb0", "ubdb1", "ubdb2", "ubdbx"]
+            $0.kinds["/dev/ubdb1"] = .blockDevice(major: 98, minor: 16)
+            $0.kinds["/dev/ubdb2"] = .link("/dev/sda")
+        }
+        #expect(names.status == .warning)
+        #expect(names.message == "something else has /dev/ubdb, /dev/ubdb1, /dev/ubdb2")
+    }
+
+    @Test("wants the udev rule only where udev runs")
+    func udev() throws {
+        #expect(try check("udev") { $0.kinds["/usr/lib/udev/rules.d/59-ubd.rules"] = nil }.status == .missing)
+        let none = try check("udev") {
+            $0.kinds["/usr/lib/udev/rules.d/59-ubd.rules"] = nil
+            $0.kinds["/run/udev/control"] = nil
+        }
+        #expect(none.status == .ok)
+    }
+
+    @Test("can look at the machine that it runs on")
+    func live() {
+        let machine = LiveMachine()
+        #expect(KernelChecks.version(of: machine.kernelRelease) != nil)
+        #expect(machine.groups.contains(UInt32(getgid())))
+        #expect(machine.group(named: "root") == Group(gid: 0, members: machine.group(named: "root")?.members ?? []))
+        #expect(machine.userName(of: 0) == "root")
+        #expect(machine.kind(of: "/dev/null", followsLinks: true) == .characterDevice)
+        #expect(
+            machine.kind(of: "/proc/self/cwd", followsLinks: false).map { if case .link = $0 { true } else { false } }
+                == true)
+        #expect(machine.kind(of: "/nowhere", followsLinks: true) == nil)
+        #expect(machine.entries(of: "/proc/self/task").count >= 1)
+        #expect(machine.openFileLimit > 0)
+        #expect(KernelChecks.all(machine).count == 4)
+    }
+}

@@ -1,0 +1,113 @@
+import BrokerInterface
+import Testing
+import Varlink
+
+@testable import ubd
+
+@Suite("The command line")
+struct ParsingTests {
+    private func run(_ arguments: [String]) -> (status: Int32, console: Recorder) {
+        let console = Recorder()
+        let environment = CommandEnvironment(
+            console: console, socketPath: "/nowhere/socket", host: FakeMachine.healthy, executable: "")
+        return (CommandLineTool.run(arguments, environment), console)
+    }
+
+    @Test("has the same options long and short")
+    func longAndShort() throws {
+        let short = try AddCommand.parse(["-t", "loop", "-f", "x", "-n", "3", "-q", "2", "-d", "9"])
+        let long = try AddCommand.parse([
+            "--target", "loop", "--file", "x", "--number", "3", "--queues", "2", "--depth=9",
+        ])
+        #expect(short.request == long.request)
+        #expect(short.file == "x")
+        #expect(try DeleteCommand.parse(["-a"]).all && DeleteCommand.parse(["--all"]).all)
+    }
+
+    @Test("turns sizes with units into decimal bytes")
+    func sizes() throws {
+        let command = try AddCommand.parse([
+            "-t", "loop", "--offset", "1M", "--size", "2g", "--block-size", "4K", "--max-io-size", "1MiB",
+            "--read-only",
+        ])
+        #expect(
+            command.request
+                == AddRequest(
+                    target: "loop", queues: 1, depth: 128, maxIOBytes: 1 << 20, readOnly: true,
+                    options: [
+                        OptionValue("offset", "1048576"), OptionValue("size", "2147483648"),
+                        OptionValue("block-size", "4096"),
+                    ]))
+    }
+
+    @Test(
+        "that is wrong costs status 2 and one line that names what and where to look",
+        arguments: [
+            ["add"], ["add", "-t"], ["add", "-t", "nbd"], ["add", "-t", "null", "--size", "x"],
+            ["add", "-t", "null", "-q", "0"],
+            ["add", "-t", "null", "-q", "two"], ["add", "-t", "null", "--max-io-size", "5000"],
+            ["add", "-t", "null", "extra"],
+            ["add", "-t", "null", "--size", "99999999999T"], ["add", "-t", "null", "--size", "513"],
+            ["add", "-t", "null", "--offset", "512"], ["add", "-t", "null", "-n", "9999999"],
+            ["add", "-t", "null", "--frobnicate"],
+            ["del"], ["del", "-n", "0", "-a"], ["del", "-n", "-1"], ["del", "-n", "x"], ["list", "-n", "x"], ["nope"],
+        ])
+    func wrong(arguments: [String]) throws {
+        let (status, console) = run(arguments)
+        #expect(status == 2)
+        try #require(console.errors.count == 1)
+        #expect(console.errors[0].hasPrefix("ubd: ") && console.errors[0].contains("; "))
+        #expect(!console.errors[0].contains("\n"))
+        #expect(console.output == [])
+        let (_, jsonConsole) = run(arguments + ["--json"])
+        let json = try JSON(parsing: jsonConsole.output.joined())
+        #expect(json["exit"] == 2)
+    }
+
+    @Test("explains itself", arguments: ["add", "del", "list", "info", "features", "doctor"])
+    func help(command: String) {
+        for arguments in [[command, "--help"], ["help", command]] {
+            let (status, console) = run(arguments)
+            #expect(status == 0)
+            #expect(console.output.joined().contains("USAGE: ubd \(command)"))
+            #expect(console.errors == [])
+        }
+    }
+
+    @Test("tells all exit statuses, units and examples in its help")
+    func topHelp() {
+        let text = run(["--help"]).console.output.joined(separator: "\n")
+        for status in ExitStatus.allCases { #expect(text.contains("\(status.rawValue)  \(status.meaning.prefix(20))")) }
+        #expect(text.contains("K, M, G or T") && text.contains("ubd add -t loop -f 1.img"))
+        #expect(!text.contains("flush-device"))
+        let add = run(["add", "--help"]).console.output.joined(separator: "\n")
+        for target in TargetCatalog.all {
+            for option in target.options { #expect(add.contains("--" + option.name)) }
+        }
+        #expect(run([]).status == 0)
+    }
+
+    @Test("tells its version")
+    func version() {
+        let (status, console) = run(["--version"])
+        #expect(status == 0)
+        #expect(console.output == ["ubd \(UBDVersion.text)"])
+    }
+
+    @Test("generates shell completions", arguments: ["bash", "zsh", "fish"])
+    func completions(shell: String) {
+        let (status, console) = run(["--generate-completion-script", shell])
+        #expect(status == 0)
+        #expect(console.output.joined().contains("doctor"))
+    }
+
+    @Test(
+        "without a broker costs status 6",
+        arguments: [["list"], ["info"], ["features"], ["del", "-n", "0"], ["add", "-t", "null"]])
+    func noBroker(arguments: [String]) {
+        let (status, console) = run(arguments)
+        #expect(status == 6)
+        #expect(console.errors.count == 1)
+        #expect(console.errors.first?.contains("no broker at /nowhere/socket") == true)
+    }
+}

@@ -1,0 +1,72 @@
+import BrokerInterface
+import Foundation
+import Glibc
+import Synchronization
+import SystemCalls
+import Testing
+import Varlink
+
+@testable import ubd
+
+/// The program itself, as a process: what only shows there.
+@Suite("The program ubd")
+struct ProgramTests {
+    @Test("prints the device on stdout, notes on stderr, and ends with 0")
+    func add() throws {
+        let folder = TemporaryFolder()
+        let file = folder.file("1.img", bytes: 1 << 20)
+        let broker = FakeBroker { connection, _ in
+            for fd in connection.askForFiles(2) { close(fd) }
+            let notice = Notice(code: "queues", message: "fewer queues")
+            connection.send(AddReply.added(FakeBroker.device(), notices: [notice]).reply)
+        }
+        let result = try Program.run(["add", "-t", "loop", "-f", file], socket: broker.socketPath)
+        #expect(result.status == 0)
+        #expect(result.output == "/dev/ubdb0\n")
+        #expect(result.errors == "ubd: note: fewer queues\n")
+    }
+
+    @Test("takes the socket from UBD_SOCKET and ends with 6 when nobody is there")
+    func noBroker() throws {
+        let result = try Program.run(["list"], socket: "/nowhere/socket")
+        #expect(result.status == 6)
+        #expect(result.errors.hasPrefix("ubd: no broker at /nowhere/socket: No such file or directory; start it"))
+        #expect(result.errors.filter { $0 == "\n" }.count == 1)
+        let long = try Program.run(["list"], socket: "/" + String(repeating: "x", count: 200))
+        #expect(long.status == 2)
+    }
+
+    @Test("ends with 2 for a wrong command line, and with JSON on stdout when that was asked for")
+    func usage() throws {
+        let result = try Program.run(["add", "--json", "-t", "null", "-q", "0"], socket: "/nowhere")
+        #expect(result.status == 2)
+        let json = try JSON(parsing: result.output.trimmingCharacters(in: .newlines))
+        #expect(json["error"] == "io.ubd.Broker.InvalidOption")
+        #expect(json["message"] == "--queues can not be 0")
+    }
+
+    @Test(
+        "closes its connection when it is interrupted during an add, so that the broker undoes",
+        arguments: [SIGINT, SIGTERM, SIGHUP])
+    func interrupted(signal: Int32) throws {
+        let folder = TemporaryFolder()
+        let file = folder.file("1.img", bytes: 1 << 20)
+        let asked = DispatchSemaphore(value: 0)
+        let ended = Mutex(false)
+        let broker = FakeBroker { connection, _ in
+            for fd in connection.askForFiles(2) { close(fd) }
+            asked.signal()
+            let end = connection.waitForEnd()
+            ended.withLock { $0 = end }
+        }
+        let (process, output, errors) = try Program.start(["add", "-t", "loop", "-f", file], socket: broker.socketPath)
+        #expect(asked.wait(timeout: .now() + 20) == .success)
+        kill(process.processIdentifier, signal)
+        process.waitUntilExit()
+        #expect(process.terminationReason == .uncaughtSignal && process.terminationStatus == signal)
+        #expect(broker.finish())
+        #expect(ended.withLock { $0 })
+        #expect(output.fileHandleForReading.readDataToEndOfFile().isEmpty)
+        #expect(errors.fileHandleForReading.readDataToEndOfFile().isEmpty)
+    }
+}

@@ -1,0 +1,82 @@
+import Foundation
+import Glibc
+
+@testable import ubd
+
+/// A console that keeps what was written.
+final class Recorder: Console {
+    private(set) var output: [String] = []
+    private(set) var errors: [String] = []
+    private(set) var progressLines: [String] = []
+
+    func out(_ text: String) { output.append(text) }
+    func error(_ text: String) { errors.append(text) }
+    func progress(_ text: String?) { if let text { progressLines.append(text) } }
+}
+
+/// A folder for one test, gone with it. Its path is short, since the path of a socket must be.
+final class TemporaryFolder: Sendable {
+    let path: String
+
+    init() {
+        var template = Array("/tmp/ubd-XXXXXX".utf8CString)
+        guard let made = mkdtemp(&template) else { fatalError("mkdtemp: \(String(cString: strerror(errno)))") }
+        path = String(cString: made)
+    }
+
+    deinit { try? FileManager.default.removeItem(atPath: path) }
+
+    /// A new file of that many zero bytes.
+    func file(_ name: String, bytes: Int, mode: mode_t = 0o644) -> String {
+        let file = path + "/" + name
+        let fd = open(file, O_CREAT | O_RDWR | O_EXCL | O_CLOEXEC, mode)
+        guard fd >= 0, ftruncate(fd, off_t(bytes)) == 0 else {
+            fatalError("\(file): \(String(cString: strerror(errno)))")
+        }
+        fchmod(fd, mode)
+        close(fd)
+        return file
+    }
+}
+
+/// The program as it was built beside these tests.
+enum Program {
+    static let path = URL(fileURLWithPath: CommandLine.arguments[0]).deletingLastPathComponent()
+        .appendingPathComponent("ubd").path
+
+    struct Result {
+        var status: Int32
+        var output: String
+        var errors: String
+    }
+
+    static func start(_ arguments: [String], socket: String) throws -> (process: Process, output: Pipe, errors: Pipe) {
+        let process = Process()
+        process.executableURL = URL(fileURLWithPath: path)
+        process.arguments = arguments
+        process.environment = ["UBD_SOCKET": socket, "PATH": "/usr/bin:/bin"]
+        let output = Pipe()
+        let errors = Pipe()
+        process.standardInput = FileHandle.nullDevice
+        process.standardOutput = output
+        process.standardError = errors
+        // The threads of the test runner block most signals, and a child inherits that.
+        var none = sigset_t()
+        var before = sigset_t()
+        sigemptyset(&none)
+        pthread_sigmask(SIG_SETMASK, &none, &before)
+        defer { pthread_sigmask(SIG_SETMASK, &before, nil) }
+        try process.run()
+        return (process, output, errors)
+    }
+
+    static func run(_ arguments: [String], socket: String) throws -> Result {
+        let (process, output, errors) = try start(arguments, socket: socket)
+        let out = output.fileHandleForReading.readDataToEndOfFile()
+        let error = errors.fileHandleForReading.readDataToEndOfFile()
+        process.waitUntilExit()
+        return Result(
+            status: process.terminationStatus, output: String(decoding: out, as: UTF8.self),
+            errors: String(decoding: error, as: UTF8.self))
+    }
+}

@@ -1,0 +1,129 @@
+import Glibc
+import SystemCalls
+import Testing
+
+@Suite("Kernel versions")
+struct KernelVersionTests {
+    @Test(
+        "are read from release strings",
+        arguments: [
+            ("6.12.95+deb12-cloud-amd64", KernelVersion(6, 12)), ("7.3-rc1", KernelVersion(7, 3)),
+            ("7.3", KernelVersion(7, 3)), ("6.18.44-fc-v669", KernelVersion(6, 18)),
+        ])
+    func reading(release: String, version: KernelVersion) {
+        #expect(KernelVersion(release: release) == version)
+    }
+
+    @Test("are not made up from other strings", arguments: ["", "6", "six.one", ".", "6."])
+    func nonsense(release: String) {
+        #expect(KernelVersion(release: release) == nil)
+    }
+
+    @Test("compare by major, then minor")
+    func order() {
+        #expect(KernelVersion(6, 9) < KernelVersion(6, 12))
+        #expect(KernelVersion(6, 18) < KernelVersion(7, 0))
+        #expect(KernelVersion.running() > KernelVersion(5, 0))
+    }
+}
+
+@Suite("Errors of system calls")
+struct SystemErrorTests {
+    @Test("say what was tried and why it failed")
+    func text() {
+        #expect(SystemError("open /x", ENOENT).description == "open /x: No such file or directory")
+        #expect(SystemError.name(EACCES) == "EACCES")
+    }
+
+    @Test("carry the errno of a call that failed")
+    func thrown() {
+        #expect(throws: SystemError("open /nonexistent/file", ENOENT)) {
+            _ = try FileDescriptor.open("/nonexistent/file", O_RDONLY).raw
+        }
+    }
+}
+
+@Suite("Files over sockets")
+struct SocketTests {
+    private func bytes(_ count: Int) -> UnsafeMutableRawBufferPointer {
+        .allocate(byteCount: count, alignment: 8)
+    }
+
+    @Test("arrive with their message, and are the same open files")
+    func filesArrive() throws {
+        let pair = try makeMessagePair()
+        let file = FileDescriptor(owning: try call("memfd_create") { memfd_create("x", 0) })
+        try send(pair.first.raw, [9], files: [file.raw, file.raw])
+        let buffer = bytes(8)
+        defer { buffer.deallocate() }
+        let received = try receiveWithFiles(pair.second.raw, into: buffer, maximum: 2, peek: false)
+        #expect(received.bytes == 1)
+        #expect(received.files.count == 2)
+        for number in received.files {
+            var a = stat()
+            fstat(number, &a)
+            #expect(a.st_ino == (try file.status()).st_ino)
+            close(number)
+        }
+    }
+
+    @Test("stay parked when they are only peeked at")
+    func peek() throws {
+        let pair = try makeMessagePair()
+        let file = FileDescriptor(owning: try call("memfd_create") { memfd_create("x", 0) })
+        try send(pair.first.raw, [9], files: [file.raw])
+        let buffer = bytes(8)
+        defer { buffer.deallocate() }
+        for _ in 0..<3 {
+            let received = try receiveWithFiles(pair.second.raw, into: buffer, maximum: 2, peek: true)
+            #expect(received.files.count == 1)
+            for number in received.files { close(number) }
+        }
+    }
+
+    @Test("more than expected are an error, and none is kept")
+    func tooMany() throws {
+        let pair = try makeMessagePair()
+        let file = FileDescriptor(owning: try call("memfd_create") { memfd_create("x", 0) })
+        try send(pair.first.raw, [9], files: [file.raw, file.raw, file.raw])
+        let buffer = bytes(8)
+        defer { buffer.deallocate() }
+        #expect(throws: SystemError("recvmsg", EMSGSIZE)) {
+            _ = try receiveWithFiles(pair.second.raw, into: buffer, maximum: 2, peek: true)
+        }
+    }
+
+    @Test("are refused, without holding one, where none belong")
+    func refused() throws {
+        let pair = try makeMessagePair()
+        let buffer = bytes(8)
+        defer { buffer.deallocate() }
+        #expect(try receiveWithoutFiles(pair.second.raw, into: buffer) == .wouldBlock)
+        try send(pair.first.raw, [1, 2, 3])
+        #expect(try receiveWithoutFiles(pair.second.raw, into: buffer) == .bytes(3))
+        try send(pair.first.raw, [UInt8](repeating: 0, count: 9))
+        #expect(try receiveWithoutFiles(pair.second.raw, into: buffer) == .tooLong)
+    }
+
+    @Test("a message with files is seen as such")
+    func seen() throws {
+        let pair = try makeMessagePair()
+        try send(pair.first.raw, [1], files: [0])
+        let buffer = bytes(8)
+        defer { buffer.deallocate() }
+        #expect(try receiveWithoutFiles(pair.second.raw, into: buffer) == .filesAttached)
+    }
+}
+
+@Suite("Small files")
+struct FileTests {
+    @Test("are replaced as a whole")
+    func replace() throws {
+        let path = "/tmp/ubd-replace-\(getpid())"
+        defer { unlink(path) }
+        try replaceFile(path, with: Array("one".utf8), mode: 0o600)
+        try replaceFile(path, with: Array("two".utf8), mode: 0o600)
+        #expect(try readFile(path) == Array("two".utf8))
+        #expect(throws: SystemError("read \(path)", EFBIG)) { _ = try readFile(path, limit: 2) }
+    }
+}

@@ -1,0 +1,191 @@
+import Testing
+import WorkerProtocol
+
+@Suite("Messages between broker and worker")
+struct MessageTests {
+    static let launch = LaunchMessage(
+        target: .loop, queues: 3, depth: 128, maxIOBytes: 524_288, flags: [.readOnly, .allowFUSE], offset: 1 << 40,
+        size: 77, blockSize: 4096)
+    static let geometry = Geometry(
+        size: 1 << 30, logicalBlock: 4096, physicalBlock: 8192, attributes: [.readOnly, .directRefused],
+        discardGranularity: 4096, maxDiscardSectors: 8, maxWriteZeroesSectors: 16)
+    static let worker: [WorkerMessage] = [
+        .geometry(geometry), .sealed([.rings, .landlock]),
+        .failed(WorkerFailure(.blockSizeTooSmall, errno: 22, detail: 4096)),
+    ]
+
+    @Test("a launch message survives the way")
+    func launchRoundTrip() {
+        #expect(LaunchMessage(decoding: Self.launch.encoded()) == Self.launch)
+    }
+
+    @Test("a launch message of any other length is refused")
+    func launchLength() {
+        let bytes = Self.launch.encoded()
+        for count in 0..<bytes.count { #expect(LaunchMessage(decoding: Array(bytes[..<count])) == nil) }
+        #expect(LaunchMessage(decoding: bytes + [0]) == nil)
+        #expect(bytes.count <= longestWorkerMessage)
+    }
+
+    @Test("a launch message without queues, depth or request size is refused")
+    func launchZeros() {
+        var message = Self.launch
+        message.queues = 0
+        #expect(LaunchMessage(decoding: message.encoded()) == nil)
+        message = Self.launch
+        message.depth = 0
+        #expect(LaunchMessage(decoding: message.encoded()) == nil)
+        message = Self.launch
+        message.maxIOBytes = 0
+        #expect(LaunchMessage(decoding: message.encoded()) == nil)
+    }
+
+    @Test("a launch message for an unknown target is refused")
+    func launchTarget() {
+        var bytes = Self.launch.encoded()
+        bytes[4] = 99
+        #expect(LaunchMessage(decoding: bytes) == nil)
+    }
+
+    @Test("no kind of message passes for another")
+    func kinds() {
+        let serve = ServeMessage().encoded()
+        let launch = Self.launch.encoded()
+        #expect(ServeMessage(decoding: serve) == ServeMessage())
+        #expect(ServeMessage(decoding: launch) == nil)
+        #expect(LaunchMessage(decoding: serve) == nil)
+        #expect(WorkerMessage(decoding: serve) == nil)
+        #expect(WorkerMessage(decoding: launch) == nil)
+        for message in Self.worker {
+            #expect(ServeMessage(decoding: message.encoded()) == nil)
+            #expect(LaunchMessage(decoding: message.encoded()) == nil)
+        }
+        #expect(ServeMessage(decoding: serve + [0]) == nil)
+        #expect(ServeMessage(decoding: Array(serve.dropLast())) == nil)
+    }
+
+    @Test("what a worker says survives the way", arguments: worker)
+    func workerRoundTrip(message: WorkerMessage) {
+        #expect(WorkerMessage(decoding: message.encoded()) == message)
+        #expect(message.encoded().count <= longestWorkerMessage)
+    }
+
+    @Test("a worker's message of any other length or kind is refused", arguments: worker)
+    func workerLength(message: WorkerMessage) {
+        let bytes = message.encoded()
+        for count in 0..<bytes.count { #expect(WorkerMessage(decoding: Array(bytes[..<count])) == nil) }
+        #expect(WorkerMessage(decoding: bytes + [0]) == nil)
+        for position in 0..<4 {
+            var other = bytes
+            other[position] ^= 0x80
+            #expect(WorkerMessage(decoding: other) == nil)
+        }
+    }
+
+    @Test("a failure with an unknown step or a negative errno is refused")
+    func failureBounds() {
+        let bytes = WorkerMessage.failed(WorkerFailure(.fetch, errno: 5, detail: 1)).encoded()
+        var other = bytes
+        other[4] = 200
+        #expect(WorkerMessage(decoding: other) == nil)
+        other = bytes
+        other[11] = 0xff
+        #expect(WorkerMessage(decoding: other) == nil)
+    }
+
+    @Test("every step of a failure has its own number")
+    func failureSteps() {
+        for step in WorkerFailure.Step.allCases {
+            let message = WorkerMessage.failed(WorkerFailure(step))
+            #expect(WorkerMessage(decoding: message.encoded()) == message)
+        }
+    }
+}
+
+@Suite("A worker's geometry is not believed")
+struct GeometryBoundsTests {
+    private func accepted(_ change: (inout Geometry) -> Void) -> Bool {
+        var geometry = MessageTests.geometry
+        change(&geometry)
+        return WorkerMessage(decoding: WorkerMessage.geometry(geometry).encoded()) != nil
+    }
+
+    @Test("the sample itself is accepted, with a backing device too")
+    func sample() {
+        #expect(accepted { _ in })
+        #expect(
+            accepted {
+                $0.backingMajor = 259
+                $0.backingMinor = 3
+            })
+    }
+
+    @Test("block sizes outside the rules are refused")
+    func blocks() {
+        for size: UInt32 in [0, 1, 511, 513, 8192, 1 << 31] { #expect(!accepted { $0.logicalBlock = size }) }
+        for size: UInt32 in [0, 512, 4095, 1 << 21] { #expect(!accepted { $0.physicalBlock = size }) }
+    }
+
+    @Test("sizes that are no blocks, or too large, are refused")
+    func sizes() {
+        for size: UInt64 in [0, 1, 4095, 1 << 63, .max] { #expect(!accepted { $0.size = size }) }
+    }
+
+    @Test("a discard that does not fit together is refused")
+    func discard() {
+        #expect(!accepted { $0.discardGranularity = 512 })
+        #expect(!accepted { $0.discardGranularity = 0 })
+        #expect(!accepted { $0.maxDiscardSectors = 0 })
+        #expect(
+            accepted {
+                $0.discardGranularity = 0
+                $0.maxDiscardSectors = 0
+            })
+    }
+
+    @Test("unknown attributes are refused")
+    func attributes() {
+        #expect(!accepted { $0.attributes = Geometry.Attributes(rawValue: 1 << 8) })
+    }
+}
+
+@Suite("The sandbox bundle")
+struct SandboxBundleTests {
+    static let bundle = SandboxBundle(
+        setupFilter: [1, 2, 3], loopFilter: [UInt64.max], ringOperations: [46, 22], ringRegisterOperations: [12],
+        ringFlagsAllowed: 4, ringFlagsRequired: 1)
+
+    @Test("survives the way")
+    func roundTrip() {
+        #expect(SandboxBundle(decoding: Self.bundle.encoded()) == Self.bundle)
+    }
+
+    @Test("of any other length is refused")
+    func length() {
+        let bytes = Self.bundle.encoded()
+        for count in 0..<bytes.count { #expect(SandboxBundle(decoding: Array(bytes[..<count])) == nil) }
+        #expect(SandboxBundle(decoding: bytes + [0]) == nil)
+    }
+
+    @Test("without a filter, operations, or register operations is refused: that would be no wall")
+    func empty() {
+        let emptied: [(inout SandboxBundle) -> Void] = [
+            { $0.setupFilter = [] }, { $0.loopFilter = [] }, { $0.ringOperations = [] },
+            { $0.ringRegisterOperations = [] },
+        ]
+        for change in emptied {
+            var bundle = Self.bundle
+            change(&bundle)
+            #expect(SandboxBundle(decoding: bundle.encoded()) == nil)
+        }
+    }
+
+    @Test("with a program longer than the kernel takes is refused")
+    func tooLong() {
+        var bundle = Self.bundle
+        bundle.loopFilter = [UInt64](repeating: 0, count: 4096)
+        #expect(SandboxBundle(decoding: bundle.encoded()) == bundle)
+        bundle.loopFilter.append(0)
+        #expect(SandboxBundle(decoding: bundle.encoded()) == nil)
+    }
+}
