@@ -56,13 +56,14 @@ public struct FileDescriptor: ~Copyable {
         }
     }
 
-    /// Reads to the end of the file, at most `limit` bytes; more than that is EFBIG.
+    /// Reads the file from its beginning to its end, at most `limit` bytes; more than that is EFBIG. The offset, which
+    /// other processes may share, is neither used nor moved.
     public func readAll(limit: Int) throws(SystemError) -> [UInt8] {
         var result: [UInt8] = []
         var chunk = [UInt8](repeating: 0, count: 16384)
         while true {
             let count = try call("read") {
-                chunk.withUnsafeMutableBytes { Glibc.read(raw, $0.baseAddress, $0.count) }
+                chunk.withUnsafeMutableBytes { pread(raw, $0.baseAddress, $0.count, off_t(result.count)) }
             }
             if count == 0 { return result }
             result.append(contentsOf: chunk[0..<count])

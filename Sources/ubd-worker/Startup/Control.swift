@@ -60,8 +60,6 @@ enum Control {
         let file = FileDescriptor(owning: WorkerDescriptor.bundle)
         let bytes: [UInt8]
         do {
-            // The broker has just written it through the same open file: its offset is at the end.
-            try call("lseek") { lseek(file.raw, 0, SEEK_SET) }
             bytes = try file.readAll(limit: SandboxBundle.longest)
         } catch {
             throw WorkerFailure(.launchMessage, errno: error.errno, detail: UInt64(WorkerDescriptor.bundle))
