@@ -49,8 +49,8 @@ func becomeWorker() throws(WorkerFailure) -> Never {
     try start.denyFiles()
     try start.loadSetupFilter()
     let target = try start.openTarget()
-    try start.announce(target)
-    let rendezvous = try start.startQueues(target, seal: start.seal)
+    let serve = try start.announce(target)
+    let rendezvous = try start.startQueues(target, serve, seal: start.seal)
     let idle = try start.sealRings(of: rendezvous)
     try start.fetch(rendezvous)
     // Made before the last wall: behind it memory can't grow.

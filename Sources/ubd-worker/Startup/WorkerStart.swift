@@ -13,6 +13,7 @@ import WorkerProtocol
 package struct WorkerStart {
     package let launch: LaunchMessage
     package let bundle: SandboxBundle
+    private let kernel: KernelVersion
     /// What the broker will be told of the walls that it can't see.
     package private(set) var report: SealReport = []
 
@@ -20,6 +21,8 @@ package struct WorkerStart {
     package init() throws(WorkerFailure) {
         launch = try Control.receiveLaunch()
         bundle = try Control.readBundle()
+        // Stage A has no uname(2).
+        kernel = KernelVersion.running()
     }
 
     /// What the broker's policy lets the queues' rings do.
@@ -47,20 +50,22 @@ package struct WorkerStart {
 
     /// Takes the client's files and opens the target on them.
     package func openTarget() throws(WorkerFailure) -> OpenTarget {
-        try launch.target.open(launch, files: try ClientFiles.peek(launch))
+        try launch.target.open(launch, files: try ClientFiles.peek(launch), kernel: kernel)
     }
 
     /// Tells the broker what disk it will be, and waits until the kernel knows.
-    package func announce(_ target: OpenTarget) throws(WorkerFailure) {
+    package func announce(_ target: OpenTarget) throws(WorkerFailure) -> ServeMessage {
         if let limit = target.fileSizeLimit {
             do { try setLimit(.fileSize, to: limit) } catch { throw WorkerFailure(.geometry, errno: error.errno) }
         }
         Control.say(.geometry(target.geometry))
-        try Control.waitForServe()
+        return try Control.waitForServe()
     }
 
     /// Starts the threads of all queues; each makes its ring, with that seal, and waits.
-    package func startQueues(_ target: OpenTarget, seal: RingSeal) throws(WorkerFailure) -> Rendezvous {
+    package func startQueues(
+        _ target: OpenTarget, _ serve: ServeMessage, seal: RingSeal
+    ) throws(WorkerFailure) -> Rendezvous {
         // One arena: those of threads are made with mmap, at their first allocation.
         mallopt(M_ARENA_MAX, 1)
         let rendezvous = Rendezvous(queues: Int(launch.queues))
@@ -68,7 +73,9 @@ package struct WorkerStart {
             try QueueThread.start(
                 QueueAssignment(
                     number: number, depth: launch.depth, maxIOBytes: launch.maxIOBytes, target: target.served,
-                    files: [WorkerDescriptor.device] + target.files, seal: seal, rendezvous: rendezvous))
+                    files: [WorkerDescriptor.device] + target.files,
+                    processors: Int(number) < serve.affinity.count ? serve.affinity[Int(number)] : [], seal: seal,
+                    rendezvous: rendezvous))
         }
         return rendezvous
     }

@@ -21,11 +21,11 @@ func serve() throws(WorkerFailure) -> Never {
     if !omissions.contains(.setupFilter) { try start.loadSetupFilter() }
     let target = try start.openTarget()
     if let plan, plan.moment == .setup { Attempts.runEarly(plan) }
-    try start.announce(target)
+    let serve = try start.announce(target)
 
     let seal = omissions.contains(.ringSeal) ? everything : start.seal
     if omissions.contains(.restrictions) { try probeOpenRing(seal) }
-    let rendezvous = try start.startQueues(target, seal: seal)
+    let rendezvous = try start.startQueues(target, serve, seal: seal)
     var attempts: Attempts?
     if let plan, plan.moment == .sealed || plan.moment == .live {
         let ring = try SealedRing.make(
