@@ -54,6 +54,9 @@ final class Broker {
         ownFilters = try ProcessStatus(of: "self").seccompFilters
     }
 
+    /// START_USER_RECOVERY may be sent again after a replacement that died half-way (Linux 6.16; kernel-facts, C).
+    var canRepeatRecovery: Bool { driver.opened?.features.contains(.perIODaemon) ?? false }
+
     // MARK: What clients ask
 
     /// Starts an add; nil when it is refused at once. The answers, all of them, come through `answer`.
@@ -182,14 +185,56 @@ final class Broker {
         adds[ObjectIdentifier(operation)] = nil
     }
 
+    /// From now on the worker's events are those of a live device, one that came a moment ago included.
+    func watchOver(_ device: ManagedDevice) {
+        device.worker?.setHandler { [self] event in workerEvent(device, event) }
+        if let end = device.worker?.end { workerEvent(device, .ended(end)) }
+    }
+
+    /// A dead worker's uid is free again and its socket gone.
+    func release(_ device: ManagedDevice) {
+        guard let worker = device.worker else { return }
+        worker.forget(undertaker: undertaker, owner: device.owner)
+        uids.giveBack(worker.uid)
+        device.worker = nil
+        device.info.workerPid = nil
+        device.info.workerUid = nil
+    }
+
+    /// The device can't be served any more: it is stopped, so that nobody waits for it for ever, and stays listed with
+    /// its reason until its owner deletes it.
+    func fail(_ device: ManagedDevice, because reason: String) {
+        Log.error("failed", ("device", "\(device.id)"), ("owner", "\(device.owner)"), ("why", reason))
+        guard device.worker == nil || device.worker?.end != nil else {
+            // A worker that can't be killed: neither STOP nor DEL, they would hold up everybody (kernel-facts, G).
+            device.setState(.stuck, reason: reason)
+            return save(device)
+        }
+        release(device)
+        device.setState(.failed, reason: reason)
+        save(device)
+        driver.opened?.submit(ControlRequest(operation: .stopDevice, device: device.id)) { answer in
+            guard answer.errno != 0, answer.errno != ENODEV else { return }
+            Log.warning("stop", ("device", "\(device.id)"), ("errno", SystemError.name(answer.errno)))
+        }
+    }
+
     /// A worker of a live device says or does something.
     func workerEvent(_ device: ManagedDevice, _ event: WorkerEvent) {
-        guard device.info.state != .deleting else { return }
+        guard device.info.state == .live || device.info.state == .unmanaged else { return }
         switch event {
         case .ended(let change):
             Log.error("worker-ended", ("device", "\(device.id)"), ("how", "\(change)"))
-            device.setState(.failed, reason: "its worker was \(change); delete it and add it again")
-            save(device)
+            device.info.deaths += 1
+            device.info.lastDeath = "\(change)"
+            device.deathLog.add()
+            if device.info.recovery == .none || device.info.state == .unmanaged {
+                fail(device, because: "its worker was \(change); delete it and add it again")
+            } else if device.deathLog.isTooMany {
+                fail(device, because: "its workers keep dying (\(device.deathLog.count) within a minute): \(change)")
+            } else {
+                RecoverOperation(device, broker: self).begin()
+            }
         case .violation(let what):
             Log.error("worker-violation", ("device", "\(device.id)"), ("what", what))
             device.worker?.kill()

@@ -17,7 +17,7 @@ extension Broker {
                 readOnlyOnly: overview.limits.readOnlyOnly, zeroCopy: overview.limits.zeroCopy)
         }
         return InfoReply(
-            version: ubdVersion, kernel: kernelRelease(), featureBits: bits,
+            version: UBDVersion.text, kernel: kernelRelease(), featureBits: bits,
             features: KernelFeature.names(in: bits), ignoredFeatures: KernelFeature.ignoredNames(in: bits),
             targets: targets, devices: Int64(devices.count),
             devicesOfCaller: Int64(devices.values.filter { $0.owner == peer.uid }.count),

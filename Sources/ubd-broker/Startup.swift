@@ -19,7 +19,7 @@ enum Startup {
             let (command, configuration) = try Configuration.parse(arguments)
             switch command {
             case .help: print(Configuration.help, terminator: "")
-            case .version: print("ubd-broker \(ubdVersion)")
+            case .version: print("ubd-broker \(UBDVersion.text)")
             case .run:
                 if configuration.onlyChecks { return try check(configuration) }
                 try serve(configuration)
@@ -103,7 +103,8 @@ enum Startup {
         try watch(signals.file.raw, broker) { signals.next() }
         let server = Server(try RunFolder.listener(configuration.socketPath), broker: broker)
         try server.begin()
-        Log.info("ready", ("version", ubdVersion), ("socket", configuration.socketPath), ("kernel", kernelRelease()))
+        Log.info(
+            "ready", ("version", UBDVersion.text), ("socket", configuration.socketPath), ("kernel", kernelRelease()))
         Notification.send("READY=1")
         try loop.run()
         Notification.send("STOPPING=1")

@@ -122,7 +122,7 @@ final class Connection {
                 }
             case .list(let request): send(Reply(parameters: try broker.list(request, peer: peer).json), wantsReply)
             case .info: send(Reply(parameters: broker.info(for: peer).json), wantsReply)
-            case .serviceInfo: send(Reply(parameters: ServiceInfoReply(version: ubdVersion).json), wantsReply)
+            case .serviceInfo: send(Reply(parameters: ServiceInfoReply(version: UBDVersion.text).json), wantsReply)
             case .interfaceDescription(let interface):
                 let text = try BrokerAPI.description(of: interface)
                 send(Reply(parameters: InterfaceDescriptionReply(description: text).json), wantsReply)

@@ -19,7 +19,6 @@ final class AddOperation {
     /// Milliseconds.
     private enum Deadline {
         static let files = 10_000
-        static let worker = 20_000
         static let command = 10_000
     }
 
@@ -35,7 +34,7 @@ final class AddOperation {
     private var timer: EventLoop.Timer?
     private var notices: [Notice] = []
     private var triedIDs: Set<UInt32> = []
-    private var geometry: Geometry?
+    private var workerStart: WorkerStart?
     /// A control command is in the kernel: undoing waits for its end.
     private var isCommandInFlight = false
     private var failure: InterfaceError?
@@ -65,7 +64,7 @@ final class AddOperation {
                 // The worker is given a parking end all the same: its descriptors are always the same ones.
                 let pair = try makeMessagePair()
                 parking = consume pair.first
-            } catch { return fail(broken("socketpair", error)) }
+            } catch { return fail(StartErrors.broken("socketpair", error)) }
             return chooseID()
         }
         do {
@@ -75,7 +74,7 @@ final class AddOperation {
             parking = consume pair.first
             timer = broker.loop.after(milliseconds: Deadline.files) { [unowned self] in filesMissing() }
             answer(.files(count: plan.mostFiles, parking: pair.second.release()))
-        } catch { fail(broken("socketpair", error)) }
+        } catch { fail(StartErrors.broken("socketpair", error)) }
     }
 
     private func filesMissing() {
@@ -126,7 +125,7 @@ final class AddOperation {
             try broker.store.writeUdev(device.record)
         } catch {
             broker.store.remove(id)
-            return fail(broken("write the device's record", error))
+            return fail(StartErrors.broken("write the device's record", error))
         }
         broker.devices[id] = device
         self.device = device
@@ -138,7 +137,8 @@ final class AddOperation {
             id: id, generation: broker.newGeneration(), owner: owner, target: plan.target.name, state: .adding,
             node: broker.nodes.block(id), link: nil, sizeBytes: 0, blockSize: 0, physicalBlockSize: 0,
             readOnly: plan.readOnly, queues: plan.queues, depth: plan.depth, maxIOBytes: plan.maxIOBytes,
-            mode: "copy", buffered: plan.options.buffered, file: plan.fileName, created: Int64(time(nil)))
+            mode: "copy", buffered: plan.options.buffered,
+            recovery: plan.recovery, since: Int64(time(nil)), file: plan.fileName, created: Int64(time(nil)))
     }
 
     private func addDevice(_ device: ManagedDevice) {
@@ -149,10 +149,21 @@ final class AddOperation {
         info.maxIOBytes = plan.maxIOBytes
         // Ours to use: it tells a later broker that the kernel's device is the one of the record.
         info.serverFlags = device.info.generation
+        info.flags = features.rawValue
         let request = ControlRequest(
             operation: .addDevice, device: device.id, buffer: withUnsafeBytes(of: info) { Array($0) },
             deadline: Deadline.command)
         command(request) { [self] answer in deviceAdded(device, answer) }
+    }
+
+    /// What the device must be able to do.
+    private var features: UblkFeatures {
+        switch plan.recovery {
+        case .none: []
+        case .queue: [.userRecovery]
+        case .reissue: [.userRecovery, .userRecoveryReissue]
+        case .fail: [.userRecovery, .userRecoveryFailIO]
+        }
     }
 
     private func deviceAdded(_ device: ManagedDevice, _ answer: ControlAnswer) {
@@ -168,9 +179,17 @@ final class AddOperation {
                     message: "this kernel's ublk driver lacks ioctl-encoded commands",
                     remedy: "use Linux 6.4 or later", feature: "CMD_IOCTL_ENCODE"))
         }
+        let missing = features.subtracting(info.features)
+        guard missing.isEmpty else {
+            return fail(
+                .kernelUnsupported(
+                    message: "this kernel can not do --recovery \(plan.recovery.rawValue)",
+                    remedy: "use another --recovery, or a newer kernel",
+                    feature: missing.nameList.joined(separator: ",")))
+        }
         guard info.depth > 0, info.queues > 0, info.depth <= plan.depth, info.queues <= plan.queues,
             info.maxIOBytes > 0, info.maxIOBytes <= plan.maxIOBytes
-        else { return fail(broken("ADD_DEV", SystemError("the kernel's limits make no sense", EINVAL))) }
+        else { return fail(StartErrors.broken("ADD_DEV", SystemError("the kernel's limits make no sense", EINVAL))) }
         note(info)
         device.info.queues = info.queues
         device.info.depth = info.depth
@@ -206,65 +225,13 @@ final class AddOperation {
         }
         // Late is not never: the undoing must look for it.
         if errno == ETIMEDOUT { device.isInKernel = true }
-        fail(kernelSaysNo("ADD_DEV", errno))
+        fail(StartErrors.kernelSaysNo("ADD_DEV", errno))
     }
 
     // MARK: The worker
 
     private func launch(_ device: ManagedDevice) {
-        guard let uid = broker.uids.lease() else {
-            return fail(
-                .quotaReached(
-                    message: "all \(broker.uids.range.count) worker uids are in use",
-                    remedy: "delete a device, or start the broker with a larger --uid-count", limit: "worker-uids",
-                    value: Int64(broker.uids.range.count)))
-        }
-        let launch = WorkerLaunch(
-            binary: broker.workerBinary.raw, device: broker.nodes.char(device.id), uid: uid, gid: broker.workerGID,
-            processes: UInt64(device.info.queues) * 32 + 32, lockedBytes: plan.bufferBytes + 1 << 20,
-            oomScore: broker.configuration.oomScore)
-        do {
-            let worker = try broker.startWorker(launch) { [unowned self] event in workerEvent(device, event) }
-            device.worker = worker
-            device.info.workerPid = worker.pid
-            device.info.workerUid = uid
-            broker.save(device)
-            timer = broker.loop.after(milliseconds: Deadline.worker) { [unowned self] in workerIsLate() }
-        } catch {
-            broker.uids.giveBack(uid)
-            fail(broken("start the worker", error))
-        }
-    }
-
-    private func workerIsLate() {
-        fail(
-            .failed(
-                message: "the worker was not ready after \(Deadline.worker / 1000) seconds",
-                remedy: "see whether the file answers at all, and the broker's log", step: "worker", errno: nil))
-    }
-
-    private func workerEvent(_ device: ManagedDevice, _ event: WorkerEvent) {
-        switch event {
-        case .running: sendLaunchMessage(device)
-        case .launchFailed(let step, let errno):
-            fail(broken(StartFailure.launcherStep(step), SystemError(StartFailure.launcherStep(step), errno)))
-        case .message(.geometry(let geometry)): setParameters(device, geometry)
-        case .message(.sealed(let report)): stopWorker(device, report)
-        case .message(.failed(let failure)): fail(explain(failure))
-        case .stopped: verify(device)
-        case .violation(let what):
-            Log.warning("worker-violation", ("device", "\(device.id)"), ("what", what))
-            fail(workerBroke("it sent \(what)"))
-        case .ended(let change):
-            Log.warning("worker-ended", ("device", "\(device.id)"), ("how", "\(change)"))
-            fail(workerBroke("it was \(change)"))
-        }
-    }
-
-    private func sendLaunchMessage(_ device: ManagedDevice) {
-        guard let worker = device.worker, let end = parking?.raw, let walls = broker.walls[plan.target.name] else {
-            return
-        }
+        guard let kind = TargetKind.allCases.first(where: { $0.name == plan.target.name }) else { return }
         var flags: LaunchMessage.Flags = []
         if plan.readOnly { flags.insert(.readOnly) }
         if plan.options.buffered { flags.insert(.buffered) }
@@ -272,21 +239,31 @@ final class AddOperation {
         if rule.limits.networkFileSystem { flags.insert(.allowNetwork) }
         if broker.configuration.usesLegacyOpcodes { flags.insert(.legacyOpcodes) }
         let message = LaunchMessage(
-            target: walls.target, queues: device.info.queues, depth: device.info.depth,
-            maxIOBytes: device.info.maxIOBytes, flags: flags, offset: plan.options.offset,
-            size: plan.options.size ?? 0, blockSize: plan.options.blockSize ?? 0)
-        worker.expect(.geometry)
-        do {
-            try worker.send(message, parking: end, bundle: walls.bundle.raw)
-            device.parking = parking.take()
-        } catch { fail(broken("send the launch message", error)) }
+            target: kind, queues: device.info.queues, depth: device.info.depth, maxIOBytes: device.info.maxIOBytes,
+            flags: flags, offset: plan.options.offset, size: plan.options.size ?? 0,
+            blockSize: plan.options.blockSize ?? 0)
+        device.parking = parking.take()
+        device.launch = message
+        let start = WorkerStart(
+            message, for: device, broker: broker,
+            listener: WorkerStart.Listener(
+                geometry: { [unowned self] geometry in setParameters(device, geometry) },
+                ready: { [unowned self] in startDevice(device) },
+                failed: { [unowned self] error in fail(error) },
+                sealed: { [unowned self] in
+                    device.setState(.starting)
+                    device.step = .starting
+                    broker.save(device)
+                }))
+        workerStart = start
+        start.begin()
     }
 
     // MARK: Parameters
 
     private func setParameters(_ device: ManagedDevice, _ geometry: Geometry) {
         guard geometry.size <= UInt64(TargetCatalog.largestSize) else {
-            return fail(workerBroke("it announced a disk of \(geometry.size) bytes"))
+            return fail(StartErrors.workerBroke("it announced a disk of \(geometry.size) bytes"))
         }
         if let limit = rule.limits.maxSizeBytes, geometry.size > limit {
             return fail(
@@ -296,9 +273,8 @@ final class AddOperation {
                     value: Int64(clamping: limit)))
         }
         if rule.limits.readOnlyOnly, !geometry.attributes.contains(.readOnly) {
-            return fail(workerBroke("it made a writable disk against its orders"))
+            return fail(StartErrors.workerBroke("it made a writable disk against its orders"))
         }
-        self.geometry = geometry
         device.info.sizeBytes = geometry.size
         device.info.blockSize = geometry.logicalBlock
         device.info.physicalBlockSize = geometry.physicalBlock
@@ -309,8 +285,8 @@ final class AddOperation {
         let request = ControlRequest(
             operation: .setParameters, device: device.id, buffer: parameters.encoded(), deadline: Deadline.command)
         command(request) { [self] answer in
-            guard answer.errno == 0 else { return fail(kernelSaysNo("SET_PARAMS", answer.errno)) }
-            serve(device)
+            guard answer.errno == 0 else { return fail(StartErrors.kernelSaysNo("SET_PARAMS", answer.errno)) }
+            workerStart?.serve()
         }
     }
 
@@ -333,28 +309,10 @@ final class AddOperation {
         }
     }
 
-    private func serve(_ device: ManagedDevice) {
-        guard let worker = device.worker else { return }
-        worker.expect(.sealed)
-        do { try worker.send(ServeMessage()) } catch { fail(broken("send to the worker", error)) }
-    }
-
     // MARK: Start
 
-    /// The worker must not run, and so not die, between its fetches and START_DEV: on 6.12 that crashes the host.
-    private func stopWorker(_ device: ManagedDevice, _ report: SealReport) {
-        guard let worker = device.worker else { return }
-        guard report.contains(.rings) else { return fail(sandboxMissing("its rings are not sealed")) }
-        device.setState(.starting)
-        device.step = .starting
-        broker.save(device)
-        do { try worker.stop() } catch { fail(broken("stop the worker", error)) }
-    }
-
-    private func verify(_ device: ManagedDevice) {
+    private func startDevice(_ device: ManagedDevice) {
         guard let worker = device.worker, failure == nil else { return }
-        if let problem = broker.verification(of: worker) { return fail(sandboxMissing(problem)) }
-        guard worker.isAlive else { return fail(workerBroke("it died before the start")) }
         device.mayBeStarted = true
         let request = ControlRequest(
             operation: .startDevice, device: device.id, data: UInt64(worker.pid), deadline: Deadline.command)
@@ -362,16 +320,18 @@ final class AddOperation {
     }
 
     private func started(_ device: ManagedDevice, _ answer: ControlAnswer) {
-        guard answer.errno == 0 else { return fail(kernelSaysNo("START_DEV", answer.errno)) }
-        guard let worker = device.worker, worker.isAlive else { return fail(workerBroke("it died during the start")) }
-        do { try worker.resume() } catch { return fail(broken("resume the worker", error)) }
+        guard answer.errno == 0 else { return fail(StartErrors.kernelSaysNo("START_DEV", answer.errno)) }
+        guard let worker = device.worker, worker.isAlive else {
+            return fail(StartErrors.workerBroke("it died during the start"))
+        }
+        do { try worker.resume() } catch { return fail(StartErrors.broken("resume the worker", error)) }
         let request = ControlRequest(
             operation: .getParameters, device: device.id, buffer: UblkParameters.emptyBuffer(),
             deadline: Deadline.command)
         command(request) { [self] answer in
             guard case .result(let result, let bytes) = answer, result >= 0,
                 let nodes = UblkParameters(decoding: bytes).nodes
-            else { return fail(kernelSaysNo("GET_PARAMS", answer.errno)) }
+            else { return fail(StartErrors.kernelSaysNo("GET_PARAMS", answer.errno)) }
             publish(device, nodes)
         }
     }
@@ -387,16 +347,16 @@ final class AddOperation {
                         code: "link",
                         message: "\(broker.nodes.link(device.id)) exists and is not ours: use \(device.info.node)"))
             }
-        } catch { return fail(broken("publish the device", error)) }
+        } catch { return fail(StartErrors.broken("publish the device", error)) }
         device.step = .live
         device.setState(.live)
         broker.save(device)
-        device.worker?.setHandler { [broker] event in broker.workerEvent(device, event) }
         Log.info(
             "added", ("device", "\(device.id)"), ("owner", "\(owner)"), ("target", plan.target.name),
             ("bytes", "\(device.info.sizeBytes)"), ("worker", "\(device.info.workerPid ?? 0)"),
             ("rule", "\(rule.location)"))
         finish(.added(device.info, notices))
+        broker.watchOver(device)
     }
 
     // MARK: The end
@@ -435,6 +395,7 @@ final class AddOperation {
             if let parking = parking.take() { broker.undertaker.letGo(parking, owner: owner) }
             return finish(.failed(error))
         }
+        workerStart?.abandon()
         if let parking = parking.take() { device.parking = consume parking }
         // The operation ends when nothing is left; a worker that can't be killed leaves a stuck device behind.
         Teardown(device, broker: broker) { [self] _ in finish(.failed(error)) }.begin(.killFirst)

@@ -16,6 +16,8 @@ struct DeviceRecord: Equatable {
         /// START_DEV was or is about to be sent: the worker may be stopped.
         case starting
         case live
+        /// START_USER_RECOVERY was or is about to be sent; the worker may be stopped.
+        case recovering
         case deleting
     }
 

@@ -1,6 +1,7 @@
 import BrokerInterface
 import Glibc
 import SystemCalls
+import WorkerProtocol
 
 /// A device as the broker keeps it, from the moment its number is chosen until nothing of it is left.
 final class ManagedDevice {
@@ -16,6 +17,13 @@ final class ManagedDevice {
     var mayBeStarted = false
     /// ADD_DEV succeeded: there is a kernel device to delete.
     var isInKernel = false
+    /// What each worker of this device is told, so that a replacement makes the same disk.
+    var launch: LaunchMessage?
+    /// Its worker is being replaced.
+    var recovery: RecoverOperation?
+    /// START_USER_RECOVERY was sent and not ended: before 6.16 it must not be sent again.
+    var recoveryStarted = false
+    var deathLog = DeathLog()
     /// Being taken down; whoever else wants that is told.
     var teardown: Teardown?
 
@@ -33,7 +41,15 @@ final class ManagedDevice {
         return DeviceRecord(step: step, device: info, worker: worker, memoryBytes: memoryBytes)
     }
 
+    /// The worker that serves it from now on.
+    func adopt(_ worker: any Worker) {
+        self.worker = worker
+        info.workerPid = worker.pid
+        info.workerUid = worker.uid
+    }
+
     func setState(_ state: DeviceState, reason: String? = nil) {
+        if state != info.state { info.since = Int64(time(nil)) }
         info.state = state
         info.reason = reason
     }

@@ -44,8 +44,8 @@ protocol Worker: AnyObject {
     var startTime: UInt64 { get }
     /// True while the kernel still runs it.
     var isAlive: Bool { get }
-    /// `.ended` has been heard; it does not come again.
-    var hasEnded: Bool { get }
+    /// How it ended, once `.ended` was sent, which comes only once; nil while it lives.
+    var end: ProcessChange? { get }
 
     func setHandler(_ handler: @escaping (WorkerEvent) -> Void)
     func expect(_ expectation: WorkerExpectation)

@@ -9,7 +9,6 @@ final class WorkerProcess: Worker {
     let pid: Int32
     /// Field 22 of /proc/PID/stat: with the pid it names the process for good.
     let startTime: UInt64
-    /// nil while it lives.
     private(set) var end: ProcessChange?
 
     private let process: ProcessHandle
@@ -91,8 +90,6 @@ final class WorkerProcess: Worker {
         // ESRCH: it is dead already and `.ended` is on its way.
         try? process.send(SIGKILL)
     }
-
-    var hasEnded: Bool { end != nil }
 
     var isAlive: Bool {
         if end != nil { return false }

@@ -100,8 +100,10 @@ struct RingTests {
         #expect(result(of: attempt(IOUring.Operation.openAt, Self.required), in: &ring) == -EACCES)
         #expect(result(of: attempt(IOUring.Operation.write, Self.required), in: &ring) == -EACCES)
         #expect(result(of: attempt(IOUring.Operation.read, 0), in: &ring) == -EACCES)
-        #expect(result(of: attempt(IOUring.Operation.read, Self.required | IOUring.EntryFlags.async), in: &ring) == -EACCES)
-        #expect(result(of: attempt(IOUring.Operation.read, Self.required | IOUring.EntryFlags.link), in: &ring) == -EACCES)
+        #expect(
+            result(of: attempt(IOUring.Operation.read, Self.required | IOUring.EntryFlags.async), in: &ring) == -EACCES)
+        #expect(
+            result(of: attempt(IOUring.Operation.read, Self.required | IOUring.EntryFlags.link), in: &ring) == -EACCES)
         #expect(ring.probeRegister(IOUring.Register.personality) == -Int(EACCES))
         #expect(ring.probeRegister(IOUring.Register.files) == -Int(EACCES))
         #expect(result(of: read, in: &ring) == 3)

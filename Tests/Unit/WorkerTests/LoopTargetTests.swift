@@ -110,7 +110,8 @@ struct LoopTargetTests {
         #expect(try queue.write(sector: 0, TestFile.pattern(512), flags: Self.fua) == 512)
         #expect(try queue.perform(UblkIOOperation.flush) == 0)
         let submitted = queue.submitted
-        #expect(submitted.map(\.operation) == [IOUring.Operation.write, IOUring.Operation.write, IOUring.Operation.fsync])
+        #expect(
+            submitted.map(\.operation) == [IOUring.Operation.write, IOUring.Operation.write, IOUring.Operation.fsync])
         #expect(submitted.map(\.operationFlags) == [0x20, 0x22, 1])
         #expect(submitted.allSatisfy { $0.flags == IOUring.EntryFlags.fixedFile })
 

@@ -36,7 +36,8 @@ struct LoopPlan: Equatable, Sendable {
         let plain = min(max(512, launch.blockSize, file.logicalBlock), 4096)
         let alignment = file.directAlignment ?? 0
         let fits =
-            alignment > 0 && alignment <= 4096 && alignment.nonzeroBitCount == 1 && launch.offset % UInt64(alignment) == 0
+            alignment > 0 && alignment <= 4096 && alignment.nonzeroBitCount == 1
+            && launch.offset % UInt64(alignment) == 0
             && (launch.blockSize == 0 || launch.blockSize >= alignment)
         direct = fits && !launch.flags.contains(.buffered)
         let logical = direct ? max(plain, alignment) : plain
@@ -60,7 +61,8 @@ struct LoopPlan: Equatable, Sendable {
         geometry.attributes.formUnion([.volatileCache, .fua])
         let block = geometry.logicalBlock
         // A file's holes come in its own blocks; those of a disk that starts in mid-block are never aligned to them.
-        let unit = file.isBlockDevice ? block : max(block, min(LoopPlan.powerOfTwo(notAbove: file.preferredBlock), 1 << 20))
+        let unit =
+            file.isBlockDevice ? block : max(block, min(LoopPlan.powerOfTwo(notAbove: file.preferredBlock), 1 << 20))
         let aligned = launch.offset % UInt64(file.isBlockDevice ? file.logicalBlock : unit) == 0
         if aligned || !file.isBlockDevice {
             // The kernel zeroes a device with writes when it has nothing better: a range at a time, so that none takes

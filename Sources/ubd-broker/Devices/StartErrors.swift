@@ -4,21 +4,26 @@ import KernelABI
 import SystemCalls
 import WorkerProtocol
 
-/// What an add says when it can't be done: what was wrong, with which value, what to do.
-extension AddOperation {
-    func broken(_ step: String, _ error: SystemError) -> InterfaceError {
+/// Why a device or a worker could not be started: what was wrong, with which value, what to do.
+enum StartErrors {
+    static let late = InterfaceError.failed(
+        message: "the worker was not ready in time",
+        remedy: "see whether the file answers at all, and the broker's log",
+        step: "worker", errno: nil)
+
+    static func broken(_ step: String, _ error: SystemError) -> InterfaceError {
         .failed(
             message: "could not \(step): \(SystemError.message(error.errno))",
             remedy: "see the broker's log and 'ubd doctor'", step: step, errno: Int64(error.errno))
     }
 
-    func kernelSaysNo(_ command: String, _ errno: Int32) -> InterfaceError {
+    static func kernelSaysNo(_ command: String, _ errno: Int32) -> InterfaceError {
         .failed(
             message: "the kernel refused \(command): \(SystemError.message(errno))",
             remedy: "see the kernel's log (dmesg) and 'ubd doctor'", step: command, errno: Int64(errno))
     }
 
-    func workerBroke(_ what: String) -> InterfaceError {
+    static func workerBroke(_ what: String) -> InterfaceError {
         .failed(
             message: "the worker did not get ready: \(what)",
             remedy: what.contains("SIGSYS")
@@ -26,7 +31,7 @@ extension AddOperation {
             step: "worker", errno: nil)
     }
 
-    func sandboxMissing(_ problem: String) -> InterfaceError {
+    static func sandboxMissing(_ problem: String) -> InterfaceError {
         .failed(
             message: "the worker is not confined as it must be: \(problem)",
             remedy: "reinstall ubd-worker; the broker never starts a device without both walls", step: "sandbox",
@@ -34,7 +39,7 @@ extension AddOperation {
     }
 
     /// The worker's own word on why it can't serve.
-    func explain(_ failure: WorkerFailure) -> InterfaceError {
+    static func explain(_ failure: WorkerFailure) -> InterfaceError {
         if let (message, remedy) = StartFailure.file(failure) {
             return .badFile(message: message, remedy: remedy, index: Int64(clamping: failure.detail))
         }
@@ -63,7 +68,7 @@ extension AddOperation {
         }
     }
 
-    private func option(_ name: String, _ value: UInt64, _ message: String, _ remedy: String) -> InterfaceError {
+    private static func option(_ name: String, _ value: UInt64, _ message: String, _ remedy: String) -> InterfaceError {
         .invalidOption(message: message, remedy: remedy, option: name, value: "\(value)")
     }
 }

@@ -1,0 +1,126 @@
+import BrokerInterface
+import Glibc
+import SystemCalls
+import WorkerProtocol
+
+/// Brings one worker from its clone to the moment when the kernel may be told of it: running, its target open, its
+/// fetches made, both walls up, stopped, and verified. The same for a new device and for a replacement.
+///
+/// The owner hears three things, each at most once and in this order: `geometry` (then it calls `serve`), `ready`, and
+/// instead of either `failed`. After `ready` or `failed` the worker's events are the owner's own business.
+final class WorkerStart {
+    struct Listener {
+        /// The target is open. Nothing goes on until `serve` is called.
+        var geometry: (Geometry) -> Void
+        /// The worker is stopped and verified: the moment for START_DEV or END_USER_RECOVERY.
+        var ready: () -> Void
+        var failed: (InterfaceError) -> Void
+        /// It says that it is sealed; comes just before it is stopped.
+        var sealed: () -> Void = {}
+    }
+
+    /// Milliseconds for everything from clone to `ready`.
+    private static let deadline = 20_000
+
+    private let broker: Broker
+    private let device: ManagedDevice
+    private let launch: LaunchMessage
+    private let listener: Listener
+    private var timer: EventLoop.Timer?
+    private var isOver = false
+
+    init(_ launch: LaunchMessage, for device: ManagedDevice, broker: Broker, listener: Listener) {
+        self.launch = launch
+        self.device = device
+        self.broker = broker
+        self.listener = listener
+    }
+
+    func begin() {
+        guard let uid = broker.uids.lease() else {
+            return fail(
+                .quotaReached(
+                    message: "all \(broker.uids.range.count) worker uids are in use",
+                    remedy: "delete a device, or start the broker with a larger --uid-count", limit: "worker-uids",
+                    value: Int64(broker.uids.range.count)))
+        }
+        let bytes = UInt64(launch.queues) * UInt64(launch.depth) * UInt64(launch.maxIOBytes)
+        let start = WorkerLaunch(
+            binary: broker.workerBinary.raw, device: broker.nodes.char(device.id), uid: uid, gid: broker.workerGID,
+            processes: UInt64(launch.queues) * 32 + 32, lockedBytes: bytes + 1 << 20,
+            oomScore: broker.configuration.oomScore)
+        do {
+            let worker = try broker.startWorker(start) { [self] event in handle(event) }
+            device.adopt(worker)
+            broker.save(device)
+            timer = broker.loop.after(milliseconds: WorkerStart.deadline) { [self] in fail(StartErrors.late) }
+        } catch {
+            broker.uids.giveBack(uid)
+            fail(StartErrors.broken("start the worker", error))
+        }
+    }
+
+    /// The kernel knows the disk: rings, walls and fetches may follow.
+    func serve() {
+        guard let worker = device.worker, !isOver else { return }
+        worker.expect(.sealed)
+        do { try worker.send(ServeMessage()) } catch { fail(StartErrors.broken("send to the worker", error)) }
+    }
+
+    /// The owner gives up; nothing more is heard.
+    func abandon() {
+        isOver = true
+        broker.loop.cancel(timer)
+    }
+
+    private func handle(_ event: WorkerEvent) {
+        if isOver { return }
+        switch event {
+        case .running: sendLaunchMessage()
+        case .launchFailed(let step, let errno):
+            let what = StartFailure.launcherStep(step)
+            fail(StartErrors.broken(what, SystemError(what, errno)))
+        case .message(.geometry(let geometry)): listener.geometry(geometry)
+        case .message(.sealed(let report)): stop(report)
+        case .message(.failed(let failure)): fail(StartErrors.explain(failure))
+        case .stopped: verify()
+        case .violation(let what):
+            Log.warning("worker-violation", ("device", "\(device.id)"), ("what", what))
+            fail(StartErrors.workerBroke("it sent \(what)"))
+        case .ended(let change):
+            Log.warning("worker-ended", ("device", "\(device.id)"), ("how", "\(change)"))
+            fail(StartErrors.workerBroke("it was \(change)"))
+        }
+    }
+
+    private func sendLaunchMessage() {
+        guard let worker = device.worker, let end = device.parking?.raw, let walls = broker.walls[launch.target.name]
+        else { return fail(StartErrors.workerBroke("its files are gone")) }
+        worker.expect(.geometry)
+        do { try worker.send(launch, parking: end, bundle: walls.bundle.raw) } catch {
+            fail(StartErrors.broken("send the launch message", error))
+        }
+    }
+
+    /// The worker must not run, and so not die, between its fetches and START_DEV: on 6.12 that crashes the host.
+    private func stop(_ report: SealReport) {
+        guard let worker = device.worker else { return }
+        guard report.contains(.rings) else { return fail(StartErrors.sandboxMissing("its rings are not sealed")) }
+        listener.sealed()
+        do { try worker.stop() } catch { fail(StartErrors.broken("stop the worker", error)) }
+    }
+
+    private func verify() {
+        guard let worker = device.worker else { return }
+        if let problem = broker.verification(of: worker) { return fail(StartErrors.sandboxMissing(problem)) }
+        guard worker.isAlive else { return fail(StartErrors.workerBroke("it died before the start")) }
+        abandon()
+        listener.ready()
+    }
+
+    private func fail(_ error: InterfaceError) {
+        if isOver { return }
+        abandon()
+        listener.failed(error)
+    }
+}
