@@ -31,6 +31,8 @@ let package = Package(
         .executable(name: "ubd", targets: ["ubd"]),
         .executable(name: "ubd-broker", targets: ["ubd-broker"]),
         .executable(name: "ubd-worker", targets: ["ubd-worker"]),
+        // Not installed: what the worker's tests preload to play the driver.
+        .library(name: "ubd-stand-in", type: .dynamic, targets: ["CStandIn"]),
     ],
     dependencies: [
         .package(url: "https://github.com/apple/swift-argument-parser", from: "1.8.0")
@@ -83,6 +85,7 @@ let package = Package(
 
         // For unit tests: what the C headers say, and a program that tries system calls under a filter.
         .target(name: "CPolicyHeaders", path: "Tests/Support/CPolicyHeaders", cSettings: cSettings),
+        .target(name: "CStandIn", path: "Tests/Support/CStandIn", cSettings: cSettings),
         .executableTarget(name: "ubd-policy-probe", path: "Tests/Support/ubd-policy-probe", cSettings: cSettings),
 
         // Unit tests: no ublk needed.
@@ -97,6 +100,11 @@ let package = Package(
         tests("BrokerInterface", of: ["BrokerInterface", "Varlink"]),
         tests("Command", of: ["ubd"]),
         tests("Broker", of: ["ubd-broker", "WorkerProtocol", "KernelABI", "SystemCalls"]),
-        tests("Worker", of: ["Worker", "WorkerProtocol", "KernelABI", "SystemCalls", "Ring", "Sandbox", "CShims"]),
+        tests(
+            "Worker",
+            of: [
+                "Worker", "ubd-worker", "WorkerProtocol", "KernelABI", "SystemCalls", "Ring", "Sandbox", "CShims",
+                "Policy", "PolicyCompiler",
+            ]),
     ]
 )

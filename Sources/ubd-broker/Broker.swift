@@ -13,6 +13,7 @@ final class Broker {
         var verify: (SandboxVerification, _ pid: Int32) -> String? = { $0.problem(inProcess: $1) }
         /// Who uses a device, so that it must not go; nil when nobody does.
         var holder: (_ id: UInt32) -> String? = Holders.holder(of:)
+        var sysfs = "/sys"
         var nodes = Nodes(folder: "/dev")
     }
 
@@ -26,6 +27,7 @@ final class Broker {
     let driver: Driver
     let store: RecordStore
     let undertaker: Undertaker
+    let orphans: Orphans
     let started = Int64(time(nil))
     /// The broker's own seccomp filters, which its workers inherit.
     private let ownFilters: Int
@@ -50,6 +52,7 @@ final class Broker {
         self.surroundings = surroundings
         store = RecordStore(runFolder: configuration.runFolder)
         undertaker = Undertaker(loop: loop)
+        orphans = Orphans(loop: loop)
         uids = WorkerUIDs(base: configuration.uidBase, count: configuration.uidCount)
         ownFilters = try ProcessStatus(of: "self").seccompFilters
     }
@@ -143,6 +146,15 @@ final class Broker {
     }
 
     var nodes: Nodes { surroundings.nodes }
+
+    /// Why the block device behind a disk must not be there; nil when it may, or when it is a file that is behind it.
+    func backingProblem(_ geometry: Geometry) -> WorkerFailure? {
+        guard geometry.backingMajor != 0 || geometry.backingMinor != 0 else { return nil }
+        let device = BackingDevice(
+            major: geometry.backingMajor, minor: geometry.backingMinor, sysfs: surroundings.sysfs)
+        guard device.exists else { return WorkerFailure(.fileStatus, errno: ENODEV) }
+        return device.liesOnUblk ? WorkerFailure(.fileIsUbdDevice) : nil
+    }
 
     func holder(of device: ManagedDevice) -> String? { surroundings.holder(device.id) }
 

@@ -96,7 +96,7 @@ eventually() {
 as() {
     local user=$1
     shift
-    setpriv --reuid="$user" --regid="$user" --init-groups --inh-caps=-all --bounding-set=-all --reset-env \
+    setpriv --reuid="$user" --regid="$user" --init-groups --inh-caps=-all --reset-env \
         env PATH="$PATH" ${UBD_SOCKET:+UBD_SOCKET="$UBD_SOCKET"} "$@"
 }
 

@@ -122,7 +122,6 @@ final class AddOperation {
         do {
             // The record comes before the kernel call, so that a broker that dies in between knows of it.
             try broker.store.write(device.record)
-            try broker.store.writeUdev(device.record)
         } catch {
             broker.store.remove(id)
             return fail(StartErrors.broken("write the device's record", error))
@@ -171,6 +170,11 @@ final class AddOperation {
             return deviceNotAdded(device, answer.errno)
         }
         device.isInKernel = true
+        // Not before the number is ours: udev would give a device of another server to our user. Not after START_DEV: the
+        // disk must not appear before its rule can know it.
+        do { try broker.store.writeUdev(device.record) } catch {
+            return fail(StartErrors.broken("write the device's record for udev", error))
+        }
         let info = bytes.withUnsafeBytes { $0.loadUnaligned(as: UblkDeviceInfo.self) }
         // Unknown flags are dropped without a word, so what came back is compared with what must be there.
         guard info.features.contains(.ioctlEncoding) || broker.configuration.usesLegacyOpcodes else {
@@ -275,6 +279,9 @@ final class AddOperation {
         if rule.limits.readOnlyOnly, !geometry.attributes.contains(.readOnly) {
             return fail(StartErrors.workerBroke("it made a writable disk against its orders"))
         }
+        if let failure = broker.backingProblem(geometry) {
+            return fail(StartErrors.explain(failure, device, workerGID: broker.workerGID))
+        }
         device.info.sizeBytes = geometry.size
         device.info.blockSize = geometry.logicalBlock
         device.info.physicalBlockSize = geometry.physicalBlock
@@ -348,6 +355,9 @@ final class AddOperation {
                         message: "\(broker.nodes.link(device.id)) exists and is not ours: use \(device.info.node)"))
             }
         } catch { return fail(StartErrors.broken("publish the device", error)) }
+        if plan.recovery != .none, !broker.canRepeatRecovery {
+            broker.nodes.noticeDeathsSoon(device.id, depth: device.info.depth)
+        }
         device.step = .live
         device.setState(.live)
         broker.save(device)

@@ -6,7 +6,8 @@ import SystemCalls
 /// What a starting broker makes of what an earlier one left: live devices are taken over, half-made ones undone. Devices
 /// of other ublk servers are never touched: the kernel's own record must carry our generation.
 extension Broker {
-    func reconcile() throws {
+    /// `done` is called once every record has been compared with the kernel: before that no client may ask for anything.
+    func reconcile(done: @escaping () -> Void = {}) throws {
         let (records, damaged) = store.load()
         for path in damaged {
             Log.error(
@@ -14,11 +15,16 @@ extension Broker {
         }
         // A worker may have been left stopped by a broker that died during START_DEV.
         let workers = records.map { record in record.worker.flatMap { adopt($0) } }
-        if let user = uids.collision(except: Set(records.compactMap { $0.worker?.uid })) {
+        let recorded = Set(records.compactMap { $0.worker?.uid })
+        let unrecorded = uids.processes(except: recorded).filter { $0.status.isWorker(uid: $0.uid, gid: workerGID) }
+        if let user = uids.collision(except: recorded.union(unrecorded.map(\.uid))) {
             throw Startup.Refusal(
                 message: "uids \(uids.range.lowerBound) to \(uids.range.upperBound - 1) are meant for workers, but "
                     + "\(user) is among them; choose others with --uid-base and --uid-count", status: 1)
         }
+        for orphan in unrecorded { keepUID(of: orphan.pid, orphan.uid) }
+        var unexamined = records.count
+        if unexamined == 0 { loop.later(done) }
         for (record, worker) in zip(records, workers) {
             let device = ManagedDevice(info: record.device, memoryBytes: record.memoryBytes, step: record.step)
             device.worker = worker
@@ -27,8 +33,18 @@ extension Broker {
                     "uid", ("device", "\(device.id)"), ("uid", "\(worker.uid)"), ("what", "out of range or twice"))
             }
             devices[device.id] = device
-            examine(device)
+            examine(device) {
+                unexamined -= 1
+                if unexamined == 0 { done() }
+            }
         }
+    }
+
+    /// A worker without a record, or one whose uid is recorded twice: the uid is free again when it has ended.
+    private func keepUID(of pid: Int32, _ uid: UInt32) {
+        Log.warning("worker-without-record", ("worker", "\(pid)"), ("uid", "\(uid)"))
+        guard uids.adopt(uid) else { return }
+        orphans.watch(pid) { [unowned self] in uids.giveBack(uid) }
     }
 
     private func adopt(_ recorded: DeviceRecord.Worker) -> (any Worker)? {
@@ -39,14 +55,16 @@ extension Broker {
     }
 
     /// Compares the record with the kernel's device of that number.
-    private func examine(_ device: ManagedDevice) {
+    private func examine(_ device: ManagedDevice, done: @escaping () -> Void) {
         guard let control = try? driver.ready() else {
             // Without the driver there can be no device: what is left is ours alone.
-            return undo(device)
+            undo(device)
+            return loop.later(done)
         }
         let buffer = [UInt8](repeating: 0, count: MemoryLayout<UblkDeviceInfo>.size)
         let request = ControlRequest(operation: .getDeviceInfo, device: device.id, buffer: buffer)
         control.submit(request) { [self] answer in
+            defer { done() }
             guard case .result(let result, let bytes) = answer, result >= 0 else { return undo(device) }
             let info = bytes.withUnsafeBytes { $0.loadUnaligned(as: UblkDeviceInfo.self) }
             guard info.serverFlags == device.info.generation else {
@@ -74,6 +92,8 @@ extension Broker {
             device.setState(.live)
         }
         save(device)
+        // A change event of udev may come at any time, and must find the owner.
+        try? store.writeUdev(device.record)
         Log.info(
             "adopted", ("device", "\(device.id)"), ("worker", "\(worker.pid)"), ("state", device.info.state.rawValue))
     }

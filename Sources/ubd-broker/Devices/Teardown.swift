@@ -119,7 +119,7 @@ final class Teardown {
     }
 
     private func clean() {
-        if device.mayBeStarted { broker.nodes.removeLink(device.id) }
+        broker.nodes.removeLink(device.id)
         if let parking = device.parking.take() { broker.undertaker.letGo(parking, owner: device.owner) }
         broker.store.remove(device.id)
         device.teardown = nil

@@ -82,7 +82,7 @@ final class WorkerStart {
             fail(StartErrors.broken(what, SystemError(what, errno)))
         case .message(.geometry(let geometry)): listener.geometry(geometry)
         case .message(.sealed(let report)): stop(report)
-        case .message(.failed(let failure)): fail(StartErrors.explain(failure))
+        case .message(.failed(let failure)): fail(StartErrors.explain(failure, device, workerGID: broker.workerGID))
         case .stopped: verify()
         case .violation(let what):
             Log.warning("worker-violation", ("device", "\(device.id)"), ("what", what))

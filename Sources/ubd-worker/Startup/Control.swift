@@ -60,9 +60,8 @@ enum Control {
         let file = FileDescriptor(owning: WorkerDescriptor.bundle)
         let bytes: [UInt8]
         do {
-            // The broker has just written it through the same open file: its offset is at the end.
-            try call("lseek") { lseek(file.raw, 0, SEEK_SET) }
-            bytes = try file.readAll(limit: SandboxBundle.longest)
+            // All workers of a target share this open file, so its offset means nothing.
+            bytes = try file.readWhole(limit: SandboxBundle.longest)
         } catch {
             throw WorkerFailure(.launchMessage, errno: error.errno, detail: UInt64(WorkerDescriptor.bundle))
         }
@@ -73,17 +72,18 @@ enum Control {
     }
 
     /// Waits for "serve". Anything else is a failure.
-    static func waitForServe() throws(WorkerFailure) {
-        var bytes = [UInt8](repeating: 0, count: longestWorkerMessage)
+    static func waitForServe() throws(WorkerFailure) -> ServeMessage {
+        var bytes = [UInt8](repeating: 0, count: ServeMessage.longest + 1)
         let count: Int
         do {
             count = try call("read") { read(WorkerDescriptor.control, &bytes, bytes.count) }
         } catch {
             throw WorkerFailure(.controlMessage, errno: error.errno)
         }
-        guard ServeMessage(decoding: Array(bytes[..<count])) != nil else {
+        guard let message = ServeMessage(decoding: Array(bytes[..<count])) else {
             throw WorkerFailure(.controlMessage, errno: EBADMSG)
         }
+        return message
     }
 
     /// The main thread's life once the worker serves. The broker has nothing more to say in this version of the protocol,

@@ -50,17 +50,19 @@ public func runWorker(arguments: [String] = CommandLine.arguments) -> Int32 {
 func becomeWorker() throws(WorkerFailure) -> Never {
     let launch = try Control.receiveLaunch()
     let bundle = try Control.readBundle()
+    // The filter has no uname(2).
+    let kernel = KernelVersion.running()
     var report = try raiseFirstWall(bundle)
 
     let files = try ClientFiles.peek(launch)
-    let target = try launch.target.open(launch, files: files)
+    let target = try launch.target.open(launch, files: files, kernel: kernel)
     if let limit = target.fileSizeLimit {
         do { try setLimit(.fileSize, to: limit) } catch { throw WorkerFailure(.geometry, errno: error.errno) }
     }
     Control.say(.geometry(target.geometry))
-    try Control.waitForServe()
+    let serve = try Control.waitForServe()
 
-    let rendezvous = try startQueues(launch, target, bundle)
+    let rendezvous = try startQueues(launch, target, bundle, serve)
     try rendezvous.waitUntilPrepared()
     let idle = try makeIdleRing()
     let ringless = try forbidRings()
@@ -98,7 +100,7 @@ private func raiseFirstWall(_ bundle: SandboxBundle) throws(WorkerFailure) -> Se
 }
 
 private func startQueues(
-    _ launch: LaunchMessage, _ target: OpenTarget, _ bundle: SandboxBundle
+    _ launch: LaunchMessage, _ target: OpenTarget, _ bundle: SandboxBundle, _ serve: ServeMessage
 ) throws(WorkerFailure) -> Rendezvous {
     // One arena: those of threads are made with mmap, at their first allocation.
     mallopt(M_ARENA_MAX, 1)
@@ -110,7 +112,9 @@ private func startQueues(
         try QueueThread.start(
             QueueAssignment(
                 number: number, depth: launch.depth, maxIOBytes: launch.maxIOBytes, target: target.served,
-                files: [WorkerDescriptor.device] + target.files, seal: seal, rendezvous: rendezvous))
+                files: [WorkerDescriptor.device] + target.files,
+                processors: Int(number) < serve.affinity.count ? serve.affinity[Int(number)] : [], seal: seal,
+                rendezvous: rendezvous))
     }
     return rendezvous
 }

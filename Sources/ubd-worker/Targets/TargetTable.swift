@@ -27,10 +27,13 @@ extension TargetKind {
         }
     }
 
-    func open(_ launch: LaunchMessage, files: [ClientFile]) throws(WorkerFailure) -> OpenTarget {
+    /// Opens the target. `files` are as many as `fileCount` says.
+    func open(
+        _ launch: LaunchMessage, files: [ClientFile], kernel: KernelVersion
+    ) throws(WorkerFailure) -> OpenTarget {
         switch self {
         case .null: try NullTarget.open(launch)
-        case .loop: try LoopTarget.open(launch, files: files)
+        case .loop: try LoopTarget.open(launch, files: files, kernel: kernel)
         }
     }
 }
