@@ -72,9 +72,10 @@ final class RecoverOperation {
             let info = bytes.withUnsafeBytes { $0.loadUnaligned(as: UblkDeviceInfo.self) }
             switch UblkDeviceState(rawValue: info.state) {
             case .quiesced, .failIO: startRecovery()
-            case .live: again(Deadline.quiesced, "the kernel does not let go of the dead worker") { [self] in
-                waitUntilQuiesced()
-            }
+            case .live:
+                again(Deadline.quiesced, "the kernel does not let go of the dead worker") { [self] in
+                    waitUntilQuiesced()
+                }
             case .dead, nil: giveUp("the kernel stopped it")
             }
         }
