@@ -72,7 +72,7 @@ public struct FileDescriptor: ~Copyable {
 
     /// Reads the whole file from its start, at most `limit` bytes, without moving the offset that others who hold the same
     /// open file share; more than that is EFBIG.
-    public func readWhole(limit: Int) throws(SystemError) -> [UInt8] {
+    public func readAll(limit: Int) throws(SystemError) -> [UInt8] {
         var result = [UInt8](repeating: 0, count: limit + 1)
         var done = 0
         while done < result.count {
