@@ -65,7 +65,7 @@ package enum Control {
         let bytes: [UInt8]
         do {
             // All workers of a target share this open file, so its offset means nothing.
-            bytes = try file.readAll(limit: SandboxBundle.longest)
+            bytes = try file.readWhole(limit: SandboxBundle.longest)
         } catch {
             throw WorkerFailure(.launchMessage, errno: error.errno, detail: UInt64(WorkerDescriptor.bundle))
         }
