@@ -89,11 +89,11 @@ def eventually(seconds, condition):
 
 
 def as_user(user, *command):
-    """The command line that runs a command as a user: her groups, no capability, a fresh environment."""
-    keep = ["env", f"UBD_SOCKET={os.environ['UBD_SOCKET']}"] if "UBD_SOCKET" in os.environ else []
+    """The command line that runs a command as a user: her groups, no capability, a fresh environment (PATH and UBD_SOCKET stay)."""
+    keep = [f"{name}={os.environ[name]}" for name in ("PATH", "UBD_SOCKET") if name in os.environ]
     return [
         "setpriv", f"--reuid={user}", f"--regid={user}", "--init-groups", "--inh-caps=-all", "--bounding-set=-all",
-        "--reset-env", *keep, *map(str, command),
+        "--reset-env", "env", *keep, *map(str, command),
     ]  # fmt: skip
 
 
@@ -149,7 +149,8 @@ class Broker:
             return False
         try:
             with Varlink() as link:
-                link.call("org.varlink.service.GetInfo")
+                # It opens the control device for this, and keeps it.
+                link.call("io.ubd.Broker.Info")
             return True
         except OSError:
             return False
