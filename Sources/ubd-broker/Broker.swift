@@ -13,6 +13,7 @@ final class Broker {
         var verify: (SandboxVerification, _ pid: Int32) -> String? = { $0.problem(inProcess: $1) }
         /// Who uses a device, so that it must not go; nil when nobody does.
         var holder: (_ id: UInt32) -> String? = Holders.holder(of:)
+        var sysfs = "/sys"
         var nodes = Nodes(folder: "/dev")
     }
 
@@ -26,6 +27,7 @@ final class Broker {
     let driver: Driver
     let store: RecordStore
     let undertaker: Undertaker
+    let orphans: Orphans
     let started = Int64(time(nil))
     /// The broker's own seccomp filters, which its workers inherit.
     private let ownFilters: Int
@@ -50,9 +52,13 @@ final class Broker {
         self.surroundings = surroundings
         store = RecordStore(runFolder: configuration.runFolder)
         undertaker = Undertaker(loop: loop)
+        orphans = Orphans(loop: loop)
         uids = WorkerUIDs(base: configuration.uidBase, count: configuration.uidCount)
         ownFilters = try ProcessStatus(of: "self").seccompFilters
     }
+
+    /// START_USER_RECOVERY may be sent again after a replacement that died half-way (Linux 6.16; kernel-facts, C).
+    var canRepeatRecovery: Bool { driver.opened?.features.contains(.perIODaemon) ?? false }
 
     // MARK: What clients ask
 
@@ -141,6 +147,15 @@ final class Broker {
 
     var nodes: Nodes { surroundings.nodes }
 
+    /// Why the block device behind a disk must not be there; nil when it may, or when it is a file that is behind it.
+    func backingProblem(_ geometry: Geometry) -> WorkerFailure? {
+        guard geometry.backingMajor != 0 || geometry.backingMinor != 0 else { return nil }
+        let device = BackingDevice(
+            major: geometry.backingMajor, minor: geometry.backingMinor, sysfs: surroundings.sysfs)
+        guard device.exists else { return WorkerFailure(.fileStatus, errno: ENODEV) }
+        return device.liesOnUblk ? WorkerFailure(.fileIsUbdDevice) : nil
+    }
+
     func holder(of device: ManagedDevice) -> String? { surroundings.holder(device.id) }
 
     /// What is wrong with a stopped worker's sandbox; nil when it stands.
@@ -182,14 +197,56 @@ final class Broker {
         adds[ObjectIdentifier(operation)] = nil
     }
 
+    /// From now on the worker's events are those of a live device, one that came a moment ago included.
+    func watchOver(_ device: ManagedDevice) {
+        device.worker?.setHandler { [self] event in workerEvent(device, event) }
+        if let end = device.worker?.end { workerEvent(device, .ended(end)) }
+    }
+
+    /// A dead worker's uid is free again and its socket gone.
+    func release(_ device: ManagedDevice) {
+        guard let worker = device.worker else { return }
+        worker.forget(undertaker: undertaker, owner: device.owner)
+        uids.giveBack(worker.uid)
+        device.worker = nil
+        device.info.workerPid = nil
+        device.info.workerUid = nil
+    }
+
+    /// The device can't be served any more: it is stopped, so that nobody waits for it for ever, and stays listed with
+    /// its reason until its owner deletes it.
+    func fail(_ device: ManagedDevice, because reason: String) {
+        Log.error("failed", ("device", "\(device.id)"), ("owner", "\(device.owner)"), ("why", reason))
+        guard device.worker == nil || device.worker?.end != nil else {
+            // A worker that can't be killed: neither STOP nor DEL, they would hold up everybody (kernel-facts, G).
+            device.setState(.stuck, reason: reason)
+            return save(device)
+        }
+        release(device)
+        device.setState(.failed, reason: reason)
+        save(device)
+        driver.opened?.submit(ControlRequest(operation: .stopDevice, device: device.id)) { answer in
+            guard answer.errno != 0, answer.errno != ENODEV else { return }
+            Log.warning("stop", ("device", "\(device.id)"), ("errno", SystemError.name(answer.errno)))
+        }
+    }
+
     /// A worker of a live device says or does something.
     func workerEvent(_ device: ManagedDevice, _ event: WorkerEvent) {
-        guard device.info.state != .deleting else { return }
+        guard device.info.state == .live || device.info.state == .unmanaged else { return }
         switch event {
         case .ended(let change):
             Log.error("worker-ended", ("device", "\(device.id)"), ("how", "\(change)"))
-            device.setState(.failed, reason: "its worker was \(change); delete it and add it again")
-            save(device)
+            device.info.deaths += 1
+            device.info.lastDeath = "\(change)"
+            device.deathLog.add()
+            if device.info.recovery == .none || device.info.state == .unmanaged {
+                fail(device, because: "its worker was \(change); delete it and add it again")
+            } else if device.deathLog.isTooMany {
+                fail(device, because: "its workers keep dying (\(device.deathLog.count) within a minute): \(change)")
+            } else {
+                RecoverOperation(device, broker: self).begin()
+            }
         case .violation(let what):
             Log.error("worker-violation", ("device", "\(device.id)"), ("what", what))
             device.worker?.kill()

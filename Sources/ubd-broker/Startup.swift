@@ -98,15 +98,25 @@ enum Startup {
             workerGID: gid, driver: driver, surroundings: surroundings)
         for warning in policy.warnings { Log.warning("access-policy", ("what", "\(warning)")) }
         try broker.store.prepare()
-        try broker.reconcile()
         let signals = try SignalReader([SIGTERM, SIGINT, SIGCHLD, SIGHUP])
         try watch(signals.file.raw, broker) { signals.next() }
-        let server = Server(try RunFolder.listener(configuration.socketPath), broker: broker)
-        try server.begin()
-        Log.info(
-            "ready", ("version", UBDVersion.text), ("socket", configuration.socketPath), ("kernel", kernelRelease()))
-        Notification.send("READY=1")
+        var server: Server?
+        var failure: (any Error)?
+        try broker.reconcile {
+            do {
+                server = Server(try RunFolder.listener(configuration.socketPath), broker: broker)
+                try server?.begin()
+            } catch {
+                failure = error
+                return loop.stop()
+            }
+            Log.info(
+                "ready", ("version", UBDVersion.text), ("socket", configuration.socketPath),
+                ("kernel", kernelRelease()))
+            Notification.send("READY=1")
+        }
         try loop.run()
+        if let failure { throw failure }
         Notification.send("STOPPING=1")
         withExtendedLifetime((server, broker)) {}
         _ = lock.raw

@@ -90,10 +90,10 @@ def eventually(seconds, condition):
 
 def as_user(user, *command):
     """The command line that runs a command as a user: her groups, no capability, a fresh environment (PATH and UBD_SOCKET stay)."""
-    keep = [f"{name}={os.environ[name]}" for name in ("PATH", "UBD_SOCKET") if name in os.environ]
+    keep = ["env", *(f"{name}={os.environ[name]}" for name in ("PATH", "UBD_SOCKET") if name in os.environ)]
     return [
-        "setpriv", f"--reuid={user}", f"--regid={user}", "--init-groups", "--inh-caps=-all", "--bounding-set=-all",
-        "--reset-env", "env", *keep, *map(str, command),
+        "setpriv", f"--reuid={user}", f"--regid={user}", "--init-groups", "--inh-caps=-all",
+        "--reset-env", *keep, *map(str, command),
     ]  # fmt: skip
 
 
@@ -149,7 +149,7 @@ class Broker:
             return False
         try:
             with Varlink() as link:
-                # It opens the control device for this, and keeps it.
+                # The broker opens the driver when it is first asked about it: that descriptor is not to look like a leak.
                 link.call("io.ubd.Broker.Info")
             return True
         except OSError:

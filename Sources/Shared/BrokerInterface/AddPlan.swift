@@ -13,6 +13,7 @@ public struct AddPlan: Sendable {
     /// Most bytes of one request.
     public let maxIOBytes: UInt32
     public let readOnly: Bool
+    public let recovery: RecoveryMode
     /// A label, free of control characters, at most 1024 bytes.
     public let fileName: String?
     public let options: TargetOptions
@@ -56,6 +57,7 @@ public struct AddPlan: Sendable {
         }
         maxIOBytes = UInt32(ioBytes)
         readOnly = request.readOnly ?? false
+        recovery = try Self.checkRecovery(request.recovery)
         fileName = try Self.checkFileName(request.fileName, target)
         options = try TargetOptions(target: target, options: request.options)
     }
@@ -70,6 +72,15 @@ public struct AddPlan: Sendable {
                 value: String(value))
         }
         return value
+    }
+
+    private static func checkRecovery(_ name: String?) throws(InterfaceError) -> RecoveryMode {
+        guard let name else { return .default }
+        if let mode = RecoveryMode.allCases.first(where: { $0.rawValue.hasSameBytes(as: name) }) { return mode }
+        throw .invalidOption(
+            message: "recovery can not be '\(TargetCatalog.shown(name))'",
+            remedy: "give one of: \(RecoveryMode.allCases.map(\.rawValue).joined(separator: ", "))",
+            option: "recovery", value: TargetCatalog.shown(name))
     }
 
     private static func checkFileName(

@@ -38,6 +38,13 @@ extension BrokerAPI {
           mode: string,
           # The backing file goes through the page cache.
           buffered: bool,
+          # What happens when the worker dies: reissue, queue, fail or none.
+          recovery: string,
+          # How many workers of this device have died, and how the last one did.
+          deaths: int,
+          lastDeath: ?string,
+          # In its state since, in seconds since 1970.
+          since: int,
           # What the client calls its file: a label that is never opened.
           file: ?string,
           workerPid: ?int,
@@ -88,6 +95,8 @@ extension BrokerAPI {
           maxIOBytes: ?int,
           # Default false.
           readOnly: ?bool,
+          # What happens when the worker dies: reissue, queue, fail or none. Default reissue.
+          recovery: ?string,
           # What the client calls its file: a label, at most 1024 bytes without control characters.
           fileName: ?string,
           # The options of the target; sizes are decimal bytes.

@@ -54,6 +54,14 @@ public struct Device: Equatable, Sendable {
     public var mode: String
     /// The backing file goes through the page cache.
     public var buffered: Bool
+    /// What happens when its worker dies.
+    public var recovery: RecoveryMode
+    /// How many workers of this device have died.
+    public var deaths: Int
+    /// How the last of them died; nil when none has.
+    public var lastDeath: String?
+    /// Since when it is in its state, in seconds since 1970.
+    public var since: Int64
     /// The name that the client gave to its file: a label that nobody opens.
     public var file: String?
     /// Pid of the worker as the broker sees it.
@@ -66,7 +74,9 @@ public struct Device: Equatable, Sendable {
     public init(
         id: UInt32, generation: UInt64, owner: UInt32, target: String, state: DeviceState, reason: String? = nil,
         node: String, link: String?, sizeBytes: UInt64, blockSize: UInt32, physicalBlockSize: UInt32, readOnly: Bool,
-        queues: UInt16, depth: UInt16, maxIOBytes: UInt32, mode: String, buffered: Bool, file: String? = nil,
+        queues: UInt16, depth: UInt16, maxIOBytes: UInt32, mode: String, buffered: Bool,
+        recovery: RecoveryMode = .default,
+        deaths: Int = 0, lastDeath: String? = nil, since: Int64 = 0, file: String? = nil,
         workerPid: Int32? = nil, workerUid: UInt32? = nil, created: Int64
     ) {
         self.id = id
@@ -86,6 +96,10 @@ public struct Device: Equatable, Sendable {
         self.maxIOBytes = maxIOBytes
         self.mode = mode
         self.buffered = buffered
+        self.recovery = recovery
+        self.deaths = deaths
+        self.lastDeath = lastDeath
+        self.since = since
         self.file = file
         self.workerPid = workerPid
         self.workerUid = workerUid
@@ -119,6 +133,13 @@ public struct Device: Equatable, Sendable {
         maxIOBytes = try fields.integer("maxIOBytes")
         mode = try fields.string("mode")
         buffered = try fields.flag("buffered")
+        guard let recovery = RecoveryMode(rawValue: try fields.string("recovery")) else {
+            throw .invalidParameter(parameter: fields.fullName("recovery"))
+        }
+        self.recovery = recovery
+        deaths = try fields.integer("deaths")
+        lastDeath = try fields.optionalString("lastDeath")
+        since = try fields.integer("since")
         file = try fields.optionalString("file")
         workerPid = try fields.optionalInteger("workerPid")
         workerUid = try fields.optionalInteger("workerUid")
@@ -136,6 +157,8 @@ public struct Device: Equatable, Sendable {
             ("physicalBlockSize", .integer(clamping: physicalBlockSize)), ("readOnly", .bool(readOnly)),
             ("queues", .integer(clamping: queues)), ("depth", .integer(clamping: depth)),
             ("maxIOBytes", .integer(clamping: maxIOBytes)), ("mode", .string(mode)), ("buffered", .bool(buffered)),
+            ("recovery", .string(recovery.rawValue)), ("deaths", .integer(clamping: deaths)),
+            ("lastDeath", lastDeath.map(JSON.string)), ("since", .integer(since)),
             ("file", file.map(JSON.string)), ("workerPid", workerPid.map { .integer(clamping: $0) }),
             ("workerUid", workerUid.map { .integer(clamping: $0) }), ("created", .integer(created)),
         ])

@@ -56,19 +56,36 @@ public struct FileDescriptor: ~Copyable {
         }
     }
 
-    /// Reads the file from its beginning to its end, at most `limit` bytes; more than that is EFBIG. The offset, which
-    /// other processes may share, is neither used nor moved.
+    /// Reads to the end of the file, at most `limit` bytes; more than that is EFBIG.
     public func readAll(limit: Int) throws(SystemError) -> [UInt8] {
         var result: [UInt8] = []
         var chunk = [UInt8](repeating: 0, count: 16384)
         while true {
             let count = try call("read") {
-                chunk.withUnsafeMutableBytes { pread(raw, $0.baseAddress, $0.count, off_t(result.count)) }
+                chunk.withUnsafeMutableBytes { Glibc.read(raw, $0.baseAddress, $0.count) }
             }
             if count == 0 { return result }
             result.append(contentsOf: chunk[0..<count])
             if result.count > limit { throw SystemError("read", EFBIG) }
         }
+    }
+
+    /// Reads the whole file from its start, at most `limit` bytes, without moving the offset that others who hold the same
+    /// open file share; more than that is EFBIG.
+    public func readWhole(limit: Int) throws(SystemError) -> [UInt8] {
+        var result = [UInt8](repeating: 0, count: limit + 1)
+        var done = 0
+        while done < result.count {
+            let count = try call("pread") {
+                result.withUnsafeMutableBytes { pread(raw, $0.baseAddress! + done, $0.count - done, off_t(done)) }
+            }
+            if count == 0 {
+                result.removeLast(result.count - done)
+                return result
+            }
+            done += count
+        }
+        throw SystemError("pread", EFBIG)
     }
 
     /// Makes reads and writes return EAGAIN instead of waiting.

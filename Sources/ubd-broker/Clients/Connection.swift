@@ -21,6 +21,8 @@ final class Connection {
     private var socket: FileDescriptor?
     private var watch: EventLoop.Watch?
     private var timer: EventLoop.Timer?
+    /// The timer is that of a message which has begun.
+    private var isTimingMessage = false
     private var reader = FrameReader()
     private var backlog: [UInt8] = []
     private var add: AddOperation?
@@ -84,6 +86,7 @@ final class Connection {
 
     private func handleMessages() {
         while !isBusy, socket != nil, let message = reader.next() {
+            isTimingMessage = false
             handle(message)
         }
         restartTimer()
@@ -95,10 +98,14 @@ final class Connection {
     }
 
     private func restartTimer() {
+        let isWaiting = !isBusy && socket != nil
+        let isPartial = isWaiting && reader.hasUnread
+        // Further bytes of a message do not put off its end: else a client could hold a connection with one in a while.
+        if isPartial, isTimingMessage { return }
         broker.loop.cancel(timer)
         timer = nil
-        if isBusy || socket == nil { return }
-        let isPartial = reader.hasUnread
+        isTimingMessage = isPartial
+        if !isWaiting { return }
         timer = broker.loop.after(milliseconds: isPartial ? Deadline.message : Deadline.idle) { [unowned self] in
             isPartial ? refuse("half a message for \(Deadline.message / 1000) s") : close()
         }

@@ -122,7 +122,6 @@ final class AddOperation {
         do {
             // The record comes before the kernel call, so that a broker that dies in between knows of it.
             try broker.store.write(device.record)
-            try broker.store.writeUdev(device.record)
         } catch {
             broker.store.remove(id)
             return fail(StartErrors.broken("write the device's record", error))
@@ -137,7 +136,8 @@ final class AddOperation {
             id: id, generation: broker.newGeneration(), owner: owner, target: plan.target.name, state: .adding,
             node: broker.nodes.block(id), link: nil, sizeBytes: 0, blockSize: 0, physicalBlockSize: 0,
             readOnly: plan.readOnly, queues: plan.queues, depth: plan.depth, maxIOBytes: plan.maxIOBytes,
-            mode: "copy", buffered: plan.options.buffered, file: plan.fileName, created: Int64(time(nil)))
+            mode: "copy", buffered: plan.options.buffered,
+            recovery: plan.recovery, since: Int64(time(nil)), file: plan.fileName, created: Int64(time(nil)))
     }
 
     private func addDevice(_ device: ManagedDevice) {
@@ -148,10 +148,21 @@ final class AddOperation {
         info.maxIOBytes = plan.maxIOBytes
         // Ours to use: it tells a later broker that the kernel's device is the one of the record.
         info.serverFlags = device.info.generation
+        info.flags = features.rawValue
         let request = ControlRequest(
             operation: .addDevice, device: device.id, buffer: withUnsafeBytes(of: info) { Array($0) },
             deadline: Deadline.command)
         command(request) { [self] answer in deviceAdded(device, answer) }
+    }
+
+    /// What the device must be able to do.
+    private var features: UblkFeatures {
+        switch plan.recovery {
+        case .none: []
+        case .queue: [.userRecovery]
+        case .reissue: [.userRecovery, .userRecoveryReissue]
+        case .fail: [.userRecovery, .userRecoveryFailIO]
+        }
     }
 
     private func deviceAdded(_ device: ManagedDevice, _ answer: ControlAnswer) {
@@ -159,6 +170,11 @@ final class AddOperation {
             return deviceNotAdded(device, answer.errno)
         }
         device.isInKernel = true
+        // Not before the number is ours: udev would give a device of another server to our user. Not after START_DEV: the
+        // disk must not appear before its rule can know it.
+        do { try broker.store.writeUdev(device.record) } catch {
+            return fail(StartErrors.broken("write the device's record for udev", error))
+        }
         let info = bytes.withUnsafeBytes { $0.loadUnaligned(as: UblkDeviceInfo.self) }
         // Unknown flags are dropped without a word, so what came back is compared with what must be there.
         guard info.features.contains(.ioctlEncoding) || broker.configuration.usesLegacyOpcodes else {
@@ -166,6 +182,14 @@ final class AddOperation {
                 .kernelUnsupported(
                     message: "this kernel's ublk driver lacks ioctl-encoded commands",
                     remedy: "use Linux 6.4 or later", feature: "CMD_IOCTL_ENCODE"))
+        }
+        let missing = features.subtracting(info.features)
+        guard missing.isEmpty else {
+            return fail(
+                .kernelUnsupported(
+                    message: "this kernel can not do --recovery \(plan.recovery.rawValue)",
+                    remedy: "use another --recovery, or a newer kernel",
+                    feature: missing.nameList.joined(separator: ",")))
         }
         guard info.depth > 0, info.queues > 0, info.depth <= plan.depth, info.queues <= plan.queues,
             info.maxIOBytes > 0, info.maxIOBytes <= plan.maxIOBytes
@@ -223,6 +247,7 @@ final class AddOperation {
             flags: flags, offset: plan.options.offset, size: plan.options.size ?? 0,
             blockSize: plan.options.blockSize ?? 0)
         device.parking = parking.take()
+        device.launch = message
         let start = WorkerStart(
             message, for: device, broker: broker,
             listener: WorkerStart.Listener(
@@ -253,6 +278,9 @@ final class AddOperation {
         }
         if rule.limits.readOnlyOnly, !geometry.attributes.contains(.readOnly) {
             return fail(StartErrors.workerBroke("it made a writable disk against its orders"))
+        }
+        if let failure = broker.backingProblem(geometry) {
+            return fail(StartErrors.explain(failure, device, workerGID: broker.workerGID))
         }
         device.info.sizeBytes = geometry.size
         device.info.blockSize = geometry.logicalBlock
@@ -327,15 +355,18 @@ final class AddOperation {
                         message: "\(broker.nodes.link(device.id)) exists and is not ours: use \(device.info.node)"))
             }
         } catch { return fail(StartErrors.broken("publish the device", error)) }
+        if plan.recovery != .none, !broker.canRepeatRecovery {
+            broker.nodes.noticeDeathsSoon(device.id, depth: device.info.depth)
+        }
         device.step = .live
         device.setState(.live)
         broker.save(device)
-        device.worker?.setHandler { [broker] event in broker.workerEvent(device, event) }
         Log.info(
             "added", ("device", "\(device.id)"), ("owner", "\(owner)"), ("target", plan.target.name),
             ("bytes", "\(device.info.sizeBytes)"), ("worker", "\(device.info.workerPid ?? 0)"),
             ("rule", "\(rule.location)"))
         finish(.added(device.info, notices))
+        broker.watchOver(device)
     }
 
     // MARK: The end

@@ -1,6 +1,7 @@
 import BrokerInterface
 import Glibc
 import SystemCalls
+import WorkerProtocol
 
 /// A device as the broker keeps it, from the moment its number is chosen until nothing of it is left.
 final class ManagedDevice {
@@ -16,6 +17,15 @@ final class ManagedDevice {
     var mayBeStarted = false
     /// ADD_DEV succeeded: there is a kernel device to delete.
     var isInKernel = false
+    /// What each worker of this device is told, so that a replacement makes the same disk.
+    var launch: LaunchMessage?
+    /// As an earlier broker recorded them; nil for a device of this broker's.
+    var sockets: DeviceRecord.Sockets?
+    /// Its worker is being replaced.
+    var recovery: RecoverOperation?
+    /// START_USER_RECOVERY was sent and not ended: before 6.16 it must not be sent again.
+    var recoveryStarted = false
+    var deathLog = DeathLog()
     /// Being taken down; whoever else wants that is told.
     var teardown: Teardown?
 
@@ -30,7 +40,18 @@ final class ManagedDevice {
 
     var record: DeviceRecord {
         let worker = worker.map { DeviceRecord.Worker(pid: $0.pid, startTime: $0.startTime, uid: $0.uid) }
-        return DeviceRecord(step: step, device: info, worker: worker, memoryBytes: memoryBytes)
+        var record = DeviceRecord(step: step, device: info, worker: worker, memoryBytes: memoryBytes)
+        record.launch = launch
+        record.recoveryStarted = recoveryStarted
+        if let control = self.worker?.controlInode, let parking = parkingInode {
+            record.sockets = DeviceRecord.Sockets(control: control, parking: parking)
+        }
+        return record
+    }
+
+    private var parkingInode: UInt64? {
+        guard let status = try? parking?.status() else { return nil }
+        return UInt64(status.st_ino)
     }
 
     /// The worker that serves it from now on.
@@ -41,6 +62,7 @@ final class ManagedDevice {
     }
 
     func setState(_ state: DeviceState, reason: String? = nil) {
+        if state != info.state { info.since = Int64(time(nil)) }
         info.state = state
         info.reason = reason
     }

@@ -6,7 +6,8 @@ import SystemCalls
 /// What a starting broker makes of what an earlier one left: live devices are taken over, half-made ones undone. Devices
 /// of other ublk servers are never touched: the kernel's own record must carry our generation.
 extension Broker {
-    func reconcile() throws {
+    /// `done` is called once every record has been compared with the kernel: before that no client may ask for anything.
+    func reconcile(done: @escaping () -> Void = {}) throws {
         let (records, damaged) = store.load()
         for path in damaged {
             Log.error(
@@ -14,21 +15,39 @@ extension Broker {
         }
         // A worker may have been left stopped by a broker that died during START_DEV.
         let workers = records.map { record in record.worker.flatMap { adopt($0) } }
-        if let user = uids.collision(except: Set(records.compactMap { $0.worker?.uid })) {
+        let recorded = Set(records.compactMap { $0.worker?.uid })
+        let unrecorded = uids.processes(except: recorded).filter { $0.status.isWorker(uid: $0.uid, gid: workerGID) }
+        if let user = uids.collision(except: recorded.union(unrecorded.map(\.uid))) {
             throw Startup.Refusal(
                 message: "uids \(uids.range.lowerBound) to \(uids.range.upperBound - 1) are meant for workers, but "
                     + "\(user) is among them; choose others with --uid-base and --uid-count", status: 1)
         }
+        for orphan in unrecorded { keepUID(of: orphan.pid, orphan.uid) }
+        var unexamined = records.count
+        if unexamined == 0 { loop.later(done) }
         for (record, worker) in zip(records, workers) {
             let device = ManagedDevice(info: record.device, memoryBytes: record.memoryBytes, step: record.step)
             device.worker = worker
+            device.launch = record.launch
+            device.recoveryStarted = record.recoveryStarted
+            device.sockets = record.sockets
             if let worker, !uids.adopt(worker.uid) {
                 Log.warning(
                     "uid", ("device", "\(device.id)"), ("uid", "\(worker.uid)"), ("what", "out of range or twice"))
             }
             devices[device.id] = device
-            examine(device)
+            examine(device) {
+                unexamined -= 1
+                if unexamined == 0 { done() }
+            }
         }
+    }
+
+    /// A worker without a record, or one whose uid is recorded twice: the uid is free again when it has ended.
+    private func keepUID(of pid: Int32, _ uid: UInt32) {
+        Log.warning("worker-without-record", ("worker", "\(pid)"), ("uid", "\(uid)"))
+        guard uids.adopt(uid) else { return }
+        orphans.watch(pid) { [unowned self] in uids.giveBack(uid) }
     }
 
     private func adopt(_ recorded: DeviceRecord.Worker) -> (any Worker)? {
@@ -39,14 +58,16 @@ extension Broker {
     }
 
     /// Compares the record with the kernel's device of that number.
-    private func examine(_ device: ManagedDevice) {
+    private func examine(_ device: ManagedDevice, done: @escaping () -> Void) {
         guard let control = try? driver.ready() else {
             // Without the driver there can be no device: what is left is ours alone.
-            return undo(device)
+            undo(device)
+            return loop.later(done)
         }
         let buffer = [UInt8](repeating: 0, count: MemoryLayout<UblkDeviceInfo>.size)
         let request = ControlRequest(operation: .getDeviceInfo, device: device.id, buffer: buffer)
         control.submit(request) { [self] answer in
+            defer { done() }
             guard case .result(let result, let bytes) = answer, result >= 0 else { return undo(device) }
             let info = bytes.withUnsafeBytes { $0.loadUnaligned(as: UblkDeviceInfo.self) }
             guard info.serverFlags == device.info.generation else {
@@ -60,22 +81,64 @@ extension Broker {
     }
 
     private func decide(_ device: ManagedDevice, _ info: UblkDeviceInfo) {
-        guard device.step == .live, device.info.state != .failed else { return undo(device) }
-        guard let worker = device.worker, worker.isAlive, info.state == UblkDeviceState.live.rawValue,
-            info.serverPID == worker.pid
-        else {
-            device.setState(.failed, reason: "its worker died while no broker was there; delete it and add it again")
-            return save(device)
+        let state = UblkDeviceState(rawValue: info.state)
+        switch device.step {
+        case .live where device.info.state == .failed: save(device)
+        case .live where state == .live && info.serverPID == device.worker?.pid && device.worker?.isAlive == true:
+            takeOver(device)
+        case .live, .recovering: mend(device, state)
+        case .adding, .starting, .deleting: undo(device)
         }
-        worker.setHandler { [self] event in workerEvent(device, event) }
-        if let problem = verification(of: worker) {
-            device.setState(.unmanaged, reason: "its worker can not be verified: \(problem)")
+    }
+
+    /// A live device of an earlier broker: checked as if it were new, and its sockets taken back.
+    private func takeOver(_ device: ManagedDevice) {
+        guard let worker = device.worker else { return }
+        if let problem = verification(of: worker) ?? reclaim(device, worker) {
+            // It serves on; only a death of its worker can't be mended.
+            device.setState(.unmanaged, reason: "it could not be taken over: \(problem)")
         } else {
             device.setState(.live)
         }
         save(device)
+        // A change event of udev may come at any time, and must find the owner.
+        try? store.writeUdev(device.record)
         Log.info(
             "adopted", ("device", "\(device.id)"), ("worker", "\(worker.pid)"), ("state", device.info.state.rawValue))
+        watchOver(device)
+    }
+
+    /// What is wrong; nil when both ends are ours again.
+    private func reclaim(_ device: ManagedDevice, _ worker: any Worker) -> String? {
+        guard let sockets = device.sockets, device.launch != nil else { return "its record has no sockets" }
+        do throws(SystemError) {
+            device.parking = try worker.reclaim(sockets)
+            return nil
+        } catch { return "\(error)" }
+    }
+
+    /// Its worker died while no broker was there, or was just being replaced.
+    private func mend(_ device: ManagedDevice, _ state: UblkDeviceState?) {
+        guard device.info.recovery != .none, state != .dead, state != nil else {
+            return fail(device, because: "its worker died while no broker was there; delete it and add it again")
+        }
+        // The files lie in the parking socket, of which a replacement that was under way holds the last end.
+        if let worker = device.worker, worker.isAlive { _ = reclaim(device, worker) }
+        device.info.deaths += 1
+        device.info.lastDeath = "gone while no broker was there"
+        guard device.parking != nil || device.launch?.target.needsFiles == false else { return waitForFiles(device) }
+        if device.parking == nil, let pair = try? makeMessagePair() { device.parking = consume pair.first }
+        RecoverOperation(device, broker: self).begin()
+    }
+
+    /// Broker and worker died together, and the client's files with them: only the owner can bring them again.
+    private func waitForFiles(_ device: ManagedDevice) {
+        device.step = .recovering
+        device.setState(
+            .recovering,
+            reason: "its worker and the broker died, and its file was lost: delete it, or see 'ubd recover'")
+        save(device)
+        Log.error("files-lost", ("device", "\(device.id)"), ("owner", "\(device.owner)"))
     }
 
     private func undo(_ device: ManagedDevice) {

@@ -39,26 +39,37 @@ enum StartErrors {
     }
 
     /// The worker's own word on why it can't serve.
-    static func explain(_ failure: WorkerFailure) -> InterfaceError {
-        if let (message, remedy) = StartFailure.file(failure) {
+    static func explain(_ failure: WorkerFailure, _ device: ManagedDevice, workerGID: UInt32) -> InterfaceError {
+        let name = device.info.file ?? "the file"
+        if let (message, remedy) = StartFailure.file(failure, name: name) {
             return .badFile(message: message, remedy: remedy, index: Int64(clamping: failure.detail))
         }
         switch failure.step {
         case .offsetBeyondEnd:
             return option(
-                "offset", failure.detail, "the offset lies beyond the end of the file", "give a smaller offset")
+                "offset", device.launch?.offset ?? 0,
+                "lies beyond the \(failure.detail) bytes of \(name)",
+                "give a smaller offset")
         case .sizeBeyondEnd:
-            return option("size", failure.detail, "the file ends before the size that was asked", "give a smaller size")
-        case .smallerThanBlock:
             return option(
-                "size", failure.detail, "the device would be smaller than one block",
-                "use a larger file or smaller blocks")
+                "size", device.launch?.size ?? 0,
+                "is more than the \(failure.detail) bytes left in \(name)",
+                "give a smaller size")
+        case .smallerThanBlock:
+            return .badFile(
+                message: "\(name) is smaller than one block of \(failure.detail) bytes",
+                remedy: "use a larger file or smaller blocks", index: 0)
         case .blockSizeTooSmall:
             return option(
-                "block-size", failure.detail, "the backing device has larger blocks",
+                "block-size", UInt64(device.launch?.blockSize ?? 0), "is less than the blocks of \(name) have",
                 "give at least \(failure.detail) bytes")
         case .offsetUnaligned:
-            return option("offset", failure.detail, "the offset is not a multiple of the block size", "align it")
+            return option("offset", device.launch?.offset ?? 0, "is not a multiple of the block size", "align it")
+        case .ring where failure.errno == EPERM:
+            return .kernelUnsupported(
+                message: "io_uring is switched off for the worker (sysctl kernel.io_uring_disabled)",
+                remedy: "sysctl kernel.io_uring_disabled=0, or =1 with kernel.io_uring_group=\(workerGID), as root",
+                feature: "io_uring")
         default:
             return .failed(
                 message: "the worker could not serve (\(failure.step)): \(SystemError.message(failure.errno))",
@@ -68,8 +79,8 @@ enum StartErrors {
         }
     }
 
-    private static func option(_ name: String, _ value: UInt64, _ message: String, _ remedy: String) -> InterfaceError {
-        .invalidOption(message: message, remedy: remedy, option: name, value: "\(value)")
+    private static func option(_ name: String, _ value: UInt64, _ problem: String, _ remedy: String) -> InterfaceError {
+        .invalidOption(message: "\(name) \(value) \(problem)", remedy: remedy, option: name, value: "\(value)")
     }
 }
 

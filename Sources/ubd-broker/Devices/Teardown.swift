@@ -38,6 +38,10 @@ final class Teardown {
 
     func begin(_ manner: Manner) {
         device.teardown = self
+        if let recovery = device.recovery {
+            // Above all END_USER_RECOVERY must be over before its worker dies.
+            return recovery.abandon { [self] in begin(.killFirst) }
+        }
         device.setState(.deleting, reason: device.info.reason)
         device.step = .deleting
         broker.save(device)
@@ -62,26 +66,18 @@ final class Teardown {
     /// Kills the worker and goes on when it is dead.
     private func kill(then next: @escaping () -> Void) {
         guard let worker = device.worker else { return next() }
-        guard !worker.hasEnded else {
-            release(worker)
+        guard worker.end == nil else {
+            broker.release(device)
             return next()
         }
         worker.setHandler { [self] event in
             guard case .ended = event else { return }
             broker.loop.cancel(killTimer)
-            release(worker)
+            broker.release(device)
             next()
         }
         worker.kill()
         killTimer = broker.loop.after(milliseconds: Deadline.kill) { [self] in becomeStuck() }
-    }
-
-    private func release(_ worker: any Worker) {
-        worker.forget(undertaker: broker.undertaker, owner: device.owner)
-        broker.uids.giveBack(worker.uid)
-        device.worker = nil
-        device.info.workerPid = nil
-        device.info.workerUid = nil
     }
 
     private func becomeStuck() {
@@ -123,7 +119,7 @@ final class Teardown {
     }
 
     private func clean() {
-        if device.mayBeStarted { broker.nodes.removeLink(device.id) }
+        broker.nodes.removeLink(device.id)
         if let parking = device.parking.take() { broker.undertaker.letGo(parking, owner: device.owner) }
         broker.store.remove(device.id)
         device.teardown = nil

@@ -1,4 +1,5 @@
 import CLauncher
+import Glibc
 import SystemCalls
 import WorkerProtocol
 
@@ -27,33 +28,37 @@ enum StartFailure {
     }
 
     /// A file that can't back a device: what is wrong with it and what to do; nil when the step is not about the file.
-    static func file(_ failure: WorkerFailure) -> (message: String, remedy: String)? {
+    static func file(_ failure: WorkerFailure, name: String) -> (message: String, remedy: String)? {
         let regular = "give a regular file or a block device"
         switch failure.step {
-        case .fileIsDirectory: return ("the file is a directory", regular)
-        case .fileIsPipe: return ("the file is a pipe", regular)
-        case .fileIsSocket: return ("the file is a socket", regular)
-        case .fileIsCharacterDevice: return ("the file is a character device", regular)
-        case .fileIsOther: return ("the file is neither a regular file nor a block device", regular)
-        case .fileIsPathOnly: return ("the file was opened with O_PATH", "open it for reading, and writing if need be")
-        case .fileIsAppendOnly: return ("the file was opened with O_APPEND", "open it without")
-        case .fileIsWriteOnly: return ("the file was opened for writing only", "open it for reading and writing")
-        case .fileNotWritable: return ("the file was opened for reading only", "ask for a read-only device")
-        case .fileOnKernelFilesystem: return ("the file is on a file system of the kernel's own (proc, sys)", regular)
+        case .fileIsDirectory: return ("\(name) is a directory", regular)
+        case .fileIsPipe: return ("\(name) is a pipe", regular)
+        case .fileIsSocket: return ("\(name) is a socket", regular)
+        case .fileIsCharacterDevice: return ("\(name) is a character device", regular)
+        case .fileIsOther: return ("\(name) is neither a regular file nor a block device", regular)
+        case .fileIsPathOnly: return ("\(name) was opened with O_PATH", "open it for reading, and writing if need be")
+        case .fileIsAppendOnly: return ("\(name) was opened with O_APPEND", "open it without")
+        case .fileIsWriteOnly: return ("\(name) was opened for writing only", "open it for reading and writing")
+        case .fileNotWritable: return ("\(name) was opened for reading only", "ask for a read-only device")
+        case .fileOnKernelFilesystem: return ("\(name) is on a file system of the kernel's own (proc, sys)", regular)
         case .fileOnFUSE:
-            return ("the file is on a FUSE file system", "copy it elsewhere, or ask the administrator for allow-fuse")
+            return ("\(name) is on a FUSE file system", "copy it elsewhere, or ask the administrator for allow-fuse")
         case .fileOnNetwork:
             return (
-                "the file is on a network file system",
+                "\(name) is on a network file system",
                 "copy it elsewhere, or ask the administrator for allow-network-fs"
             )
-        case .fileIsUbdDevice: return ("the file is itself a ublk device", "give another block device")
+        case .fileIsUbdDevice: return ("\(name) is a ublk device or lies on one", "give a file or another block device")
         case .filesDiffer: return ("the two files are not the same file", "send one file opened twice")
-        case .fileEmpty: return ("the file is empty", "make it larger first: truncate -s SIZE FILE")
+        case .fileEmpty: return ("\(name) is empty", "give it a size first: truncate -s 1G FILE")
         case .fileCount:
             return ("the message had \(failure.detail) files", "send one file, or the same one opened twice")
-        case .fileStatus: return ("the file's properties can't be read: \(SystemError.message(failure.errno))", regular)
-        case .peekFiles: return ("no file could be taken: \(SystemError.message(failure.errno))", "send fewer files")
+        case .fileStatus:
+            return ("the properties of \(name) can't be read: \(SystemError.message(failure.errno))", regular)
+        case .peekFiles where failure.errno == EMSGSIZE:
+            return ("the message had too many files", "send one file, or the same one opened twice")
+        case .peekFiles:
+            return ("no file could be taken: \(SystemError.message(failure.errno))", "see the broker's log")
         default: return nil
         }
     }

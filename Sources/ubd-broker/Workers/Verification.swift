@@ -13,6 +13,11 @@ struct ProcessStatus: Equatable {
     var seccompFilters = 0
     var state: Character = "?"
 
+    /// It has the ids that only a worker of that group has.
+    func isWorker(uid: UInt32, gid: UInt32) -> Bool {
+        uids == [UInt32](repeating: uid, count: 4) && gids == [UInt32](repeating: gid, count: 4) && groups.isEmpty
+    }
+
     /// Reads /proc/`path`/status.
     init(of path: String) throws(SystemError) {
         self.init(parsing: try readFile("/proc/\(path)/status"))

@@ -38,11 +38,11 @@ struct WorkerUIDs {
         next = next + 1 == range.upperBound ? range.lowerBound : next + 1
     }
 
-    /// Who else uses a uid of the range, in words; nil when nobody does. `ours` are uids of recorded workers.
+    /// Who else uses a uid of the range, in words; nil when nobody does. `ours` are uids of workers.
     func collision(except ours: Set<UInt32>) -> String? {
         if let name = accountInRange() { return "user \(name)" }
         for file in ["/etc/subuid", "/etc/subgid"] where overlapsSubordinates(file) { return "a range in \(file)" }
-        return processInRange(except: ours)
+        return processes(except: ours).first.map { "process \($0.pid) (uid \($0.uid))" }
     }
 
     private func accountInRange() -> String? {
@@ -66,14 +66,14 @@ struct WorkerUIDs {
         }
     }
 
-    private func processInRange(except ours: Set<UInt32>) -> String? {
-        for pid in runningProcesses() {
-            guard let status = try? ProcessStatus(of: "\(pid)") else { continue }
-            for uid in status.uids where range.contains(uid) && !ours.contains(uid) {
-                return "process \(pid) (uid \(uid))"
-            }
+    /// Processes that have a uid of the range which is not one of `ours`.
+    func processes(except ours: Set<UInt32>) -> [(pid: Int32, uid: UInt32, status: ProcessStatus)] {
+        runningProcesses().compactMap { pid in
+            guard let status = try? ProcessStatus(of: "\(pid)"),
+                let uid = status.uids.first(where: { range.contains($0) && !ours.contains($0) })
+            else { return nil }
+            return (pid, uid, status)
         }
-        return nil
     }
 }
 

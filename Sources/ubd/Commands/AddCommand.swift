@@ -65,6 +65,13 @@ struct AddCommand: UBDCommand {
             "Logical block size: 512, 1K, 2K or 4K. (default: null 512, loop that of the file)", valueName: "bytes"))
     var blockSize: ByteCount?
 
+    @Option(
+        help: ArgumentHelp(
+            "What happens when the device's worker dies: reissue, queue, fail or none. (default: reissue)",
+            discussion: RecoveryMode.allCases.map { "\($0.rawValue): \($0.summary)" }.joined(separator: "\n"),
+            valueName: "mode"))
+    var recovery: String?
+
     @Flag(help: "Go through the page cache even when the file takes direct I/O (loop).")
     var buffered = false
 
@@ -118,7 +125,8 @@ struct AddCommand: UBDCommand {
         if buffered { options.append(OptionValue("buffered", "true")) }
         return AddRequest(
             target: target, id: number, queues: queues, depth: depth,
-            maxIOBytes: maxIOSize.map { Int64($0.bytes) }, readOnly: readOnly ? true : nil, options: options)
+            maxIOBytes: maxIOSize.map { Int64($0.bytes) }, readOnly: readOnly ? true : nil, recovery: recovery,
+            options: options)
     }
 
     private func filePath(for target: TargetDescription) throws(CommandFailure) -> String? {

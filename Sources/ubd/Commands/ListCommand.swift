@@ -50,21 +50,32 @@ struct ListCommand: UBDCommand {
             remedy: "see 'ubd list'")
     }
 
+    /// What is worth a line below the device's own: why it does not serve, and how its workers died.
+    private static func notes(_ device: Device) -> [String] {
+        var notes: [String] = []
+        if let reason = device.reason { notes.append(reason) }
+        if let last = device.lastDeath {
+            let count = device.deaths == 1 ? "1 worker has" : "\(device.deaths) workers have"
+            notes.append("\(count) died; the last was \(last)")
+        }
+        return notes
+    }
+
     static func lines(_ devices: [Device], _ host: any Machine) -> [String] {
         var table = Table(header: ["DEVICE", "STATE", "SIZE", "BLOCK", "MODE", "QUEUES", "OWNER", "TARGET"])
         table.rows = devices.map { device in
             let access = (device.readOnly ? "ro" : "rw") + (device.buffered ? ",buffered" : "")
             return [
                 device.link ?? device.node, device.state.rawValue, ByteSize.text(device.sizeBytes),
-                String(device.blockSize), "\(access),\(device.mode)", "\(device.queues)x\(device.depth)",
+                String(device.blockSize), "\(access),\(device.mode),\(device.recovery.rawValue)",
+                "\(device.queues)x\(device.depth)",
                 host.userName(of: device.owner) ?? String(device.owner),
                 device.target + (device.file.map { " \($0)" } ?? ""),
             ]
         }
         var lines = table.lines
         for (index, device) in devices.enumerated().reversed() {
-            guard let reason = device.reason else { continue }
-            lines.insert("  \(reason.printable)", at: index + 2)
+            for note in notes(device).reversed() { lines.insert("  \(note.printable)", at: index + 2) }
         }
         return lines
     }

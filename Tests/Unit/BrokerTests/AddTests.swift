@@ -78,7 +78,7 @@ struct AddTests {
     @Test("a worker that dies while START_DEV runs is undone only after the command's end")
     func waitsForStart() throws {
         let host = try Host()
-        host.kernel.beforeAnswer[.startDevice] = { host.workers[0].end(.killed(signal: SIGKILL)) }
+        host.kernel.beforeAnswer[.startDevice] = { host.workers[0].die(.killed(signal: SIGKILL)) }
         #expect(throws: InterfaceError.self) { try host.add().get() }
         #expect(host.leftovers == [])
         let start = try #require(host.kernel.log.firstIndex(of: "startDevice 0"))

@@ -81,16 +81,16 @@ struct DeleteTests {
         #expect(host.kernel.log.count == before)
         // Nobody else notices.
         #expect(try host.add(as: Host.bob).get().0.state == .live)
-        host.workers[0].end(.killed(signal: SIGKILL))
+        host.workers[0].die(.killed(signal: SIGKILL))
         try host.run { host.broker.devices[0] == nil }
         #expect(host.kernel.devices[0] == nil)
     }
 
-    @Test("a worker that dies leaves a failed device with its reason, which can be deleted")
+    @Test("without recovery, a worker that dies leaves a failed device with its reason, which can be deleted")
     func failsWhenWorkerDies() throws {
         let host = try Host()
-        _ = try host.add().get()
-        host.workers[0].end(.killed(signal: SIGSEGV))
+        _ = try host.add(AddRequest(target: "null", recovery: "none")).get()
+        host.workers[0].die(.killed(signal: SIGSEGV))
         #expect(host.broker.devices[0]?.info.state == .failed)
         #expect(host.broker.devices[0]?.info.reason?.contains("SIGSEGV") == true)
         #expect(try host.delete(0) == nil)

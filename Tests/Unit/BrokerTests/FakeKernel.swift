@@ -7,6 +7,8 @@ import SystemCalls
 /// A kernel that keeps ublk devices in a dictionary and their nodes in a folder, and fails where a test says so.
 final class FakeKernel: ControlDevice {
     var features: UblkFeatures = []
+    /// Features that ADD_DEV drops without a word.
+    var unknownFeatures: UblkFeatures = []
     /// Commands that fail, with their errno.
     var failures: [UblkControlOperation: Int32] = [:]
     /// Run just before a command is answered.
@@ -39,6 +41,9 @@ final class FakeKernel: ControlDevice {
         devices[id] = info
     }
 
+    /// The kernel notices that a device's server is gone.
+    func quiesce(_ id: UInt32) { devices[id]?.state = UblkDeviceState.quiesced.rawValue }
+
     func submit(_ request: ControlRequest, _ completion: @escaping (ControlAnswer) -> Void) {
         log.append("\(request.operation) \(request.device)")
         loop.later { [self] in
@@ -55,6 +60,13 @@ final class FakeKernel: ControlDevice {
         case .setParameters: return .result(0, request.buffer)
         case .startDevice:
             mknod("\(folder)/ublkb\(id)", S_IFBLK | 0o600, makeDevice(id))
+            devices[id]?.state = UblkDeviceState.live.rawValue
+            devices[id]?.serverPID = Int32(request.data)
+            return .result(0, [])
+        case .startUserRecovery:
+            guard devices[id]?.state == UblkDeviceState.quiesced.rawValue else { return .result(-EBUSY, []) }
+            return .result(0, [])
+        case .endUserRecovery:
             devices[id]?.state = UblkDeviceState.live.rawValue
             devices[id]?.serverPID = Int32(request.data)
             return .result(0, [])
@@ -85,7 +97,7 @@ final class FakeKernel: ControlDevice {
         var info = request.buffer.withUnsafeBytes { $0.loadUnaligned(as: UblkDeviceInfo.self) }
         // As a kernel does that has two CPUs.
         info.queues = min(info.queues, 2)
-        info.flags |= UblkFeatures.ioctlEncoding.rawValue
+        info.flags = (info.flags & ~unknownFeatures.rawValue) | UblkFeatures.ioctlEncoding.rawValue
         devices[request.device] = info
         return .result(0, withUnsafeBytes(of: info) { Array($0) })
     }

@@ -20,7 +20,8 @@ final class FakeWorker: Worker {
     let uid: UInt32
     let pid: Int32 = 4711
     let startTime: UInt64 = 99
-    private(set) var hasEnded = false
+    private(set) var end: ProcessChange?
+    var hasEnded: Bool { end != nil }
     private(set) var signals: [String] = []
     var isAlive: Bool { !hasEnded }
     /// A worker that waits for a dead disk.
@@ -42,7 +43,7 @@ final class FakeWorker: Worker {
         loop.later { [self] in
             if fault == .launchFails {
                 self.handler(.launchFailed(step: 2, errno: EBUSY))
-                end(.exited(127))
+                die(.exited(127))
             } else {
                 self.handler(.running)
             }
@@ -50,12 +51,16 @@ final class FakeWorker: Worker {
     }
 
     func setHandler(_ handler: @escaping (WorkerEvent) -> Void) { self.handler = handler }
+    let controlInode: UInt64? = nil
+    func reclaim(_ sockets: DeviceRecord.Sockets) throws(SystemError) -> FileDescriptor {
+        throw SystemError("reclaim", EPERM)
+    }
     func expect(_ expectation: WorkerExpectation) {}
 
     func send(_ message: LaunchMessage, parking: Int32, bundle: Int32) throws(SystemError) {
         loop.later { [self] in
             switch fault {
-            case .diesAtLaunch: end(.killed(signal: SIGSYS))
+            case .diesAtLaunch: die(.killed(signal: SIGSYS))
             case .refusesFile: handler(.message(.failed(WorkerFailure(.fileIsDirectory))))
             case .violates: handler(.violation("files in a message"))
             default: handler(.message(.geometry(geometry)))
@@ -66,7 +71,7 @@ final class FakeWorker: Worker {
     func send(_ message: ServeMessage) throws(SystemError) {
         loop.later { [self] in
             switch fault {
-            case .diesAfterGeometry: end(.killed(signal: SIGSEGV))
+            case .diesAfterGeometry: die(.killed(signal: SIGSEGV))
             case .unsealedRings: handler(.message(.sealed([])))
             default: handler(.message(.sealed([.rings])))
             }
@@ -76,7 +81,7 @@ final class FakeWorker: Worker {
     func stop() throws(SystemError) {
         signals.append("STOP")
         loop.later { [self] in
-            if fault == .diesWhenSealed { end(.killed(signal: SIGKILL)) } else { handler(.stopped) }
+            if fault == .diesWhenSealed { die(.killed(signal: SIGKILL)) } else { handler(.stopped) }
         }
     }
 
@@ -84,15 +89,15 @@ final class FakeWorker: Worker {
 
     func kill() {
         signals.append("KILL")
-        if !survivesKill { loop.later { [self] in end(.killed(signal: SIGKILL)) } }
+        if !survivesKill { loop.later { [self] in die(.killed(signal: SIGKILL)) } }
     }
 
     func checkStopped() {}
     func forget(undertaker: Undertaker, owner: UInt32) {}
 
-    func end(_ change: ProcessChange) {
+    func die(_ change: ProcessChange) {
         if hasEnded { return }
-        hasEnded = true
+        end = change
         handler(.ended(change))
     }
 }

@@ -1,0 +1,23 @@
+/// What happens to a device whose worker died (Documentation/block/ublk.rst, UBLK_F_USER_RECOVERY*).
+public enum RecoveryMode: String, Sendable, CaseIterable {
+    /// A new worker takes over; requests that were under way are given to it again. Nobody notices but the clock.
+    case reissue
+    /// A new worker takes over; requests that were under way fail, later ones wait for it.
+    case queue
+    /// A new worker takes over; every request until then fails at once (Linux 6.13).
+    case fail
+    /// No new worker: the device is gone with its worker.
+    case none
+
+    public static let `default` = RecoveryMode.reissue
+
+    /// One sentence without a full stop, for help texts.
+    public var summary: String {
+        switch self {
+        case .reissue: "a new worker takes over, requests under way are repeated"
+        case .queue: "a new worker takes over, requests under way fail, later ones wait"
+        case .fail: "a new worker takes over, requests fail until it is there (Linux 6.13)"
+        case .none: "no new worker: requests fail until the device is deleted"
+        }
+    }
+}

@@ -1,0 +1,30 @@
+import SystemCalls
+
+/// How often a device's workers died lately: once is an accident and mended at once, often is a fault that no new worker
+/// mends.
+struct DeathLog {
+    /// More deaths than this within the window: no further worker is tried.
+    static let most = 8
+    /// Nanoseconds.
+    static let window: UInt64 = 60_000_000_000
+    /// Milliseconds.
+    static let longestPause = 10_000
+
+    private var times: [UInt64] = []
+
+    mutating func add(now: UInt64 = monotonicNanoseconds()) {
+        times.append(now)
+        times.removeAll { now - $0 > DeathLog.window }
+    }
+
+    /// Deaths within the window.
+    var count: Int { times.count }
+
+    var isTooMany: Bool { times.count > DeathLog.most }
+
+    /// Milliseconds to wait before the next worker: none after a first death, then twice as long each time.
+    var pauseBeforeNext: Int {
+        guard times.count > 1 else { return 0 }
+        return min(50 << min(times.count - 2, 16), DeathLog.longestPause)
+    }
+}

@@ -1,0 +1,237 @@
+import BrokerInterface
+import Glibc
+import KernelABI
+import SystemCalls
+import WorkerProtocol
+
+/// Replaces the dead worker of a live device: QUIESCED, START_USER_RECOVERY, a new worker from the parked files, and
+/// END_USER_RECOVERY while it is stopped. The device's users see a pause.
+///
+/// What may be sent when is the kernel's to say (kernel-facts, C). Without PER_IO_DAEMON (before 6.16) a second
+/// START_USER_RECOVERY after a replacement that made some but not all queues ready crashes the host: there it is sent
+/// once for each death of a worker that was sealed, and one more worker is tried without it.
+final class RecoverOperation {
+    /// Milliseconds.
+    private enum Deadline {
+        /// 6.12 notices the death of a server that held every tag only by its request timeout.
+        static let quiesced = 60_000
+        static let startRecovery = 10_000
+        static let command = 10_000
+        static let kill = 5_000
+        static let firstPause = 2
+        static let longestPause = 100
+    }
+
+    private let broker: Broker
+    private let device: ManagedDevice
+    private let began = monotonicNanoseconds()
+    /// Of the present try: its deadlines count from here.
+    private var tryBegan = monotonicNanoseconds()
+    private var start: WorkerStart?
+    private var pause = Deadline.firstPause
+    private var timer: EventLoop.Timer?
+    private var isCommandInFlight = false
+    private var isAbandoned = false
+    private var whenIdle: (() -> Void)?
+    /// START_USER_RECOVERY was sent for this death. Recorded before it is sent.
+    private var isRecovering: Bool {
+        get { device.recoveryStarted }
+        set { device.recoveryStarted = newValue }
+    }
+    /// Replacements tried after it, one of an earlier broker included.
+    private var attempts: Int
+
+    init(_ device: ManagedDevice, broker: Broker) {
+        self.device = device
+        self.broker = broker
+        attempts = device.recoveryStarted ? 1 : 0
+    }
+
+    /// The worker has ended, or is a replacement that an earlier broker left half-way, which is ended now.
+    func begin() {
+        device.recovery = self
+        device.setState(.recovering, reason: device.info.lastDeath.map { "its worker was \($0)" })
+        device.step = .recovering
+        broker.save(device)
+        endWorker { [self] in
+            broker.release(device)
+            let delay = device.deathLog.pauseBeforeNext
+            if delay == 0 { waitUntilQuiesced() } else { after(delay) { [self] in waitUntilQuiesced() } }
+        }
+    }
+
+    /// Kills the worker, if there is one, and goes on when it is dead.
+    private func endWorker(then next: @escaping () -> Void) {
+        guard let worker = device.worker, worker.end == nil else { return next() }
+        worker.setHandler { [self] event in
+            guard case .ended = event, !isAbandoned else { return }
+            broker.loop.cancel(timer)
+            next()
+        }
+        worker.kill()
+        timer = broker.loop.after(milliseconds: Deadline.kill) { [self] in
+            giveUp("its worker can not be killed: it waits for a file or disk that does not answer")
+        }
+    }
+
+    /// Somebody takes the device down: nothing more is begun, and `next` runs when the kernel has finished the command
+    /// that it is at.
+    func abandon(then next: @escaping () -> Void) {
+        isAbandoned = true
+        broker.loop.cancel(timer)
+        start?.abandon()
+        device.recovery = nil
+        if isCommandInFlight { whenIdle = next } else { next() }
+    }
+
+    // MARK: The kernel lets go of the dead worker
+
+    private func waitUntilQuiesced() {
+        let buffer = [UInt8](repeating: 0, count: MemoryLayout<UblkDeviceInfo>.size)
+        command(ControlRequest(operation: .getDeviceInfo, device: device.id, buffer: buffer)) { [self] answer in
+            guard case .result(let result, let bytes) = answer, result >= 0 else {
+                return giveUp("the kernel does not know it any more: \(SystemError.message(answer.errno))")
+            }
+            let info = bytes.withUnsafeBytes { $0.loadUnaligned(as: UblkDeviceInfo.self) }
+            switch UblkDeviceState(rawValue: info.state) {
+            case .quiesced, .failIO: startRecovery()
+            case .live:
+                again(Deadline.quiesced, "the kernel does not let go of the dead worker") { [self] in
+                    waitUntilQuiesced()
+                }
+            case .dead, nil: giveUp("the kernel stopped it")
+            }
+        }
+    }
+
+    /// EBUSY until the last reference to the device's control node is gone: a dying process takes its time.
+    private func startRecovery() {
+        if isRecovering, !broker.canRepeatRecovery { return startWorker() }
+        isRecovering = true
+        broker.save(device)
+        command(ControlRequest(operation: .startUserRecovery, device: device.id)) { [self] answer in
+            switch answer.errno {
+            case 0: startWorker()
+            case EBUSY:
+                isRecovering = false
+                again(Deadline.startRecovery, "the dead worker's files stay open") { [self] in startRecovery() }
+            default:
+                giveUp("the kernel refused START_USER_RECOVERY: \(SystemError.message(answer.errno))")
+            }
+        }
+    }
+
+    // MARK: The replacement
+
+    private func startWorker() {
+        guard var launch = device.launch else { return giveUp("its launch message is not known") }
+        // Exactly the disk that the kernel has, whatever became of the file.
+        launch.size = device.info.sizeBytes
+        launch.blockSize = device.info.blockSize
+        attempts += 1
+        let start = WorkerStart(
+            launch, for: device, broker: broker,
+            listener: WorkerStart.Listener(
+                geometry: { [unowned self] geometry in compare(geometry) },
+                ready: { [unowned self] in endRecovery() },
+                failed: { [unowned self] error in replacementFailed(error) },
+                // From here on its death is a death like the first one.
+                sealed: { [unowned self] in isRecovering = false }))
+        self.start = start
+        start.begin()
+    }
+
+    private func compare(_ geometry: Geometry) {
+        guard geometry.size == device.info.sizeBytes, geometry.logicalBlock == device.info.blockSize,
+            geometry.attributes.contains(.readOnly) == device.info.readOnly
+        else {
+            start?.abandon()
+            return replacementFailed(StartErrors.workerBroke("it made another disk than before"))
+        }
+        start?.serve()
+    }
+
+    private func endRecovery() {
+        guard let worker = device.worker else { return }
+        let request = ControlRequest(
+            operation: .endUserRecovery, device: device.id, data: UInt64(worker.pid), deadline: Deadline.command)
+        command(request) { [self] answer in
+            guard answer.errno == 0, worker.isAlive else {
+                return replacementFailed(StartErrors.kernelSaysNo("END_USER_RECOVERY", answer.errno))
+            }
+            do throws(SystemError) { try worker.resume() } catch {
+                return replacementFailed(StartErrors.broken("resume the worker", error))
+            }
+            succeed()
+        }
+    }
+
+    private func succeed() {
+        device.recovery = nil
+        isRecovering = false
+        device.step = .live
+        device.setState(.live)
+        broker.save(device)
+        let milliseconds = (monotonicNanoseconds() - began) / 1_000_000
+        Log.notice(
+            "recovered", ("device", "\(device.id)"), ("worker", "\(device.info.workerPid ?? 0)"),
+            ("milliseconds", "\(milliseconds)"), ("deaths", "\(device.info.deaths)"))
+        broker.watchOver(device)
+    }
+
+    /// A replacement did not get there. It must be dead before the next one is tried.
+    private func replacementFailed(_ error: InterfaceError) {
+        Log.warning("replacement-failed", ("device", "\(device.id)"), ("why", error.message))
+        endWorker { [self] in replacementIsDead(error) }
+    }
+
+    private func replacementIsDead(_ error: InterfaceError) {
+        broker.release(device)
+        device.deathLog.add()
+        tryBegan = monotonicNanoseconds()
+        pause = Deadline.firstPause
+        device.info.lastDeath = error.message
+        device.info.deaths += 1
+        if device.deathLog.isTooMany { return giveUp("its workers keep dying: \(error.message)") }
+        if isRecovering, !broker.canRepeatRecovery, attempts >= 2 {
+            return giveUp("two new workers failed, and this kernel (before 6.16) allows no more: \(error.message)")
+        }
+        after(max(device.deathLog.pauseBeforeNext, Deadline.firstPause)) { [self] in
+            if isRecovering, !broker.canRepeatRecovery { startWorker() } else { waitUntilQuiesced() }
+        }
+    }
+
+    // MARK: The end
+
+    /// Nothing more can be done: the device stops, so that nobody waits for ever, and stays listed with its reason.
+    private func giveUp(_ reason: String) {
+        if isAbandoned { return }
+        isAbandoned = true
+        broker.loop.cancel(timer)
+        start?.abandon()
+        device.recovery = nil
+        broker.fail(device, because: reason)
+    }
+
+    private func after(_ milliseconds: Int, _ next: @escaping () -> Void) {
+        timer = broker.loop.after(milliseconds: milliseconds) { [self] in if !isAbandoned { next() } }
+    }
+
+    private func again(_ deadline: Int, _ problem: String, _ next: @escaping () -> Void) {
+        guard (monotonicNanoseconds() - tryBegan) / 1_000_000 < UInt64(deadline) else { return giveUp(problem) }
+        after(pause, next)
+        pause = min(pause * 2, Deadline.longestPause)
+    }
+
+    private func command(_ request: ControlRequest, _ next: @escaping (ControlAnswer) -> Void) {
+        guard let control = broker.driver.opened else { return giveUp("the ublk driver is gone") }
+        isCommandInFlight = true
+        control.submit(request) { [self] answer in
+            isCommandInFlight = false
+            if !isAbandoned { return next(answer) }
+            let idle = whenIdle
+            whenIdle = nil
+            idle?()
+        }
+    }
+}

@@ -1,0 +1,153 @@
+import BrokerInterface
+import Glibc
+import KernelABI
+import SystemCalls
+import Testing
+
+@testable import ubd_broker
+
+@Suite("Recovering a device whose worker died")
+struct RecoverTests {
+    /// A host with one live device, whose worker has just died.
+    private func hostAfterDeath(features: UblkFeatures = [.perIODaemon]) throws -> Host {
+        let host = try Host()
+        host.kernel.features = features
+        _ = try host.add().get()
+        host.kernel.quiesce(0)
+        host.workers[0].die(.killed(signal: SIGSEGV))
+        return host
+    }
+
+    private func info(_ host: Host) -> Device? { host.broker.devices[0]?.info }
+
+    @Test("a new worker takes over, with another uid, stopped while the kernel is told")
+    func replaces() throws {
+        let host = try hostAfterDeath()
+        #expect(info(host)?.state == .recovering)
+        #expect(info(host)?.reason?.contains("SIGSEGV") == true)
+        var signalsAtEnd: [String] = []
+        host.kernel.beforeAnswer[.endUserRecovery] = { signalsAtEnd = host.workers[1].signals }
+        try host.run { self.info(host)?.state == .live }
+        #expect(signalsAtEnd == ["STOP"])
+        #expect(host.workers.count == 2)
+        #expect(host.workers[0].uid != host.workers[1].uid)
+        #expect(info(host)?.deaths == 1)
+        #expect(info(host)?.lastDeath == "killed by SIGSEGV")
+        #expect(info(host)?.reason == nil)
+        #expect(try host.delete(0) == nil)
+        #expect(host.leftovers == [])
+    }
+
+    @Test("the kernel is asked again until it has let go of the dead worker")
+    func waitsForKernel() throws {
+        let host = try Host()
+        host.kernel.features = [.perIODaemon]
+        _ = try host.add().get()
+        host.workers[0].die(.killed(signal: SIGKILL))
+        var asked = 0
+        host.kernel.beforeAnswer[.getDeviceInfo] = {
+            asked += 1
+            if asked == 5 { host.kernel.quiesce(0) }
+        }
+        try host.run { self.info(host)?.state == .live }
+        #expect(asked == 5)
+    }
+
+    @Test("before 6.16 a second START_USER_RECOVERY is never sent for one death, and a second failure is the end")
+    func sendsOnce() throws {
+        let host = try hostAfterDeath(features: [])
+        host.fault = .diesAfterGeometry
+        try host.run { self.info(host)?.state == .failed }
+        #expect(host.kernel.log.filter { $0 == "startUserRecovery 0" }.count == 1)
+        #expect(host.workers.count == 3)
+        #expect(host.kernel.log.last == "stopDevice 0")
+        #expect(try host.delete(0) == nil)
+        #expect(host.leftovers == [])
+    }
+
+    @Test("from 6.16 on it is sent for each try")
+    func sendsAgain() throws {
+        let host = try hostAfterDeath()
+        host.fault = .diesAfterGeometry
+        try host.run { host.workers.count == 3 }
+        host.fault = nil
+        try host.run { self.info(host)?.state == .live }
+        #expect(host.kernel.log.filter { $0 == "startUserRecovery 0" }.count >= 2)
+    }
+
+    @Test("workers that keep dying are not replaced for ever; the reason is told")
+    func givesUp() throws {
+        let host = try Host()
+        host.kernel.features = [.perIODaemon]
+        _ = try host.add().get()
+        for _ in 0...DeathLog.most {
+            host.kernel.quiesce(0)
+            host.workers.last?.die(.killed(signal: SIGILL))
+            try host.run { self.info(host)?.state != .recovering }
+        }
+        #expect(info(host)?.state == .failed)
+        #expect(info(host)?.reason?.contains("keep dying") == true)
+        #expect(host.kernel.log.last == "stopDevice 0")
+        #expect(try host.delete(0) == nil)
+        #expect(host.leftovers == [])
+    }
+
+    @Test("a replacement that makes another disk is not let in")
+    func comparesDisks() throws {
+        let host = try hostAfterDeath(features: [])
+        host.geometry.size = 512
+        try host.run { self.info(host)?.state == .failed }
+        #expect(!host.kernel.log.contains("endUserRecovery 0"))
+    }
+
+    @Test("a replacement without its walls is not let in")
+    func verifies() throws {
+        let host = try hostAfterDeath(features: [])
+        host.sandboxProblem = "task 2: Seccomp 0"
+        try host.run { self.info(host)?.state == .failed }
+        #expect(!host.kernel.log.contains("endUserRecovery 0"))
+    }
+
+    @Test(
+        "a device that is deleted at any moment of its recovery is deleted",
+        arguments: [
+            UblkControlOperation.getDeviceInfo, .startUserRecovery, .endUserRecovery,
+        ])
+    func deletes(_ operation: UblkControlOperation) throws {
+        let host = try hostAfterDeath()
+        var done = false
+        host.kernel.beforeAnswer[operation] = {
+            host.kernel.beforeAnswer = [:]
+            host.broker.delete(DeleteRequest(id: 0, force: true), peer: Host.alice) { error in
+                #expect(error == nil)
+                done = true
+            }
+        }
+        try host.run { done }
+        #expect(host.leftovers == [])
+    }
+
+    @Test("a mode that the kernel does not have is refused, and nothing is left")
+    func refusesMode() throws {
+        let host = try Host()
+        host.kernel.unknownFeatures = [.userRecoveryFailIO]
+        let error = #expect(throws: InterfaceError.self) {
+            try host.add(AddRequest(target: "null", recovery: "fail")).get()
+        }
+        #expect(error?.name == "io.ubd.Broker.KernelUnsupported")
+        #expect(host.leftovers == [])
+    }
+
+    @Test("the first death costs no pause, later ones ever longer ones")
+    func backsOff() {
+        var log = DeathLog()
+        var pauses: [Int] = []
+        for second in 0..<5 {
+            log.add(now: UInt64(second) * 1_000_000_000 + 1)
+            pauses.append(log.pauseBeforeNext)
+        }
+        #expect(pauses == [0, 50, 100, 200, 400])
+        log.add(now: 200_000_000_000)
+        #expect(log.pauseBeforeNext == 0)
+    }
+}

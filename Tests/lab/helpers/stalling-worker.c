@@ -1,0 +1,39 @@
+/* Stands in for ubd-worker and stops at one step, so that a test can kill the broker, or the client, exactly there. A
+ * worker gets no arguments and sees no file, so the step is in the program itself: the test changes the digit.
+ *   0  never says a word                    1  tells a geometry, then stalls (the broker said "serve")
+ *   2  dies at once                         3  says that its walls stand, which they do not
+ *   4  says what no worker says
+ */
+#include <stdint.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+static volatile const char step[] = "ubd-stall-at-step-0";
+
+/* Geometry of Sources/Shared/WorkerProtocol: a disk of 1 MiB. */
+struct __attribute__((packed)) geometry {
+    uint32_t kind;
+    uint64_t bytes;
+    uint32_t logical, physical, attributes, discard_granularity, discard_sectors, zeroes_sectors, major, minor;
+};
+
+int main(void) {
+    char digit = step[sizeof step - 2], byte;
+    if (digit == '2') return 7;
+    if (digit == '0') for (;;) pause();
+    if (digit == '4') {
+        (void)!write(3, "what?", 5);
+        for (;;) pause();
+    }
+    /* The launch message; its files are left in the queue. */
+    if (recv(3, &byte, 1, MSG_TRUNC) <= 0) return 8;
+    struct geometry disk = {.kind = 0x55425701, .bytes = 1 << 20, .logical = 512, .physical = 4096};
+    if (write(3, &disk, sizeof disk) != sizeof disk) return 9;
+    if (recv(3, &byte, 1, MSG_TRUNC) <= 0) return 10;
+    if (digit == '3') {
+        uint32_t sealed[] = {0x55425702, 7};
+        if (write(3, sealed, sizeof sealed) != sizeof sealed) return 11;
+    }
+    for (;;) pause();
+}
