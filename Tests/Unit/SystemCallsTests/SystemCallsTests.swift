@@ -50,9 +50,9 @@ struct ReadAllTests {
         let file = FileDescriptor(owning: try call("memfd_create") { memfd_create("test", UInt32(MFD_CLOEXEC)) })
         let content = (0..<40_000).map { UInt8(truncatingIfNeeded: $0) }
         try file.writeAll(content)
-        #expect(try file.readAll(limit: 40_000) == content)
+        #expect(try file.readWhole(limit: 40_000) == content)
         #expect(lseek(file.raw, 0, SEEK_CUR) == 40_000)
-        #expect(throws: SystemError("read", EFBIG)) { try file.readAll(limit: 39_999) }
+        #expect(throws: SystemError("read", EFBIG)) { try file.readWhole(limit: 39_999) }
     }
 }
 
