@@ -246,7 +246,7 @@ final class Broker {
             device.info.lastDeath = "\(change)"
             device.deathLog.add()
             if device.info.recovery == .none || device.info.state == .unmanaged {
-                fail(device, because: "its worker was \(change); delete it and add it again")
+                fail(device, because: "its worker \(change); delete it and add it again")
             } else if device.deathLog.isTooMany {
                 fail(device, because: "its workers keep dying (\(device.deathLog.count) within a minute): \(change)")
             } else {

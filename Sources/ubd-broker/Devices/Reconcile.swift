@@ -125,7 +125,7 @@ extension Broker {
         // The files lie in the parking socket, of which a replacement that was under way holds the last end.
         if let worker = device.worker, worker.isAlive { _ = reclaim(device, worker) }
         device.info.deaths += 1
-        device.info.lastDeath = "gone while no broker was there"
+        device.info.lastDeath = "ended while no broker was there"
         guard device.parking != nil || device.launch?.target.needsFiles == false else { return waitForFiles(device) }
         if device.parking == nil, let pair = try? makeMessagePair() { device.parking = consume pair.first }
         RecoverOperation(device, broker: self).begin()

@@ -117,7 +117,7 @@ final class WorkerStart {
             fail(StartErrors.workerBroke("it sent \(what)"))
         case .ended(let change):
             Log.warning("worker-ended", ("device", "\(device.id)"), ("how", "\(change)"))
-            fail(StartErrors.workerBroke("it was \(change)"))
+            fail(StartErrors.workerBroke("it \(change)"))
         }
     }
 

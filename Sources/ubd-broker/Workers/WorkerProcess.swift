@@ -215,9 +215,9 @@ final class WorkerProcess: Worker {
     private func adoptedEnded() {
         guard end == nil else { return }
         // Not our child: the kernel tells that it ended, not how.
-        end = .exited(-1)
+        end = .gone
         endWatch(of: process.file.raw)
-        handler?(.ended(.exited(-1)))
+        handler?(.ended(.gone))
     }
 
     private func endWatch(of fd: Int32) {
