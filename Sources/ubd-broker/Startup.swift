@@ -113,7 +113,8 @@ enum Startup {
             Log.info(
                 "ready", ("version", UBDVersion.text), ("socket", configuration.socketPath),
                 ("kernel", kernelRelease()))
-            Notification.send("READY=1")
+            Watchdog(broker).begin()
+        Notification.send("READY=1")
         }
         try loop.run()
         if let failure { throw failure }

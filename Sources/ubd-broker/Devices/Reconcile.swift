@@ -113,6 +113,8 @@ extension Broker {
         guard let sockets = device.sockets, device.launch != nil else { return "its record has no sockets" }
         do throws(SystemError) {
             device.parking = try worker.reclaim(sockets)
+            device.statistics = try DeviceStatistics(
+                adopting: worker.reclaimStatistics(), queues: Int(device.info.queues))
             return nil
         } catch { return "\(error)" }
     }
