@@ -182,6 +182,11 @@ final class Broker {
         UInt64.random(in: 1...UInt64(Int64.max))
     }
 
+    /// Sockets in which files of clients lie, or may.
+    var parkingEnds: [Int32] {
+        devices.values.compactMap { $0.parking?.raw } + adds.values.compactMap(\.parkingEnd)
+    }
+
     func save(_ device: ManagedDevice) {
         do { try store.write(device.record) } catch {
             // The device serves on; only a restarted broker would know less of it.

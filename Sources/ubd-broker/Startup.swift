@@ -119,6 +119,7 @@ enum Startup {
         try loop.run()
         if let failure { throw failure }
         Notification.send("STOPPING=1")
+        Undertaker.leave((server?.sockets ?? []) + broker.parkingEnds)
         withExtendedLifetime((server, broker)) {}
         _ = lock.raw
     }
