@@ -79,6 +79,9 @@ extension Broker {
 
     private func decide(_ device: ManagedDevice, _ info: UblkDeviceInfo) {
         guard device.step == .live, device.info.state != .failed else { return undo(device) }
+        // Its worker's death leaves a device that can be recovered QUIESCED; only STOP_DEV makes it DEAD, so its deletion
+        // had begun. (TRY_STOP_DEV has no step of its own: it may be refused, and then the device is as live as before.)
+        if info.state == UblkDeviceState.dead.rawValue, device.info.recovery != .none { return undo(device) }
         guard let worker = device.worker, worker.isAlive, info.state == UblkDeviceState.live.rawValue,
             info.serverPID == worker.pid
         else {
