@@ -31,6 +31,8 @@ let package = Package(
         .executable(name: "ubd", targets: ["ubd"]),
         .executable(name: "ubd-broker", targets: ["ubd-broker"]),
         .executable(name: "ubd-worker", targets: ["ubd-worker"]),
+        // Not installed: what the worker's tests preload to play the driver.
+        .library(name: "ubd-stand-in", type: .dynamic, targets: ["CStandIn"]),
     ],
     dependencies: [
         .package(url: "https://github.com/apple/swift-argument-parser", from: "1.8.0")
@@ -81,8 +83,18 @@ let package = Package(
             name: "engine-benchmark", dependencies: ["Worker", "WorkerProtocol", "CShims"], path: "Benchmarks/engine",
             exclude: ["thresholds"], cSettings: cSettings, swiftSettings: swiftSettings),
 
+        // For the lab: a program that is a worker until it tries to be more (Tests/lab/groups/escape).
+        .target(name: "CEscape", path: "Tests/escape/CEscape", cSettings: cSettings),
+        .executableTarget(
+            name: "ubd-escape",
+            dependencies: [
+                "Worker", "WorkerProtocol", "Ring", "KernelABI", "SystemCalls", "CShims", "CEscape",
+            ],
+            path: "Tests/escape/ubd-escape", cSettings: cSettings, swiftSettings: swiftSettings),
+
         // For unit tests: what the C headers say, and a program that tries system calls under a filter.
         .target(name: "CPolicyHeaders", path: "Tests/Support/CPolicyHeaders", cSettings: cSettings),
+        .target(name: "CStandIn", path: "Tests/Support/CStandIn", cSettings: cSettings),
         .executableTarget(name: "ubd-policy-probe", path: "Tests/Support/ubd-policy-probe", cSettings: cSettings),
 
         // Unit tests: no ublk needed.
@@ -97,6 +109,11 @@ let package = Package(
         tests("BrokerInterface", of: ["BrokerInterface", "Varlink"]),
         tests("Command", of: ["ubd"]),
         tests("Broker", of: ["ubd-broker", "WorkerProtocol", "KernelABI", "SystemCalls"]),
-        tests("Worker", of: ["Worker", "WorkerProtocol", "KernelABI", "SystemCalls", "Ring", "Sandbox", "CShims"]),
+        tests(
+            "Worker",
+            of: [
+                "Worker", "ubd-worker", "WorkerProtocol", "KernelABI", "SystemCalls", "Ring", "Sandbox", "CShims",
+                "Policy", "PolicyCompiler",
+            ]),
     ]
 )

@@ -166,7 +166,8 @@ class Machine:
         line = [COMMAND_LINE, *self.append]
         qemu = json.loads((CACHED["qemu"] / "settings.json").read_text())
         arguments = [
-            *qemu["command"], "-nodefaults", "-no-user-config", "-machine", "q35",
+            # It must not outlive us, however we end.
+            "setpriv", "--pdeathsig", "KILL", *qemu["command"], "-nodefaults", "-no-user-config", "-machine", "q35",
             "-cpu", qemu["cpu"], "-smp", str(self.cpus), "-m", str(self.memory), "-display", "none", "-no-reboot",
             "-kernel", str(CACHED[f"kernel-{self.kernel}"] / "vmlinux"), "-initrd", str(initrd),
             "-serial", "mon:stdio" if self.interactive else f"file:{self.job / 'console'}",
@@ -226,7 +227,7 @@ class Machine:
         started = time.monotonic()
         up, self.ended = False, None
         with open(self.job / "qemu", "wb") as errors, open(self.job / "out", "rb") as out:
-            # A session of its own: Ctrl-C is ours to handle. It must not survive us either.
+            # A session of its own: Ctrl-C is ours to handle.
             qemu = subprocess.Popen(arguments, stdin=subprocess.DEVNULL, stdout=errors, stderr=errors, start_new_session=True)
             try:
                 while True:

@@ -80,7 +80,8 @@ public struct AddRequest: Equatable, Sendable {
         return .record([
             ("target", .string(target)), ("id", id.map(JSON.integer)), ("queues", queues.map(JSON.integer)),
             ("depth", depth.map(JSON.integer)), ("maxIOBytes", maxIOBytes.map(JSON.integer)),
-            ("readOnly", readOnly.map(JSON.bool)), ("recovery", recovery.map(JSON.string)), ("fileName", fileName.map(JSON.string)),
+            ("readOnly", readOnly.map(JSON.bool)), ("recovery", recovery.map(JSON.string)),
+            ("fileName", fileName.map(JSON.string)),
             ("options", options.isEmpty ? nil : map),
         ])
     }

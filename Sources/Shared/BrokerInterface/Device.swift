@@ -74,7 +74,8 @@ public struct Device: Equatable, Sendable {
     public init(
         id: UInt32, generation: UInt64, owner: UInt32, target: String, state: DeviceState, reason: String? = nil,
         node: String, link: String?, sizeBytes: UInt64, blockSize: UInt32, physicalBlockSize: UInt32, readOnly: Bool,
-        queues: UInt16, depth: UInt16, maxIOBytes: UInt32, mode: String, buffered: Bool, recovery: RecoveryMode = .default,
+        queues: UInt16, depth: UInt16, maxIOBytes: UInt32, mode: String, buffered: Bool,
+        recovery: RecoveryMode = .default,
         deaths: Int = 0, lastDeath: String? = nil, since: Int64 = 0, file: String? = nil,
         workerPid: Int32? = nil, workerUid: UInt32? = nil, created: Int64
     ) {

@@ -70,6 +70,24 @@ public struct FileDescriptor: ~Copyable {
         }
     }
 
+    /// Reads the whole file from its start, at most `limit` bytes, without moving the offset that others who hold the same
+    /// open file share; more than that is EFBIG.
+    public func readWhole(limit: Int) throws(SystemError) -> [UInt8] {
+        var result = [UInt8](repeating: 0, count: limit + 1)
+        var done = 0
+        while done < result.count {
+            let count = try call("pread") {
+                result.withUnsafeMutableBytes { pread(raw, $0.baseAddress! + done, $0.count - done, off_t(done)) }
+            }
+            if count == 0 {
+                result.removeLast(result.count - done)
+                return result
+            }
+            done += count
+        }
+        throw SystemError("pread", EFBIG)
+    }
+
     /// Makes reads and writes return EAGAIN instead of waiting.
     public func setNonBlocking() throws(SystemError) {
         let flags = try call("fcntl") { fcntl(raw, F_GETFL) }

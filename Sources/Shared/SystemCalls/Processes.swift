@@ -43,6 +43,14 @@ public struct ProcessHandle: ~Copyable {
         try rawCall("signal process \(pid)") { ubd_pidfd_send_signal(file.raw, signal) }
     }
 
+    /// A duplicate of one of the process's descriptors (pidfd_getfd(2)). Errors: EPERM without CAP_SYS_PTRACE or where a
+    /// security module says no; EBADF when it has no such descriptor.
+    public func duplicate(descriptor: Int32) throws(SystemError) -> FileDescriptor {
+        FileDescriptor(
+            owning: Int32(
+                try rawCall("pidfd_getfd \(descriptor) of process \(pid)") { ubd_pidfd_getfd(file.raw, descriptor) }))
+    }
+
     /// Reports a change of a child without waiting for one; nil when nothing happened. `stopped` also reports stops.
     public func poll(stopped: Bool = false) throws(SystemError) -> ProcessChange? {
         var info = siginfo_t()

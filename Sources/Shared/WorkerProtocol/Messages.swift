@@ -6,6 +6,14 @@ public enum TargetKind: UInt32, CaseIterable, Sendable {
     case null = 1
     case loop = 2
 
+    /// The client parks files for it.
+    public var needsFiles: Bool {
+        switch self {
+        case .null: false
+        case .loop: true
+        }
+    }
+
     public var name: String {
         switch self {
         case .null: "null"
@@ -94,21 +102,40 @@ public struct LaunchMessage: Equatable, Sendable {
 /// "Serve": the kernel has taken the parameters; make rings, seal, fetch.
 public struct ServeMessage: Equatable, Sendable {
     static let kind: UInt32 = 0x5542_4402
-    public init() {}
+    /// Per queue the set of processors, one bit each in words of 64, that the kernel gives it requests from
+    /// (GET_QUEUE_AFFINITY): the queue's thread runs there. All sets have as many words. Empty: anywhere.
+    public var affinity: [[UInt64]]
+
+    /// The longest message in bytes; a host with more queues and processors than fit does without affinity.
+    public static let longest = 32768
+
+    public init(affinity: [[UInt64]] = []) {
+        let words = affinity.first?.count ?? 0
+        let fits = 8 + affinity.count * words * 8 <= ServeMessage.longest
+        self.affinity = fits && words > 0 && affinity.allSatisfy { $0.count == words } ? affinity : []
+    }
 
     public func encoded() -> [UInt8] {
         var writer = ByteWriter()
         writer.put(ServeMessage.kind)
+        writer.put(UInt16(affinity.count))
+        writer.put(UInt16(affinity.first?.count ?? 0))
+        for set in affinity { for word in set { writer.put(word) } }
         return writer.bytes
     }
 
     public init?(decoding bytes: [UInt8]) {
         var reader = ByteReader(bytes)
-        guard reader.get(UInt32.self) == ServeMessage.kind, reader.isComplete else { return nil }
+        guard reader.get(UInt32.self) == ServeMessage.kind, bytes.count <= ServeMessage.longest else { return nil }
+        let queues = Int(reader.get(UInt16.self))
+        let words = Int(reader.get(UInt16.self))
+        guard (queues == 0) == (words == 0), bytes.count == 8 + queues * words * 8 else { return nil }
+        affinity = (0..<queues).map { _ in (0..<words).map { _ in reader.get() } }
+        guard reader.isComplete else { return nil }
     }
 }
 
-/// The longest message in either direction, in bytes.
+/// The longest message that a worker sends, and the longest launch message, in bytes.
 public let longestWorkerMessage = 256
 
 /// What a worker says.

@@ -355,6 +355,9 @@ final class AddOperation {
                         message: "\(broker.nodes.link(device.id)) exists and is not ours: use \(device.info.node)"))
             }
         } catch { return fail(StartErrors.broken("publish the device", error)) }
+        if plan.recovery != .none, !broker.canRepeatRecovery {
+            broker.nodes.noticeDeathsSoon(device.id, depth: device.info.depth)
+        }
         device.step = .live
         device.setState(.live)
         broker.save(device)

@@ -103,7 +103,9 @@ enum DiskParameters {
         parameters.diskSectors = geometry.size >> 9
         if geometry.discardGranularity > 0 || geometry.maxWriteZeroesSectors > 0 {
             parameters.discard = UblkParameters.Discard(
-                granularity: geometry.discardGranularity, maxDiscardSectors: geometry.maxDiscardSectors,
+                // The driver wants one, also where there are only zeroes to write (ublk_validate_params).
+                granularity: max(geometry.discardGranularity, geometry.logicalBlock),
+                maxDiscardSectors: geometry.maxDiscardSectors,
                 maxWriteZeroesSectors: geometry.maxWriteZeroesSectors)
         }
         return parameters

@@ -5,8 +5,8 @@ import SystemCalls
 import WorkerProtocol
 
 /// The engine without a device, for Benchmarks/engine: commands are NOPs, so that every commit brings the next request at
-/// once, and the descriptors are written here. Loop and targets are the ones that serve. Nothing in the worker refers to
-/// this; Tests/checks/engine-symbols sees to it that the linker leaves it out (hence functions without a type).
+/// once, and the descriptors are written here. Loop and targets are the ones that serve; it lies in their module, because
+/// the compiler specialises the loop only there. The worker itself never calls it.
 ///
 /// Handles reads of 4 KiB on `depth` tags until `requests` have been committed; returns how many it were.
 /// `file`: the loop target's, at least `depth` × 4 KiB long.

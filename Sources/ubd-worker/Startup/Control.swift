@@ -18,15 +18,19 @@ enum WorkerExit {
 }
 
 /// The worker's end of the control socket. Only read(2) and write(2): that is what the filter of the loop leaves.
-enum Control {
+package enum Control {
     /// Says something; a broker that is gone is no reason to stop.
     static func say(_ message: WorkerMessage) {
-        let bytes = message.encoded()
+        say(message.encoded())
+    }
+
+    /// The same for a message that was encoded while memory could still grow.
+    package static func say(_ bytes: [UInt8]) {
         _ = bytes.withUnsafeBytes { write(WorkerDescriptor.control, $0.baseAddress, $0.count) }
     }
 
     /// Says why it can't be done, and ends the process.
-    static func fail(_ failure: WorkerFailure) -> Never {
+    package static func fail(_ failure: WorkerFailure) -> Never {
         say(.failed(failure))
         _exit(WorkerExit.failed)
     }
@@ -60,9 +64,8 @@ enum Control {
         let file = FileDescriptor(owning: WorkerDescriptor.bundle)
         let bytes: [UInt8]
         do {
-            // The broker has just written it through the same open file: its offset is at the end.
-            try call("lseek") { lseek(file.raw, 0, SEEK_SET) }
-            bytes = try file.readAll(limit: SandboxBundle.longest)
+            // All workers of a target share this open file, so its offset means nothing.
+            bytes = try file.readWhole(limit: SandboxBundle.longest)
         } catch {
             throw WorkerFailure(.launchMessage, errno: error.errno, detail: UInt64(WorkerDescriptor.bundle))
         }
@@ -73,17 +76,18 @@ enum Control {
     }
 
     /// Waits for "serve". Anything else is a failure.
-    static func waitForServe() throws(WorkerFailure) {
-        var bytes = [UInt8](repeating: 0, count: longestWorkerMessage)
+    static func waitForServe() throws(WorkerFailure) -> ServeMessage {
+        var bytes = [UInt8](repeating: 0, count: ServeMessage.longest + 1)
         let count: Int
         do {
             count = try call("read") { read(WorkerDescriptor.control, &bytes, bytes.count) }
         } catch {
             throw WorkerFailure(.controlMessage, errno: error.errno)
         }
-        guard ServeMessage(decoding: Array(bytes[..<count])) != nil else {
+        guard let message = ServeMessage(decoding: Array(bytes[..<count])) else {
             throw WorkerFailure(.controlMessage, errno: EBADMSG)
         }
+        return message
     }
 
     /// The main thread's life once the worker serves. The broker has nothing more to say in this version of the protocol,
@@ -91,7 +95,7 @@ enum Control {
     ///
     /// Allocates nothing. read(2) goes on by itself when the process was stopped and continued. It returns at once when
     /// somebody shut the socket down; then the thread sleeps in a ring of its own where nothing can ever happen.
-    static func linger(_ idle: consuming Ring) -> Never {
+    package static func linger(_ idle: consuming Ring) -> Never {
         var byte: UInt8 = 0
         while true {
             let count = read(WorkerDescriptor.control, &byte, 1)

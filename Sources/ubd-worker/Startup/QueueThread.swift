@@ -1,3 +1,4 @@
+import CShims
 import Glibc
 import KernelABI
 import Ring
@@ -14,6 +15,8 @@ struct QueueAssignment: Sendable {
     var target: ServedTarget
     /// The ring's file table: /dev/ublkcN, then the target's files.
     var files: [Int32]
+    /// Set of processors, one bit each, that the kernel gives this queue requests from; empty: not known.
+    var processors: [UInt64]
     var seal: RingSeal
     var rendezvous: Rendezvous
 }
@@ -48,6 +51,10 @@ enum QueueThread {
     static func run(_ parcel: UnsafeMutableRawPointer) {
         let assignment = Unmanaged<Parcel>.fromOpaque(parcel).takeRetainedValue().assignment
         pthread_setname_np(pthread_self(), "ubd-q\(assignment.number)")
+        if !assignment.processors.isEmpty {
+            // Where the requests come from their data is warm. A cpuset of the administrator's may forbid it: no harm.
+            _ = ubd_pin_thread(assignment.processors, assignment.processors.count)
+        }
         do {
             let queue = try prepare(assignment)
             // One switch for the life of the thread: from here on the target's type is known.

@@ -67,7 +67,8 @@ struct ListCommand: UBDCommand {
             let access = (device.readOnly ? "ro" : "rw") + (device.buffered ? ",buffered" : "")
             return [
                 device.link ?? device.node, device.state.rawValue, ByteSize.text(device.sizeBytes),
-                String(device.blockSize), "\(access),\(device.mode),\(device.recovery.rawValue)", "\(device.queues)x\(device.depth)",
+                String(device.blockSize), "\(access),\(device.mode),\(device.recovery.rawValue)",
+                "\(device.queues)x\(device.depth)",
                 host.userName(of: device.owner) ?? String(device.owner),
                 device.target + (device.file.map { " \($0)" } ?? ""),
             ]

@@ -34,7 +34,8 @@ struct ListTests {
         #expect(console.output[1].hasPrefix("/dev/ubdb0   live   1 GiB  512    rw,copy,reissue  1x128   alice  …"))
         #expect(console.output[1].hasSuffix("ends/1.img"))
         #expect(
-            console.output[2].hasPrefix("/dev/ubdb3   stuck  1 GiB  512    ro,copy,reissue  1x128   alice  loop x?[31m.img"))
+            console.output[2].hasPrefix(
+                "/dev/ubdb3   stuck  1 GiB  512    ro,copy,reissue  1x128   alice  loop x?[31m.img"))
         #expect(console.output[3] == "  the file's server does not answer")
         #expect(console.output[4].hasPrefix("/dev/ubdb12  live"))
         for line in console.output { #expect(line.count <= 100, "\(line)") }

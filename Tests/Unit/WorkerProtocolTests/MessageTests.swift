@@ -64,6 +64,21 @@ struct MessageTests {
         #expect(ServeMessage(decoding: Array(serve.dropLast())) == nil)
     }
 
+    @Test("the processors of each queue survive the way, and sets that do not fit together are left out")
+    func affinity() {
+        let message = ServeMessage(affinity: [[1, 2], [3, .max], [0, 1 << 63]])
+        #expect(ServeMessage(decoding: message.encoded()) == message)
+        #expect(ServeMessage(affinity: [[1], [1, 2]]).affinity == [])
+        #expect(ServeMessage(affinity: [[], []]).affinity == [])
+        let large = [[UInt64]](repeating: [UInt64](repeating: 1, count: 64), count: 100)
+        #expect(ServeMessage(affinity: large).affinity == [])
+        let bytes = message.encoded()
+        for count in 0..<bytes.count { #expect(ServeMessage(decoding: Array(bytes[..<count])) == nil) }
+        var other = bytes
+        other[4] = 2
+        #expect(ServeMessage(decoding: other) == nil)
+    }
+
     @Test("what a worker says survives the way", arguments: worker)
     func workerRoundTrip(message: WorkerMessage) {
         #expect(WorkerMessage(decoding: message.encoded()) == message)

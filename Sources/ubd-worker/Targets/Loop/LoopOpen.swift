@@ -6,11 +6,12 @@ import WorkerProtocol
 
 extension LoopTarget {
     /// Opens the target on the client's files: the buffered one, then, when the file takes it, the direct one.
-    static func open(_ launch: LaunchMessage, files: [ClientFile]) throws(WorkerFailure) -> OpenTarget {
+    static func open(
+        _ launch: LaunchMessage, files: [ClientFile], kernel: KernelVersion
+    ) throws(WorkerFailure) -> OpenTarget {
         let buffered = files[0]
         let direct = files.count > 1 ? files[1] : nil
         if let direct { try direct.checkIsSecondOpen(of: buffered) }
-        let kernel = KernelVersion.running()
         var facts = try BackingFile(buffered, direct: direct)
         facts.discardsBlocks = kernel >= KernelVersion(6, 12)
 

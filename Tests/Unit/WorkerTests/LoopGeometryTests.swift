@@ -1,0 +1,178 @@
+import Glibc
+import Testing
+import WorkerProtocol
+
+@testable import Worker
+
+@Suite("A loop disk's geometry")
+struct LoopGeometryTests {
+    static let megabyte: UInt64 = 1 << 20
+
+    private func plan(
+        _ file: BackingFile = BackingFile(size: megabyte, directAlignment: 512), flags: LaunchMessage.Flags = [],
+        offset: UInt64 = 0, size: UInt64 = 0, blockSize: UInt32 = 0
+    ) throws -> LoopPlan {
+        try LoopPlan(
+            file,
+            LaunchMessage(
+                target: .loop, queues: 1, depth: 1, maxIOBytes: 65536, flags: flags, offset: offset, size: size,
+                blockSize: blockSize))
+    }
+
+    @Test("is the file's, with direct I/O where the file takes it")
+    func plain() throws {
+        let plan = try plan()
+        #expect(plan.direct)
+        #expect(!plan.readOnly)
+        #expect(
+            plan.geometry
+                == Geometry(
+                    size: Self.megabyte, logicalBlock: 512, physicalBlock: 4096, attributes: [.volatileCache, .fua],
+                    discardGranularity: 4096, maxDiscardSectors: 1 << 22, maxWriteZeroesSectors: 1 << 22))
+    }
+
+    @Test("goes through the page cache when there is no direct file, and says why")
+    func buffered() throws {
+        let refused = try plan(BackingFile(size: Self.megabyte))
+        #expect(!refused.direct)
+        #expect(refused.geometry.attributes.isSuperset(of: [.buffered, .directRefused]))
+        let asked = try plan(flags: .buffered)
+        #expect(!asked.direct)
+        #expect(asked.geometry.attributes.contains(.buffered))
+        #expect(!asked.geometry.attributes.contains(.directRefused))
+    }
+
+    @Test("has blocks as large as direct I/O needs, unless smaller ones were asked for: those go without")
+    func alignment() throws {
+        let file = BackingFile(size: Self.megabyte, directAlignment: 4096)
+        #expect(try plan(file).geometry.logicalBlock == 4096)
+        #expect(try plan(file).direct)
+        let small = try plan(file, blockSize: 512)
+        #expect(small.geometry.logicalBlock == 512)
+        #expect(!small.direct)
+        #expect(small.geometry.attributes.contains(.directRefused))
+        #expect(try plan(file, blockSize: 4096).direct)
+        // More than any disk's block can be.
+        #expect(try !plan(BackingFile(size: Self.megabyte, directAlignment: 65536)).direct)
+    }
+
+    @Test("starts where it was told, without direct I/O when that is not aligned")
+    func offset() throws {
+        let aligned = try plan(offset: 512)
+        #expect(aligned.direct)
+        #expect(aligned.geometry.size == Self.megabyte - 512)
+        let odd = try plan(offset: 100)
+        #expect(!odd.direct)
+        #expect(odd.geometry.size == Self.megabyte - 512)
+        #expect(odd.geometry.attributes.contains(.sizeRoundedDown))
+        // Holes come in the file's own blocks, and this disk's are never those.
+        #expect(odd.geometry.discardGranularity == 0)
+        #expect(odd.geometry.maxWriteZeroesSectors > 0)
+    }
+
+    @Test("refuses an offset, or a size, beyond the end, and says where the end is")
+    func beyondEnd() {
+        #expect(throws: WorkerFailure(.offsetBeyondEnd, detail: Self.megabyte)) { try plan(offset: Self.megabyte) }
+        #expect(throws: WorkerFailure(.offsetBeyondEnd, detail: Self.megabyte)) { try plan(offset: .max) }
+        #expect(throws: WorkerFailure(.sizeBeyondEnd, detail: Self.megabyte)) { try plan(size: Self.megabyte + 1) }
+        #expect(throws: WorkerFailure(.sizeBeyondEnd, detail: Self.megabyte - 4096)) {
+            try plan(offset: 4096, size: Self.megabyte)
+        }
+        #expect(throws: WorkerFailure(.sizeBeyondEnd, detail: Self.megabyte)) { try plan(size: .max) }
+    }
+
+    @Test("is a whole number of blocks, rounded down")
+    func rounding() throws {
+        let plan = try plan(size: 10_000)
+        #expect(plan.geometry.size == 9728)
+        #expect(plan.geometry.attributes.contains(.sizeRoundedDown))
+        #expect(try !self.plan(size: 8192).geometry.attributes.contains(.sizeRoundedDown))
+        #expect(try self.plan(blockSize: 4096).geometry.size == Self.megabyte)
+    }
+
+    @Test("refuses files that hold no block")
+    func empty() {
+        #expect(throws: WorkerFailure(.fileEmpty)) { try plan(BackingFile(size: 0)) }
+        #expect(throws: WorkerFailure(.smallerThanBlock, detail: 512)) { try plan(BackingFile(size: 511)) }
+        #expect(throws: WorkerFailure(.smallerThanBlock, detail: 4096)) {
+            try plan(BackingFile(size: 4095), blockSize: 4096)
+        }
+    }
+
+    @Test("refuses block sizes that are none, or smaller than the backing device's")
+    func blockSizes() throws {
+        for size: UInt32 in [1, 511, 513, 3000, 8192, 1 << 31] {
+            #expect(throws: WorkerFailure.self) { try plan(blockSize: size) }
+        }
+        let device = BackingFile(size: Self.megabyte, isBlockDevice: true, logicalBlock: 4096, preferredBlock: 4096)
+        #expect(throws: WorkerFailure(.blockSizeTooSmall, detail: 4096)) { try plan(device, blockSize: 512) }
+        #expect(try plan(device).geometry.logicalBlock == 4096)
+        // A device with blocks larger than any that we can offer still works through the page cache.
+        let large = BackingFile(
+            size: Self.megabyte, isBlockDevice: true, logicalBlock: 16384, preferredBlock: 16384, directAlignment: 16384
+        )
+        #expect(try plan(large).geometry.logicalBlock == 4096)
+        #expect(try !plan(large).direct)
+    }
+
+    @Test("has physical blocks that are powers of two, from its own blocks to 1 MiB")
+    func physical() throws {
+        for (preferred, physical) in [
+            (0, 512), (512, 512), (4096, 4096), (6000, 4096), (131_072, 131_072), (4 << 20, 1 << 20),
+        ] {
+            let file = BackingFile(size: 8 << 20, preferredBlock: UInt32(preferred))
+            #expect(try plan(file).geometry.physicalBlock == UInt32(physical))
+        }
+        #expect(
+            try plan(BackingFile(size: Self.megabyte, preferredBlock: 512), blockSize: 4096).geometry.physicalBlock
+                == 4096)
+    }
+
+    @Test("is read-only when that was asked for, or when the file can't be written, and offers no change then")
+    func readOnly() throws {
+        let asked = try plan(flags: .readOnly)
+        #expect(asked.readOnly)
+        #expect(asked.geometry.attributes == .readOnly)
+        let file = try plan(BackingFile(size: Self.megabyte, writable: false, directAlignment: 512))
+        #expect(file.readOnly)
+        #expect(file.geometry.attributes == [.readOnly, .fileReadOnly])
+        #expect(file.geometry.maxDiscardSectors == 0)
+        #expect(file.geometry.maxWriteZeroesSectors == 0)
+    }
+
+    @Test("of a block device names it, and discards only where the kernel can")
+    func blockDevice() throws {
+        var device = BackingFile(size: Self.megabyte, isBlockDevice: true, preferredBlock: 4096, directAlignment: 512)
+        device.major = 259
+        device.minor = 4
+        let plan = try plan(device)
+        #expect(plan.geometry.backingMajor == 259)
+        #expect(plan.geometry.backingMinor == 4)
+        #expect(plan.geometry.discardGranularity == 512)
+        #expect(plan.geometry.maxWriteZeroesSectors == 131_072)
+        device.discardsBlocks = false
+        #expect(try self.plan(device).geometry.maxDiscardSectors == 0)
+        // The kernel's block layer takes no range that is not made of the device's blocks.
+        device.discardsBlocks = true
+        #expect(try self.plan(device, offset: 100).geometry.maxDiscardSectors == 0)
+        #expect(try self.plan(device, offset: 100).geometry.maxWriteZeroesSectors == 0)
+    }
+
+    @Test("is always one that the broker accepts")
+    func accepted() throws {
+        for size in [512, 4096, 10_000, 1 << 20, 1 << 45] as [UInt64] {
+            for preferred in [0, 512, 4096, 1 << 22] as [UInt32] {
+                for alignment in [nil, 512, 4096, 1000] as [UInt32?] {
+                    for offset in [0, 100, 512] as [UInt64] where offset + 4096 <= size {
+                        for block in [0, 512, 4096] as [UInt32] where UInt64(block) + offset <= size {
+                            let file = BackingFile(size: size, preferredBlock: preferred, directAlignment: alignment)
+                            let message = WorkerMessage.geometry(
+                                try plan(file, offset: offset, blockSize: block).geometry)
+                            #expect(WorkerMessage(decoding: message.encoded()) == message)
+                        }
+                    }
+                }
+            }
+        }
+    }
+}

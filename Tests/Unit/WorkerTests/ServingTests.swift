@@ -1,0 +1,80 @@
+import Glibc
+import Sandbox
+import SystemCalls
+import Testing
+import WorkerProtocol
+
+@testable import Worker
+
+/// The real program behind both of its shipped filters, serving: /dev/null stands in for the driver and answers every
+/// command at once with a read of nothing (Tests/Support/CStandIn).
+@Suite("The serving worker", .serialized)
+struct ServingTests {
+    /// Brings a worker up to "sealed".
+    private func serving(_ target: TargetKind, queues: UInt16 = 1) throws -> FakeBroker {
+        let device = try FileDescriptor.open("/dev/null", O_RDWR)
+        let broker = try FakeBroker(device: device.raw, standIn: true)
+        let pair = try makeMessagePair()
+        let file = try TestFile(bytes: 1 << 20)
+        if target == .loop { try send(pair.first.raw, [0], files: [file.file.raw]) }
+        let launch = LaunchMessage(target: target, queues: queues, depth: 4, maxIOBytes: 65536)
+        try broker.launch(launch, parking: pair.second)
+        guard case .geometry = try broker.next() else { throw SystemError("no geometry", EPROTO) }
+        try send(broker.control.raw, ServeMessage().encoded())
+        let answer = try broker.next()
+        guard case .sealed(let report) = answer else {
+            throw SystemError("not sealed but \(String(describing: answer))", EPROTO)
+        }
+        #expect(report.contains(.rings))
+        #expect(report.contains(.landlock) == (Landlock.version > 0))
+        return broker
+    }
+
+    @Test("lives behind two filters on every thread, and can open no file any more", arguments: TargetKind.allCases)
+    func walls(target: TargetKind) throws {
+        let broker = try serving(target, queues: 2)
+        #expect(try broker.survives())
+        let threads = try broker.threads()
+        #expect(threads.count == 3)
+        let own = String(decoding: try readFile("/proc/self/status"), as: UTF8.self)
+            .split(separator: "\n").first { $0.hasPrefix("Seccomp_filters:") }?.split(separator: "\t").last
+        let inherited = try #require(own.flatMap { Int($0) })
+        for thread in threads {
+            #expect(try broker.status("Seccomp", thread: thread) == "2")
+            #expect(try broker.status("Seccomp_filters", thread: thread) == "\(inherited + 2)")
+        }
+        let limits = String(decoding: try readFile("/proc/\(broker.pid)/limits"), as: UTF8.self)
+        let line = limits.split(separator: "\n").first { $0.hasPrefix("Max open files") }
+        #expect(line?.split(separator: " ").dropFirst(3).prefix(2) == ["0", "0"])
+    }
+
+    @Test("goes on after it was stopped and continued", arguments: TargetKind.allCases)
+    func stopped(target: TargetKind) throws {
+        let broker = try serving(target)
+        for _ in 0..<5 {
+            try broker.stopAndContinue()
+            #expect(try broker.survives())
+        }
+    }
+
+    @Test("ends when the broker says something that has no meaning")
+    func violation() throws {
+        let broker = try serving(.null)
+        try send(broker.control.raw, ServeMessage().encoded())
+        #expect(try broker.ending() == .exited(WorkerExit.protocolViolation))
+    }
+
+    @Test("serves on when its socket is dead, without burning time over it, and through a stop")
+    func deadSocket() throws {
+        let broker = try serving(.null)
+        shutdown(broker.control.raw, Int32(SHUT_RDWR))
+        #expect(try broker.survives())
+        try broker.stopAndContinue()
+        #expect(try broker.survives())
+        #expect(try broker.status("State")?.hasPrefix("S") == true)
+        let before = try broker.status("nonvoluntary_ctxt_switches")
+        usleep(100_000)
+        #expect(try broker.status("State")?.hasPrefix("S") == true)
+        #expect(try broker.status("nonvoluntary_ctxt_switches") == before)
+    }
+}
