@@ -243,7 +243,8 @@ final class Broker {
         case .ended(let change):
             Log.error("worker-ended", ("device", "\(device.id)"), ("how", "\(change)"))
             device.info.deaths += 1
-            device.info.lastDeath = "\(change)"
+            device.info.lastDeath = device.killedBecause ?? "\(change)"
+            device.killedBecause = nil
             device.deathLog.add()
             if device.info.recovery == .none || device.info.state == .unmanaged {
                 fail(device, because: "its worker \(change); delete it and add it again")

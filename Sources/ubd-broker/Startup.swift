@@ -113,6 +113,7 @@ enum Startup {
             Log.info(
                 "ready", ("version", UBDVersion.text), ("socket", configuration.socketPath),
                 ("kernel", kernelRelease()))
+            Watchdog(broker).begin()
             Notification.send("READY=1")
         }
         try loop.run()
