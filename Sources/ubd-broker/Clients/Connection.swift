@@ -16,7 +16,7 @@ final class Connection {
     private static let longestBacklog = 256 * 1024
 
     /// So many calls are answered before it is the others' turn.
-    private static let callsPerTurn = 8
+    private static let callsPerTurn = 2
 
     let peer: PeerCredentials
     private let server: Server
