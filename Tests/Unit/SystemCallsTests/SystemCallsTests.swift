@@ -52,7 +52,7 @@ struct ReadAllTests {
         try file.writeAll(content)
         #expect(try file.readWhole(limit: 40_000) == content)
         #expect(lseek(file.raw, 0, SEEK_CUR) == 40_000)
-        #expect(throws: SystemError("read", EFBIG)) { try file.readWhole(limit: 39_999) }
+        #expect(throws: SystemError("pread", EFBIG)) { try file.readWhole(limit: 39_999) }
     }
 }
 
