@@ -182,6 +182,11 @@ final class Broker {
         UInt64.random(in: 1...UInt64(Int64.max))
     }
 
+    /// Sockets in which files of clients lie, or may.
+    var parkingEnds: [Int32] {
+        devices.values.compactMap { $0.parking?.raw } + adds.values.compactMap(\.parkingEnd)
+    }
+
     func save(_ device: ManagedDevice) {
         do { try store.write(device.record) } catch {
             // The device serves on; only a restarted broker would know less of it.
@@ -238,10 +243,11 @@ final class Broker {
         case .ended(let change):
             Log.error("worker-ended", ("device", "\(device.id)"), ("how", "\(change)"))
             device.info.deaths += 1
-            device.info.lastDeath = "\(change)"
+            device.info.lastDeath = device.killedBecause ?? "\(change)"
+            device.killedBecause = nil
             device.deathLog.add()
             if device.info.recovery == .none || device.info.state == .unmanaged {
-                fail(device, because: "its worker was \(change); delete it and add it again")
+                fail(device, because: "its worker \(change); delete it and add it again")
             } else if device.deathLog.isTooMany {
                 fail(device, because: "its workers keep dying (\(device.deathLog.count) within a minute): \(change)")
             } else {

@@ -6,12 +6,16 @@ public enum ProcessChange: Equatable, Sendable, CustomStringConvertible {
     case exited(Int32)
     case killed(signal: Int32)
     case stopped(signal: Int32)
+    /// It is gone; how it ended was told to somebody else, its parent.
+    case gone
 
+    /// What it did, to be put behind a subject: "was killed by SIGSYS".
     public var description: String {
         switch self {
         case .exited(let code): "exited with status \(code)"
-        case .killed(let signal): "killed by \(signalName(signal))"
-        case .stopped(let signal): "stopped by \(signalName(signal))"
+        case .killed(let signal): "was killed by \(signalName(signal))"
+        case .stopped(let signal): "was stopped by \(signalName(signal))"
+        case .gone: "ended"
         }
     }
 }

@@ -36,6 +36,9 @@ final class Connection {
         self.socket = consume socket
     }
 
+    /// nil once it is closed.
+    var descriptor: Int32? { socket?.raw }
+
     func begin() throws(SystemError) {
         guard let fd = socket?.raw else { return }
         watch = try broker.loop.watch(fd, .readable) { [unowned self] ready in handle(ready) }

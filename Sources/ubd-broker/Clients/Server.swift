@@ -20,13 +20,14 @@ final class Server {
 
     func begin() throws(SystemError) {
         // No files by this way where the kernel can forbid it (6.16): those of clients are parked, never received.
-        var no: Int32 = 0
-        let size = socklen_t(MemoryLayout<Int32>.size)
-        if setsockopt(listener.raw, SOL_SOCKET, ubd_SO_PASSRIGHTS, &no, size) != 0, errno != ENOPROTOOPT {
-            throw SystemError("SO_PASSRIGHTS", errno)
+        do { try setOption(listener.raw, ubd_SO_PASSRIGHTS, 0) } catch {
+            if error.errno != ENOPROTOOPT { throw error }
         }
         watch = try broker.loop.watch(listener.raw, .readable) { [unowned self] _ in acceptAll() }
     }
+
+    /// All that clients can have put files into: the connections, and those that nobody has accepted yet.
+    var sockets: [Int32] { [listener.raw] + connections.values.compactMap(\.descriptor) }
 
     func forget(_ connection: Connection) {
         guard connections.removeValue(forKey: ObjectIdentifier(connection)) != nil else { return }
@@ -56,7 +57,11 @@ final class Server {
 
     private func admit(_ socket: consuming FileDescriptor) {
         let peer: PeerCredentials
-        do { peer = try PeerCredentials(of: socket.raw) } catch {
+        do {
+            peer = try PeerCredentials(of: socket.raw)
+            // Otherwise urgent data (MSG_OOB) is skipped by a peek and dropped by the next read, with its files.
+            try setOption(socket.raw, SO_OOBINLINE, 1)
+        } catch {
             Log.error("peer", ("why", "\(error)"))
             return broker.undertaker.letGo(socket, owner: 0)
         }

@@ -53,6 +53,8 @@ final class AddOperation {
     /// Bytes of I/O buffers that this device will have, for the quota.
     var memoryBytes: UInt64 { plan.bufferBytes }
     var ownerUID: UInt32 { owner }
+    /// Where the client's files lie as long as there is no device that has it.
+    var parkingEnd: Int32? { parking?.raw }
     /// Not yet a device of the broker's list.
     var hasNoDevice: Bool { device == nil }
 

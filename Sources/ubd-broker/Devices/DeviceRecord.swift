@@ -138,6 +138,8 @@ struct RecordStore {
         for (path, mode) in [(folder, mode_t(0o700)), (udevFolder, mode_t(0o755))] {
             if mkdir(path, mode) != 0, errno != EEXIST { throw SystemError("mkdir \(path)", errno) }
             try call("chmod \(path)") { chmod(path, mode) }
+            // What a broker was writing when it was killed; the file that it was to replace still counts.
+            for name in listFolder(path) where name.hasSuffix(".new") { unlink("\(path)/\(name)") }
         }
     }
 

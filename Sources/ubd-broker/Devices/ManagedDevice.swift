@@ -19,6 +19,12 @@ final class ManagedDevice {
     var isInKernel = false
     /// What each worker of this device is told, so that a replacement makes the same disk.
     var launch: LaunchMessage?
+    /// What its worker says of its progress.
+    var statistics: DeviceStatistics?
+    /// Whether that progress has stopped.
+    var watch = ProgressWatch()
+    /// Why the broker itself killed its worker; nil when it did not.
+    var killedBecause: String?
     /// As an earlier broker recorded them; nil for a device of this broker's.
     var sockets: DeviceRecord.Sockets?
     /// Its worker is being replaced.

@@ -86,6 +86,9 @@ extension Broker {
         case .live where device.info.state == .failed: save(device)
         case .live where state == .live && info.serverPID == device.worker?.pid && device.worker?.isAlive == true:
             takeOver(device)
+        // Its worker's death leaves a device that can be recovered QUIESCED. Only STOP_DEV makes it DEAD: its deletion had
+        // begun. (TRY_STOP_DEV has no step of its own: it may be refused, and then the device is as live as before.)
+        case .live where state == .dead && device.info.recovery != .none: undo(device)
         case .live, .recovering: mend(device, state)
         case .adding, .starting, .deleting: undo(device)
         }
@@ -113,6 +116,8 @@ extension Broker {
         guard let sockets = device.sockets, device.launch != nil else { return "its record has no sockets" }
         do throws(SystemError) {
             device.parking = try worker.reclaim(sockets)
+            device.statistics = try DeviceStatistics(
+                adopting: worker.reclaimStatistics(), queues: Int(device.info.queues))
             return nil
         } catch { return "\(error)" }
     }
@@ -125,7 +130,7 @@ extension Broker {
         // The files lie in the parking socket, of which a replacement that was under way holds the last end.
         if let worker = device.worker, worker.isAlive { _ = reclaim(device, worker) }
         device.info.deaths += 1
-        device.info.lastDeath = "gone while no broker was there"
+        device.info.lastDeath = "ended while no broker was there"
         guard device.parking != nil || device.launch?.target.needsFiles == false else { return waitForFiles(device) }
         if device.parking == nil, let pair = try? makeMessagePair() { device.parking = consume pair.first }
         RecoverOperation(device, broker: self).begin()

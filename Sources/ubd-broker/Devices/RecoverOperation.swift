@@ -50,7 +50,7 @@ final class RecoverOperation {
     /// The worker has ended, or is a replacement that an earlier broker left half-way, which is ended now.
     func begin() {
         device.recovery = self
-        device.setState(.recovering, reason: device.info.lastDeath.map { "its worker was \($0)" })
+        device.setState(.recovering, reason: device.info.lastDeath.map { "its worker \($0)" })
         device.step = .recovering
         broker.save(device)
         endWorker { [self] in
@@ -190,7 +190,7 @@ final class RecoverOperation {
         device.deathLog.add()
         tryBegan = monotonicNanoseconds()
         pause = Deadline.firstPause
-        device.info.lastDeath = error.message
+        device.info.lastDeath = "did not get ready (\(error.message))"
         device.info.deaths += 1
         if device.deathLog.isTooMany { return giveUp("its workers keep dying: \(error.message)") }
         if isRecovering, !broker.canRepeatRecovery, attempts >= 2 {

@@ -117,7 +117,7 @@ final class WorkerStart {
             fail(StartErrors.workerBroke("it sent \(what)"))
         case .ended(let change):
             Log.warning("worker-ended", ("device", "\(device.id)"), ("how", "\(change)"))
-            fail(StartErrors.workerBroke("it was \(change)"))
+            fail(StartErrors.workerBroke("it \(change)"))
         }
     }
 
@@ -125,7 +125,12 @@ final class WorkerStart {
         guard let worker = device.worker, let end = device.parking?.raw, let walls = broker.walls[launch.target.name]
         else { return fail(StartErrors.workerBroke("its files are gone")) }
         worker.expect(.geometry)
-        do { try worker.send(launch, parking: end, bundle: walls.bundle.raw) } catch {
+        do throws(SystemError) {
+            // A new page for each worker: a dead one's claims are gone with it.
+            let statistics = try DeviceStatistics(queues: Int(launch.queues))
+            try worker.send(launch, parking: end, statistics: statistics.file.raw, bundle: walls.bundle.raw)
+            device.statistics = statistics
+        } catch {
             fail(StartErrors.broken("send the launch message", error))
         }
     }

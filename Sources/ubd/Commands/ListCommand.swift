@@ -56,7 +56,7 @@ struct ListCommand: UBDCommand {
         if let reason = device.reason { notes.append(reason) }
         if let last = device.lastDeath {
             let count = device.deaths == 1 ? "1 worker has" : "\(device.deaths) workers have"
-            notes.append("\(count) died; the last was \(last)")
+            notes.append("\(count) died; the last \(last)")
         }
         return notes
     }

@@ -55,9 +55,10 @@ final class FakeWorker: Worker {
     func reclaim(_ sockets: DeviceRecord.Sockets) throws(SystemError) -> FileDescriptor {
         throw SystemError("reclaim", EPERM)
     }
+    func reclaimStatistics() throws(SystemError) -> FileDescriptor { throw SystemError("reclaim", EPERM) }
     func expect(_ expectation: WorkerExpectation) {}
 
-    func send(_ message: LaunchMessage, parking: Int32, bundle: Int32) throws(SystemError) {
+    func send(_ message: LaunchMessage, parking: Int32, statistics: Int32, bundle: Int32) throws(SystemError) {
         loop.later { [self] in
             switch fault {
             case .diesAtLaunch: die(.killed(signal: SIGSYS))
