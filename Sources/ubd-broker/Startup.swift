@@ -114,7 +114,7 @@ enum Startup {
                 "ready", ("version", UBDVersion.text), ("socket", configuration.socketPath),
                 ("kernel", kernelRelease()))
             Watchdog(broker).begin()
-        Notification.send("READY=1")
+            Notification.send("READY=1")
         }
         try loop.run()
         if let failure { throw failure }

@@ -80,7 +80,8 @@ final class Watchdog {
         case .hung:
             device.watch = ProgressWatch()
             Log.error("watchdog", ("device", "\(device.id)"), ("worker", "\(worker.pid)"))
-            device.killedBecause = "was killed by the watchdog: it had work and did nothing for "
+            device.killedBecause =
+                "was killed by the watchdog: it had work and did nothing for "
                 + "\(broker.configuration.ioTimeout) s"
             worker.kill()
         }

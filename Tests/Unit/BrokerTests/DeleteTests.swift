@@ -110,11 +110,13 @@ struct DeleteTests {
 
 @Suite("A broker that starts")
 struct ReconcileTests {
-    private func leave(_ step: DeviceRecord.Step, in host: Host, generation: UInt64 = 77) throws {
+    private func leave(
+        _ step: DeviceRecord.Step, in host: Host, generation: UInt64 = 77, recovery: RecoveryMode = .reissue
+    ) throws {
         let device = Device(
             id: 3, generation: generation, owner: 1000, target: "null", state: .live, node: "/dev/ublkb3", link: nil,
             sizeBytes: 4096, blockSize: 512, physicalBlockSize: 512, readOnly: false, queues: 1, depth: 1,
-            maxIOBytes: 4096, mode: "copy", buffered: false, created: 0)
+            maxIOBytes: 4096, mode: "copy", buffered: false, recovery: recovery, created: 0)
         try host.broker.store.write(DeviceRecord(step: step, device: device, worker: nil, memoryBytes: 4096))
     }
 
@@ -143,7 +145,7 @@ struct ReconcileTests {
     @Test("reports a live device whose worker is gone, and lets its owner delete it")
     func reportsDead() throws {
         let host = try Host()
-        try leave(.live, in: host)
+        try leave(.live, in: host, recovery: .none)
         host.kernel.addDevice(3, generation: 77, state: .dead, pid: -1)
         try host.broker.reconcile()
         try host.run { host.broker.devices[3]?.info.state == .failed }
