@@ -59,6 +59,52 @@ struct DeleteTests {
         #expect(host.leftovers == [])
     }
 
+    @Test("a worker that dies while the kernel is asked is replaced all the same")
+    func deathMeanwhile() throws {
+        let host = try Host()
+        host.kernel.features = [.safeStop]
+        _ = try host.add().get()
+        host.kernel.failures[.tryStopDevice] = EBUSY
+        host.kernel.beforeAnswer[.tryStopDevice] = {
+            host.kernel.quiesce(0)
+            host.workers[0].die(.killed(signal: SIGKILL))
+        }
+        #expect(try host.delete(0)?.name == "io.ubd.Broker.Busy")
+        try host.run { host.broker.devices[0]?.info.state == .live && host.workers.count == 2 }
+        #expect(host.broker.devices[0]?.info.deaths == 1)
+    }
+
+    @Test(
+        "force overtakes a deletion that hangs on the worker, and both clients hear of its end",
+        arguments: [UblkControlOperation.tryStopDevice, .stopDevice])
+    func overtakes(_ hanging: UblkControlOperation) throws {
+        let host = try Host()
+        host.kernel.features = [.safeStop]
+        _ = try host.add().get()
+        host.kernel.hangsUntil[hanging] = { host.workers[0].hasEnded }
+        var first: [InterfaceError?] = []
+        host.broker.delete(DeleteRequest(id: 0), peer: Host.alice) { first.append($0) }
+        try host.run { host.kernel.log.contains("\(hanging) 0") }
+        #expect(try host.delete(0)?.message.contains("being deleted already") == true)
+        #expect(!host.workers[0].hasEnded)
+        #expect(try host.delete(0, force: true) == nil)
+        try host.run { !first.isEmpty }
+        #expect(first == [nil])
+        #expect(host.leftovers == [])
+    }
+
+    @Test("a device in use is not taken away because its worker is dead")
+    func refusesBusyWithoutWorker() throws {
+        let host = try Host()
+        _ = try host.add(AddRequest(target: "null", recovery: "none")).get()
+        host.workers[0].die(.killed(signal: SIGSEGV))
+        try host.run { host.broker.devices[0]?.worker == nil }
+        host.holder = "mounted on /mnt"
+        #expect(try host.delete(0)?.name == "io.ubd.Broker.Busy")
+        host.holder = nil
+        #expect(try host.delete(0) == nil)
+    }
+
     @Test("somebody else's device does not exist for a user; for root it does")
     func hidesForeign() throws {
         let host = try Host()
