@@ -105,7 +105,7 @@ extension Broker {
         }
         save(device)
         // A change event of udev may come at any time, and must find the owner.
-        try? store.writeUdev(device.record)
+        try? store.writeUdev(device.info, link: device.info.link == nil ? nil : Nodes.linkName(device.id))
         Log.info(
             "adopted", ("device", "\(device.id)"), ("worker", "\(worker.pid)"), ("state", device.info.state.rawValue))
         watchOver(device)
