@@ -54,7 +54,9 @@ public struct DeviceHolders {
             if fields[2] == number { return Self.unescaped(fields[4]) }
             guard let dash = fields.firstIndex(of: "-"), fields.count > dash + 2 else { continue }
             let source = Self.unescaped(fields[dash + 2])
-            if source.hasPrefix("/dev/"), host.blockDeviceNumber(of: source) == number { return Self.unescaped(fields[4]) }
+            if source.hasPrefix("/dev/"), host.blockDeviceNumber(of: source) == number {
+                return Self.unescaped(fields[4])
+            }
         }
         return nil
     }
