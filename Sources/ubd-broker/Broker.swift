@@ -35,6 +35,8 @@ final class Broker {
 
     var uids: WorkerUIDs
     var devices: [UInt32: ManagedDevice] = [:]
+    /// Monotonic nanoseconds of the last minute's deletions, by number.
+    private var deletions: [UInt32: UInt64] = [:]
     private var adds: [ObjectIdentifier: AddOperation] = [:]
 
     init(
@@ -192,6 +194,19 @@ final class Broker {
             // The device serves on; only a restarted broker would know less of it.
             Log.error("record", ("device", "\(device.id)"), ("why", "\(error)"))
         }
+    }
+
+    /// A device of ours had that number until so long ago.
+    func hasDeleted(_ id: UInt32, withinMilliseconds limit: Int) -> Bool {
+        guard let time = deletions[id] else { return false }
+        return monotonicNanoseconds() - time < UInt64(limit) * 1_000_000
+    }
+
+    /// Nothing of the device is left, as far as we can tell.
+    func noteDeletion(of id: UInt32) {
+        let now = monotonicNanoseconds()
+        deletions = deletions.filter { now - $0.value < 60_000_000_000 }
+        deletions[id] = now
     }
 
     func forget(_ device: ManagedDevice) {

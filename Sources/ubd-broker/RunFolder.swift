@@ -35,6 +35,7 @@ enum RunFolder {
     static func listener(_ path: String) throws -> FileDescriptor {
         if let passed = try passedListener() { return passed }
         if unlink(path) != 0, errno != ENOENT { throw SystemError("unlink \(path)", errno) }
+        // It is first come, first served: one user's flood must not make everybody's queue long.
         let socket = try listen(at: path, backlog: 128)
         try call("chmod \(path)") { chmod(path, 0o666) }
         return socket

@@ -148,9 +148,10 @@ struct RecordStore {
     }
 
     /// What the udev rule reads when the node appears, so before it does.
-    func writeUdev(_ record: DeviceRecord) throws(SystemError) {
-        let text = "UBD_OWNER=\(record.device.owner)\n"
-        try replaceFile("\(udevFolder)/\(record.device.id)", with: Array(text.utf8), mode: 0o644)
+    /// `link` is nil when something else has that name: udev would take it for its own, and remove it with the device.
+    func writeUdev(_ device: Device, link: String?) throws(SystemError) {
+        let text = "UBD_OWNER=\(device.owner)\n" + (link.map { "UBD_LINK=\($0)\n" } ?? "")
+        try replaceFile("\(udevFolder)/\(device.id)", with: Array(text.utf8), mode: 0o644)
     }
 
     func remove(_ id: UInt32) {

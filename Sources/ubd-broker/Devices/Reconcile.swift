@@ -105,7 +105,7 @@ extension Broker {
         }
         save(device)
         // A change event of udev may come at any time, and must find the owner.
-        try? store.writeUdev(device.record)
+        try? store.writeUdev(device.info, link: device.info.link == nil ? nil : Nodes.linkName(device.id))
         Log.info(
             "adopted", ("device", "\(device.id)"), ("worker", "\(worker.pid)"), ("state", device.info.state.rawValue))
         watchOver(device)
@@ -141,7 +141,8 @@ extension Broker {
         device.step = .recovering
         device.setState(
             .recovering,
-            reason: "its worker and the broker died, and its file was lost: delete it, or see 'ubd recover'")
+            reason: "its worker and the broker died together, and the way to its file with them; "
+                + "requests wait: end their use and delete it with --force, then add it again")
         save(device)
         Log.error("files-lost", ("device", "\(device.id)"), ("owner", "\(device.owner)"))
     }

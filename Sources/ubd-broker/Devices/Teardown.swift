@@ -136,6 +136,7 @@ final class Teardown {
         broker.store.remove(device.id)
         device.teardown = nil
         broker.forget(device)
+        broker.noteDeletion(of: device.id)
         Log.info("deleted", ("device", "\(device.id)"), ("owner", "\(device.owner)"))
         report(nil)
     }

@@ -199,6 +199,60 @@ struct ReconcileTests {
         #expect(host.kernel.devices[3] == nil)
     }
 
+    @Test("ends a deletion that had begun: only STOP_DEV makes a device that can be recovered DEAD")
+    func endsDeletion() throws {
+        let host = try Host()
+        try leave(.live, in: host)
+        host.kernel.addDevice(3, generation: 77, state: .dead, pid: -1)
+        try host.broker.reconcile()
+        try host.run { host.leftovers.isEmpty }
+        #expect(host.kernel.devices[3] == nil)
+    }
+
+    @Test("is ready for clients only when it knows what became of each device")
+    func knowsBeforeItAnswers() throws {
+        let host = try Host()
+        try leave(.live, in: host, recovery: .none)
+        host.kernel.addDevice(3, generation: 77, state: .dead, pid: -1)
+        var isReady = false
+        host.kernel.beforeAnswer[.getDeviceInfo] = { #expect(!isReady) }
+        try host.broker.reconcile {
+            #expect(host.broker.devices[3]?.info.state == .failed)
+            isReady = true
+        }
+        #expect(!isReady)
+        try host.run { isReady }
+        let empty = try Host()
+        var isEmptyReady = false
+        try empty.broker.reconcile { isEmptyReady = true }
+        try empty.run { isEmptyReady }
+    }
+
+    @Test("removes its link to a number that another server has by now")
+    func removesStaleLink() throws {
+        let host = try Host()
+        try leave(.live, in: host)
+        host.kernel.addForeignDevice(3)
+        #expect(symlink("ublkb3", host.folder + "/ubdb3") == 0)
+        try host.broker.reconcile()
+        try host.run { host.broker.devices.isEmpty }
+        #expect(Nodes.linkTarget(host.folder + "/ubdb3") == nil)
+        #expect(host.kernel.devices[3] != nil)
+    }
+
+    @Test("throws away what was half written when the last one was killed")
+    func dropsHalfWritten() throws {
+        let host = try Host()
+        try leave(.live, in: host)
+        for name in ["state/3.new", "udev/3.new"] {
+            try FileDescriptor.open("\(host.folder)/\(name)", O_WRONLY | O_CREAT, mode: 0o600).writeAll([0x7b])
+        }
+        try host.broker.store.prepare()
+        let (records, damaged) = host.broker.store.load()
+        #expect(records.map(\.device.id) == [3] && damaged == [])
+        #expect(listFolder(host.folder + "/udev") == [])
+    }
+
     @Test("keeps a damaged record out of the way and goes on")
     func survivesDamage() throws {
         let host = try Host()

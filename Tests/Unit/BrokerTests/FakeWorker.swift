@@ -27,6 +27,8 @@ final class FakeWorker: Worker {
     /// A worker that waits for a dead disk.
     var survivesKill = false
     private let fault: Fault?
+    /// What it says when it refuses the file.
+    var failure = WorkerFailure(.fileIsDirectory)
     private let geometry: Geometry
     private let loop: EventLoop
     private var handler: (WorkerEvent) -> Void
@@ -62,7 +64,7 @@ final class FakeWorker: Worker {
         loop.later { [self] in
             switch fault {
             case .diesAtLaunch: die(.killed(signal: SIGSYS))
-            case .refusesFile: handler(.message(.failed(WorkerFailure(.fileIsDirectory))))
+            case .refusesFile: handler(.message(.failed(failure)))
             case .violates: handler(.violation("files in a message"))
             default: handler(.message(.geometry(geometry)))
             }

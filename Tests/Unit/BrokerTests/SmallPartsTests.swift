@@ -68,6 +68,13 @@ struct VerificationTests {
         #expect(verification.problem(in: ProcessStatus(parsing: Array(Self.good.utf8))) == nil)
     }
 
+    @Test("a worker is known by its ids, whatever else it has")
+    func knowsWorkers() {
+        let status = ProcessStatus(parsing: Array(Self.good.utf8))
+        #expect(status.isWorker(uid: 7000, gid: 800))
+        #expect(!status.isWorker(uid: 7001, gid: 800) && !status.isWorker(uid: 7000, gid: 801))
+    }
+
     @Test(
         "one thing amiss is enough",
         arguments: [
