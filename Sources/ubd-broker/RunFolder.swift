@@ -35,9 +35,8 @@ enum RunFolder {
     static func listener(_ path: String) throws -> FileDescriptor {
         if let passed = try passedListener() { return passed }
         if unlink(path) != 0, errno != ENOENT { throw SystemError("unlink \(path)", errno) }
-        // As many as the kernel lets wait (net.core.somaxconn), as systemd's sockets do: with a full queue every user's
-        // connect(2) would wait, or fail with EAGAIN.
-        let socket = try listen(at: path, backlog: 4096)
+        // It is first come, first served: one user's flood must not make everybody's queue long.
+        let socket = try listen(at: path, backlog: 128)
         try call("chmod \(path)") { chmod(path, 0o666) }
         return socket
     }

@@ -78,7 +78,7 @@ final class Undertaker {
 
     /// True when the socket holds no more: closing it can't block.
     private func drain(_ fd: Int32) -> Bool {
-        var scratch = [UInt8](repeating: 0, count: 65536)
+        var scratch = [UInt8](repeating: 0, count: 4096)
         for _ in 0..<64 {
             let received = scratch.withUnsafeMutableBytes { buffer in
                 (try? receiveWithoutFiles(fd, into: buffer)) ?? .filesAttached
