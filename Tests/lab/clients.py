@@ -92,15 +92,18 @@ def in_child(user, function, *arguments):
     return value
 
 
-def made(user="alice", target="null", **parameters):
-    """Adds a null device without the CLI, which takes a while to start here; returns the device."""
+def made(user="alice", target="null", patience=0, **parameters):
+    """Adds a null device without the CLI, which takes a while to start here; returns the device. `patience`: so many
+    seconds the kernel may still have the number, when the broker that deleted its last device has died since."""
 
     def add():
         with Varlink() as link:
             link.send("io.ubd.Broker.Add", add_request(target, **parameters), more=True)
             return link.receive()
 
-    reply = in_child(user, add)
+    deadline = time.monotonic() + patience * PATIENCE
+    while error_of(reply := in_child(user, add))[0] == "IdInUse" and time.monotonic() < deadline:
+        time.sleep(0.1)
     assert "device" in reply.get("parameters", {}), f"add as {user}: {reply}"
     return reply["parameters"]["device"]
 
