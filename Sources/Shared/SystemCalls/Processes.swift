@@ -59,7 +59,13 @@ public struct ProcessHandle: ~Copyable {
     public func poll() throws(SystemError) -> ProcessChange? { try change(WEXITED) }
 
     /// Reports that a child was stopped, once; nil otherwise. Leaves an end for `poll`.
-    public func pollStop() throws(SystemError) -> ProcessChange? { try change(WSTOPPED) }
+    public func pollStop() throws(SystemError) -> ProcessChange? {
+        do throws(SystemError) { return try change(WSTOPPED) } catch {
+            // What the kernel says of a child that has ended when it is not asked for ends.
+            if error.errno == ECHILD { return nil }
+            throw error
+        }
+    }
 
     private func change(_ kind: Int32) throws(SystemError) -> ProcessChange? {
         var info = siginfo_t()
