@@ -39,6 +39,9 @@ struct Queue: ~Copyable {
     let bufferBase: UInt64
     /// The first word of every fetch and commit: URING_CMD on /dev/ublkcN. A test puts a NOP there and plays the kernel.
     let commandHead: UInt64
+    /// The numbers of the two commands: drivers before Linux 6.4 know plain ones.
+    let fetchCommand: UInt32
+    let commitCommand: UInt32
     /// The kernel's description of each tag's request; read-only and valid from its command's completion to its commit.
     var descriptors: UnsafePointer<UblkIODescriptor>
     /// Tags that the driver has not taken back yet.
@@ -61,7 +64,8 @@ struct Queue: ~Copyable {
     /// `depth` is at most the ring's capacity: each request has one submission at a time, so that the ring never
     /// overflows. `maxIOBytes` in bytes.
     init(
-        number: UInt16, depth: UInt16, maxIOBytes: UInt32, ring: consuming Ring, commandHead: UInt64 = Queue.deviceHead
+        number: UInt16, depth: UInt16, maxIOBytes: UInt32, ring: consuming Ring, commandHead: UInt64 = Queue.deviceHead,
+        legacyOpcodes: Bool = false
     ) throws(SystemError) {
         precondition(UInt32(depth) <= ring.capacity && depth > 0)
         let page = Int(sysconf(Int32(_SC_PAGESIZE)))
@@ -81,6 +85,8 @@ struct Queue: ~Copyable {
         self.number = number
         self.depth = depth
         self.commandHead = commandHead
+        fetchCommand = legacyOpcodes ? UblkIOCommand.legacyFetch : UblkIOCommand.fetch
+        commitCommand = legacyOpcodes ? UblkIOCommand.legacyCommitAndFetch : UblkIOCommand.commitAndFetch
         live = Int(depth)
         descriptorMemory = nil
     }
@@ -112,7 +118,7 @@ struct Queue: ~Copyable {
     /// Asks the kernel for a request on every tag, in one system call. Throws when it refuses one; a queue must never be
     /// left half-fetched, so the caller ends the process then.
     mutating func fetchAll() throws(SystemError) {
-        for tag in 0..<depth { push(UblkIOCommand.fetch, tag: tag, result: 0) }
+        for tag in 0..<depth { push(fetchCommand, tag: tag, result: 0) }
         let status = ring.submit(waitingFor: 0)
         if status < 0 { throw SystemError("fetch on queue \(number)", Int32(-status)) }
         if ring.untaken != 0 { throw SystemError("fetch on queue \(number)", EAGAIN) }
@@ -134,7 +140,7 @@ struct Queue: ~Copyable {
     /// Gives a request back with its result and asks for the next one on the same tag.
     @inline(__always)
     mutating func commit(_ tag: UInt16, _ outcome: Outcome) {
-        push(UblkIOCommand.commitAndFetch, tag: tag, result: outcome.rawValue)
+        push(commitCommand, tag: tag, result: outcome.rawValue)
         counters.committed &+= 1
     }
 

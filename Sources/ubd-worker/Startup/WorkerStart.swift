@@ -86,6 +86,7 @@ package struct WorkerStart {
                     number: number, depth: launch.depth, maxIOBytes: launch.maxIOBytes, target: target.served,
                     files: [WorkerDescriptor.device] + target.files,
                     processors: Int(number) < serve.affinity.count ? serve.affinity[Int(number)] : [], seal: seal,
+                    legacyOpcodes: launch.flags.contains(.legacyOpcodes),
                     statistics: statistics + UInt(number) * UInt(StatisticsPage.stride), rendezvous: rendezvous))
         }
         return rendezvous
