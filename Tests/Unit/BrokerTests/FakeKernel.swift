@@ -43,6 +43,8 @@ final class FakeKernel: ControlDevice {
         devices[id] = info
     }
 
+    func forget(_ id: UInt32) { devices[id] = nil }
+
     /// The kernel notices that a device's server is gone.
     func quiesce(_ id: UInt32) { devices[id]?.state = UblkDeviceState.quiesced.rawValue }
 
