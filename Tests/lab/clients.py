@@ -154,6 +154,11 @@ def raw_devices():
         return link.call("io.ubd.Broker.List")["devices"]
 
 
+def unload_module():
+    """Removes ublk_drv. The kernel ends a dead broker's ring, which holds the control node, a little later than its process."""
+    return eventually(15, lambda: run("modprobe", "-r", "ublk_drv").returncode == 0) and not os.path.exists("/dev/ublk-control")
+
+
 def stand_in(step):
     """A program for `ubd-broker --worker` that stalls at a step of helpers/stalling-worker.c; returns its path."""
     with open(shutil.which("stalling-worker"), "rb") as file:
