@@ -31,6 +31,7 @@ final class Teardown {
     private var outcome: InterfaceError??
     private var killTimer: EventLoop.Timer?
     private var deleteAttempts = 0
+    private var deletion = UblkControlOperation.deleteDeviceAsync
     /// A recovery that was under way is over.
     private var isBegun = false
 
@@ -117,10 +118,14 @@ final class Teardown {
         let timer = broker.loop.after(milliseconds: Deadline.command) { [self] in
             becomeStuck("the kernel has not deleted it yet", step: "DEL_DEV")
         }
-        command(.deleteDeviceAsync, deadline: Deadline.command) { [self] answer in
+        command(deletion, deadline: Deadline.command) { [self] answer in
             broker.loop.cancel(timer)
             switch answer.errno {
             case 0, ENODEV, ENOENT: clean()
+            case EOPNOTSUPP where deletion == .deleteDeviceAsync:
+                // Before 6.7 there is only the one that waits for whoever has the disk open.
+                deletion = .deleteDevice
+                delete()
             default: retryDelete(answer.errno)
             }
         }

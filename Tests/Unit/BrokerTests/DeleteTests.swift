@@ -161,6 +161,16 @@ struct DeleteTests {
         #expect(host.broker.devices.isEmpty)
     }
 
+    @Test("before 6.7 it is done by the command that there is")
+    func deletesWaiting() throws {
+        let host = try Host()
+        host.kernel.failures[.deleteDeviceAsync] = EOPNOTSUPP
+        _ = try host.add().get()
+        #expect(try host.delete(0) == nil)
+        #expect(host.kernel.log.last == "deleteDevice 0")
+        #expect(host.leftovers == [])
+    }
+
     @Test("a stale generation deletes nothing")
     func checksGeneration() throws {
         let host = try Host()

@@ -95,7 +95,7 @@ final class FakeKernel: ControlDevice {
             guard devices[id] != nil else { return .result(-ENODEV, []) }
             unlink("\(folder)/ublkb\(id)")
             return .result(0, [])
-        case .deleteDeviceAsync:
+        case .deleteDevice, .deleteDeviceAsync:
             return .result(devices.removeValue(forKey: id) == nil ? -ENODEV : 0, [])
         default:
             return .result(-EOPNOTSUPP, request.buffer)
