@@ -112,18 +112,29 @@ private func startQueues(
         try QueueThread.start(
             QueueAssignment(
                 number: number, depth: launch.depth, maxIOBytes: launch.maxIOBytes, target: target.served,
-                files: [WorkerDescriptor.device] + target.files,
+                zeroCopy: launch.flags.contains(.zeroCopy), batch: launch.flags.contains(.batch),
+                files: fileTable(target, zeroCopy: launch.flags.contains(.zeroCopy)),
                 processors: Int(number) < serve.affinity.count ? serve.affinity[Int(number)] : [], seal: seal,
                 rendezvous: rendezvous))
     }
     return rendezvous
 }
 
+/// The file table of each ring: /dev/ublkcN, the target's files, and, without a copy, where zeros come from.
+private func fileTable(_ target: OpenTarget, zeroCopy: Bool) -> [Int32] {
+    var files = [WorkerDescriptor.device] + target.files
+    if zeroCopy {
+        while files.count < Int(Queue.zeroSlot) { files.append(-1) }
+        files.append(WorkerDescriptor.zeroes)
+    }
+    return files
+}
+
 /// The main thread's ring, in which it sleeps when its socket is dead: nothing is allowed in it.
 private func makeIdleRing() throws(WorkerFailure) -> Ring {
     let nothing = RingSeal(
         operations: [], registerOperations: [UInt8(IOUring.Register.enableRings)], flagsAllowed: 0, flagsRequired: 0)
-    return try SealedRing.make(queue: .max, entries: 1, files: [], seal: nothing)
+    return try SealedRing.make(queue: .max, entries: 1, tables: SealedRing.Tables(), seal: nothing)
 }
 
 private func forbidRings() throws(WorkerFailure) -> Bool {
