@@ -18,7 +18,7 @@ static := --scratch-path $(SCRATCH)/worker -Xswiftc -static-executable -Xswiftc 
 	-Xswiftc -Xclang-linker -Xswiftc -static-pie -Xlinker -z -Xlinker now -Xlinker -s
 sources := Package.swift Sources Tests
 
-.PHONY: help dependencies build install test unit lab-test lint format demo lab clean
+.PHONY: help dependencies build escape install test unit lab-test lint format demo lab clean
 
 help:
 	@echo 'ubd: block devices served from userspace, for users who are not root.'
@@ -52,6 +52,12 @@ define install-files
 	install -D -m $(1) -t '$(DESTDIR)$(2)' $(3)
 endef
 
+# Not part of ubd: what the lab starts in a worker's place.
+escape:
+	$(swift_build) $(static) --product ubd-escape
+	@mkdir -p .build/lab
+	@cp $(SCRATCH)/worker/release/ubd-escape .build/lab/
+
 install:
 	@test -x $(bin)/ubd -a -x $(bin)/ubd-broker -a -x $(bin)/ubd-worker || \
 		{ echo 'make install: nothing built; run: make build' >&2; exit 1; }
@@ -66,6 +72,9 @@ install:
 	$(call install-files,0644,$(PREFIX)/lib/sysusers.d,policy/sysusers.d/*.conf)
 	$(call install-files,0644,$(PREFIX)/lib/tmpfiles.d,policy/tmpfiles.d/*.conf)
 	$(call install-files,0644,$(PREFIX)/lib/modules-load.d,policy/modules-load.d/*.conf)
+	$(call install-files,0644,$(PREFIX)/share/man/man1,docs/man/*.1)
+	$(call install-files,0644,$(PREFIX)/share/man/man5,docs/man/*.5)
+	$(call install-files,0644,$(PREFIX)/share/man/man8,docs/man/*.8)
 
 test:
 	@Tests/run

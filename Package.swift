@@ -83,6 +83,15 @@ let package = Package(
             name: "engine-benchmark", dependencies: ["Worker", "WorkerProtocol", "CShims"], path: "Benchmarks/engine",
             exclude: ["thresholds"], cSettings: cSettings, swiftSettings: swiftSettings),
 
+        // For the lab: a program that is a worker until it tries to be more (Tests/lab/groups/escape).
+        .target(name: "CEscape", path: "Tests/escape/CEscape", cSettings: cSettings),
+        .executableTarget(
+            name: "ubd-escape",
+            dependencies: [
+                "Worker", "WorkerProtocol", "Ring", "KernelABI", "SystemCalls", "CShims", "CEscape",
+            ],
+            path: "Tests/escape/ubd-escape", cSettings: cSettings, swiftSettings: swiftSettings),
+
         // For unit tests: what the C headers say, and a program that tries system calls under a filter.
         .target(name: "CPolicyHeaders", path: "Tests/Support/CPolicyHeaders", cSettings: cSettings),
         .target(name: "CStandIn", path: "Tests/Support/CStandIn", cSettings: cSettings),

@@ -69,8 +69,11 @@ final class Broker {
         do throws(InterfaceError) {
             let plan = try AddPlan(request)
             let rule = try permit(plan, peer)
-            _ = try driver.ready()
-            let operation = AddOperation(plan, owner: peer.uid, rule: rule, broker: self, answer: answer)
+            let choice = ModeChoice(
+                kernel: try driver.ready().features, zeroCopyGranted: rule.limits.zeroCopy, rule: rule.text)
+            let mode = try choice.mode(for: plan)
+            let operation = AddOperation(
+                plan, mode: mode, owner: peer.uid, rule: rule, broker: self, answer: answer)
             adds[ObjectIdentifier(operation)] = operation
             operation.begin()
             return operation
@@ -241,7 +244,7 @@ final class Broker {
             device.info.lastDeath = "\(change)"
             device.deathLog.add()
             if device.info.recovery == .none || device.info.state == .unmanaged {
-                fail(device, because: "its worker was \(change); delete it and add it again")
+                fail(device, because: "its worker \(change); delete it and add it again")
             } else if device.deathLog.isTooMany {
                 fail(device, because: "its workers keep dying (\(device.deathLog.count) within a minute): \(change)")
             } else {

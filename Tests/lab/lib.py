@@ -89,8 +89,8 @@ def eventually(seconds, condition):
 
 
 def as_user(user, *command):
-    """The command line that runs a command as a user: her groups, no capability, a fresh environment."""
-    keep = ["env", f"UBD_SOCKET={os.environ['UBD_SOCKET']}"] if "UBD_SOCKET" in os.environ else []
+    """The command line that runs a command as a user: her groups, no capability, a fresh environment (PATH and UBD_SOCKET stay)."""
+    keep = ["env", *(f"{name}={os.environ[name]}" for name in ("PATH", "UBD_SOCKET") if name in os.environ)]
     return [
         "setpriv", f"--reuid={user}", f"--regid={user}", "--init-groups", "--inh-caps=-all",
         "--reset-env", *keep, *map(str, command),

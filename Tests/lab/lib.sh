@@ -1,5 +1,5 @@
 # The library of the lab's test groups that are written in bash. A group begins with
-#     . /job/lib.sh
+#     . /job/lib.sh || exit
 # and ends with `finish`. Each test is a sentence; it prints one line:
 #     ok - SENTENCE     not ok - SENTENCE: WHAT CAME OUT     skip - SENTENCE: REASON
 
@@ -27,6 +27,12 @@ lab_exit() {
     [ -n "$lab_finished" ] || { echo "the group ended before \`finish\`, with status $status" && exit 70; }
 }
 trap lab_exit EXIT
+
+# A misspelt test would otherwise just not be there.
+command_not_found_handle() {
+    echo "not ok - every command of the group exists: \"$1\" does not (line ${BASH_LINENO[0]})" >&2
+    return 127
+}
 
 # check SENTENCE COMMAND...: the command succeeds.
 check() {
@@ -92,7 +98,7 @@ eventually() {
 
 # --- users -----------------------------------------------------------------------------------------------------------
 
-# as USER COMMAND...: as that user: her groups, no capability, a fresh environment (UBD_SOCKET stays).
+# as USER COMMAND...: as that user: her groups, no capability, a fresh environment (PATH and UBD_SOCKET stay).
 as() {
     local user=$1
     shift

@@ -30,6 +30,9 @@ static inline long ubd_prctl(int option, unsigned long a, unsigned long b, unsig
 static inline long ubd_pidfd_open(int32_t pid, uint32_t flags) {
     return ubd_kernel_result(syscall(SYS_pidfd_open, pid, flags));
 }
+static inline long ubd_pidfd_getfd(int pidfd, int target) {
+    return ubd_kernel_result(syscall(SYS_pidfd_getfd, pidfd, target, 0));
+}
 static inline long ubd_pidfd_send_signal(int pidfd, int signal) {
     return ubd_kernel_result(syscall(SYS_pidfd_send_signal, pidfd, signal, NULL, 0));
 }

@@ -6,12 +6,16 @@ public enum ProcessChange: Equatable, Sendable, CustomStringConvertible {
     case exited(Int32)
     case killed(signal: Int32)
     case stopped(signal: Int32)
+    /// It is gone; how it ended was told to somebody else, its parent.
+    case gone
 
+    /// What it did, to be put behind a subject: "was killed by SIGSYS".
     public var description: String {
         switch self {
         case .exited(let code): "exited with status \(code)"
-        case .killed(let signal): "killed by \(signalName(signal))"
-        case .stopped(let signal): "stopped by \(signalName(signal))"
+        case .killed(let signal): "was killed by \(signalName(signal))"
+        case .stopped(let signal): "was stopped by \(signalName(signal))"
+        case .gone: "ended"
         }
     }
 }
@@ -41,6 +45,14 @@ public struct ProcessHandle: ~Copyable {
     /// Sends a signal; ESRCH when the process is gone.
     public func send(_ signal: Int32) throws(SystemError) {
         try rawCall("signal process \(pid)") { ubd_pidfd_send_signal(file.raw, signal) }
+    }
+
+    /// A duplicate of one of the process's descriptors (pidfd_getfd(2)). Errors: EPERM without CAP_SYS_PTRACE or where a
+    /// security module says no; EBADF when it has no such descriptor.
+    public func duplicate(descriptor: Int32) throws(SystemError) -> FileDescriptor {
+        FileDescriptor(
+            owning: Int32(
+                try rawCall("pidfd_getfd \(descriptor) of process \(pid)") { ubd_pidfd_getfd(file.raw, descriptor) }))
     }
 
     /// Reports a change of a child without waiting for one; nil when nothing happened. `stopped` also reports stops.

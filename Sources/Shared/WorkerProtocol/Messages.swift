@@ -6,6 +6,14 @@ public enum TargetKind: UInt32, CaseIterable, Sendable {
     case null = 1
     case loop = 2
 
+    /// The client parks files for it.
+    public var needsFiles: Bool {
+        switch self {
+        case .null: false
+        case .loop: true
+        }
+    }
+
     public var name: String {
         switch self {
         case .null: "null"

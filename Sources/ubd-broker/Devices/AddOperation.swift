@@ -26,6 +26,7 @@ final class AddOperation {
     private let plan: AddPlan
     private let owner: UInt32
     private let rule: AccessRule
+    private let mode: DataMode
     private let answer: (Answer) -> Void
 
     private var device: ManagedDevice?
@@ -41,9 +42,11 @@ final class AddOperation {
     private var isOver = false
 
     init(
-        _ plan: AddPlan, owner: UInt32, rule: AccessRule, broker: Broker, answer: @escaping (Answer) -> Void
+        _ plan: AddPlan, mode: DataMode, owner: UInt32, rule: AccessRule, broker: Broker,
+        answer: @escaping (Answer) -> Void
     ) {
         self.plan = plan
+        self.mode = mode
         self.owner = owner
         self.rule = rule
         self.broker = broker
@@ -136,7 +139,7 @@ final class AddOperation {
             id: id, generation: broker.newGeneration(), owner: owner, target: plan.target.name, state: .adding,
             node: broker.nodes.block(id), link: nil, sizeBytes: 0, blockSize: 0, physicalBlockSize: 0,
             readOnly: plan.readOnly, queues: plan.queues, depth: plan.depth, maxIOBytes: plan.maxIOBytes,
-            mode: "copy", buffered: plan.options.buffered,
+            mode: mode, buffered: plan.options.buffered,
             recovery: plan.recovery, since: Int64(time(nil)), file: plan.fileName, created: Int64(time(nil)))
     }
 
@@ -156,14 +159,7 @@ final class AddOperation {
     }
 
     /// What the device must be able to do.
-    private var features: UblkFeatures {
-        switch plan.recovery {
-        case .none: []
-        case .queue: [.userRecovery]
-        case .reissue: [.userRecovery, .userRecoveryReissue]
-        case .fail: [.userRecovery, .userRecoveryFailIO]
-        }
-    }
+    private var features: UblkFeatures { plan.recovery.features.union(mode.features) }
 
     private func deviceAdded(_ device: ManagedDevice, _ answer: ControlAnswer) {
         guard case .result(let result, let bytes) = answer, result >= 0 else {
@@ -187,8 +183,8 @@ final class AddOperation {
         guard missing.isEmpty else {
             return fail(
                 .kernelUnsupported(
-                    message: "this kernel can not do --recovery \(plan.recovery.rawValue)",
-                    remedy: "use another --recovery, or a newer kernel",
+                    message: "this kernel can not do --recovery \(plan.recovery.rawValue) with mode \(mode.rawValue)",
+                    remedy: "use another --recovery or --mode, or a newer kernel",
                     feature: missing.nameList.joined(separator: ",")))
         }
         guard info.depth > 0, info.queues > 0, info.depth <= plan.depth, info.queues <= plan.queues,
@@ -236,7 +232,7 @@ final class AddOperation {
 
     private func launch(_ device: ManagedDevice) {
         guard let kind = TargetKind.allCases.first(where: { $0.name == plan.target.name }) else { return }
-        var flags: LaunchMessage.Flags = []
+        var flags = mode.launchFlags
         if plan.readOnly { flags.insert(.readOnly) }
         if plan.options.buffered { flags.insert(.buffered) }
         if rule.limits.fuse { flags.insert(.allowFUSE) }
@@ -288,7 +284,7 @@ final class AddOperation {
         device.info.readOnly = geometry.attributes.contains(.readOnly)
         device.info.buffered = geometry.attributes.contains(.buffered)
         note(geometry)
-        let parameters = DiskParameters.make(geometry, maxIOBytes: device.info.maxIOBytes)
+        let parameters = DiskParameters.make(geometry, maxIOBytes: device.info.maxIOBytes, mode: mode)
         let request = ControlRequest(
             operation: .setParameters, device: device.id, buffer: parameters.encoded(), deadline: Deadline.command)
         command(request) { [self] answer in

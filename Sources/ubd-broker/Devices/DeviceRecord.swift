@@ -27,16 +27,37 @@ struct DeviceRecord: Equatable {
         var uid: UInt32
     }
 
+    /// The broker's ends of a device's sockets, by inode.
+    struct Sockets: Equatable {
+        var control: UInt64
+        var parking: UInt64
+    }
+
     var step: Step
     var device: Device
     var worker: Worker?
+    var sockets: Sockets?
+    /// What its workers are told.
+    var launch: LaunchMessage?
+    /// START_USER_RECOVERY was sent for the present death: before 6.16 it must not be sent again.
+    var recoveryStarted = false
     /// Bytes of I/O buffers, for the owner's quota.
     var memoryBytes: UInt64
 
     private var json: JSON {
         .record([
             ("version", .integer(DeviceRecord.version)), ("step", .string(step.rawValue)), ("device", device.json),
-            ("memoryBytes", .integer(Int64(clamping: memoryBytes))),
+            ("memoryBytes", .integer(Int64(clamping: memoryBytes))), ("recoveryStarted", .bool(recoveryStarted)),
+            ("launch", launch.map { .string(DeviceRecord.hexadecimal($0.encoded())) }),
+            (
+                "sockets",
+                sockets.map { sockets in
+                    .record([
+                        ("control", .integer(Int64(clamping: sockets.control))),
+                        ("parking", .integer(Int64(clamping: sockets.parking))),
+                    ])
+                }
+            ),
             (
                 "worker",
                 worker.map { worker in
@@ -58,6 +79,17 @@ struct DeviceRecord: Equatable {
         self.step = step
         self.device = device
         memoryBytes = UInt64(bytes)
+        recoveryStarted = json["recoveryStarted"] == .bool(true)
+        if case .string(let text)? = json["launch"] {
+            guard let message = DeviceRecord.bytes(text).flatMap(LaunchMessage.init(decoding:)) else { return nil }
+            launch = message
+        }
+        if let sockets = json["sockets"] {
+            guard case .integer(let control)? = sockets["control"], case .integer(let parking)? = sockets["parking"],
+                let control = UInt64(exactly: control), let parking = UInt64(exactly: parking)
+            else { return nil }
+            self.sockets = Sockets(control: control, parking: parking)
+        }
         guard let worker = json["worker"] else { return }
         guard case .integer(let pid)? = worker["pid"], case .integer(let start)? = worker["startTime"],
             case .integer(let uid)? = worker["uid"], let pid = Int32(exactly: pid), pid > 1,
@@ -80,6 +112,16 @@ struct DeviceRecord: Equatable {
     }
 
     var bytes: [UInt8] { json.bytes }
+
+    private static func hexadecimal(_ bytes: [UInt8]) -> String {
+        bytes.map { ($0 < 16 ? "0" : "") + String($0, radix: 16) }.joined()
+    }
+
+    private static func bytes(_ hexadecimal: String) -> [UInt8]? {
+        let digits = hexadecimal.utf8.compactMap { UInt8(String(UnicodeScalar($0)), radix: 16) }
+        guard digits.count == hexadecimal.utf8.count, digits.count.isMultiple(of: 2) else { return nil }
+        return stride(from: 0, to: digits.count, by: 2).map { digits[$0] << 4 | digits[$0 + 1] }
+    }
 }
 
 /// The folder of the records, and the folder of what the udev rule reads.

@@ -19,6 +19,8 @@ final class ManagedDevice {
     var isInKernel = false
     /// What each worker of this device is told, so that a replacement makes the same disk.
     var launch: LaunchMessage?
+    /// As an earlier broker recorded them; nil for a device of this broker's.
+    var sockets: DeviceRecord.Sockets?
     /// Its worker is being replaced.
     var recovery: RecoverOperation?
     /// START_USER_RECOVERY was sent and not ended: before 6.16 it must not be sent again.
@@ -38,7 +40,18 @@ final class ManagedDevice {
 
     var record: DeviceRecord {
         let worker = worker.map { DeviceRecord.Worker(pid: $0.pid, startTime: $0.startTime, uid: $0.uid) }
-        return DeviceRecord(step: step, device: info, worker: worker, memoryBytes: memoryBytes)
+        var record = DeviceRecord(step: step, device: info, worker: worker, memoryBytes: memoryBytes)
+        record.launch = launch
+        record.recoveryStarted = recoveryStarted
+        if let control = self.worker?.controlInode, let parking = parkingInode {
+            record.sockets = DeviceRecord.Sockets(control: control, parking: parking)
+        }
+        return record
+    }
+
+    private var parkingInode: UInt64? {
+        guard let status = try? parking?.status() else { return nil }
+        return UInt64(status.st_ino)
     }
 
     /// The worker that serves it from now on.

@@ -28,6 +28,9 @@ extension Broker {
         for (record, worker) in zip(records, workers) {
             let device = ManagedDevice(info: record.device, memoryBytes: record.memoryBytes, step: record.step)
             device.worker = worker
+            device.launch = record.launch
+            device.recoveryStarted = record.recoveryStarted
+            device.sockets = record.sockets
             if let worker, !uids.adopt(worker.uid) {
                 Log.warning(
                     "uid", ("device", "\(device.id)"), ("uid", "\(worker.uid)"), ("what", "out of range or twice"))
@@ -78,16 +81,22 @@ extension Broker {
     }
 
     private func decide(_ device: ManagedDevice, _ info: UblkDeviceInfo) {
-        guard device.step == .live, device.info.state != .failed else { return undo(device) }
-        guard let worker = device.worker, worker.isAlive, info.state == UblkDeviceState.live.rawValue,
-            info.serverPID == worker.pid
-        else {
-            device.setState(.failed, reason: "its worker died while no broker was there; delete it and add it again")
-            return save(device)
+        let state = UblkDeviceState(rawValue: info.state)
+        switch device.step {
+        case .live where device.info.state == .failed: save(device)
+        case .live where state == .live && info.serverPID == device.worker?.pid && device.worker?.isAlive == true:
+            takeOver(device)
+        case .live, .recovering: mend(device, state)
+        case .adding, .starting, .deleting: undo(device)
         }
-        worker.setHandler { [self] event in workerEvent(device, event) }
-        if let problem = verification(of: worker) {
-            device.setState(.unmanaged, reason: "its worker can not be verified: \(problem)")
+    }
+
+    /// A live device of an earlier broker: checked as if it were new, and its sockets taken back.
+    private func takeOver(_ device: ManagedDevice) {
+        guard let worker = device.worker else { return }
+        if let problem = verification(of: worker) ?? reclaim(device, worker) {
+            // It serves on; only a death of its worker can't be mended.
+            device.setState(.unmanaged, reason: "it could not be taken over: \(problem)")
         } else {
             device.setState(.live)
         }
@@ -96,6 +105,40 @@ extension Broker {
         try? store.writeUdev(device.record)
         Log.info(
             "adopted", ("device", "\(device.id)"), ("worker", "\(worker.pid)"), ("state", device.info.state.rawValue))
+        watchOver(device)
+    }
+
+    /// What is wrong; nil when both ends are ours again.
+    private func reclaim(_ device: ManagedDevice, _ worker: any Worker) -> String? {
+        guard let sockets = device.sockets, device.launch != nil else { return "its record has no sockets" }
+        do throws(SystemError) {
+            device.parking = try worker.reclaim(sockets)
+            return nil
+        } catch { return "\(error)" }
+    }
+
+    /// Its worker died while no broker was there, or was just being replaced.
+    private func mend(_ device: ManagedDevice, _ state: UblkDeviceState?) {
+        guard device.info.recovery != .none, state != .dead, state != nil else {
+            return fail(device, because: "its worker died while no broker was there; delete it and add it again")
+        }
+        // The files lie in the parking socket, of which a replacement that was under way holds the last end.
+        if let worker = device.worker, worker.isAlive { _ = reclaim(device, worker) }
+        device.info.deaths += 1
+        device.info.lastDeath = "ended while no broker was there"
+        guard device.parking != nil || device.launch?.target.needsFiles == false else { return waitForFiles(device) }
+        if device.parking == nil, let pair = try? makeMessagePair() { device.parking = consume pair.first }
+        RecoverOperation(device, broker: self).begin()
+    }
+
+    /// Broker and worker died together, and the client's files with them: only the owner can bring them again.
+    private func waitForFiles(_ device: ManagedDevice) {
+        device.step = .recovering
+        device.setState(
+            .recovering,
+            reason: "its worker and the broker died, and its file was lost: delete it, or see 'ubd recover'")
+        save(device)
+        Log.error("files-lost", ("device", "\(device.id)"), ("owner", "\(device.owner)"))
     }
 
     private func undo(_ device: ManagedDevice) {

@@ -17,6 +17,7 @@ final class RecoverOperation {
         static let quiesced = 60_000
         static let startRecovery = 10_000
         static let command = 10_000
+        static let kill = 5_000
         static let firstPause = 2
         static let longestPause = 100
     }
@@ -24,31 +25,53 @@ final class RecoverOperation {
     private let broker: Broker
     private let device: ManagedDevice
     private let began = monotonicNanoseconds()
+    /// Of the present try: its deadlines count from here.
+    private var tryBegan = monotonicNanoseconds()
     private var start: WorkerStart?
     private var pause = Deadline.firstPause
     private var timer: EventLoop.Timer?
     private var isCommandInFlight = false
     private var isAbandoned = false
     private var whenIdle: (() -> Void)?
-    /// START_USER_RECOVERY succeeded for this death.
-    private var isRecovering = false
-    /// Replacements tried after it.
-    private var attempts = 0
+    /// START_USER_RECOVERY was sent for this death. Recorded before it is sent.
+    private var isRecovering: Bool {
+        get { device.recoveryStarted }
+        set { device.recoveryStarted = newValue }
+    }
+    /// Replacements tried after it, one of an earlier broker included.
+    private var attempts: Int
 
     init(_ device: ManagedDevice, broker: Broker) {
         self.device = device
         self.broker = broker
+        attempts = device.recoveryStarted ? 1 : 0
     }
 
-    /// The worker has ended; its pidfd has fired.
+    /// The worker has ended, or is a replacement that an earlier broker left half-way, which is ended now.
     func begin() {
         device.recovery = self
-        device.setState(.recovering, reason: device.info.lastDeath.map { "its worker was \($0)" })
+        device.setState(.recovering, reason: device.info.lastDeath.map { "its worker \($0)" })
         device.step = .recovering
         broker.save(device)
-        broker.release(device)
-        let delay = device.deathLog.pauseBeforeNext
-        if delay == 0 { waitUntilQuiesced() } else { after(delay) { [self] in waitUntilQuiesced() } }
+        endWorker { [self] in
+            broker.release(device)
+            let delay = device.deathLog.pauseBeforeNext
+            if delay == 0 { waitUntilQuiesced() } else { after(delay) { [self] in waitUntilQuiesced() } }
+        }
+    }
+
+    /// Kills the worker, if there is one, and goes on when it is dead.
+    private func endWorker(then next: @escaping () -> Void) {
+        guard let worker = device.worker, worker.end == nil else { return next() }
+        worker.setHandler { [self] event in
+            guard case .ended = event, !isAbandoned else { return }
+            broker.loop.cancel(timer)
+            next()
+        }
+        worker.kill()
+        timer = broker.loop.after(milliseconds: Deadline.kill) { [self] in
+            giveUp("its worker can not be killed: it waits for a file or disk that does not answer")
+        }
     }
 
     /// Somebody takes the device down: nothing more is begun, and `next` runs when the kernel has finished the command
@@ -84,13 +107,13 @@ final class RecoverOperation {
     /// EBUSY until the last reference to the device's control node is gone: a dying process takes its time.
     private func startRecovery() {
         if isRecovering, !broker.canRepeatRecovery { return startWorker() }
+        isRecovering = true
+        broker.save(device)
         command(ControlRequest(operation: .startUserRecovery, device: device.id)) { [self] answer in
             switch answer.errno {
-            case 0:
-                isRecovering = true
-                device.recoveryStarted = true
-                startWorker()
+            case 0: startWorker()
             case EBUSY:
+                isRecovering = false
                 again(Deadline.startRecovery, "the dead worker's files stay open") { [self] in startRecovery() }
             default:
                 giveUp("the kernel refused START_USER_RECOVERY: \(SystemError.message(answer.errno))")
@@ -145,7 +168,7 @@ final class RecoverOperation {
 
     private func succeed() {
         device.recovery = nil
-        device.recoveryStarted = false
+        isRecovering = false
         device.step = .live
         device.setState(.live)
         broker.save(device)
@@ -159,22 +182,15 @@ final class RecoverOperation {
     /// A replacement did not get there. It must be dead before the next one is tried.
     private func replacementFailed(_ error: InterfaceError) {
         Log.warning("replacement-failed", ("device", "\(device.id)"), ("why", error.message))
-        guard let worker = device.worker, worker.end == nil else { return replacementIsDead(error) }
-        worker.setHandler { [self] event in
-            guard case .ended = event, !isAbandoned else { return }
-            broker.loop.cancel(timer)
-            replacementIsDead(error)
-        }
-        worker.kill()
-        timer = broker.loop.after(milliseconds: 5_000) { [self] in
-            giveUp("its new worker can not be killed: it waits for a file or disk that does not answer")
-        }
+        endWorker { [self] in replacementIsDead(error) }
     }
 
     private func replacementIsDead(_ error: InterfaceError) {
         broker.release(device)
         device.deathLog.add()
-        device.info.lastDeath = error.message
+        tryBegan = monotonicNanoseconds()
+        pause = Deadline.firstPause
+        device.info.lastDeath = "did not get ready (\(error.message))"
         device.info.deaths += 1
         if device.deathLog.isTooMany { return giveUp("its workers keep dying: \(error.message)") }
         if isRecovering, !broker.canRepeatRecovery, attempts >= 2 {
@@ -202,7 +218,7 @@ final class RecoverOperation {
     }
 
     private func again(_ deadline: Int, _ problem: String, _ next: @escaping () -> Void) {
-        guard (monotonicNanoseconds() - began) / 1_000_000 < UInt64(deadline) else { return giveUp(problem) }
+        guard (monotonicNanoseconds() - tryBegan) / 1_000_000 < UInt64(deadline) else { return giveUp(problem) }
         after(pause, next)
         pause = min(pause * 2, Deadline.longestPause)
     }

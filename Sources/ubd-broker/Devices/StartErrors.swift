@@ -86,8 +86,11 @@ enum StartErrors {
 
 /// From a target's geometry to what the kernel is told.
 enum DiskParameters {
-    static func make(_ geometry: Geometry, maxIOBytes: UInt32) -> UblkParameters {
+    static func make(_ geometry: Geometry, maxIOBytes: UInt32, mode: DataMode = .copy) -> UblkParameters {
         var parameters = UblkParameters()
+        // Without a copy users' memory goes to the backing file as it is, and what takes direct I/O wants it aligned to
+        // sectors at least. The driver would let every four bytes pass.
+        if mode.isZeroCopy { parameters.dmaAlignmentMask = 511 }
         if geometry.attributes.contains(.readOnly) { parameters.attributes.insert(.readOnly) }
         if geometry.attributes.contains(.rotational) { parameters.attributes.insert(.rotational) }
         if geometry.attributes.contains(.volatileCache) {
@@ -103,7 +106,9 @@ enum DiskParameters {
         parameters.diskSectors = geometry.size >> 9
         if geometry.discardGranularity > 0 || geometry.maxWriteZeroesSectors > 0 {
             parameters.discard = UblkParameters.Discard(
-                granularity: geometry.discardGranularity, maxDiscardSectors: geometry.maxDiscardSectors,
+                // The driver wants one, also where there are only zeroes to write (ublk_validate_params).
+                granularity: max(geometry.discardGranularity, geometry.logicalBlock),
+                maxDiscardSectors: geometry.maxDiscardSectors,
                 maxWriteZeroesSectors: geometry.maxWriteZeroesSectors)
         }
         return parameters

@@ -48,7 +48,7 @@ final class WorkerStart {
         let start = WorkerLaunch(
             binary: broker.workerBinary.raw, device: broker.nodes.char(device.id), uid: uid, gid: broker.workerGID,
             processes: UInt64(launch.queues) * 32 + 32, lockedBytes: bytes + 1 << 20,
-            oomScore: broker.configuration.oomScore)
+            openFiles: UInt64(launch.queues) + 24, oomScore: broker.configuration.oomScore)
         do {
             let worker = try broker.startWorker(start) { [self] event in handle(event) }
             device.adopt(worker)
@@ -61,10 +61,38 @@ final class WorkerStart {
     }
 
     /// The kernel knows the disk: rings, walls and fetches may follow.
-    func serve() {
+    func serve() { askAffinity(of: 0, known: []) }
+
+    /// Which processors the kernel gives each queue's requests from: the queue's thread belongs there. A kernel that
+    /// does not tell costs speed, nothing else.
+    private func askAffinity(of queue: UInt16, known: [[UInt64]]) {
+        guard !isOver, queue < launch.queues, let control = broker.driver.opened else { return sendServe(known) }
+        let request = ControlRequest(
+            operation: .getQueueAffinity, device: device.id, queue: queue, data: UInt64(queue),
+            buffer: [UInt8](repeating: 0, count: WorkerStart.affinityBytes))
+        control.submit(request) { [self] answer in
+            guard case .result(let result, let bytes) = answer, result >= 0 else { return sendServe([]) }
+            askAffinity(of: queue + 1, known: known + [WorkerStart.words(bytes)])
+        }
+    }
+
+    private func sendServe(_ affinity: [[UInt64]]) {
         guard let worker = device.worker, !isOver else { return }
         worker.expect(.sealed)
-        do { try worker.send(ServeMessage()) } catch { fail(StartErrors.broken("send to the worker", error)) }
+        do { try worker.send(ServeMessage(affinity: affinity)) } catch {
+            fail(StartErrors.broken("send to the worker", error))
+        }
+    }
+
+    /// Room for 8192 processors: the kernel wants room for all that it could have.
+    private static let affinityBytes = 1024
+
+    /// The mask without the zeros behind it; as long for every queue.
+    private static func words(_ bytes: [UInt8]) -> [UInt64] {
+        let all = bytes.withUnsafeBytes { raw in
+            (0..<raw.count / 8).map { raw.loadUnaligned(fromByteOffset: $0 * 8, as: UInt64.self) }
+        }
+        return Array(all.prefix(max(1, (Int(sysconf(Int32(_SC_NPROCESSORS_CONF))) + 63) / 64)))
     }
 
     /// The owner gives up; nothing more is heard.
@@ -89,7 +117,7 @@ final class WorkerStart {
             fail(StartErrors.workerBroke("it sent \(what)"))
         case .ended(let change):
             Log.warning("worker-ended", ("device", "\(device.id)"), ("how", "\(change)"))
-            fail(StartErrors.workerBroke("it was \(change)"))
+            fail(StartErrors.workerBroke("it \(change)"))
         }
     }
 
@@ -97,7 +125,7 @@ final class WorkerStart {
         guard let worker = device.worker, let end = device.parking?.raw, let walls = broker.walls[launch.target.name]
         else { return fail(StartErrors.workerBroke("its files are gone")) }
         worker.expect(.geometry)
-        do { try worker.send(launch, parking: end, bundle: walls.bundle.raw) } catch {
+        do { try worker.send(launch, parking: end, bundle: walls.bundle(for: launch.mode)) } catch {
             fail(StartErrors.broken("send the launch message", error))
         }
     }

@@ -4,6 +4,8 @@ import KernelABI
 struct ControlRequest {
     var operation: UblkControlOperation
     var device: UInt32
+    /// For commands about one queue.
+    var queue: UInt16 = .max
     /// The command's inline data: a pid for START_DEV, for instance.
     var data: UInt64 = 0
     /// Read or filled by the kernel; its content after the command is in the answer.

@@ -78,6 +78,7 @@ final class ControlRing: ControlDevice {
         pending[ticket] = Pending(memory: memory)
         var command = UblkControlCommand()
         command.deviceID = request.device
+        command.queueID = request.queue
         command.inlineData = request.data
         if !request.buffer.isEmpty {
             command.length = UInt16(request.buffer.count)

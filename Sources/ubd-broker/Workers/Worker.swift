@@ -33,6 +33,8 @@ struct WorkerLaunch {
     let processes: UInt64
     /// Bytes that it may lock.
     let lockedBytes: UInt64
+    /// Descriptors while it sets itself up: a ring for each queue among them.
+    let openFiles: UInt64
     let oomScore: Int32
 }
 
@@ -46,6 +48,11 @@ protocol Worker: AnyObject {
     var isAlive: Bool { get }
     /// How it ended, once `.ended` was sent, which comes only once; nil while it lives.
     var end: ProcessChange? { get }
+
+    /// Inode of the broker's end of its control socket: by it a later broker knows the end again.
+    var controlInode: UInt64? { get }
+    /// Takes back the ends that an adopted worker holds for the broker; returns the parking end.
+    func reclaim(_ sockets: DeviceRecord.Sockets) throws(SystemError) -> FileDescriptor
 
     func setHandler(_ handler: @escaping (WorkerEvent) -> Void)
     func expect(_ expectation: WorkerExpectation)

@@ -51,6 +51,29 @@ final class WorkerProcess: Worker {
         watches.append(try loop.watch(file, .readable) { [unowned self] _ in self.adoptedEnded() })
     }
 
+    /// Takes back, from an adopted worker, the ends that every worker holds for this moment: the broker's end of its
+    /// control socket, and the parking end, which is returned. They must be the recorded ones: a sealed worker can't
+    /// change its descriptors, but nothing of it is believed.
+    func reclaim(_ sockets: DeviceRecord.Sockets) throws(SystemError) -> FileDescriptor {
+        control = try take(WorkerDescriptor.brokerEnd, inode: sockets.control)
+        return try take(WorkerDescriptor.parking, inode: sockets.parking)
+    }
+
+    private func take(_ number: Int32, inode: UInt64) throws(SystemError) -> FileDescriptor {
+        // The link is looked at first: a socket can be taken and let go without waiting for anybody, other files not.
+        let link = Nodes.linkTarget("/proc/\(pid)/fd/\(number)")
+        guard link == "socket:[\(inode)]" else {
+            throw SystemError("descriptor \(number) of worker \(pid) is \(link ?? "missing")", EBADF)
+        }
+        let file = try process.duplicate(descriptor: number)
+        guard try file.status().st_ino == ino_t(inode) else {
+            throw SystemError("descriptor \(number) of worker \(pid)", EBADF)
+        }
+        return file
+    }
+
+    var controlInode: UInt64? { (try? control?.status())?.map { UInt64($0.st_ino) } ?? nil }
+
     /// Field 22 of /proc/PID/stat, in clock ticks since boot; the name before it may contain anything.
     static func startTime(of pid: Int32) -> UInt64? {
         guard let bytes = try? readFile("/proc/\(pid)/stat") else { return nil }
@@ -118,7 +141,7 @@ final class WorkerProcess: Worker {
         return launch.device.withCString { device in
             var description = ubd_launch(
                 worker_binary: launch.binary, control: control, device: device, uid: launch.uid, gid: launch.gid,
-                processes: launch.processes, locked_bytes: launch.lockedBytes, open_files: 32,
+                processes: launch.processes, locked_bytes: launch.lockedBytes, open_files: launch.openFiles,
                 oom_score: launch.oomScore, argv: arguments.pointer, envp: environment.pointer)
             return ubd_launch(&description, &child)
         }
@@ -192,9 +215,9 @@ final class WorkerProcess: Worker {
     private func adoptedEnded() {
         guard end == nil else { return }
         // Not our child: the kernel tells that it ended, not how.
-        end = .exited(-1)
+        end = .gone
         endWatch(of: process.file.raw)
-        handler?(.ended(.exited(-1)))
+        handler?(.ended(.gone))
     }
 
     private func endWatch(of fd: Int32) {

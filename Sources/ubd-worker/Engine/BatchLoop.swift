@@ -49,7 +49,9 @@ struct BatchLoop<T: Target>: RequestLoop, ~Copyable {
                 let status = begin(completion)
                 if status < 0 { return status }
             } else if key.isKind(.list) {
-                if Int(completion.result) != Int(key.tag) &* batch.elementBytes { return listRefused(completion.result) }
+                if Int(completion.result) != Int(key.tag) &* batch.elementBytes {
+                    return listRefused(completion.result)
+                }
             } else {
                 let outcome = target.finish(key, result: completion.result, on: &queue)
                 if outcome != .pending { commit(key.tag, outcome) }

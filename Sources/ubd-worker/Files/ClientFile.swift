@@ -5,9 +5,9 @@ import WorkerProtocol
 
 /// One of the client's files, checked: it may back a device. The client is not trusted and shares the open file: it can
 /// spoil its own disk with it, but nothing here may crash over it.
-struct ClientFile {
+package struct ClientFile {
     /// Open as long as the process lives.
-    let descriptor: Int32
+    package let descriptor: Int32
     let status: stat
     /// O_RDONLY, O_RDWR and so on, from F_GETFL.
     let flags: Int32

@@ -3,9 +3,9 @@ import SystemCalls
 import WorkerProtocol
 
 /// The client's files, taken from the parking socket.
-enum ClientFiles {
+package enum ClientFiles {
     /// Peeks duplicates of the parked files, which stay there for the next worker, and checks each one.
-    static func peek(_ launch: LaunchMessage) throws(WorkerFailure) -> [ClientFile] {
+    package static func peek(_ launch: LaunchMessage) throws(WorkerFailure) -> [ClientFile] {
         let wanted = launch.target.fileCount
         guard wanted.upperBound > 0 else { return [] }
         let descriptors = try receive(maximum: wanted.upperBound)

@@ -18,15 +18,19 @@ enum WorkerExit {
 }
 
 /// The worker's end of the control socket. Only read(2) and write(2): that is what the filter of the loop leaves.
-enum Control {
+package enum Control {
     /// Says something; a broker that is gone is no reason to stop.
     static func say(_ message: WorkerMessage) {
-        let bytes = message.encoded()
+        say(message.encoded())
+    }
+
+    /// The same for a message that was encoded while memory could still grow.
+    package static func say(_ bytes: [UInt8]) {
         _ = bytes.withUnsafeBytes { write(WorkerDescriptor.control, $0.baseAddress, $0.count) }
     }
 
     /// Says why it can't be done, and ends the process.
-    static func fail(_ failure: WorkerFailure) -> Never {
+    package static func fail(_ failure: WorkerFailure) -> Never {
         say(.failed(failure))
         _exit(WorkerExit.failed)
     }
@@ -91,7 +95,7 @@ enum Control {
     ///
     /// Allocates nothing. read(2) goes on by itself when the process was stopped and continued. It returns at once when
     /// somebody shut the socket down; then the thread sleeps in a ring of its own where nothing can ever happen.
-    static func linger(_ idle: consuming Ring) -> Never {
+    package static func linger(_ idle: consuming Ring) -> Never {
         var byte: UInt8 = 0
         while true {
             let count = read(WorkerDescriptor.control, &byte, 1)

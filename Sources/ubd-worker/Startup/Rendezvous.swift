@@ -4,7 +4,7 @@ import WorkerProtocol
 
 /// What the threads of a worker know of each other while it starts. Numbers that only grow, looked at now and then: the
 /// filter of the loop has no futex.
-final class Rendezvous: Sendable {
+package final class Rendezvous: Sendable {
     let queues: Int
     private let prepared = Atomic<Int>(0)
     private let serving = Atomic<Int>(0)

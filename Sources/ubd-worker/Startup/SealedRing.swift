@@ -6,8 +6,8 @@ import WorkerProtocol
 
 /// Makes a queue's ring with its wall around it, and tries the wall. Must run on the thread that will use the ring: with
 /// SINGLE_ISSUER the kernel takes nobody else's calls.
-enum SealedRing {
-    static let flags =
+package enum SealedRing {
+    package static let flags =
         IOUring.Setup.disabled | IOUring.Setup.submitAll | IOUring.Setup.singleIssuer | IOUring.Setup.deferTaskRun
         | IOUring.Setup.cooperativeTaskRun
 
@@ -17,17 +17,19 @@ enum SealedRing {
     static let otherWorkers: UInt32 = 2
 
     /// What a ring is given before it is sealed.
-    struct Tables {
+    package struct Tables {
         /// The file table; -1 is an empty slot.
-        var files: [Int32] = []
+        package var files: [Int32] = []
         /// Slots for the pages of requests; 0 without zero copy.
-        var bufferSlots: UInt32 = 0
+        package var bufferSlots: UInt32 = 0
         /// Memory and number of the entries of a ring of provided buffers; only in batch mode.
-        var bufferRing: (memory: UnsafeMutableRawPointer, entries: UInt32)?
+        package var bufferRing: (memory: UnsafeMutableRawPointer, entries: UInt32)?
+
+        package init(files: [Int32] = []) { self.files = files }
     }
 
     /// `detail` of a failure is the queue.
-    static func make(
+    package static func make(
         queue: UInt16, entries: UInt32, tables: Tables, seal: RingSeal
     ) throws(WorkerFailure) -> Ring {
         do {
@@ -55,14 +57,14 @@ enum SealedRing {
     }
 
     /// What the kernel let through although it should not.
-    enum Hole: Equatable {
+    package enum Hole: Equatable {
         case operation(UInt8, result: Int32)
         case registration(UInt32, result: Int)
     }
 
     /// Tries what the seal forbids: an operation that is not listed, one without a required flag, one with a flag that is
     /// not allowed, and a registration. All four must be refused with EACCES. Returns the first that was not.
-    static func probe(_ ring: inout Ring, _ seal: RingSeal) throws(SystemError) -> Hole? {
+    package static func probe(_ ring: inout Ring, _ seal: RingSeal) throws(SystemError) -> Hole? {
         let attempts = forbiddenEntries(seal)
         let key = RequestKey(tag: 0, .probe).rawValue
         for attempt in attempts {

@@ -9,11 +9,11 @@ enum ServedTarget: Sendable {
 }
 
 /// A target that is ready: what serves, the disk that it makes, and what the queues need for it.
-struct OpenTarget: Sendable {
+package struct OpenTarget: Sendable {
     var served: ServedTarget
     var geometry: Geometry
     /// Descriptors that follow /dev/ublkcN in each ring's file table.
-    var files: [Int32]
+    package var files: [Int32]
     /// Bytes: no write may go beyond; nil where that makes no sense.
     var fileSizeLimit: UInt64?
 }

@@ -42,7 +42,8 @@ struct ByteCount: ExpressibleByArgument, Equatable {
     var bytes: UInt64
 
     init?(argument: String) {
-        guard let bytes = ByteSize.typed(argument) else { return nil }
+        // What is beyond all sizes is told with the text that was typed, not with the largest number that there is.
+        guard let bytes = ByteSize.typed(argument), bytes < ByteSize.maximum else { return nil }
         self.bytes = bytes
     }
 }

@@ -51,6 +51,10 @@ final class FakeWorker: Worker {
     }
 
     func setHandler(_ handler: @escaping (WorkerEvent) -> Void) { self.handler = handler }
+    let controlInode: UInt64? = nil
+    func reclaim(_ sockets: DeviceRecord.Sockets) throws(SystemError) -> FileDescriptor {
+        throw SystemError("reclaim", EPERM)
+    }
     func expect(_ expectation: WorkerExpectation) {}
 
     func send(_ message: LaunchMessage, parking: Int32, bundle: Int32) throws(SystemError) {

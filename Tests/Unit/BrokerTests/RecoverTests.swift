@@ -32,7 +32,7 @@ struct RecoverTests {
         #expect(host.workers.count == 2)
         #expect(host.workers[0].uid != host.workers[1].uid)
         #expect(info(host)?.deaths == 1)
-        #expect(info(host)?.lastDeath == "killed by SIGSEGV")
+        #expect(info(host)?.lastDeath == "was killed by SIGSEGV")
         #expect(info(host)?.reason == nil)
         #expect(try host.delete(0) == nil)
         #expect(host.leftovers == [])

@@ -20,7 +20,8 @@ struct RingGrammarTests {
 
     @Test("a line for one mode is in force in that mode only")
     func modes() throws {
-        let text = "op NOP\nin copy op READ\nin zero-copy op READ_FIXED\nin batch flags allowed BUFFER_SELECT" + Self.rest
+        let text =
+            "op NOP\nin copy op READ\nin zero-copy op READ_FIXED\nin batch flags allowed BUFFER_SELECT" + Self.rest
         func policy(_ mode: RingMode) throws -> RingPolicy { try ring(text, for: mode) }
         #expect(try policy(RingMode()).operations == [0, 22])
         #expect(try policy(RingMode()).allowedFlags == 0)
@@ -81,7 +82,10 @@ struct RingGrammarTests {
             ("in batch", "1:9 found the end of the line; expected op, register or flags"),
             ("in batch in copy op READ", "1:10 found 'in copy op READ'; expected op, register or flags"),
             ("in batch @include b.ring", "1:10 found '@include b.ring'; expected op, register or flags"),
-            ("in zero-copy op READS", "1:17 found 'READS'; expected one name of Linux 7.3's linux/io_uring.h without IORING_OP_"),
+            (
+                "in zero-copy op READS",
+                "1:17 found 'READS'; expected one name of Linux 7.3's linux/io_uring.h without IORING_OP_"
+            ),
             ("@include c.ring", "1:10 cannot read 'c.ring': no such file"),
         ])
     func refusals(text: String, expected: String) {

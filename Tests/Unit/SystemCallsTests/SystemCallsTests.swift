@@ -43,6 +43,19 @@ struct SystemErrorTests {
     }
 }
 
+@Suite("Reading a whole file")
+struct ReadAllTests {
+    @Test("does not depend on the offset, which a worker that starts at the same time may be moving")
+    func sharedOffset() throws {
+        let file = FileDescriptor(owning: try call("memfd_create") { memfd_create("test", UInt32(MFD_CLOEXEC)) })
+        let content = (0..<40_000).map { UInt8(truncatingIfNeeded: $0) }
+        try file.writeAll(content)
+        #expect(try file.readWhole(limit: 40_000) == content)
+        #expect(lseek(file.raw, 0, SEEK_CUR) == 40_000)
+        #expect(throws: SystemError("pread", EFBIG)) { try file.readWhole(limit: 39_999) }
+    }
+}
+
 @Suite("Files over sockets")
 struct SocketTests {
     private func bytes(_ count: Int) -> UnsafeMutableRawBufferPointer {

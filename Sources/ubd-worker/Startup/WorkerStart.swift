@@ -1,0 +1,127 @@
+import CShims
+import Glibc
+import KernelABI
+import Ring
+import Sandbox
+import SystemCalls
+import WorkerProtocol
+
+/// The start of a worker, step by step (docs/design.md §3). Every step may fail, and then the worker says why and ends.
+///
+/// The worker's program takes all of them, in the order of `becomeWorker`. They are visible in the package so that the
+/// programs of Tests/escape can try things between them, or leave one out, and be everything else that a worker is.
+package struct WorkerStart {
+    package let launch: LaunchMessage
+    package let bundle: SandboxBundle
+    private let kernel: KernelVersion
+    /// What the broker will be told of the walls that it can't see.
+    package private(set) var report: SealReport = []
+
+    /// Takes the launch message.
+    package init() throws(WorkerFailure) {
+        launch = try Control.receiveLaunch()
+        bundle = try Control.readBundle()
+        // Stage A has no uname(2).
+        kernel = KernelVersion.running()
+    }
+
+    /// What the broker's policy lets the queues' rings do.
+    package var seal: RingSeal {
+        RingSeal(
+            operations: bundle.ringOperations, registerOperations: bundle.ringRegisterOperations,
+            flagsAllowed: bundle.ringFlagsAllowed, flagsRequired: bundle.ringFlagsRequired)
+    }
+
+    // Before the first touch of anything that comes from the client.
+
+    /// Landlock.
+    package mutating func denyFiles() throws(WorkerFailure) {
+        do {
+            if try Landlock.denyEverything() { report.insert(.landlock) }
+        } catch {
+            throw WorkerFailure(.landlock, errno: error.errno)
+        }
+    }
+
+    /// Stage A.
+    package func loadSetupFilter() throws(WorkerFailure) {
+        try load(bundle.setupFilter, .setupFilter)
+    }
+
+    /// Takes the client's files and opens the target on them.
+    package func openTarget() throws(WorkerFailure) -> OpenTarget {
+        try launch.target.open(launch, files: try ClientFiles.peek(launch), kernel: kernel)
+    }
+
+    /// Tells the broker what disk it will be, and waits until the kernel knows.
+    package func announce(_ target: OpenTarget) throws(WorkerFailure) -> ServeMessage {
+        if let limit = target.fileSizeLimit {
+            do { try setLimit(.fileSize, to: limit) } catch { throw WorkerFailure(.geometry, errno: error.errno) }
+        }
+        Control.say(.geometry(target.geometry))
+        return try Control.waitForServe()
+    }
+
+    /// Starts the threads of all queues; each makes its ring, with that seal, and waits.
+    package func startQueues(
+        _ target: OpenTarget, _ serve: ServeMessage, seal: RingSeal
+    ) throws(WorkerFailure) -> Rendezvous {
+        // One arena: those of threads are made with mmap, at their first allocation.
+        mallopt(M_ARENA_MAX, 1)
+        let rendezvous = Rendezvous(queues: Int(launch.queues))
+        let zeroCopy = launch.flags.contains(.zeroCopy)
+        var files = [WorkerDescriptor.device] + target.files
+        if zeroCopy {
+            // Where zeros come from has the same place for every target.
+            files += [Int32](repeating: -1, count: Int(Queue.zeroSlot) - files.count) + [WorkerDescriptor.zeroes]
+        }
+        for number in 0..<launch.queues {
+            try QueueThread.start(
+                QueueAssignment(
+                    number: number, depth: launch.depth, maxIOBytes: launch.maxIOBytes, target: target.served,
+                    zeroCopy: zeroCopy, batch: launch.flags.contains(.batch), files: files,
+                    processors: Int(number) < serve.affinity.count ? serve.affinity[Int(number)] : [], seal: seal,
+                    rendezvous: rendezvous))
+        }
+        return rendezvous
+    }
+
+    /// Waits until the queues' rings are sealed and probed, and makes the main thread's own: the one in which it sleeps
+    /// when its socket is dead, where nothing is allowed. After it no thread makes another where the kernel can see to that.
+    package mutating func sealRings(of rendezvous: Rendezvous) throws(WorkerFailure) -> Ring {
+        try rendezvous.waitUntilPrepared()
+        let nothing = RingSeal(
+            operations: [], registerOperations: [UInt8(IOUring.Register.enableRings)], flagsAllowed: 0,
+            flagsRequired: 0)
+        let idle = try SealedRing.make(queue: .max, entries: 1, tables: SealedRing.Tables(), seal: nothing)
+        let ringless: Bool
+        do { ringless = try forbidFutureRings() } catch {
+            throw WorkerFailure(.ringSeal, errno: error.errno, detail: .max)
+        }
+        report.insert(.rings)
+        if ringless && !rendezvous.someQueueCanMakeRings { report.insert(.futureRings) }
+        return idle
+    }
+
+    /// Lets all queues fetch, now that all of them can, and waits until they have.
+    package func fetch(_ rendezvous: Rendezvous) throws(WorkerFailure) {
+        rendezvous.letFetch()
+        try rendezvous.waitUntilServing()
+    }
+
+    /// From here on no call can make a descriptor.
+    package func giveUpNewFiles() throws(WorkerFailure) {
+        do { try setLimit(.openFiles, to: 0) } catch { throw WorkerFailure(.loopFilter, errno: error.errno) }
+    }
+
+    /// Stage B.
+    package func loadLoopFilter() throws(WorkerFailure) {
+        try load(bundle.loopFilter, .loopFilter)
+    }
+
+    private func load(_ filter: [UInt64], _ step: WorkerFailure.Step) throws(WorkerFailure) {
+        do { try SystemCallFilter(instructions: filter).installOnAllThreads() } catch {
+            throw WorkerFailure(step, errno: error.errno)
+        }
+    }
+}

@@ -1,0 +1,159 @@
+"""Plans for ubd-escape (Tests/escape/ubd-escape), which is a worker until it tries what the plan says.
+
+A plan lies in the backing file of a loop device (Plan.swift has the layout) and holds any number of attempts of one kind:
+system calls by number, submission entries for a ring, or operations of io_uring_register. A list of attempts is a
+dictionary from a name to what `call`, `entry` or a number give; a new attempt is a new line there.
+"""
+import contextlib
+import glob
+import os
+import re
+import select
+import struct
+
+from lib import *
+
+PROGRAM = "/job/ubd-escape"
+RECORDS, TRIGGER, SCRATCH, RESULTS = 24, 32 << 10, 36 << 10, 64 << 10
+NEVER, SETUP, SEALED, LIVE = range(4)
+CALLS, ENTRIES, REGISTRATIONS = 1, 2, 3
+LANDLOCK, SETUP_FILTER, LOOP_FILTER, RING_SEAL, RING_REPORT, RESTRICTIONS = (1 << bit for bit in range(6))
+PENDING = 1 << 40
+FIXED_FILE, LINK, ASYNC = 1 << 0, 1 << 2, 1 << 4
+
+# What attempts can point to, by its place in the worker's scratch memory.
+DATA = {
+    0: b"/nothing\0",
+    64: b"/proc/self/status\0",
+    128: struct.pack("=HHI8x", 2, 0x5000, 0x0100007F),  # sockaddr_in 127.0.0.1:80
+    192: struct.pack("<HH4xQ", 1, 0, 0x5BD0AD0000000000),  # sock_fprog
+    256: struct.pack("<qq", 3600, 0),  # one hour
+    320: struct.pack("<QQQ", 0, 0, 0),  # open_how, msghdr and whatever is zeros
+    512: b"\0" * 128,
+    1024: struct.pack("<ii", -1, -1),  # files of a table
+    2048: b"\0" * 1024,
+}
+
+
+def at(offset):
+    """The address of some data, to be filled in by the worker."""
+    return 0x5BD0AD00 << 32 | offset
+
+
+def call(number, *arguments):
+    """A system call."""
+    arguments = [argument & (1 << 64) - 1 for argument in arguments]
+    return struct.pack("<8Q", number, *(arguments + [0] * 7)[:7])
+
+
+def entry(operation, flags=FIXED_FILE, fd=1, offset=0, address=0, length=0, operation_flags=0, file_index=0):
+    """A submission entry; with FIXED_FILE, file 0 is /dev/ublkcN and 1 the backing file."""
+    return struct.pack("<BBHiQQIIQHHIQQ", operation, flags, 0, fd, offset, address, length, operation_flags, 0, 0, 0, file_index, 0, 0)
+
+
+class Image:
+    """A backing file with a plan in it."""
+
+    def __init__(self, name, attempts=(), *, kind=CALLS, moment=NEVER, omit=0):
+        self.path = f"/run/lab/{name}.img"
+        self.count = len(attempts)
+        self.file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600)
+        os.ftruncate(self.file, 1 << 20)
+        os.pwrite(self.file, b"ubd-escp" + struct.pack("<IIII", moment, omit, kind, self.count), 0)
+        for index, record in enumerate(attempts):
+            record = struct.pack("<Q56x", record) if isinstance(record, int) else record
+            os.pwrite(self.file, record, RECORDS + 64 * index)
+        for offset, data in DATA.items():
+            os.pwrite(self.file, data, SCRATCH + offset)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        os.close(self.file)
+        os.unlink(self.path)
+
+    def trigger(self):
+        os.pwrite(self.file, b"\1", TRIGGER)
+
+    @property
+    def progress(self):
+        """0: nothing was tried, 1: the attempts have begun, 2: all have come back."""
+        return sum(struct.unpack("<qq", os.pread(self.file, 16, RESULTS)))
+
+    def results(self):
+        return struct.unpack(f"<{self.count}q", os.pread(self.file, 8 * self.count, RESULTS + 16))
+
+
+def add(image=None, target="loop", link=None, **parameters):
+    """Adds a device as root, without the CLI; returns it. Raises VarlinkError."""
+    with link or Varlink() as link:
+        link.send("io.ubd.Broker.Add", {"target": target, **parameters}, more=True)
+        reply = link.receive()
+        if image and reply and "error" not in reply:
+            parking = socket.socket(fileno=link.files.pop())
+            with parking:
+                socket.send_fds(parking, [b"f"], [image if isinstance(image, int) else image.file])
+            reply = link.receive()
+        if reply is None:
+            raise EOFError("the broker closed the connection")
+        if "error" in reply:
+            raise VarlinkError(reply)
+        return reply["parameters"]["device"]
+
+
+def refusal(image, **parameters):
+    """The message with which an add fails; None when it does not (the device is deleted again)."""
+    try:
+        device = add(image, **parameters)
+    except VarlinkError as error:
+        return error.parameters["message"]
+    delete(device["id"])
+    return None
+
+
+def delete(number, force=True):
+    with Varlink() as link:
+        link.call("io.ubd.Broker.Delete", {"id": number, "force": force})
+
+
+def listed(number):
+    with Varlink() as link:
+        return link.call("io.ubd.Broker.List", {"id": number})["devices"][0]
+
+
+class KernelLog:
+    """What the kernel says from now on."""
+
+    def __init__(self):
+        self.file = os.open("/dev/kmsg", os.O_RDONLY | os.O_NONBLOCK)
+        os.lseek(self.file, 0, os.SEEK_END)
+
+    def lines(self):
+        found = []
+        while True:
+            try:
+                found.append(os.read(self.file, 8192).decode(errors="replace"))
+            except BlockingIOError:
+                return found
+            except BrokenPipeError:
+                continue
+
+    def killing_calls(self):
+        """Numbers of the system calls for which seccomp has killed workers since the last time."""
+        found = []
+        for line in self.lines():
+            match = re.search(r"type=1326 .* uid=(\d+) .* sig=31 .* syscall=(\d+) ", line)
+            if match and int(match[1]) >= 0x70000000:
+                found.append(int(match[2]))
+        return found
+
+
+def worker_processes():
+    """Pids of all processes with a worker's uid."""
+    found = []
+    for status in glob.glob("/proc/[0-9]*/status"):
+        with contextlib.suppress(OSError):
+            if re.search(r"^Uid:\t18790\d{5}", open(status).read(), re.M):
+                found.append(int(status.split("/")[2]))
+    return found

@@ -1,0 +1,131 @@
+import CEscape
+import Glibc
+import KernelABI
+import Ring
+import SystemCalls
+import Worker
+import WorkerProtocol
+
+/// Makes the attempts of a plan and writes down what the kernel said to each. Allocates nothing once it exists, so that
+/// it works behind all walls, and so that a death is the attempt's and nobody else's.
+struct Attempts: ~Copyable {
+    /// The first of the client's files (through the page cache) in the file table of the rings.
+    private static let file: Int32 = 1
+    /// An operation that had not come back when it was last looked for: it was taken, not refused.
+    private static let pending: Int64 = 1 << 40
+    private static let spins = 2000
+
+    private let plan: Plan
+    /// Sealed exactly like the queues' rings, or left open like them; used by the main thread alone.
+    private var ring: Ring
+    /// `begun`, `done`, then one result for each attempt, as they will stand in the file.
+    private let report: UnsafeMutablePointer<Int64>
+
+    init(_ plan: Plan, ring: consuming Ring) {
+        self.plan = plan
+        self.ring = ring
+        report = Attempts.makeReport(plan)
+    }
+
+    private static func makeReport(_ plan: Plan) -> UnsafeMutablePointer<Int64> {
+        let report = UnsafeMutablePointer<Int64>.allocate(capacity: plan.count + 2)
+        report.initialize(repeating: pending, count: plan.count + 2)
+        report[0] = 1
+        report[1] = 1
+        return report
+    }
+
+    // MARK: While only stage A stands
+
+    /// System calls, written down with write(2), which stage A allows.
+    static func runEarly(_ plan: Plan) {
+        let report = makeReport(plan)
+        // The file's offset was put there when the plan was read; it only goes forward.
+        _ = write(WorkerDescriptor.firstFile, report, 8)
+        tryCalls(plan, report + 2)
+        _ = write(WorkerDescriptor.firstFile, report + 1, (plan.count + 1) * 8)
+    }
+
+    // MARK: Behind the walls
+
+    /// Waits for the test's sign. Only reads of the ring can be used for that, so it goes on asking.
+    mutating func waitForTrigger() {
+        let word = plan.scratch + (Plan.scratchBytes - 8)
+        repeat {
+            word.storeBytes(of: 0, as: UInt64.self)
+            ring.push(
+                .read(
+                    file: Attempts.file, into: UInt64(UInt(bitPattern: word)), length: 8,
+                    offset: UInt64(Plan.Offset.trigger), userData: 0))
+            _ = waitForOne()
+        } while word.load(as: UInt64.self) == 0
+    }
+
+    /// All of them, in their order.
+    mutating func run() {
+        writeDown(words: 0..<1)
+        switch plan.kind {
+        case .calls: Attempts.tryCalls(plan, report + 2)
+        case .entries: tryEntries()
+        case .registrations: tryRegistrations()
+        }
+        writeDown(words: 1..<plan.count + 2)
+    }
+
+    /// An allowed operation: the way in which a sealed worker can tell anything.
+    private mutating func writeDown(words: Range<Int>) {
+        ring.push(
+            .write(
+                file: Attempts.file, from: UInt64(UInt(bitPattern: report + words.lowerBound)),
+                length: UInt32(words.count * 8), offset: UInt64(Plan.Offset.results + words.lowerBound * 8),
+                flags: 0, userData: 0))
+        _ = waitForOne()
+    }
+
+    /// Waits for the one submission with user data 0; late completions of attempts are written down on the way.
+    private mutating func waitForOne() -> Int32 {
+        while true {
+            if let result = submitAndLook(for: 0, waiting: 1) { return result }
+        }
+    }
+
+    private mutating func submitAndLook(for userData: UInt64, waiting: UInt32) -> Int32? {
+        _ = ring.submit(waitingFor: waiting)
+        var found: Int32?
+        var batch = ring.completions()
+        while let completion = batch.take() {
+            if completion.userData == userData { found = completion.result }
+            if completion.userData > 0, completion.userData <= UInt64(plan.count) {
+                report[Int(completion.userData) + 1] = Int64(completion.result)
+            }
+        }
+        ring.finish(batch)
+        return found
+    }
+
+    private static func tryCalls(_ plan: Plan, _ results: UnsafeMutablePointer<Int64>) {
+        for index in 0..<plan.count {
+            let call = (plan.records + index * Plan.recordBytes).assumingMemoryBound(to: UInt64.self)
+            results[index] = ubd_escape_call(call)
+        }
+    }
+
+    private mutating func tryEntries() {
+        for index in 0..<plan.count {
+            let record = plan.records + index * Plan.recordBytes
+            let userData = UInt64(index + 1)
+            record.storeBytes(of: userData, toByteOffset: 32, as: UInt64.self)
+            ring.push(record.load(as: SubmissionEntry.self))
+            for _ in 0..<Attempts.spins {
+                if submitAndLook(for: userData, waiting: 0) != nil { break }
+            }
+        }
+    }
+
+    private func tryRegistrations() {
+        for index in 0..<plan.count {
+            let operation = (plan.records + index * Plan.recordBytes).load(as: UInt64.self)
+            report[index + 2] = Int64(ring.probeRegister(UInt32(truncatingIfNeeded: operation)))
+        }
+    }
+}
