@@ -20,6 +20,8 @@ struct Batch: ~Copyable {
     /// Bytes of the list that are written, and of those, that the ring knows of.
     private var written = 0
     private var pushed = 0
+    /// Lists that the ring knows of and the kernel has not taken yet: each completes as soon as it is taken.
+    private(set) var lists: UInt32 = 0
     /// Buffers given to the kernel so far.
     private var given: UInt16 = 0
     /// Bytes of one element: 16 with a buffer's address, 8 without.
@@ -80,6 +82,7 @@ struct Batch: ~Copyable {
     mutating func rewind() {
         written = 0
         pushed = 0
+        lists = 0
     }
 
     /// Adds a request to the list. Each tag is in it once at most, so there is room.
@@ -100,6 +103,7 @@ struct Batch: ~Copyable {
         let count = UInt16(truncatingIfNeeded: elementBytes == 8 ? bytes &>> 3 : bytes &>> 4)
         let address = UInt64(UInt(bitPattern: list + pushed))
         pushed = written
+        lists &+= 1
         return .command(
             head: head, command, payload: listPayload | UInt64(count) &<< 32, address: 0,
             userData: RequestKey(tag: counted ? count : 0, .list).rawValue, entryAddress: address,

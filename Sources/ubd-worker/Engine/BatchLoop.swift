@@ -27,6 +27,11 @@ struct BatchLoop<T: Target>: RequestLoop, ~Copyable {
 
     /// Prepares all tags and begins to fetch. The driver takes the tags as a whole or not at all.
     mutating func fetchAll() throws(SystemError) {
+        pushPreparation()
+        try queue.submitFetches()
+    }
+
+    mutating func pushPreparation() {
         for buffer in 0..<batch.buffers { batch.give(buffer) }
         batch.publish()
         for tag in 0..<queue.depth { batch.add(tag, result: 0, address: queue.buffer(of: tag)) }
@@ -34,12 +39,12 @@ struct BatchLoop<T: Target>: RequestLoop, ~Copyable {
             queue.ring.push(entry)
         }
         pushFetch()
-        try queue.submitFetches()
     }
 
     @inline(never)
     mutating func turn() -> Int {
-        let status = queue.ring.submit(waitingFor: 1)
+        // The lists' own completions are no reason to wake up: without them there is nothing to do.
+        let status = queue.ring.submit(waitingFor: 1 &+ batch.lists)
         if status < 0, !queue.isPassing(status) { return status }
         if queue.ring.untaken == 0 { batch.rewind() }
         var completions = queue.ring.completions()
@@ -49,18 +54,23 @@ struct BatchLoop<T: Target>: RequestLoop, ~Copyable {
                 let status = begin(completion)
                 if status < 0 { return status }
             } else if key.isKind(.list) {
-                if Int(completion.result) != Int(key.tag) &* batch.elementBytes {
-                    return listRefused(completion.result)
-                }
+                let status = listEnded(key, completion.result)
+                if status < 0 { return status }
             } else {
                 let outcome = target.finish(key, result: completion.result, on: &queue)
                 if outcome != .pending { commit(key.tag, outcome) }
             }
         }
         queue.ring.finish(completions)
+        pushList()
+        return 0
+    }
+
+    /// What a wake-up leaves behind: buffers and requests go back to the driver.
+    @inline(__always)
+    mutating func pushList() {
         batch.publish()
         if let entry = batch.takeList(UblkIOCommand.commitMany, head: queue.commandHead) { queue.ring.push(entry) }
-        return 0
     }
 
     /// Begins the requests that a completion of the fetch brings. Returns 0, or a negated errno as `turn` does.
@@ -112,6 +122,9 @@ struct BatchLoop<T: Target>: RequestLoop, ~Copyable {
     }
 
     /// The driver takes a list as a whole, unless it and we disagree about a request.
-    @inline(never)
-    private func listRefused(_ result: Int32) -> Int { result < 0 ? Int(result) : -Int(EPROTO) }
+    @inline(__always)
+    func listEnded(_ key: RequestKey, _ result: Int32) -> Int {
+        if Int(result) == Int(key.tag) &* batch.elementBytes { return 0 }
+        return result < 0 ? Int(result) : -Int(EPROTO)
+    }
 }

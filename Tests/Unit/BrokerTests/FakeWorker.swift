@@ -57,7 +57,11 @@ final class FakeWorker: Worker {
     }
     func expect(_ expectation: WorkerExpectation) {}
 
+    /// What it was told.
+    private(set) var launch: LaunchMessage?
+
     func send(_ message: LaunchMessage, parking: Int32, bundle: Int32) throws(SystemError) {
+        launch = message
         loop.later { [self] in
             switch fault {
             case .diesAtLaunch: die(.killed(signal: SIGSYS))
