@@ -28,6 +28,7 @@ def null_blk(_target, _mode):
 
 @contextlib.contextmanager
 def kernel_loop(_target, _mode):
+    must("modprobe", "loop")
     device = must("losetup", "--find", "--show", FILE)
     yield device, None
     must("losetup", "--detach", device)
@@ -85,6 +86,7 @@ def measure(server, target, mode, points):
     with SERVERS[server](target, mode) as (path, name):
         with open(f"/sys/block/{os.path.basename(path)}/queue/scheduler", "w") as file:
             file.write("none")
+        # Once over, so that memory is there and caches are warm.
         load(path, "randwrite", 4096, 32, 4000)
         load(path, "randread", 4096, 32, 4000)
         for way, block, depth, requests in points:
