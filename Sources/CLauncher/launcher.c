@@ -6,6 +6,7 @@
 #include <linux/close_range.h>
 #include <linux/sched.h>
 #include <linux/securebits.h>
+#include <poll.h>
 #include <sched.h>
 #include <signal.h>
 #include <sys/mount.h>
@@ -213,7 +214,12 @@ static _Noreturn void become_undertaker(const int *files, unsigned count, int pi
     if (count > 63) _exit(1);
     for (unsigned i = 0; i < count; i++) kept[i] = files[i];
     kept[count] = pipe;
-    if (keep_only(kept, count + 1) == 0) report(kept[count], UBD_LAUNCH_BEGUN, 0);
+    if (keep_only(kept, count + 1) == -1) _exit(1);
+    report(kept[count], UBD_LAUNCH_BEGUN, 0);
+    /* Not before the caller has closed its own: whoever closes last is held up. It has, when nobody reads the pipe. */
+    struct pollfd reader = {.fd = kept[count]};
+    while (poll(&reader, 1, -1) == -1 && errno == EINTR) {
+    }
     _exit(0);
 }
 
@@ -232,7 +238,7 @@ int ubd_undertake(const int *files, unsigned count, struct ubd_child *child) {
             close(pidfd);
         }
     }
-    close(ends[0]);
-    if (!error) *child = (struct ubd_child){pid, pidfd, -1};
+    if (error) close(ends[0]);
+    else *child = (struct ubd_child){pid, pidfd, ends[0]};
     return error;
 }

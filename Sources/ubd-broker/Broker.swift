@@ -35,6 +35,8 @@ final class Broker {
 
     var uids: WorkerUIDs
     var devices: [UInt32: ManagedDevice] = [:]
+    /// Monotonic nanoseconds of the last minute's deletions, by number.
+    private var deletions: [UInt32: UInt64] = [:]
     private var adds: [ObjectIdentifier: AddOperation] = [:]
 
     init(
@@ -185,11 +187,29 @@ final class Broker {
         UInt64.random(in: 1...UInt64(Int64.max))
     }
 
+    /// Sockets in which files of clients lie, or may.
+    var parkingEnds: [Int32] {
+        devices.values.compactMap { $0.parking?.raw } + adds.values.compactMap(\.parkingEnd)
+    }
+
     func save(_ device: ManagedDevice) {
         do { try store.write(device.record) } catch {
             // The device serves on; only a restarted broker would know less of it.
             Log.error("record", ("device", "\(device.id)"), ("why", "\(error)"))
         }
+    }
+
+    /// A device of ours had that number until so long ago.
+    func hasDeleted(_ id: UInt32, withinMilliseconds limit: Int) -> Bool {
+        guard let time = deletions[id] else { return false }
+        return monotonicNanoseconds() - time < UInt64(limit) * 1_000_000
+    }
+
+    /// Nothing of the device is left, as far as we can tell.
+    func noteDeletion(of id: UInt32) {
+        let now = monotonicNanoseconds()
+        deletions = deletions.filter { now - $0.value < 60_000_000_000 }
+        deletions[id] = now
     }
 
     func forget(_ device: ManagedDevice) {
@@ -241,7 +261,8 @@ final class Broker {
         case .ended(let change):
             Log.error("worker-ended", ("device", "\(device.id)"), ("how", "\(change)"))
             device.info.deaths += 1
-            device.info.lastDeath = "\(change)"
+            device.info.lastDeath = device.killedBecause ?? "\(change)"
+            device.killedBecause = nil
             device.deathLog.add()
             if device.info.recovery == .none || device.info.state == .unmanaged {
                 fail(device, because: "its worker \(change); delete it and add it again")

@@ -113,11 +113,13 @@ enum Startup {
             Log.info(
                 "ready", ("version", UBDVersion.text), ("socket", configuration.socketPath),
                 ("kernel", kernelRelease()))
+            Watchdog(broker).begin()
             Notification.send("READY=1")
         }
         try loop.run()
         if let failure { throw failure }
         Notification.send("STOPPING=1")
+        Undertaker.leave((server?.sockets ?? []) + broker.parkingEnds)
         withExtendedLifetime((server, broker)) {}
         _ = lock.raw
     }

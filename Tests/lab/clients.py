@@ -5,6 +5,7 @@ import errno
 import json
 import os
 import pickle
+import shutil
 import socket
 import sys
 import traceback
@@ -143,3 +144,37 @@ def error_of(reply):
     if not reply or "error" not in reply:
         return ("none", {"reply": reply})
     return reply["error"].rsplit(".", 1)[1], reply.get("parameters", {})
+
+
+def raw_devices():
+    with Varlink() as link:
+        return link.call("io.ubd.Broker.List")["devices"]
+
+
+def stand_in(step):
+    """A program for `ubd-broker --worker` that stalls at a step of helpers/stalling-worker.c; returns its path."""
+    with open(shutil.which("stalling-worker"), "rb") as file:
+        program = file.read()
+    assert program.count(b"ubd-stall-at-step-0") == 1, "stalling-worker has not its step in it"
+    path = "/run/lab/stalling/ubd-worker"
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(path)
+    with open(path, "wb") as file:
+        file.write(program.replace(b"ubd-stall-at-step-0", b"ubd-stall-at-step-%d" % step))
+    os.chmod(path, 0o711)
+    return path
+
+
+def stalled_worker(link):
+    """Begins an add on the connection and waits until its worker stalls in pause(2); returns the worker's pid."""
+
+    def found():
+        pids = [device["workerPid"] for device in raw_devices() if device.get("workerPid")]
+        with contextlib.suppress(OSError):
+            return pids[0] if pids and open(f"/proc/{pids[0]}/syscall").read().split()[0] == "34" else None
+
+    link.send("io.ubd.Broker.Add", add_request("null"), more=True)
+    worker = eventually(15, found)
+    assert worker, f"no worker stalls: {raw_devices()}"
+    return worker

@@ -215,8 +215,9 @@ class Varlink:
 
     def __init__(self, path=None, timeout=30):
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
-        self.socket.settimeout(timeout * PATIENCE)
+        # Before there is a timeout: it makes the socket non-blocking, and connect(2) then fails when others queue up.
         self.socket.connect(path or os.environ.get("UBD_SOCKET", SOCKET))
+        self.socket.settimeout(timeout * PATIENCE)
         self.buffer, self.files = b"", []
 
     def __enter__(self):

@@ -46,13 +46,14 @@ struct ubd_launch {
 struct ubd_child {
     pid_t pid;  /* in the caller's pid namespace */
     int pidfd;
-    int report; /* pipe: one ubd_launch_report if a step fails, end of file once the worker runs; -1 for undertakers */
+    int report; /* of a worker: one ubd_launch_report if a step fails, end of file once it runs */
 };
 
 /* Starts a worker. Returns 0 or a negated errno. It waits until the child has closed what is not its own (so that the
  * child is never the last holder of another client's file), and not for the steps after that. */
 int ubd_launch(const struct ubd_launch *launch, struct ubd_child *child);
 
-/* Starts a child that holds nothing but `files` and ends, closing them: the last close of a stranger's file may block
- * for ever, and then blocks only the child. The caller closes its own copies afterwards. */
+/* Starts a child that holds nothing but `files`, at most 63, and ends once `child.report` is closed. The last close of a
+ * stranger's file may block for ever, and then blocks only the child: so the caller closes its own copies first, and
+ * `child.report` when it has. */
 int ubd_undertake(const int *files, unsigned count, struct ubd_child *child);

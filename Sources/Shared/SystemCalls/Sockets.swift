@@ -3,7 +3,7 @@ import Glibc
 
 /// What a receive brought.
 public enum Received: Equatable {
-    /// This many bytes were stored.
+    /// This many bytes were stored; 0 for an empty message (message sockets only).
     case bytes(Int)
     /// Nothing is there yet.
     case wouldBlock
@@ -36,10 +36,34 @@ public func receiveWithoutFiles(_ fd: Int32, into buffer: UnsafeMutableRawBuffer
         }
         if message.msg_flags & Int32(MSG_CTRUNC) != 0 { return .filesAttached }
         if peeked > buffer.count { return .tooLong }
-        if peeked == 0 { return .closed }
-        let taken = try call("recv") { recv(fd, buffer.baseAddress, peeked, Int32(MSG_DONTWAIT)) }
-        return taken == 0 ? .closed : .bytes(taken)
+        if peeked == 0, try !isEmptyMessage(fd) { return .closed }
+        return .bytes(try call("recv") { recv(fd, buffer.baseAddress, peeked, Int32(MSG_DONTWAIT)) })
     }
+}
+
+/// A peek found nothing to read and no end of data behind it: on a message socket that is the other side's end, or an
+/// empty message, behind which others may wait. Asked for the sender's credentials, the kernel reports with MSG_CTRUNC
+/// that there is no room for them, but only if there is a message (unix(7), SO_PASSCRED).
+private func isEmptyMessage(_ fd: Int32) throws(SystemError) -> Bool {
+    guard try option(fd, SO_TYPE) == Int32(SOCK_SEQPACKET.rawValue) else { return false }
+    try setOption(fd, SO_PASSCRED, 1)
+    var message = msghdr()
+    let result = recvmsg(fd, &message, Int32(MSG_PEEK | MSG_DONTWAIT))
+    try setOption(fd, SO_PASSCRED, 0)
+    return result == 0 && message.msg_flags & Int32(MSG_CTRUNC) != 0
+}
+
+/// An option of a socket that is one number (socket(7)).
+public func option(_ fd: Int32, _ name: Int32) throws(SystemError) -> Int32 {
+    var value: Int32 = 0
+    var size = socklen_t(MemoryLayout<Int32>.size)
+    try call("getsockopt") { getsockopt(fd, SOL_SOCKET, name, &value, &size) }
+    return value
+}
+
+public func setOption(_ fd: Int32, _ name: Int32, _ value: Int32) throws(SystemError) {
+    var value = value
+    try call("setsockopt") { setsockopt(fd, SOL_SOCKET, name, &value, socklen_t(MemoryLayout<Int32>.size)) }
 }
 
 /// Receives one message and the files with it; at most `maximum` of them, close-on-exec. `peek` leaves the message and

@@ -13,11 +13,13 @@ public enum WorkerDescriptor {
     public static let parking: Int32 = 5
     /// The broker's end of the control socket, unused here: a restarted broker takes it back.
     public static let brokerEnd: Int32 = 6
+    /// The statistics page, which the broker reads (StatisticsPage).
+    public static let statistics: Int32 = 7
     /// The sandbox bundle; closed as soon as it is read.
-    public static let bundle: Int32 = 7
+    public static let bundle: Int32 = 8
     /// The first of the client's files. They take up to two numbers from here.
-    public static let firstFile: Int32 = 7
+    public static let firstFile: Int32 = 8
 
     /// The descriptors that come with the launch message, in their order.
-    public static let launchFiles: [Int32] = [parking, brokerEnd, bundle]
+    public static let launchFiles: [Int32] = [parking, brokerEnd, statistics, bundle]
 }

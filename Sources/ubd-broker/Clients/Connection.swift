@@ -15,6 +15,9 @@ final class Connection {
     /// A client that does not read may have this many bytes waiting.
     private static let longestBacklog = 256 * 1024
 
+    /// So many calls are answered before it is the others' turn.
+    private static let callsPerTurn = 2
+
     let peer: PeerCredentials
     private let server: Server
     private let broker: Broker
@@ -28,6 +31,8 @@ final class Connection {
     private var add: AddOperation?
     /// A call is being answered: the next one waits.
     private var isBusy = false
+    /// There may be more calls, which wait until the others have had their turn.
+    private var waitsForTurn = false
 
     init(_ socket: consuming FileDescriptor, peer: PeerCredentials, server: Server) {
         self.peer = peer
@@ -35,6 +40,9 @@ final class Connection {
         broker = server.broker
         self.socket = consume socket
     }
+
+    /// nil once it is closed.
+    var descriptor: Int32? { socket?.raw }
 
     func begin() throws(SystemError) {
         guard let fd = socket?.raw else { return }
@@ -60,7 +68,7 @@ final class Connection {
 
     private func handle(_ ready: Poller.Interest) {
         if ready.contains(.writable) { flush() }
-        if isBusy {
+        if isBusy || waitsForTurn {
             // Busy: nothing is read, but a client that went away is noticed.
             if !ready.isDisjoint(with: .hangUp) { close() }
         } else if !ready.isDisjoint(with: [.readable, .hangUp]) {
@@ -85,11 +93,25 @@ final class Connection {
     }
 
     private func handleMessages() {
-        while !isBusy, socket != nil, let message = reader.next() {
+        for _ in 0..<Connection.callsPerTurn {
+            guard !isBusy, socket != nil, let message = reader.next() else { return restartTimer() }
             isTimingMessage = false
             handle(message)
         }
+        if !isBusy, socket != nil { waitForTurn() }
         restartTimer()
+    }
+
+    private func waitForTurn() {
+        waitsForTurn = true
+        updateInterest()
+        // An alarm and not `later`: those come before anybody else's events.
+        broker.loop.after(milliseconds: 0) { [weak self] in
+            guard let self else { return }
+            waitsForTurn = false
+            updateInterest()
+            handleMessages()
+        }
     }
 
     private func refuse(_ why: String) {
@@ -212,7 +234,7 @@ final class Connection {
     private func updateInterest() {
         guard let watch else { return }
         var interest: Poller.Interest = []
-        if !isBusy, backlog.isEmpty { interest.insert(.readable) }
+        if !isBusy, !waitsForTurn, backlog.isEmpty { interest.insert(.readable) }
         if !backlog.isEmpty { interest.insert(.writable) }
         broker.loop.change(watch, interest)
     }

@@ -12,6 +12,8 @@ struct Configuration {
     var workerGroup = "ubd-worker"
     /// -1000 to 1000, given to every worker.
     var oomScore: Int32 = 0
+    /// Seconds without progress after which a worker that has work counts as hung.
+    var ioTimeout = 30
     /// Plain command numbers, as drivers before Linux 6.4 want them.
     var usesLegacyOpcodes = false
     var onlyChecks = false
@@ -45,6 +47,8 @@ struct Configuration {
           --uid-base N          first uid for workers                 [1879048192]
           --uid-count N         how many of them: one a device        [4096]
           --oom-score N         of each worker, -1000 to 1000         [0]
+          --io-timeout SECONDS  a worker that has work and does nothing
+                                for so long is replaced, 2 to 3600    [30]
           --legacy-opcodes      command numbers of Linux before 6.4
           --check-config        check the policies and say what they allow, then exit
           --foreground          accepted for familiarity: there is no other way
@@ -81,6 +85,7 @@ struct Configuration {
             case "--uid-base": configuration.uidBase = try number(name, try value(), 1000...0xFFFF_0000)
             case "--uid-count": configuration.uidCount = try number(name, try value(), 1...65536)
             case "--oom-score": configuration.oomScore = try number(name, try value(), -1000...1000)
+            case "--io-timeout": configuration.ioTimeout = try number(name, try value(), 2...3600)
             case "--legacy-opcodes": configuration.usesLegacyOpcodes = true
             case "--check-config": configuration.onlyChecks = true
             case "--foreground": break

@@ -20,6 +20,8 @@ final class AddOperation {
     private enum Deadline {
         static let files = 10_000
         static let command = 10_000
+        static let lingeringNumber = 3_000
+        static let pause = 50
     }
 
     private let broker: Broker
@@ -56,6 +58,8 @@ final class AddOperation {
     /// Bytes of I/O buffers that this device will have, for the quota.
     var memoryBytes: UInt64 { plan.bufferBytes }
     var ownerUID: UInt32 { owner }
+    /// Where the client's files lie as long as there is no device that has it.
+    var parkingEnd: Int32? { parking?.raw }
     /// Not yet a device of the broker's list.
     var hasNoDevice: Bool { device == nil }
 
@@ -121,7 +125,9 @@ final class AddOperation {
                     value: Int64(AddPlan.ids.upperBound)))
         }
         triedIDs.insert(id)
-        let device = ManagedDevice(info: newDevice(id), memoryBytes: plan.bufferBytes, step: .adding)
+        let device = ManagedDevice(
+            adding: plan, mode: mode, id: id, owner: owner, generation: broker.newGeneration(),
+            node: broker.nodes.block(id))
         do {
             // The record comes before the kernel call, so that a broker that dies in between knows of it.
             try broker.store.write(device.record)
@@ -132,15 +138,6 @@ final class AddOperation {
         broker.devices[id] = device
         self.device = device
         addDevice(device)
-    }
-
-    private func newDevice(_ id: UInt32) -> Device {
-        Device(
-            id: id, generation: broker.newGeneration(), owner: owner, target: plan.target.name, state: .adding,
-            node: broker.nodes.block(id), link: nil, sizeBytes: 0, blockSize: 0, physicalBlockSize: 0,
-            readOnly: plan.readOnly, queues: plan.queues, depth: plan.depth, maxIOBytes: plan.maxIOBytes,
-            mode: mode, buffered: plan.options.buffered,
-            recovery: plan.recovery, since: Int64(time(nil)), file: plan.fileName, created: Int64(time(nil)))
     }
 
     private func addDevice(_ device: ManagedDevice) {
@@ -168,7 +165,8 @@ final class AddOperation {
         device.isInKernel = true
         // Not before the number is ours: udev would give a device of another server to our user. Not after START_DEV: the
         // disk must not appear before its rule can know it.
-        do { try broker.store.writeUdev(device.record) } catch {
+        let link = broker.nodes.mayLink(device.id) ? Nodes.linkName(device.id) : nil
+        do { try broker.store.writeUdev(device.info, link: link) } catch {
             return fail(StartErrors.broken("write the device's record for udev", error))
         }
         let info = bytes.withUnsafeBytes { $0.loadUnaligned(as: UblkDeviceInfo.self) }
@@ -180,35 +178,15 @@ final class AddOperation {
                     remedy: "use Linux 6.4 or later", feature: "CMD_IOCTL_ENCODE"))
         }
         let missing = features.subtracting(info.features)
-        guard missing.isEmpty else {
-            return fail(
-                .kernelUnsupported(
-                    message: "this kernel can not do --recovery \(plan.recovery.rawValue) with mode \(mode.rawValue)",
-                    remedy: "use another --recovery or --mode, or a newer kernel",
-                    feature: missing.nameList.joined(separator: ",")))
-        }
+        guard missing.isEmpty else { return fail(StartErrors.lacking(missing, plan.recovery, mode)) }
         guard info.depth > 0, info.queues > 0, info.depth <= plan.depth, info.queues <= plan.queues,
             info.maxIOBytes > 0, info.maxIOBytes <= plan.maxIOBytes
         else { return fail(StartErrors.broken("ADD_DEV", SystemError("the kernel's limits make no sense", EINVAL))) }
-        note(info)
+        notices += plan.notices(about: info)
         device.info.queues = info.queues
         device.info.depth = info.depth
         device.info.maxIOBytes = info.maxIOBytes
         launch(device)
-    }
-
-    private func note(_ info: UblkDeviceInfo) {
-        if info.queues < plan.queues {
-            notices.append(
-                Notice(
-                    code: "queues",
-                    message: "the kernel gave \(info.queues) queues instead of \(plan.queues): one for each CPU at most"
-                ))
-        }
-        if info.depth < plan.depth {
-            notices.append(
-                Notice(code: "depth", message: "the kernel gave depth \(info.depth) instead of \(plan.depth)"))
-        }
     }
 
     private func deviceNotAdded(_ device: ManagedDevice, _ errno: Int32) {
@@ -218,6 +196,11 @@ final class AddOperation {
             broker.forget(device)
             self.device = nil
             guard let wanted = plan.id else { return chooseID() }
+            // Our own last device of that number may still be open in udev, which has been told of its end.
+            if broker.hasDeleted(wanted, withinMilliseconds: Deadline.lingeringNumber) {
+                timer = broker.loop.after(milliseconds: Deadline.pause) { [unowned self] in chooseID() }
+                return
+            }
             return fail(
                 .idInUse(
                     message: "device number \(wanted) is in use by another ublk server or still being deleted",
@@ -283,32 +266,13 @@ final class AddOperation {
         device.info.physicalBlockSize = geometry.physicalBlock
         device.info.readOnly = geometry.attributes.contains(.readOnly)
         device.info.buffered = geometry.attributes.contains(.buffered)
-        note(geometry)
+        notices += plan.notices(about: geometry)
         let parameters = DiskParameters.make(geometry, maxIOBytes: device.info.maxIOBytes, mode: mode)
         let request = ControlRequest(
             operation: .setParameters, device: device.id, buffer: parameters.encoded(), deadline: Deadline.command)
         command(request) { [self] answer in
             guard answer.errno == 0 else { return fail(StartErrors.kernelSaysNo("SET_PARAMS", answer.errno)) }
             workerStart?.serve()
-        }
-    }
-
-    private func note(_ geometry: Geometry) {
-        let name = plan.fileName ?? "the file"
-        if geometry.attributes.contains(.fileReadOnly), !plan.readOnly {
-            notices.append(
-                Notice(code: "read-only", message: "\(name) is not writable, so the device is read-only"))
-        }
-        if geometry.attributes.contains(.sizeRoundedDown) {
-            notices.append(
-                Notice(
-                    code: "size",
-                    message: "the size of \(name) is not a multiple of \(geometry.logicalBlock) bytes: "
-                        + "the device has \(geometry.size) bytes, the rest is left out"))
-        }
-        if geometry.attributes.contains(.directRefused), !plan.options.buffered {
-            notices.append(
-                Notice(code: "buffered", message: "\(name) does not take direct I/O, so the page cache is used"))
         }
     }
 

@@ -12,6 +12,8 @@ final class DeleteOperation {
     private let device: ManagedDevice
     private let completion: (InterfaceError?) -> Void
     private var attempt = 0
+    /// What the device was before it was tried to stop it.
+    private var before: (state: DeviceState, reason: String?) = (.live, nil)
 
     init(_ device: ManagedDevice, broker: Broker, completion: @escaping (InterfaceError?) -> Void) {
         self.device = device
@@ -23,32 +25,53 @@ final class DeleteOperation {
         if device.info.state == .adding || device.info.state == .starting {
             return refuse(busyWith: "being added right now")
         }
+        if force { return forced() }
         guard device.teardown == nil, device.info.state != .deleting else {
             return refuse(busyWith: "being deleted already")
         }
-        if force || device.worker == nil { return takeDown(.killFirst) }
         if let holder = broker.holder(of: device) { return refuse(busyWith: holder) }
+        if device.recovery != nil { return refuse(busyWith: "getting a new worker right now") }
+        if device.worker == nil { return takeDown(.killFirst) }
         guard let control = broker.driver.opened, control.features.contains(.safeStop) else {
             // Before 7.0 the kernel can't tell whether somebody has it open; mounts, swap and holders were checked.
             return takeDown(.orderly)
         }
+        before = (device.info.state, device.info.reason)
+        // A stopped device's worker ends by itself: that is no failure then.
+        device.setState(.deleting)
         tryStop(control)
+    }
+
+    /// Overtakes a deletion that waits for the worker, or for somebody to close the device.
+    private func forced() {
+        guard let teardown = device.teardown else { return takeDown(.killFirst) }
+        teardown.hurry()
+        teardown.join(completion)
     }
 
     /// TRY_STOP_DEV stops the device only while nobody has it open.
     private func tryStop(_ control: any ControlDevice) {
-        // A stopped device's worker ends by itself: that is no failure then.
-        device.setState(.deleting)
+        // Somebody forced it in the meantime.
+        if let teardown = device.teardown { return teardown.join(completion) }
+        guard broker.devices[device.id] === device else { return completion(nil) }
         control.submit(ControlRequest(operation: .tryStopDevice, device: device.id)) { [self] answer in
+            if let teardown = device.teardown { return teardown.join(completion) }
+            guard broker.devices[device.id] === device else { return completion(nil) }
             guard answer.errno == EBUSY else { return takeDown(.orderly) }
             attempt += 1
             if attempt < DeleteOperation.attempts {
                 broker.loop.after(milliseconds: DeleteOperation.pause) { [self] in tryStop(control) }
             } else {
-                device.setState(.live)
+                serveOn()
                 refuse(busyWith: broker.holder(of: device) ?? openedBy())
             }
         }
+    }
+
+    private func serveOn() {
+        device.setState(before.state, reason: before.reason)
+        // A death that came meanwhile was taken for the end of a stopped device's worker.
+        if let end = device.worker?.end { broker.workerEvent(device, .ended(end)) }
     }
 
     private func openedBy() -> String {

@@ -138,6 +138,8 @@ struct RecordStore {
         for (path, mode) in [(folder, mode_t(0o700)), (udevFolder, mode_t(0o755))] {
             if mkdir(path, mode) != 0, errno != EEXIST { throw SystemError("mkdir \(path)", errno) }
             try call("chmod \(path)") { chmod(path, mode) }
+            // What a broker was writing when it was killed; the file that it was to replace still counts.
+            for name in listFolder(path) where name.hasSuffix(".new") { unlink("\(path)/\(name)") }
         }
     }
 
@@ -146,9 +148,10 @@ struct RecordStore {
     }
 
     /// What the udev rule reads when the node appears, so before it does.
-    func writeUdev(_ record: DeviceRecord) throws(SystemError) {
-        let text = "UBD_OWNER=\(record.device.owner)\n"
-        try replaceFile("\(udevFolder)/\(record.device.id)", with: Array(text.utf8), mode: 0o644)
+    /// `link` is nil when something else has that name: udev would take it for its own, and remove it with the device.
+    func writeUdev(_ device: Device, link: String?) throws(SystemError) {
+        let text = "UBD_OWNER=\(device.owner)\n" + (link.map { "UBD_LINK=\($0)\n" } ?? "")
+        try replaceFile("\(udevFolder)/\(device.id)", with: Array(text.utf8), mode: 0o644)
     }
 
     func remove(_ id: UInt32) {

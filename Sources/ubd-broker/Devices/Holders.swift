@@ -6,8 +6,12 @@ import SystemCalls
 enum Holders {
     /// A sentence that names a holder which forbids taking the device away; nil when there is none. Never opens it.
     static func holder(of id: UInt32) -> String? {
-        let numbers = deviceNumbers(id)
-        return mountPoint(of: numbers) ?? swapArea(of: numbers) ?? stackedDevice(on: id)
+        let host = Host()
+        guard let number = host.text(of: "/sys/block/ublkb\(id)/dev")?.split(whereSeparator: \.isNewline).first else {
+            // The kernel has no such disk (any more).
+            return nil
+        }
+        return DeviceHolders(host: host).holder(ofNumber: String(number))
     }
 
     /// A process that has the node open; for a message only, since processes come and go.
@@ -24,50 +28,18 @@ enum Holders {
         return nil
     }
 
-    /// "major:minor" of the disk and of its partitions.
-    private static func deviceNumbers(_ id: UInt32) -> Set<String> {
-        let disk = "ublkb\(id)"
-        let folder = "/sys/block/\(disk)"
-        let parts = listFolder(folder).filter { $0.hasPrefix(disk) }.map { "\(folder)/\($0)" }
-        let numbers = ([folder] + parts).compactMap { try? readFile($0 + "/dev") }
-        return Set(numbers.map { String(decoding: $0.filter { $0 != UInt8(ascii: "\n") }, as: UTF8.self) })
-    }
-
-    /// /proc/self/mountinfo: third field is the device, fifth the mount point (proc_pid_mountinfo(5)).
-    private static func mountPoint(of numbers: Set<String>) -> String? {
-        guard let bytes = try? readFile("/proc/self/mountinfo", limit: 1 << 24) else { return nil }
-        for line in String(decoding: bytes, as: UTF8.self).split(separator: "\n") {
-            let fields = line.split(separator: " ")
-            if fields.count > 4, numbers.contains(String(fields[2])) { return "mounted on \(fields[4])" }
+    private struct Host: HolderSources {
+        func text(of path: String) -> String? {
+            (try? readFile(path, limit: 1 << 24)).map { String(decoding: $0, as: UTF8.self) }
         }
-        return nil
-    }
 
-    /// /proc/swaps: first field is the path.
-    private static func swapArea(of numbers: Set<String>) -> String? {
-        guard let bytes = try? readFile("/proc/swaps") else { return nil }
-        for line in String(decoding: bytes, as: UTF8.self).split(separator: "\n").dropFirst() {
-            guard let path = line.split(whereSeparator: { $0 == " " || $0 == "\t" }).first else { continue }
+        func entries(of path: String) -> [String] { listFolder(path) }
+
+        func blockDeviceNumber(of path: String) -> String? {
             var status = stat()
-            guard stat(String(path), &status) == 0, status.st_mode & S_IFMT == S_IFBLK else { continue }
-            if numbers.contains("\(ubd_major(UInt64(status.st_rdev))):\(ubd_minor(UInt64(status.st_rdev)))") {
-                return "in use as swap"
-            }
+            guard stat(path, &status) == 0, status.st_mode & S_IFMT == S_IFBLK else { return nil }
+            let number = UInt64(status.st_rdev)
+            return "\(ubd_major(number)):\(ubd_minor(number))"
         }
-        return nil
-    }
-
-    private static func stackedDevice(on id: UInt32) -> String? {
-        let disk = "ublkb\(id)"
-        let folder = "/sys/block/\(disk)"
-        let folders = [folder] + listFolder(folder).filter { $0.hasPrefix(disk) }.map { "\(folder)/\($0)" }
-        for holders in folders.map({ $0 + "/holders" }) {
-            guard let name = listFolder(holders).first else { continue }
-            let mapped = (try? readFile("/sys/block/\(name)/dm/name")).map { bytes in
-                String(decoding: bytes.filter { $0 != UInt8(ascii: "\n") }, as: UTF8.self)
-            }
-            return mapped.map { "held by device-mapper device \($0) (\(name))" } ?? "held by \(name)"
-        }
-        return nil
     }
 }

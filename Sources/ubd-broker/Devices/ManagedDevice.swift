@@ -19,6 +19,12 @@ final class ManagedDevice {
     var isInKernel = false
     /// What each worker of this device is told, so that a replacement makes the same disk.
     var launch: LaunchMessage?
+    /// What its worker says of its progress.
+    var statistics: DeviceStatistics?
+    /// Whether that progress has stopped.
+    var watch = ProgressWatch()
+    /// Why the broker itself killed its worker; nil when it did not.
+    var killedBecause: String?
     /// As an earlier broker recorded them; nil for a device of this broker's.
     var sockets: DeviceRecord.Sockets?
     /// Its worker is being replaced.
@@ -33,6 +39,18 @@ final class ManagedDevice {
         self.info = info
         self.memoryBytes = memoryBytes
         self.step = step
+    }
+
+    /// A device that is about to be added.
+    convenience init(adding plan: AddPlan, mode: DataMode, id: UInt32, owner: UInt32, generation: UInt64, node: String)
+    {
+        let now = Int64(time(nil))
+        let info = Device(
+            id: id, generation: generation, owner: owner, target: plan.target.name, state: .adding, node: node,
+            link: nil, sizeBytes: 0, blockSize: 0, physicalBlockSize: 0, readOnly: plan.readOnly, queues: plan.queues,
+            depth: plan.depth, maxIOBytes: plan.maxIOBytes, mode: mode, buffered: plan.options.buffered,
+            recovery: plan.recovery, since: now, file: plan.fileName, created: now)
+        self.init(info: info, memoryBytes: plan.bufferBytes, step: .adding)
     }
 
     var id: UInt32 { info.id }

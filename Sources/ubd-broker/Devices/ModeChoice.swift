@@ -54,18 +54,6 @@ extension DataMode {
     fileprivate var since: String { isBatch ? "Linux 7.0" : "Linux 6.16" }
 }
 
-extension RecoveryMode {
-    /// What ADD_DEV is asked for.
-    var features: UblkFeatures {
-        switch self {
-        case .none: []
-        case .queue: [.userRecovery]
-        case .reissue: [.userRecovery, .userRecoveryReissue]
-        case .fail: [.userRecovery, .userRecoveryFailIO]
-        }
-    }
-}
-
 extension LaunchMessage {
     var mode: DataMode {
         switch (flags.contains(.zeroCopy), flags.contains(.batch)) {

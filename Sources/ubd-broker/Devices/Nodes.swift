@@ -10,7 +10,8 @@ struct Nodes {
 
     func block(_ id: UInt32) -> String { "\(folder)/ublkb\(id)" }
     func char(_ id: UInt32) -> String { "\(folder)/ublkc\(id)" }
-    func link(_ id: UInt32) -> String { "\(folder)/ubdb\(id)" }
+    func link(_ id: UInt32) -> String { "\(folder)/\(Nodes.linkName(id))" }
+    static func linkName(_ id: UInt32) -> String { "ubdb\(id)" }
 
     /// Gives the block node to its owner, nobody else may open it. `major` and `minor` are the kernel's own word: the
     /// node must be that very device.
@@ -41,6 +42,12 @@ struct Nodes {
                 Log.warning("queue-setting", ("device", "\(id)"), ("name", name), ("why", "\(error)"))
             }
         }
+    }
+
+    /// Nothing that is not ours has the name of the link.
+    func mayLink(_ id: UInt32) -> Bool {
+        var status = stat()
+        return lstat(link(id), &status) != 0 || Nodes.linkTarget(link(id)) == "ublkb\(id)"
     }
 
     /// Makes /dev/ubdbN point to /dev/ublkbN. Returns false when something that is not ours has the name (user-mode

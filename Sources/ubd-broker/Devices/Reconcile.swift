@@ -86,6 +86,9 @@ extension Broker {
         case .live where device.info.state == .failed: save(device)
         case .live where state == .live && info.serverPID == device.worker?.pid && device.worker?.isAlive == true:
             takeOver(device)
+        // Its worker's death leaves a device that can be recovered QUIESCED. Only STOP_DEV makes it DEAD: its deletion had
+        // begun. (TRY_STOP_DEV has no step of its own: it may be refused, and then the device is as live as before.)
+        case .live where state == .dead && device.info.recovery != .none: undo(device)
         case .live, .recovering: mend(device, state)
         case .adding, .starting, .deleting: undo(device)
         }
@@ -102,7 +105,7 @@ extension Broker {
         }
         save(device)
         // A change event of udev may come at any time, and must find the owner.
-        try? store.writeUdev(device.record)
+        try? store.writeUdev(device.info, link: device.info.link == nil ? nil : Nodes.linkName(device.id))
         Log.info(
             "adopted", ("device", "\(device.id)"), ("worker", "\(worker.pid)"), ("state", device.info.state.rawValue))
         watchOver(device)
@@ -113,6 +116,8 @@ extension Broker {
         guard let sockets = device.sockets, device.launch != nil else { return "its record has no sockets" }
         do throws(SystemError) {
             device.parking = try worker.reclaim(sockets)
+            device.statistics = try DeviceStatistics(
+                adopting: worker.reclaimStatistics(), queues: Int(device.info.queues))
             return nil
         } catch { return "\(error)" }
     }
@@ -136,7 +141,8 @@ extension Broker {
         device.step = .recovering
         device.setState(
             .recovering,
-            reason: "its worker and the broker died, and its file was lost: delete it, or see 'ubd recover'")
+            reason: "its worker and the broker died together, and the way to its file with them; "
+                + "requests wait: end their use and delete it with --force, then add it again")
         save(device)
         Log.error("files-lost", ("device", "\(device.id)"), ("owner", "\(device.owner)"))
     }

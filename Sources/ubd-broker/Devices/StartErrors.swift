@@ -23,6 +23,14 @@ enum StartErrors {
             remedy: "see the kernel's log (dmesg) and 'ubd doctor'", step: command, errno: Int64(errno))
     }
 
+    /// The driver did not know all that the device was to have.
+    static func lacking(_ missing: UblkFeatures, _ recovery: RecoveryMode, _ mode: DataMode) -> InterfaceError {
+        .kernelUnsupported(
+            message: "this kernel can not do --recovery \(recovery.rawValue) with mode \(mode.rawValue)",
+            remedy: "use another --recovery or --mode, or a newer kernel",
+            feature: missing.nameList.joined(separator: ","))
+    }
+
     static func workerBroke(_ what: String) -> InterfaceError {
         .failed(
             message: "the worker did not get ready: \(what)",

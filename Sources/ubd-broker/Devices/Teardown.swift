@@ -25,15 +25,27 @@ final class Teardown {
 
     private let broker: Broker
     private let device: ManagedDevice
-    private let completion: (InterfaceError?) -> Void
-    private var reported = false
+    /// Whoever waits for the end.
+    private var completions: [(InterfaceError?) -> Void]
+    /// What they were told, or nil when it was well.
+    private var outcome: InterfaceError??
     private var killTimer: EventLoop.Timer?
     private var deleteAttempts = 0
 
     init(_ device: ManagedDevice, broker: Broker, completion: @escaping (InterfaceError?) -> Void) {
         self.device = device
         self.broker = broker
-        self.completion = completion
+        completions = [completion]
+    }
+
+    /// One more waits for the end.
+    func join(_ completion: @escaping (InterfaceError?) -> Void) {
+        if let outcome { completion(outcome) } else { completions.append(completion) }
+    }
+
+    /// Waits no longer for what the worker still serves: its death ends a STOP_DEV that hangs on it.
+    func hurry() {
+        device.worker?.kill()
     }
 
     func begin(_ manner: Manner) {
@@ -124,14 +136,17 @@ final class Teardown {
         broker.store.remove(device.id)
         device.teardown = nil
         broker.forget(device)
+        broker.noteDeletion(of: device.id)
         Log.info("deleted", ("device", "\(device.id)"), ("owner", "\(device.owner)"))
         report(nil)
     }
 
     private func report(_ error: InterfaceError?) {
-        if reported { return }
-        reported = true
-        completion(error)
+        if outcome != nil { return }
+        outcome = .some(error)
+        let waiting = completions
+        completions = []
+        for completion in waiting { completion(error) }
     }
 
     private func command(

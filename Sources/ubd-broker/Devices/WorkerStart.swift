@@ -125,7 +125,13 @@ final class WorkerStart {
         guard let worker = device.worker, let end = device.parking?.raw, let walls = broker.walls[launch.target.name]
         else { return fail(StartErrors.workerBroke("its files are gone")) }
         worker.expect(.geometry)
-        do { try worker.send(launch, parking: end, bundle: walls.bundle(for: launch.mode)) } catch {
+        do throws(SystemError) {
+            // A new page for each worker: a dead one's claims are gone with it.
+            let statistics = try DeviceStatistics(queues: Int(launch.queues))
+            try worker.send(
+                launch, parking: end, statistics: statistics.file.raw, bundle: walls.bundle(for: launch.mode))
+            device.statistics = statistics
+        } catch {
             fail(StartErrors.broken("send the launch message", error))
         }
     }

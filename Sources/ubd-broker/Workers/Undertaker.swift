@@ -49,12 +49,36 @@ final class Undertaker {
             _ = file.release()
             return
         }
+        close(file.release())
+        close(child.report)
         remember(ProcessHandle(pid: child.pid, owning: FileDescriptor(owning: child.pidfd)), owner: owner)
     }
 
+    /// The broker's end: files that it would otherwise close last, and then might never end, are left to a child that the
+    /// broker does not wait for. The numbers stay open, on something harmless, for those who will close them.
+    static func leave(_ files: [Int32]) {
+        var rest = files[...]
+        while !rest.isEmpty {
+            let some = Array(rest.prefix(mostFiles))
+            rest = rest.dropFirst(mostFiles)
+            var child = ubd_child()
+            let result = ubd_undertake(some, UInt32(some.count), &child)
+            guard result == 0 else {
+                Log.error("undertaker", ("errno", SystemError.name(-result)))
+                continue
+            }
+            // The child goes on when the last of these is closed.
+            for file in some { dup2(child.report, file) }
+            close(child.report)
+        }
+    }
+
+    /// So many fit one child (launcher.c).
+    private static let mostFiles = 63
+
     /// True when the socket holds no more: closing it can't block.
     private func drain(_ fd: Int32) -> Bool {
-        var scratch = [UInt8](repeating: 0, count: 65536)
+        var scratch = [UInt8](repeating: 0, count: 4096)
         for _ in 0..<64 {
             let received = scratch.withUnsafeMutableBytes { buffer in
                 (try? receiveWithoutFiles(fd, into: buffer)) ?? .filesAttached

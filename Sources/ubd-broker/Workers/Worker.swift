@@ -54,10 +54,12 @@ protocol Worker: AnyObject {
     /// Takes back the ends that an adopted worker holds for the broker; returns the parking end.
     func reclaim(_ sockets: DeviceRecord.Sockets) throws(SystemError) -> FileDescriptor
 
+    func reclaimStatistics() throws(SystemError) -> FileDescriptor
+
     func setHandler(_ handler: @escaping (WorkerEvent) -> Void)
     func expect(_ expectation: WorkerExpectation)
     /// Sends the launch message with its files, in the order of WorkerDescriptor.launchFiles.
-    func send(_ message: LaunchMessage, parking: Int32, bundle: Int32) throws(SystemError)
+    func send(_ message: LaunchMessage, parking: Int32, statistics: Int32, bundle: Int32) throws(SystemError)
     func send(_ message: ServeMessage) throws(SystemError)
     /// Stops every thread; `.stopped` comes when they all have.
     func stop() throws(SystemError)

@@ -59,6 +59,15 @@ final class WorkerProcess: Worker {
         return try take(WorkerDescriptor.parking, inode: sockets.parking)
     }
 
+    /// The statistics page of an adopted worker: a memfd that can't shrink under the broker's eyes.
+    func reclaimStatistics() throws(SystemError) -> FileDescriptor {
+        let number = WorkerDescriptor.statistics
+        guard Nodes.linkTarget("/proc/\(pid)/fd/\(number)")?.hasPrefix("/memfd:ubd-statistics") == true else {
+            throw SystemError("descriptor \(number) of worker \(pid) is not its statistics", EBADF)
+        }
+        return try process.duplicate(descriptor: number)
+    }
+
     private func take(_ number: Int32, inode: UInt64) throws(SystemError) -> FileDescriptor {
         // The link is looked at first: a socket can be taken and let go without waiting for anybody, other files not.
         let link = Nodes.linkTarget("/proc/\(pid)/fd/\(number)")
@@ -90,9 +99,9 @@ final class WorkerProcess: Worker {
         expected = expectation
     }
 
-    func send(_ message: LaunchMessage, parking: Int32, bundle: Int32) throws(SystemError) {
+    func send(_ message: LaunchMessage, parking: Int32, statistics: Int32, bundle: Int32) throws(SystemError) {
         guard let end = control?.raw else { throw SystemError("send to worker", EPIPE) }
-        try SystemCalls.send(end, message.encoded(), files: [parking, end, bundle])
+        try SystemCalls.send(end, message.encoded(), files: [parking, end, statistics, bundle])
     }
 
     func send(_ message: ServeMessage) throws(SystemError) {

@@ -63,6 +63,7 @@ struct BatchLoop<T: Target>: RequestLoop, ~Copyable {
         }
         queue.ring.finish(completions)
         pushList()
+        queue.publish()
         return 0
     }
 
@@ -88,6 +89,7 @@ struct BatchLoop<T: Target>: RequestLoop, ~Copyable {
             let outcome = target.begin(tag, queue.descriptors[Int(tag)], on: &queue)
             if outcome != .pending { commit(tag, outcome) }
         }
+        queue.counters.taken &+= UInt64(count)
         batch.give(buffer)
         return completion.flags & IOUring.CompletionFlags.more != 0 ? 0 : fetchEnded(completion)
     }
@@ -95,7 +97,7 @@ struct BatchLoop<T: Target>: RequestLoop, ~Copyable {
     @inline(__always)
     private mutating func commit(_ tag: UInt16, _ outcome: Outcome) {
         batch.add(tag, result: outcome.rawValue, address: queue.buffer(of: tag))
-        queue.committed &+= 1
+        queue.counters.committed &+= 1
     }
 
     /// Out of buffers the driver ends the fetch and keeps the requests: those of this wake-up are given back at its end,

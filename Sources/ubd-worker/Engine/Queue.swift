@@ -2,6 +2,7 @@ import Glibc
 import KernelABI
 import Ring
 import SystemCalls
+import WorkerProtocol
 
 /// What is remembered of a request while a target works on it, beyond the kernel's descriptor of it, which stays valid
 /// until the commit. All zeros unless something out of the ordinary happens: the common path only looks at `troubled`.
@@ -61,8 +62,10 @@ struct Queue: ~Copyable {
     var descriptors: UnsafePointer<UblkIODescriptor>
     /// Tags that the driver has not taken back yet.
     var live: Int
-    /// Requests committed so far.
-    var committed: UInt64 = 0
+    /// Requests taken and committed so far; published once a turn.
+    var counters = QueueStatistics()
+    /// Where the broker reads them; a test has no broker.
+    var published: UnsafeMutablePointer<QueueStatistics>?
 
     /// In force until the kernel's are mapped: what a test plays the kernel with.
     let ownDescriptors: UnsafeMutablePointer<UblkIODescriptor>
@@ -158,11 +161,18 @@ struct Queue: ~Copyable {
         }
     }
 
+    /// Lets the broker see how far this queue is.
+    @inline(__always)
+    mutating func publish() {
+        counters.turns &+= 1
+        published?.pointee = counters
+    }
+
     /// Gives a request back with its result and asks for the next one on the same tag.
     @inline(__always)
     mutating func commit(_ tag: UInt16, _ outcome: Outcome) {
         push(UblkIOCommand.commitAndFetch, tag: tag, result: outcome.rawValue)
-        committed &+= 1
+        counters.committed &+= 1
     }
 
     @inline(__always)

@@ -33,6 +33,7 @@ struct QueueLoop<T: Target>: RequestLoop, ~Copyable {
                     if status < 0 { return status }
                     continue
                 }
+                queue.counters.taken &+= 1
                 outcome = target.begin(key.tag, queue.descriptors[Int(key.tag)], on: &queue)
             } else {
                 outcome = target.finish(key, result: completion.result, on: &queue)
@@ -40,6 +41,7 @@ struct QueueLoop<T: Target>: RequestLoop, ~Copyable {
             if outcome != .pending { queue.commit(key.tag, outcome) }
         }
         queue.ring.finish(batch)
+        queue.publish()
         return 0
     }
 

@@ -38,9 +38,9 @@ public func rehearse(
 
 private func turn<T: Target>(_ loop: consuming QueueLoop<T>, _ requests: UInt64) throws(SystemError) -> UInt64 {
     try loop.queue.fetchAll()
-    while loop.queue.committed < requests {
+    while loop.queue.counters.committed < requests {
         let status = loop.turn()
         if status < 0 { throw SystemError("turn", Int32(-status)) }
     }
-    return loop.queue.committed
+    return loop.queue.counters.committed
 }

@@ -22,6 +22,8 @@ struct QueueAssignment: Sendable {
     /// Set of processors, one bit each, that the kernel gives this queue requests from; empty: not known.
     var processors: [UInt64]
     var seal: RingSeal
+    /// Address of this queue's part of the statistics page.
+    var statistics: UInt
     var rendezvous: Rendezvous
 }
 
@@ -115,9 +117,10 @@ enum QueueThread {
             throw WorkerFailure(.ringSeal, errno: error.errno, detail: detail)
         }
         do {
-            let queue = try Queue(
+            var queue = try Queue(
                 number: assignment.number, depth: assignment.depth, maxIOBytes: assignment.maxIOBytes, ring: ring,
                 buffers: assignment.zeroCopy ? .registered() : .own)
+            queue.published = UnsafeMutablePointer(bitPattern: assignment.statistics)
             assignment.rendezvous.reportPrepared(canMakeRings: !sealed)
             return Prepared(queue: queue, batch: batch)
         } catch {

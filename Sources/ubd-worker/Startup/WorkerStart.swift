@@ -62,6 +62,16 @@ package struct WorkerStart {
         return try Control.waitForServe()
     }
 
+    /// The address of the page that the queues' counters are published in. It stays mapped for good.
+    private func mapStatistics() throws(WorkerFailure) -> UInt {
+        let bytes = StatisticsPage.bytes(queues: Int(launch.queues))
+        let memory = mmap(nil, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, WorkerDescriptor.statistics, 0)
+        guard let memory, memory != MAP_FAILED else {
+            throw WorkerFailure(.memory, errno: errno, detail: UInt64(WorkerDescriptor.statistics))
+        }
+        return UInt(bitPattern: memory)
+    }
+
     /// Starts the threads of all queues; each makes its ring, with that seal, and waits.
     package func startQueues(
         _ target: OpenTarget, _ serve: ServeMessage, seal: RingSeal
@@ -75,13 +85,14 @@ package struct WorkerStart {
             // Where zeros come from has the same place for every target.
             files += [Int32](repeating: -1, count: Int(Queue.zeroSlot) - files.count) + [WorkerDescriptor.zeroes]
         }
+        let statistics = try mapStatistics()
         for number in 0..<launch.queues {
             try QueueThread.start(
                 QueueAssignment(
                     number: number, depth: launch.depth, maxIOBytes: launch.maxIOBytes, target: target.served,
                     zeroCopy: zeroCopy, batch: launch.flags.contains(.batch), files: files,
                     processors: Int(number) < serve.affinity.count ? serve.affinity[Int(number)] : [], seal: seal,
-                    rendezvous: rendezvous))
+                    statistics: statistics + UInt(number) * UInt(StatisticsPage.stride), rendezvous: rendezvous))
         }
         return rendezvous
     }

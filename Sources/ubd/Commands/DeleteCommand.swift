@@ -77,10 +77,11 @@ struct DeleteCommand: UBDCommand {
         switch outcome {
         case .flushed, .noNode: return
         case .busy:
-            let holder = DeviceHolders(host: environment.host).holder(of: device.node)
+            let number = environment.host.blockDeviceNumber(of: device.node)
+            let holder = number.flatMap { DeviceHolders(host: environment.host).holder(ofNumber: $0) }
             throw CommandFailure(
                 .busy, BrokerAPI.interface + ".Busy",
-                "\(device.node) is " + (holder ?? "open exclusively in some program"),
+                "\(device.link ?? device.node) is " + (holder ?? "open exclusively in some program"),
                 remedy: "end that use first (umount, swapoff, dmsetup remove, …)")
         case .timedOut:
             throw CommandFailure(

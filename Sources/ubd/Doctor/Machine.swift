@@ -19,7 +19,7 @@ struct Group: Equatable {
 }
 
 /// The machine as `ubd doctor` and `ubd del` look at it; a test describes another one.
-protocol Machine {
+protocol Machine: HolderSources {
     /// `uname -r`.
     var kernelRelease: String { get }
     var uid: UInt32 { get }
@@ -30,12 +30,15 @@ protocol Machine {
     var openFileLimit: UInt64 { get }
     func group(named name: String) -> Group?
     func userName(of uid: UInt32) -> String?
-    /// The text of a small file such as those of /proc and /sys; nil when it can't be read.
-    func text(of path: String) -> String?
-    /// The names in a directory, sorted; empty when it can't be read.
-    func entries(of path: String) -> [String]
     /// What the path names; links are followed unless `followsLinks` is false. Nil when there is nothing.
     func kind(of path: String, followsLinks: Bool) -> PathKind?
+}
+
+extension Machine {
+    func blockDeviceNumber(of path: String) -> String? {
+        guard case .blockDevice(let major, let minor) = kind(of: path, followsLinks: true) else { return nil }
+        return "\(major):\(minor)"
+    }
 }
 
 /// The machine that this program runs on.

@@ -59,6 +59,52 @@ struct DeleteTests {
         #expect(host.leftovers == [])
     }
 
+    @Test("a worker that dies while the kernel is asked is replaced all the same")
+    func deathMeanwhile() throws {
+        let host = try Host()
+        host.kernel.features = [.safeStop]
+        _ = try host.add().get()
+        host.kernel.failures[.tryStopDevice] = EBUSY
+        host.kernel.beforeAnswer[.tryStopDevice] = {
+            host.kernel.quiesce(0)
+            host.workers[0].die(.killed(signal: SIGKILL))
+        }
+        #expect(try host.delete(0)?.name == "io.ubd.Broker.Busy")
+        try host.run { host.broker.devices[0]?.info.state == .live && host.workers.count == 2 }
+        #expect(host.broker.devices[0]?.info.deaths == 1)
+    }
+
+    @Test(
+        "force overtakes a deletion that hangs on the worker, and both clients hear of its end",
+        arguments: [UblkControlOperation.tryStopDevice, .stopDevice])
+    func overtakes(_ hanging: UblkControlOperation) throws {
+        let host = try Host()
+        host.kernel.features = [.safeStop]
+        _ = try host.add().get()
+        host.kernel.hangsUntil[hanging] = { host.workers[0].hasEnded }
+        var first: [InterfaceError?] = []
+        host.broker.delete(DeleteRequest(id: 0), peer: Host.alice) { first.append($0) }
+        try host.run { host.kernel.log.contains("\(hanging) 0") }
+        #expect(try host.delete(0)?.message.contains("being deleted already") == true)
+        #expect(!host.workers[0].hasEnded)
+        #expect(try host.delete(0, force: true) == nil)
+        try host.run { !first.isEmpty }
+        #expect(first == [nil])
+        #expect(host.leftovers == [])
+    }
+
+    @Test("a device in use is not taken away because its worker is dead")
+    func refusesBusyWithoutWorker() throws {
+        let host = try Host()
+        _ = try host.add(AddRequest(target: "null", recovery: "none")).get()
+        host.workers[0].die(.killed(signal: SIGSEGV))
+        try host.run { host.broker.devices[0]?.worker == nil }
+        host.holder = "mounted on /mnt"
+        #expect(try host.delete(0)?.name == "io.ubd.Broker.Busy")
+        host.holder = nil
+        #expect(try host.delete(0) == nil)
+    }
+
     @Test("somebody else's device does not exist for a user; for root it does")
     func hidesForeign() throws {
         let host = try Host()
@@ -110,11 +156,13 @@ struct DeleteTests {
 
 @Suite("A broker that starts")
 struct ReconcileTests {
-    private func leave(_ step: DeviceRecord.Step, in host: Host, generation: UInt64 = 77) throws {
+    private func leave(
+        _ step: DeviceRecord.Step, in host: Host, generation: UInt64 = 77, recovery: RecoveryMode = .reissue
+    ) throws {
         let device = Device(
             id: 3, generation: generation, owner: 1000, target: "null", state: .live, node: "/dev/ublkb3", link: nil,
             sizeBytes: 4096, blockSize: 512, physicalBlockSize: 512, readOnly: false, queues: 1, depth: 1,
-            maxIOBytes: 4096, mode: .copy, buffered: false, created: 0)
+            maxIOBytes: 4096, mode: .copy, buffered: false, recovery: recovery, created: 0)
         try host.broker.store.write(DeviceRecord(step: step, device: device, worker: nil, memoryBytes: 4096))
     }
 
@@ -143,12 +191,66 @@ struct ReconcileTests {
     @Test("reports a live device whose worker is gone, and lets its owner delete it")
     func reportsDead() throws {
         let host = try Host()
-        try leave(.live, in: host)
+        try leave(.live, in: host, recovery: .none)
         host.kernel.addDevice(3, generation: 77, state: .dead, pid: -1)
         try host.broker.reconcile()
         try host.run { host.broker.devices[3]?.info.state == .failed }
         #expect(try host.delete(3) == nil)
         #expect(host.kernel.devices[3] == nil)
+    }
+
+    @Test("ends a deletion that had begun: only STOP_DEV makes a device that can be recovered DEAD")
+    func endsDeletion() throws {
+        let host = try Host()
+        try leave(.live, in: host)
+        host.kernel.addDevice(3, generation: 77, state: .dead, pid: -1)
+        try host.broker.reconcile()
+        try host.run { host.leftovers.isEmpty }
+        #expect(host.kernel.devices[3] == nil)
+    }
+
+    @Test("is ready for clients only when it knows what became of each device")
+    func knowsBeforeItAnswers() throws {
+        let host = try Host()
+        try leave(.live, in: host, recovery: .none)
+        host.kernel.addDevice(3, generation: 77, state: .dead, pid: -1)
+        var isReady = false
+        host.kernel.beforeAnswer[.getDeviceInfo] = { #expect(!isReady) }
+        try host.broker.reconcile {
+            #expect(host.broker.devices[3]?.info.state == .failed)
+            isReady = true
+        }
+        #expect(!isReady)
+        try host.run { isReady }
+        let empty = try Host()
+        var isEmptyReady = false
+        try empty.broker.reconcile { isEmptyReady = true }
+        try empty.run { isEmptyReady }
+    }
+
+    @Test("removes its link to a number that another server has by now")
+    func removesStaleLink() throws {
+        let host = try Host()
+        try leave(.live, in: host)
+        host.kernel.addForeignDevice(3)
+        #expect(symlink("ublkb3", host.folder + "/ubdb3") == 0)
+        try host.broker.reconcile()
+        try host.run { host.broker.devices.isEmpty }
+        #expect(Nodes.linkTarget(host.folder + "/ubdb3") == nil)
+        #expect(host.kernel.devices[3] != nil)
+    }
+
+    @Test("throws away what was half written when the last one was killed")
+    func dropsHalfWritten() throws {
+        let host = try Host()
+        try leave(.live, in: host)
+        for name in ["state/3.new", "udev/3.new"] {
+            try FileDescriptor.open("\(host.folder)/\(name)", O_WRONLY | O_CREAT, mode: 0o600).writeAll([0x7b])
+        }
+        try host.broker.store.prepare()
+        let (records, damaged) = host.broker.store.load()
+        #expect(records.map(\.device.id) == [3] && damaged == [])
+        #expect(listFolder(host.folder + "/udev") == [])
     }
 
     @Test("keeps a damaged record out of the way and goes on")

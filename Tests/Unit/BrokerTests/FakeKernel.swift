@@ -13,6 +13,8 @@ final class FakeKernel: ControlDevice {
     var failures: [UblkControlOperation: Int32] = [:]
     /// Run just before a command is answered.
     var beforeAnswer: [UblkControlOperation: () -> Void] = [:]
+    /// Commands that are not answered before this holds.
+    var hangsUntil: [UblkControlOperation: () -> Bool] = [:]
     private(set) var log: [String] = []
     private(set) var devices: [UInt32: UblkDeviceInfo] = [:]
 
@@ -46,7 +48,13 @@ final class FakeKernel: ControlDevice {
 
     func submit(_ request: ControlRequest, _ completion: @escaping (ControlAnswer) -> Void) {
         log.append("\(request.operation) \(request.device)")
-        loop.later { [self] in
+        loop.later { [self] in finish(request, completion) }
+    }
+
+    private func finish(_ request: ControlRequest, _ completion: @escaping (ControlAnswer) -> Void) {
+        if let mayGoOn = hangsUntil[request.operation], !mayGoOn() {
+            loop.after(milliseconds: 1) { [self] in finish(request, completion) }
+        } else {
             beforeAnswer[request.operation]?()
             if let errno = failures[request.operation] { return completion(.result(-errno, request.buffer)) }
             completion(answer(request))

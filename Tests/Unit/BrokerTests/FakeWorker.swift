@@ -27,6 +27,8 @@ final class FakeWorker: Worker {
     /// A worker that waits for a dead disk.
     var survivesKill = false
     private let fault: Fault?
+    /// What it says when it refuses the file.
+    var failure = WorkerFailure(.fileIsDirectory)
     private let geometry: Geometry
     private let loop: EventLoop
     private var handler: (WorkerEvent) -> Void
@@ -55,17 +57,18 @@ final class FakeWorker: Worker {
     func reclaim(_ sockets: DeviceRecord.Sockets) throws(SystemError) -> FileDescriptor {
         throw SystemError("reclaim", EPERM)
     }
+    func reclaimStatistics() throws(SystemError) -> FileDescriptor { throw SystemError("reclaim", EPERM) }
     func expect(_ expectation: WorkerExpectation) {}
 
     /// What it was told.
     private(set) var launch: LaunchMessage?
 
-    func send(_ message: LaunchMessage, parking: Int32, bundle: Int32) throws(SystemError) {
+    func send(_ message: LaunchMessage, parking: Int32, statistics: Int32, bundle: Int32) throws(SystemError) {
         launch = message
         loop.later { [self] in
             switch fault {
             case .diesAtLaunch: die(.killed(signal: SIGSYS))
-            case .refusesFile: handler(.message(.failed(WorkerFailure(.fileIsDirectory))))
+            case .refusesFile: handler(.message(.failed(failure)))
             case .violates: handler(.violation("files in a message"))
             default: handler(.message(.geometry(geometry)))
             }

@@ -21,6 +21,7 @@ final class Host {
     private(set) var workers: [FakeWorker] = []
     var fault: FakeWorker.Fault?
     var geometry = Geometry(size: 1 << 20, logicalBlock: 512, physicalBlock: 4096)
+    var failure = WorkerFailure(.fileIsDirectory)
     var sandboxProblem: String?
     var holder: String?
 
@@ -43,12 +44,14 @@ final class Host {
         var surroundings = Broker.Surroundings { (launch, handler) throws(SystemError) in
             guard let host = late.host else { throw SystemError("start", ECHILD) }
             let worker = FakeWorker(launch, fault: host.fault, geometry: host.geometry, loop: loop, handler: handler)
+            worker.failure = host.failure
             host.workers.append(worker)
             return worker
         }
         surroundings.verify = { _, _ in late.host?.sandboxProblem }
         surroundings.holder = { _ in late.host?.holder }
         surroundings.nodes = Nodes(folder: folder)
+        surroundings.sysfs = folder + "/sys"
         let text = policy ?? "allow group=50 target=* max-devices=3 max-memory=1G\nallow uid=0 target=*\n"
         broker = try Broker(
             configuration: configuration, loop: loop,
@@ -61,14 +64,10 @@ final class Host {
         late.host = self
     }
 
-    deinit {
-        for name in listFolder(folder) where !name.contains("state") && !name.contains("udev") {
-            unlink(folder + "/" + name)
-        }
-        for sub in ["state", "udev"] {
-            for name in listFolder(folder + "/" + sub) { unlink("\(folder)/\(sub)/\(name)") }
-            rmdir(folder + "/" + sub)
-        }
+    deinit { Host.remove(folder) }
+
+    private static func remove(_ folder: String) {
+        for name in listFolder(folder) where unlink("\(folder)/\(name)") != 0 { remove("\(folder)/\(name)") }
         rmdir(folder)
     }
 

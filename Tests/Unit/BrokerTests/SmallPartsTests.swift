@@ -68,6 +68,13 @@ struct VerificationTests {
         #expect(verification.problem(in: ProcessStatus(parsing: Array(Self.good.utf8))) == nil)
     }
 
+    @Test("a worker is known by its ids, whatever else it has")
+    func knowsWorkers() {
+        let status = ProcessStatus(parsing: Array(Self.good.utf8))
+        #expect(status.isWorker(uid: 7000, gid: 800))
+        #expect(!status.isWorker(uid: 7001, gid: 800) && !status.isWorker(uid: 7000, gid: 801))
+    }
+
     @Test(
         "one thing amiss is enough",
         arguments: [
@@ -124,7 +131,7 @@ struct UndertakerTests {
         let undertaker = Undertaker(loop: loop)
         let lingering = try LingeringSocket()
         let pair = try makeMessagePair()
-        try SystemCalls.send(pair.first.raw, [1], files: [lingering.give()])
+        try lingering.move(into: pair.first.raw)
         let before = monotonicNanoseconds()
         undertaker.letGo(pair.second, owner: 1000)
         #expect(monotonicNanoseconds() - before < 1_000_000_000)
@@ -135,6 +142,32 @@ struct UndertakerTests {
             try loop.run()
         }
         #expect(undertaker.waiting(for: 1000) == 0)
+    }
+
+    @Test("an empty message does not hide the file behind it")
+    func seesThroughEmptyMessages() throws {
+        let undertaker = Undertaker(loop: try EventLoop())
+        let lingering = try LingeringSocket()
+        let pair = try makeMessagePair()
+        try SystemCalls.send(pair.first.raw, [])
+        try lingering.move(into: pair.first.raw)
+        let before = monotonicNanoseconds()
+        undertaker.letGo(pair.second, owner: 1000)
+        #expect(monotonicNanoseconds() - before < 1_000_000_000)
+        #expect(undertaker.waiting(for: 1000) == 1)
+    }
+
+    @Test("what is left at the broker's end is closed by a child, and not before the broker has let go of it")
+    func leaves() throws {
+        let lingering = try LingeringSocket()
+        let pair = try makeMessagePair()
+        try lingering.move(into: pair.first.raw)
+        let before = monotonicNanoseconds()
+        Undertaker.leave([pair.second.raw])
+        // The number is open on something else, which is closed like anything.
+        let status = try pair.second.status()
+        #expect(status.st_mode & S_IFMT == S_IFIFO)
+        #expect(monotonicNanoseconds() - before < 1_000_000_000)
     }
 
     @Test("a socket with plain bytes in it needs no child")
@@ -181,16 +214,18 @@ private final class LingeringSocket {
         let junk = [UInt8](repeating: 0, count: 65536)
         while write(sender, junk, junk.count) > 0 {}
         _ = fcntl(sender, F_SETFL, 0)
-        var wait = linger(l_onoff: 1, l_linger: 3)
+        var wait = linger(l_onoff: 1, l_linger: 5)
         setsockopt(sender, SOL_SOCKET, SO_LINGER, &wait, socklen_t(MemoryLayout<linger>.size))
     }
 
-    /// The number, to be sent; our own copy stays open until the end of the test.
-    func give() -> Int32 { sender }
+    /// Sends it; from then on the only copy is the one in that socket.
+    func move(into socket: Int32) throws {
+        try SystemCalls.send(socket, [1], files: [sender])
+        close(sender)
+    }
 
     deinit {
         close(peer)
         close(listener)
-        close(sender)
     }
 }

@@ -1,10 +1,10 @@
 import BrokerInterface
 import Foundation
 import Glibc
-import SystemCalls
 import Testing
 import Varlink
 
+@testable import SystemCalls
 @testable import ubd
 
 @Suite("ubd del")
@@ -182,7 +182,7 @@ struct DeviceHoldersTests {
     private func holder(_ change: (inout FakeMachine) -> Void) -> String? {
         var machine = machine
         change(&machine)
-        return DeviceHolders(host: machine).holder(of: "/dev/ublkb0")
+        return DeviceHolders(host: machine).holder(ofNumber: "259:0")
     }
 
     @Test("is a mount, found by number and named with its spaces")
@@ -226,16 +226,20 @@ struct DeviceHoldersTests {
     func partition() {
         let holder = holder {
             $0.directories["/sys/dev/block/259:0"] = ["holders", "queue", "ublkb0p1"]
-            $0.kinds["/sys/dev/block/259:0/ublkb0p1/partition"] = .file
+            $0.texts["/sys/dev/block/259:0/ublkb0p1/partition"] = "1\n"
             $0.texts["/sys/dev/block/259:0/ublkb0p1/dev"] = "259:7\n"
             $0.texts["/proc/self/mountinfo"] = "40 22 259:7 / /mnt rw - ext4 /dev/ublkb0p1 rw\n"
         }
         #expect(holder == "mounted on /mnt")
     }
 
-    @Test("is nobody when the node is no block device")
-    func noDevice() {
-        #expect(DeviceHolders(host: FakeMachine()).holder(of: "/dev/ublkb0") == nil)
+    @Test("is a device-mapper device by the name that people know it by")
+    func deviceMapper() {
+        let holder = holder {
+            $0.directories["/sys/dev/block/259:0/holders"] = ["dm-0"]
+            $0.texts["/sys/block/dm-0/dm/name"] = "vault\n"
+        }
+        #expect(holder == "held by device-mapper device vault (dm-0)")
     }
 
     @Test("has the octal escapes of its path undone")

@@ -94,6 +94,37 @@ struct SocketTests {
         }
     }
 
+    @Test("behind an empty message are found: it is not the end")
+    func behindEmptyMessage() throws {
+        let pair = try makeMessagePair()
+        let file = FileDescriptor(owning: try call("memfd_create") { memfd_create("x", 0) })
+        try send(pair.first.raw, [])
+        try send(pair.first.raw, [9], files: [file.raw])
+        shutdown(pair.second.raw, Int32(SHUT_RDWR))
+        let buffer = bytes(8)
+        defer { buffer.deallocate() }
+        #expect(try receiveWithoutFiles(pair.second.raw, into: buffer) == .bytes(0))
+        #expect(try receiveWithoutFiles(pair.second.raw, into: buffer) == .filesAttached)
+    }
+
+    @Test("the end is told from an empty message, shut down or closed by the other side")
+    func end() throws {
+        let buffer = bytes(8)
+        defer { buffer.deallocate() }
+        let shut = try makeMessagePair()
+        #expect(try receiveWithoutFiles(shut.second.raw, into: buffer) == .wouldBlock)
+        try send(shut.first.raw, [])
+        shutdown(shut.second.raw, Int32(SHUT_RDWR))
+        #expect(try receiveWithoutFiles(shut.second.raw, into: buffer) == .bytes(0))
+        #expect(try receiveWithoutFiles(shut.second.raw, into: buffer) == .closed)
+        let left: FileDescriptor
+        do {
+            let pair = try makeMessagePair()
+            left = FileDescriptor(owning: dup(pair.second.raw))
+        }
+        #expect(try receiveWithoutFiles(left.raw, into: buffer) == .closed)
+    }
+
     @Test("more than expected are an error, and none is kept")
     func tooMany() throws {
         let pair = try makeMessagePair()

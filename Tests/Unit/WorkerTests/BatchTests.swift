@@ -98,7 +98,7 @@ struct BatchTests {
         #expect(try tags(pending[0]) == [5, 0, 7, 1])
         let results = list.map { Int32(truncatingIfNeeded: $0[0] >> 32) }
         #expect(results == [3072, 512, 4096, 1024])
-        let (address, committed) = (loop.queue.buffer(of: 5), loop.queue.committed)
+        let (address, committed) = (loop.queue.buffer(of: 5), loop.queue.counters.committed)
         #expect(list[0][1] == address)
         #expect(committed == 4)
     }
@@ -134,7 +134,7 @@ struct BatchTests {
         #expect(outOfBuffers == 0)
         #expect(first == [fetch])
         let ended = bring([0], buffer: 0, flags: 0, to: &loop)
-        let (all, committed) = (loop.queue.ring.pendingEntries().map(\.offset), loop.queue.committed)
+        let (all, committed) = (loop.queue.ring.pendingEntries().map(\.offset), loop.queue.counters.committed)
         #expect(ended == 0)
         #expect(all == [fetch, fetch])
         #expect(committed == 1)

@@ -92,11 +92,13 @@ struct FakeBroker: ~Copyable {
         return pid
     }
 
-    /// Sends the launch message with its three files; `parking` is the end where the client's files lie.
+    /// Sends the launch message with its four files; `parking` is the end where the client's files lie.
     func launch(_ message: LaunchMessage, bundle: [UInt8]? = nil, parking: borrowing FileDescriptor) throws {
         let memory = FileDescriptor(owning: try call("memfd_create") { memfd_create("bundle", 0) })
         try memory.writeAll(bundle ?? FakeBroker.bundle(message.target).encoded())
-        try send(control.raw, message.encoded(), files: [parking.raw, control.raw, memory.raw])
+        let page = FileDescriptor(owning: try call("memfd_create") { memfd_create("statistics", 0) })
+        try call("ftruncate") { ftruncate(page.raw, off_t(StatisticsPage.bytes(queues: Int(message.queues)))) }
+        try send(control.raw, message.encoded(), files: [parking.raw, control.raw, page.raw, memory.raw])
     }
 
     /// The worker's next message; nil when it has none to say any more.

@@ -72,7 +72,7 @@ struct StartupTests {
         where faccessat(AT_FDCWD, "/proc/\(broker.pid)/fd/\(number)", F_OK, AT_SYMLINK_NOFOLLOW) == 0 {
             held.append(number)
         }
-        #expect(held == [0, 1, 2, 3, 4, 5, 6])
+        #expect(held == Array(0..<WorkerDescriptor.firstFile))
         // Stopped and continued, as the broker will do, it still waits for the same message.
         try broker.stopAndContinue()
         try send(broker.control.raw, ServeMessage().encoded())
@@ -127,7 +127,7 @@ struct StartupTests {
     func badBundle() throws {
         try expectFailure(
             null, bundle: [1, 2, 3], parking: try parked([]),
-            WorkerFailure(.launchMessage, errno: EBADMSG, detail: 7))
+            WorkerFailure(.launchMessage, errno: EBADMSG, detail: UInt64(WorkerDescriptor.bundle)))
     }
 
     @Test("dies at the first call that its filter forbids")
@@ -158,7 +158,7 @@ struct StartupTests {
         try send(broker.control.raw, null.encoded(), files: [file.raw])
         #expect(try broker.next() == .failed(WorkerFailure(.launchMessage, detail: 1)))
         let other = try FakeBroker(device: file.raw)
-        try send(other.control.raw, [1, 2, 3], files: [file.raw, file.raw, file.raw])
+        try send(other.control.raw, [1, 2, 3], files: WorkerDescriptor.launchFiles.map { _ in file.raw })
         #expect(try other.next() == .failed(WorkerFailure(.launchMessage, errno: EBADMSG)))
     }
 

@@ -57,14 +57,14 @@ struct TestQueue<T: Target>: ~Copyable {
     ) throws(SystemError) -> Int32 {
         loop.queue.ownDescriptors[0] = UblkIODescriptor(
             operationAndFlags: UInt32(operation) | flags, sectors: sectors, startSector: sector)
-        let before = loop.queue.committed
+        let before = loop.queue.counters.committed
         for _ in 0..<1000 {
             let status = loop.turn()
             if status < 0 { throw SystemError("turn", Int32(-status)) }
             for entry in loop.queue.ring.pendingEntries() where entry.operation != IOUring.Operation.nop {
                 submitted.append(entry)
             }
-            if loop.queue.committed == before + 1 {
+            if loop.queue.counters.committed == before + 1 {
                 guard let commit = loop.queue.ring.pendingEntries().last else { break }
                 return Int32(truncatingIfNeeded: commit.payload >> 32)
             }

@@ -1,26 +1,45 @@
-/// Who uses a block device: said to the user instead of a bare "busy".
-struct DeviceHolders {
-    let host: any Machine
+/// Where DeviceHolders looks; a test describes another host.
+public protocol HolderSources {
+    /// The text of a small file of /proc or /sys; nil when it can't be read.
+    func text(of path: String) -> String?
+    /// The names in a directory; empty when it can't be read.
+    func entries(of path: String) -> [String]
+    /// "MAJOR:MINOR" of the block device that a path names, links followed; nil when it names none. Never opens it.
+    func blockDeviceNumber(of path: String) -> String?
+}
 
-    /// What holds the device with that path, in words: "mounted on /mnt"; nil when nothing is found.
-    func holder(of node: String) -> String? {
-        guard case .blockDevice(let major, let minor) = host.kind(of: node, followsLinks: true) else { return nil }
-        let whole = "\(major):\(minor)"
+/// Who uses a block device so that it must not go: said to the user instead of a bare "busy".
+public struct DeviceHolders {
+    let host: any HolderSources
+
+    public init(host: any HolderSources) {
+        self.host = host
+    }
+
+    /// What holds the device of that "MAJOR:MINOR", in words: "mounted on /mnt"; nil when nothing is found.
+    public func holder(ofNumber whole: String) -> String? {
         // A mounted partition holds the whole disk as well.
-        let numbers = [whole] + partitions(of: whole)
-        for number in numbers {
+        for number in [whole] + partitions(of: whole) {
             if let mount = mountPoint(of: number) { return "mounted on \(mount)" }
             if let swap = swapName(of: number) { return "in use as swap (\(swap))" }
-            let holders = host.entries(of: "/sys/dev/block/\(number)/holders")
+            let holders = host.entries(of: "/sys/dev/block/\(number)/holders").map(driverName)
             if !holders.isEmpty { return "held by \(holders.joined(separator: ", "))" }
         }
         return nil
     }
 
+    /// Device-mapper devices have a name that people gave them.
+    private func driverName(_ disk: String) -> String {
+        guard let name = host.text(of: "/sys/block/\(disk)/dm/name")?.split(whereSeparator: \.isNewline).first else {
+            return disk
+        }
+        return "device-mapper device \(name) (\(disk))"
+    }
+
     private func partitions(of number: String) -> [String] {
         let directory = "/sys/dev/block/\(number)"
         return host.entries(of: directory).compactMap { name in
-            guard host.kind(of: "\(directory)/\(name)/partition", followsLinks: true) != nil else { return nil }
+            guard host.text(of: "\(directory)/\(name)/partition") != nil else { return nil }
             return host.text(of: "\(directory)/\(name)/dev")?.split(whereSeparator: \.isWhitespace).first.map(
                 String.init)
         }
@@ -35,7 +54,9 @@ struct DeviceHolders {
             if fields[2] == number { return Self.unescaped(fields[4]) }
             guard let dash = fields.firstIndex(of: "-"), fields.count > dash + 2 else { continue }
             let source = Self.unescaped(fields[dash + 2])
-            if source.hasPrefix("/dev/"), self.number(of: source) == number { return Self.unescaped(fields[4]) }
+            if source.hasPrefix("/dev/"), host.blockDeviceNumber(of: source) == number {
+                return Self.unescaped(fields[4])
+            }
         }
         return nil
     }
@@ -44,12 +65,7 @@ struct DeviceHolders {
     private func swapName(of number: String) -> String? {
         lines(of: "/proc/swaps").dropFirst().lazy
             .compactMap { $0.split(whereSeparator: \.isWhitespace).first.map(Self.unescaped) }
-            .first { self.number(of: $0) == number }
-    }
-
-    private func number(of path: String) -> String? {
-        guard case .blockDevice(let major, let minor) = host.kind(of: path, followsLinks: true) else { return nil }
-        return "\(major):\(minor)"
+            .first { host.blockDeviceNumber(of: $0) == number }
     }
 
     private func lines(of path: String) -> [Substring] {

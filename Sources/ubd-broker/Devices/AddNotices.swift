@@ -1,0 +1,57 @@
+import BrokerInterface
+import KernelABI
+import WorkerProtocol
+
+/// What an add that succeeds tells its user: how the device differs from what was asked.
+extension AddPlan {
+    /// The kernel gave less than was asked.
+    func notices(about info: UblkDeviceInfo) -> [Notice] {
+        var notices: [Notice] = []
+        if info.queues < queues {
+            notices.append(
+                Notice(
+                    code: "queues",
+                    message: "the kernel gave \(info.queues) queues instead of \(queues): one for each CPU at most"
+                ))
+        }
+        if info.depth < depth {
+            notices.append(
+                Notice(code: "depth", message: "the kernel gave depth \(info.depth) instead of \(depth)"))
+        }
+        return notices
+    }
+
+    /// The file made another disk than was asked.
+    func notices(about geometry: Geometry) -> [Notice] {
+        var notices: [Notice] = []
+        let name = fileName ?? "the file"
+        if geometry.attributes.contains(.fileReadOnly), !readOnly {
+            notices.append(
+                Notice(code: "read-only", message: "\(name) is not writable, so the device is read-only"))
+        }
+        if geometry.attributes.contains(.sizeRoundedDown) {
+            notices.append(
+                Notice(
+                    code: "size",
+                    message: "the size of \(name) is not a multiple of \(geometry.logicalBlock) bytes: "
+                        + "the device has \(geometry.size) bytes, the rest is left out"))
+        }
+        if geometry.attributes.contains(.directRefused), !options.buffered {
+            notices.append(
+                Notice(code: "buffered", message: "\(name) does not take direct I/O, so the page cache is used"))
+        }
+        return notices
+    }
+}
+
+extension RecoveryMode {
+    /// What a device must be able to do for it.
+    var features: UblkFeatures {
+        switch self {
+        case .none: []
+        case .queue: [.userRecovery]
+        case .reissue: [.userRecovery, .userRecoveryReissue]
+        case .fail: [.userRecovery, .userRecoveryFailIO]
+        }
+    }
+}

@@ -1,0 +1,48 @@
+import CShims
+import Glibc
+import SystemCalls
+import WorkerProtocol
+
+/// The page in which a device's queues count, as the broker sees it: read-only, of a size that nobody can change any more
+/// (a page that its writer could shrink would kill the reader with SIGBUS), and full of a stranger's claims.
+final class DeviceStatistics {
+    let file: FileDescriptor
+    private let memory: Mapping
+    private let queues: Int
+
+    /// A new page, all zeros.
+    init(queues: Int) throws(SystemError) {
+        let bytes = StatisticsPage.bytes(queues: queues)
+        let flags = UInt32(MFD_CLOEXEC | MFD_ALLOW_SEALING)
+        let file = FileDescriptor(owning: try call("memfd_create") { memfd_create("ubd-statistics", flags) })
+        try call("size a memfd") { ftruncate(file.raw, off_t(bytes)) }
+        try call("seal a memfd") { fcntl(file.raw, F_ADD_SEALS, F_SEAL_SEAL | F_SEAL_SHRINK | F_SEAL_GROW) }
+        memory = try Mapping.shared(file.raw, offset: 0, bytes: bytes, writable: false)
+        self.file = file
+        self.queues = queues
+    }
+
+    /// The page of a worker that an earlier broker started.
+    init(adopting file: consuming FileDescriptor, queues: Int) throws(SystemError) {
+        let bytes = StatisticsPage.bytes(queues: queues)
+        let seals = try call("seals of a memfd") { fcntl(file.raw, F_GET_SEALS) }
+        guard seals & F_SEAL_SHRINK != 0, try file.status().st_size == off_t(bytes) else {
+            throw SystemError("the statistics page is not sealed", EBADF)
+        }
+        memory = try Mapping.shared(file.raw, offset: 0, bytes: bytes, writable: false)
+        self.file = file
+        self.queues = queues
+    }
+
+    /// Of all queues together. Whatever is written there, no sum overflows and no difference is negative.
+    var total: QueueStatistics {
+        var sum = QueueStatistics()
+        for queue in 0..<queues {
+            let part = StatisticsPage.read(UnsafeRawPointer(memory.base), queue: queue)
+            sum.taken &+= part.taken
+            sum.committed &+= part.committed
+            sum.turns &+= part.turns
+        }
+        return sum
+    }
+}

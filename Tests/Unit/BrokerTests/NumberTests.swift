@@ -1,0 +1,184 @@
+import BrokerInterface
+import Glibc
+import KernelABI
+import SystemCalls
+import Testing
+import WorkerProtocol
+
+@testable import ubd_broker
+
+@Suite("The number of a device")
+struct NumberTests {
+    private func udevFiles(_ host: Host) -> [String] { listFolder(host.folder + "/udev") }
+
+    private func udevText(_ host: Host) throws -> String {
+        String(decoding: try readFile(host.folder + "/udev/0"), as: UTF8.self)
+    }
+
+    @Test("udev hears of an owner when the number is ours, and before there is a disk")
+    func tellsUdevInTime() throws {
+        let host = try Host()
+        var before: [String]?
+        var atStart: [String]?
+        host.kernel.beforeAnswer[.addDevice] = { before = udevFiles(host) }
+        host.kernel.beforeAnswer[.startDevice] = { atStart = udevFiles(host) }
+        _ = try host.add().get()
+        #expect(before == [] && atStart == ["0"])
+        #expect(try udevText(host) == "UBD_OWNER=1000\nUBD_LINK=ubdb0\n")
+    }
+
+    @Test("udev never hears of an owner of another server's device")
+    func sparesOthers() throws {
+        let host = try Host()
+        host.kernel.addForeignDevice(5)
+        var seen: [String] = []
+        host.kernel.beforeAnswer[.addDevice] = { seen += udevFiles(host) }
+        #expect(throws: InterfaceError.self) { try host.add(AddRequest(target: "null", id: 5)).get() }
+        #expect(seen + udevFiles(host) == [])
+    }
+
+    @Test("udev is not told to make a link whose name something else has")
+    func keepsNames() throws {
+        let host = try Host()
+        try FileDescriptor.open(host.folder + "/ubdb0", O_WRONLY | O_CREAT, mode: 0o600).writeAll([1])
+        #expect(try host.add().get().0.link == nil)
+        #expect(try udevText(host) == "UBD_OWNER=1000\n")
+    }
+
+    @Test("can be had again at once, although the kernel still has the old device open")
+    func waitsForOld() throws {
+        let host = try Host()
+        _ = try host.add(AddRequest(target: "null", id: 2)).get()
+        #expect(try host.delete(2) == nil)
+        var tries = 0
+        host.kernel.failures[.addDevice] = EEXIST
+        host.kernel.beforeAnswer[.addDevice] = {
+            tries += 1
+            if tries == 3 { host.kernel.failures[.addDevice] = nil }
+        }
+        #expect(try host.add(AddRequest(target: "null", id: 2)).get().0.state == .live)
+        #expect(tries == 3)
+    }
+
+    @Test("a client that goes away while it is waited for leaves nothing")
+    func abandonsWait() throws {
+        let host = try Host()
+        _ = try host.add(AddRequest(target: "null", id: 2)).get()
+        #expect(try host.delete(2) == nil)
+        var tries = 0
+        host.kernel.failures[.addDevice] = EEXIST
+        host.kernel.beforeAnswer[.addDevice] = { tries += 1 }
+        var error: InterfaceError?
+        let operation = host.broker.add(AddRequest(target: "null", id: 2), peer: Host.alice) {
+            if case .failed(let problem) = $0 { error = problem }
+        }
+        try host.run { tries == 2 }
+        operation?.clientGone()
+        try host.run { error != nil }
+        #expect(host.leftovers == [])
+    }
+}
+
+@Suite("What a worker finds wrong")
+struct WorkerFailureTests {
+    private func error(_ failure: WorkerFailure) throws -> InterfaceError? {
+        let host = try Host()
+        host.fault = .refusesFile
+        host.failure = failure
+        var ends: [Int32] = [0, 0]
+        #expect(pipe(&ends) == 0)
+        defer { for end in ends { close(end) } }
+        let request = AddRequest(
+            target: "loop", fileName: "my.img", options: [OptionValue("offset", "4096"), OptionValue("size", "8192")])
+        let result = try host.add(request) { parking in _ = try? send(parking, [0], files: [ends[0]]) }
+        // The child that closes the file takes a moment.
+        try host.run { host.leftovers == [] }
+        guard case .failure(let error) = result else { return nil }
+        return error
+    }
+
+    @Test("is told with the name of the file")
+    func namesFile() throws {
+        for step in [WorkerFailure.Step.fileIsDirectory, .fileIsPathOnly, .fileOnKernelFilesystem, .fileEmpty] {
+            let error = try error(WorkerFailure(step))
+            #expect(error?.name == "io.ubd.Broker.BadFile")
+            #expect(error?.message.hasPrefix("my.img ") == true)
+        }
+    }
+
+    @Test("is told with the value that was asked, and what there is")
+    func namesValue() throws {
+        #expect(
+            try error(WorkerFailure(.offsetBeyondEnd, detail: 1000))?.message
+                == "offset 4096 lies beyond the 1000 bytes of my.img")
+        #expect(
+            try error(WorkerFailure(.sizeBeyondEnd, detail: 1000))?.message
+                == "size 8192 is more than the 1000 bytes left in my.img")
+    }
+
+    @Test("a ring that may not be made means that io_uring is switched off, and how to switch it on")
+    func namesSetting() throws {
+        let error = try error(WorkerFailure(.ring, errno: EPERM))
+        #expect(error?.name == "io.ubd.Broker.KernelUnsupported")
+        #expect(error?.remedy.contains("kernel.io_uring_group=12345") == true)
+        #expect(try self.error(WorkerFailure(.ring, errno: ENOMEM))?.name == "io.ubd.Broker.Failed")
+    }
+}
+
+@Suite("The block device behind a disk")
+struct BackingDeviceTests {
+    /// A sysfs with one device 8:1 whose folder is a link to `target`, and with slaves that are links too.
+    private func sysfs(_ host: Host, _ target: String, slaves: [String: String] = [:]) throws -> BackingDevice {
+        let root = host.folder + "/sys"
+        let folder = "\(root)/dev/block/\(target)"
+        var path = ""
+        for part in "\(folder)/slaves".split(separator: "/") {
+            path += "/" + part
+            mkdir(path, 0o700)
+        }
+        for (name, below) in slaves { symlink(below, "\(folder)/slaves/\(name)") }
+        #expect(symlink(target, "\(root)/dev/block/8:1") == 0)
+        return BackingDevice(major: 8, minor: 1, sysfs: root)
+    }
+
+    @Test(
+        "a ublk disk and its partitions are known by their names in sysfs, on old kernels and new ones",
+        arguments: ["virtual/block/ublkb0", "virtual/ublk-char/ublkc0/block/ublkb0", "virtual/block/ublkb12/ublkb12p1"])
+    func findsUblk(_ target: String) throws {
+        let host = try Host()
+        let device = try sysfs(host, target)
+        #expect(device.exists && device.liesOnUblk)
+        withExtendedLifetime(host) {}
+    }
+
+    @Test("so is what lies on one", arguments: ["../../x/ublkb3", "../../x/ublkb3/ublkb3p2"])
+    func findsBelow(_ slave: String) throws {
+        let host = try Host()
+        #expect(try sysfs(host, "virtual/block/dm-0", slaves: ["sda": "../../sda", "below": slave]).liesOnUblk)
+        withExtendedLifetime(host) {}
+    }
+
+    @Test("other disks may be there")
+    func allowsOthers() throws {
+        let host = try Host()
+        let device = try sysfs(host, "pci0/nvme0n1/nvme0n1p1", slaves: ["sda": "../../sda"])
+        #expect(device.exists && !device.liesOnUblk)
+        withExtendedLifetime(host) {}
+    }
+
+    @Test("one without a folder is gone")
+    func findsGone() throws {
+        #expect(!BackingDevice(major: 8, minor: 1, sysfs: try Host().folder).exists)
+    }
+
+    @Test("an add on a ublk disk is refused, and leaves nothing")
+    func refuses() throws {
+        let host = try Host()
+        _ = try sysfs(host, "virtual/block/ublkb0")
+        host.geometry.backingMajor = 8
+        host.geometry.backingMinor = 1
+        let error = #expect(throws: InterfaceError.self) { try host.add().get() }
+        #expect(error?.message.contains("is a ublk device or lies on one") == true)
+        #expect(host.leftovers == [])
+    }
+}

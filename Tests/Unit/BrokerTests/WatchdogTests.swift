@@ -1,0 +1,90 @@
+import Glibc
+import SystemCalls
+import Testing
+import WorkerProtocol
+
+@testable import ubd_broker
+
+@Suite("The watchdog")
+struct WatchdogTests {
+    private func sample(
+        inFlight: Int = 4, taken: UInt64 = 10, committed: UInt64 = 6, stopped: Bool = false
+    ) -> ProgressWatch.Sample {
+        var claims = QueueStatistics()
+        claims.taken = taken
+        claims.committed = committed
+        return ProgressWatch.Sample(inFlight: inFlight, claims: claims, isStopped: stopped)
+    }
+
+    /// What it says in the end of the same sample every second for so long; the limit is 10 s.
+    private func verdict(after seconds: Int, of sample: ProgressWatch.Sample) -> ProgressWatch.Verdict {
+        var watch = ProgressWatch()
+        var verdict = ProgressWatch.Verdict.fine
+        for second in 0...seconds {
+            verdict = watch.look(sample, now: UInt64(second) * 1_000_000_000 + 1, limit: 10_000_000_000)
+        }
+        return verdict
+    }
+
+    @Test("leaves a worker without work alone, however long it does nothing")
+    func idle() {
+        #expect(verdict(after: 1000, of: sample(inFlight: 0)) == .fine)
+        #expect(verdict(after: 1000, of: sample(inFlight: 0, stopped: true)) == .fine)
+    }
+
+    @Test("gives a worker with work the whole time that is set")
+    func patient() {
+        #expect(verdict(after: 10, of: sample(taken: 6)) == .fine)
+        #expect(verdict(after: 11, of: sample(taken: 6)) == .hung)
+    }
+
+    @Test("does not take a slow file for a dead worker")
+    func slowFile() {
+        #expect(verdict(after: 11, of: sample()) == .waitsForFile)
+        #expect(verdict(after: 5000, of: sample()) == .waitsForFile)
+    }
+
+    @Test("takes a stopped worker for hung, whatever it holds")
+    func stopped() {
+        #expect(verdict(after: 11, of: sample(stopped: true)) == .hung)
+    }
+
+    @Test("counts from the last request that went back")
+    func progress() {
+        var watch = ProgressWatch()
+        var verdicts: Set<String> = []
+        for second in 0..<100 {
+            let verdict = watch.look(
+                sample(taken: UInt64(second / 5) + 4, committed: UInt64(second / 5)),
+                now: UInt64(second) * 1_000_000_000, limit: 10_000_000_000)
+            verdicts.insert("\(verdict)")
+        }
+        #expect(verdicts == ["fine"])
+    }
+
+    @Test("is not confused by claims that make no sense")
+    func nonsense() {
+        #expect(verdict(after: 11, of: sample(taken: 0, committed: .max)) == .hung)
+        #expect(verdict(after: 11, of: sample(taken: .max, committed: 0)) == .waitsForFile)
+    }
+}
+
+@Suite("A device's statistics page")
+struct DeviceStatisticsTests {
+    @Test("adds up the queues and never traps, whatever a worker wrote")
+    func sums() throws {
+        let statistics = try DeviceStatistics(queues: 2)
+        #expect(statistics.total == QueueStatistics())
+        let memory = try Mapping.shared(statistics.file.raw, offset: 0, bytes: 4096, writable: true)
+        memory.base.storeBytes(of: UInt64.max, toByteOffset: 0, as: UInt64.self)
+        memory.base.storeBytes(of: UInt64(3), toByteOffset: StatisticsPage.stride, as: UInt64.self)
+        #expect(statistics.total.taken == 2)
+    }
+
+    @Test("can't be shrunk under the broker's eyes")
+    func sealed() throws {
+        let statistics = try DeviceStatistics(queues: 1)
+        #expect(ftruncate(statistics.file.raw, 0) == -1)
+        #expect(errno == EPERM)
+    }
+}
