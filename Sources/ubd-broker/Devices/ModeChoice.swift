@@ -15,10 +15,11 @@ struct ModeChoice {
         guard let wanted = plan.mode else { return plan.target.bestModes.first { isAllowed($0) } ?? .copy }
         let missing = wanted.features.subtracting(kernel)
         guard missing.isEmpty else {
+            let names = missing.nameList.joined(separator: ",")
             throw .kernelUnsupported(
-                message: "this kernel's ublk driver can not do mode \(wanted.rawValue)",
+                message: "this kernel's ublk driver can not do mode \(wanted.rawValue): it lacks \(names)",
                 remedy: "leave --mode out for the best that it can do, or use \(wanted.since) or later",
-                feature: missing.nameList.joined(separator: ","))
+                feature: names)
         }
         guard !wanted.isZeroCopy || zeroCopyGranted else {
             throw .notPermitted(
