@@ -164,10 +164,11 @@ final class Broker {
     func holder(of device: ManagedDevice) -> String? { surroundings.holder(device.id) }
 
     /// What is wrong with a stopped worker's sandbox; nil when it stands.
-    func verification(of worker: any Worker) -> String? {
+    func verification(of worker: any Worker, threads: Int) -> String? {
         // The stages of the worker's own come on top of what it inherits.
         surroundings.verify(
-            SandboxVerification(uid: worker.uid, gid: workerGID, seccompFilters: ownFilters + 2), worker.pid)
+            SandboxVerification(
+                uid: worker.uid, gid: workerGID, seccompFilters: ownFilters + 2, threads: threads), worker.pid)
     }
 
     /// Why a number can't be had; nil when it can, as far as we know.
@@ -243,7 +244,11 @@ final class Broker {
         guard device.worker == nil || device.worker?.end != nil else {
             // A worker that can't be killed: neither STOP nor DEL, they would hold up everybody (kernel-facts, G).
             device.setState(.stuck, reason: reason)
-            return save(device)
+            save(device)
+            device.worker?.setHandler { [self] event in
+                if case .ended = event, device.teardown == nil { fail(device, because: reason) }
+            }
+            return
         }
         release(device)
         device.setState(.failed, reason: reason)

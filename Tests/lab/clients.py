@@ -92,15 +92,18 @@ def in_child(user, function, *arguments):
     return value
 
 
-def made(user="alice", target="null", **parameters):
-    """Adds a null device without the CLI, which takes a while to start here; returns the device."""
+def made(user="alice", target="null", patience=0, **parameters):
+    """Adds a null device without the CLI, which takes a while to start here; returns the device. `patience`: so many
+    seconds the kernel may still have the number, when the broker that deleted its last device has died since."""
 
     def add():
         with Varlink() as link:
             link.send("io.ubd.Broker.Add", add_request(target, **parameters), more=True)
             return link.receive()
 
-    reply = in_child(user, add)
+    deadline = time.monotonic() + patience * PATIENCE
+    while error_of(reply := in_child(user, add))[0] == "IdInUse" and time.monotonic() < deadline:
+        time.sleep(0.1)
     assert "device" in reply.get("parameters", {}), f"add as {user}: {reply}"
     return reply["parameters"]["device"]
 
@@ -149,6 +152,11 @@ def error_of(reply):
 def raw_devices():
     with Varlink() as link:
         return link.call("io.ubd.Broker.List")["devices"]
+
+
+def unload_module():
+    """Removes ublk_drv. The kernel ends a dead broker's ring, which holds the control node, a little later than its process."""
+    return eventually(15, lambda: run("modprobe", "-r", "ublk_drv").returncode == 0) and not os.path.exists("/dev/ublk-control")
 
 
 def stand_in(step):

@@ -55,10 +55,21 @@ public struct ProcessHandle: ~Copyable {
                 try rawCall("pidfd_getfd \(descriptor) of process \(pid)") { ubd_pidfd_getfd(file.raw, descriptor) }))
     }
 
-    /// Reports a change of a child without waiting for one; nil when nothing happened. `stopped` also reports stops.
-    public func poll(stopped: Bool = false) throws(SystemError) -> ProcessChange? {
+    /// Reports the end of a child, once, without waiting for it; nil while it lives. ECHILD when it was reported already.
+    public func poll() throws(SystemError) -> ProcessChange? { try change(WEXITED) }
+
+    /// Reports that a child was stopped, once; nil otherwise. Leaves an end for `poll`.
+    public func pollStop() throws(SystemError) -> ProcessChange? {
+        do throws(SystemError) { return try change(WSTOPPED) } catch {
+            // What the kernel says of a child that has ended when it is not asked for ends.
+            if error.errno == ECHILD { return nil }
+            throw error
+        }
+    }
+
+    private func change(_ kind: Int32) throws(SystemError) -> ProcessChange? {
         var info = siginfo_t()
-        let options = WEXITED | WNOHANG | (stopped ? WSTOPPED : 0)
+        let options = kind | WNOHANG
         try call("waitid") { waitid(P_PIDFD, id_t(file.raw), &info, options) }
         return ProcessHandle.change(info)
     }

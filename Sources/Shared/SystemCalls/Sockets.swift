@@ -105,9 +105,12 @@ private func call2(_ operation: String, _ body: () -> (Int, Int)) throws(SystemE
 }
 
 /// Sends bytes, with files when there are some; the files stay the caller's. Never raises SIGPIPE.
-/// Returns how many bytes went; EAGAIN is thrown like any other error.
+/// Returns how many bytes went; EAGAIN is thrown like any other error. Without `wait` it never waits for room, whatever
+/// the socket's own flags: the other side may have filled it on purpose.
 @discardableResult
-public func send(_ fd: Int32, _ bytes: [UInt8], files: [Int32] = []) throws(SystemError) -> Int {
+public func send(
+    _ fd: Int32, _ bytes: [UInt8], files: [Int32] = [], wait: Bool = true
+) throws(SystemError) -> Int {
     var control = [UInt8](repeating: 0, count: files.isEmpty ? 0 : ubd_rights_space(files.count))
     return try call("sendmsg") {
         bytes.withUnsafeBytes { bytes in
@@ -122,7 +125,7 @@ public func send(_ fd: Int32, _ bytes: [UInt8], files: [Int32] = []) throws(Syst
                         message.msg_control = control.baseAddress
                         message.msg_controllen = control.count
                     }
-                    return sendmsg(fd, &message, Int32(MSG_NOSIGNAL))
+                    return sendmsg(fd, &message, Int32(MSG_NOSIGNAL) | (wait ? 0 : Int32(MSG_DONTWAIT)))
                 }
             }
         }

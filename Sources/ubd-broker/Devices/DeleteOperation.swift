@@ -31,7 +31,9 @@ final class DeleteOperation {
         }
         if let holder = broker.holder(of: device) { return refuse(busyWith: holder) }
         if device.recovery != nil { return refuse(busyWith: "getting a new worker right now") }
-        if device.worker == nil { return takeDown(.killFirst) }
+        if device.watch.isReported { return refuse(busyWith: "waiting for its file, which does not answer") }
+        // STOP_DEV of a device whose worker does not serve would hang.
+        if device.worker == nil || device.info.state == .stuck { return takeDown(.killFirst) }
         guard let control = broker.driver.opened, control.features.contains(.safeStop) else {
             // Before 7.0 the kernel can't tell whether somebody has it open; mounts, swap and holders were checked.
             return takeDown(.orderly)

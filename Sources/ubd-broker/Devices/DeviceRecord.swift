@@ -154,8 +154,12 @@ struct RecordStore {
         try replaceFile("\(udevFolder)/\(device.id)", with: Array(text.utf8), mode: 0o644)
     }
 
-    func remove(_ id: UInt32) {
+    func removeUdev(_ id: UInt32) {
         unlink("\(udevFolder)/\(id)")
+    }
+
+    func remove(_ id: UInt32) {
+        removeUdev(id)
         unlink("\(folder)/\(id)")
     }
 

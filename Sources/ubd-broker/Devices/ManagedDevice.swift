@@ -63,6 +63,9 @@ final class ManagedDevice {
         record.recoveryStarted = recoveryStarted
         if let control = self.worker?.controlInode, let parking = parkingInode {
             record.sockets = DeviceRecord.Sockets(control: control, parking: parking)
+        } else {
+            // Not held at the moment: a later broker may have more luck.
+            record.sockets = sockets
         }
         return record
     }

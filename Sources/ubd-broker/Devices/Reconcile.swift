@@ -15,7 +15,8 @@ extension Broker {
         }
         // A worker may have been left stopped by a broker that died during START_DEV.
         let workers = records.map { record in record.worker.flatMap { adopt($0) } }
-        let recorded = Set(records.compactMap { $0.worker?.uid })
+        let recorded = Set(workers.compactMap { $0?.uid })
+        if !records.isEmpty { try demandDriver() }
         let unrecorded = uids.processes(except: recorded).filter { $0.status.isWorker(uid: $0.uid, gid: workerGID) }
         if let user = uids.collision(except: recorded.union(unrecorded.map(\.uid))) {
             throw Startup.Refusal(
@@ -40,6 +41,16 @@ extension Broker {
                 unexamined -= 1
                 if unexamined == 0 { done() }
             }
+        }
+    }
+
+    /// Without the driver there can be no device. Any other reason why it can't be asked says nothing about the devices,
+    /// and to undo them for it would be the end of what serves.
+    private func demandDriver() throws {
+        do throws(InterfaceError) { _ = try driver.ready() } catch {
+            if case .kernelUnsupported(_, _, "ublk_drv") = error { return }
+            throw Startup.Refusal(
+                message: "there are devices to take over, but \(error.message); \(error.remedy)", status: 1)
         }
     }
 
@@ -68,7 +79,9 @@ extension Broker {
         let request = ControlRequest(operation: .getDeviceInfo, device: device.id, buffer: buffer)
         control.submit(request) { [self] answer in
             defer { done() }
-            guard case .result(let result, let bytes) = answer, result >= 0 else { return undo(device) }
+            guard case .result(let result, let bytes) = answer, result >= 0 else {
+                return answer.errno == ENODEV ? undo(device) : leave(device, answer.errno)
+            }
             let info = bytes.withUnsafeBytes { $0.loadUnaligned(as: UblkDeviceInfo.self) }
             guard info.serverFlags == device.info.generation else {
                 Log.warning("not-ours", ("device", "\(device.id)"))
@@ -80,11 +93,21 @@ extension Broker {
         }
     }
 
+    /// The kernel did not say what it is: left alone, whatever it is.
+    private func leave(_ device: ManagedDevice, _ errno: Int32) {
+        device.setState(.unmanaged, reason: "the kernel did not tell of it: \(SystemError.message(errno))")
+        Log.error("unexamined", ("device", "\(device.id)"), ("errno", SystemError.name(errno)))
+    }
+
     private func decide(_ device: ManagedDevice, _ info: UblkDeviceInfo) {
         let state = UblkDeviceState(rawValue: info.state)
+        let serves = state == .live && info.serverPID == device.worker?.pid && device.worker?.isAlive == true
         switch device.step {
         case .live where device.info.state == .failed: save(device)
-        case .live where state == .live && info.serverPID == device.worker?.pid && device.worker?.isAlive == true:
+        // Also one whose recovery was over and not yet recorded.
+        case .live where serves, .recovering where serves:
+            device.step = .live
+            device.recoveryStarted = false
             takeOver(device)
         // Its worker's death leaves a device that can be recovered QUIESCED. Only STOP_DEV makes it DEAD: its deletion had
         // begun. (TRY_STOP_DEV has no step of its own: it may be refused, and then the device is as live as before.)
@@ -97,7 +120,7 @@ extension Broker {
     /// A live device of an earlier broker: checked as if it were new, and its sockets taken back.
     private func takeOver(_ device: ManagedDevice) {
         guard let worker = device.worker else { return }
-        if let problem = verification(of: worker) ?? reclaim(device, worker) {
+        if let problem = verification(of: worker, threads: Int(device.info.queues) + 1) ?? reclaim(device, worker) {
             // It serves on; only a death of its worker can't be mended.
             device.setState(.unmanaged, reason: "it could not be taken over: \(problem)")
         } else {

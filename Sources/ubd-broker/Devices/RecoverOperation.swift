@@ -108,12 +108,16 @@ final class RecoverOperation {
     private func startRecovery() {
         if isRecovering, !broker.canRepeatRecovery { return startWorker() }
         isRecovering = true
-        broker.save(device)
+        do throws(SystemError) { try broker.store.write(device.record) } catch {
+            // A later broker would not know that it must not be sent again.
+            return giveUp("its record can not be written: \(error)")
+        }
         command(ControlRequest(operation: .startUserRecovery, device: device.id)) { [self] answer in
             switch answer.errno {
             case 0: startWorker()
             case EBUSY:
                 isRecovering = false
+                broker.save(device)
                 again(Deadline.startRecovery, "the dead worker's files stay open") { [self] in startRecovery() }
             default:
                 giveUp("the kernel refused START_USER_RECOVERY: \(SystemError.message(answer.errno))")
@@ -135,8 +139,7 @@ final class RecoverOperation {
                 geometry: { [unowned self] geometry in compare(geometry) },
                 ready: { [unowned self] in endRecovery() },
                 failed: { [unowned self] error in replacementFailed(error) },
-                // From here on its death is a death like the first one.
-                sealed: { [unowned self] in isRecovering = false }))
+                sealed: {}))
         self.start = start
         start.begin()
     }

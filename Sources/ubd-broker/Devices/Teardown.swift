@@ -31,6 +31,9 @@ final class Teardown {
     private var outcome: InterfaceError??
     private var killTimer: EventLoop.Timer?
     private var deleteAttempts = 0
+    private var deletion = UblkControlOperation.deleteDeviceAsync
+    /// A recovery that was under way is over.
+    private var isBegun = false
 
     init(_ device: ManagedDevice, broker: Broker, completion: @escaping (InterfaceError?) -> Void) {
         self.device = device
@@ -45,7 +48,8 @@ final class Teardown {
 
     /// Waits no longer for what the worker still serves: its death ends a STOP_DEV that hangs on it.
     func hurry() {
-        device.worker?.kill()
+        // While a recovery ends its command the worker must live (6.12); it is killed right afterwards in any case.
+        if isBegun { device.worker?.kill() }
     }
 
     func begin(_ manner: Manner) {
@@ -54,6 +58,7 @@ final class Teardown {
             // Above all END_USER_RECOVERY must be over before its worker dies.
             return recovery.abandon { [self] in begin(.killFirst) }
         }
+        isBegun = true
         device.setState(.deleting, reason: device.info.reason)
         device.step = .deleting
         broker.save(device)
@@ -92,8 +97,10 @@ final class Teardown {
         killTimer = broker.loop.after(milliseconds: Deadline.kill) { [self] in becomeStuck() }
     }
 
-    private func becomeStuck() {
-        let reason = "its worker can not be killed: it waits for a file or disk that does not answer"
+    private func becomeStuck(
+        _ reason: String = "its worker can not be killed: it waits for a file or disk that does not answer",
+        step: String = "kill"
+    ) {
         device.setState(.stuck, reason: reason)
         broker.save(device)
         Log.warning("stuck", ("device", "\(device.id)"), ("owner", "\(device.owner)"))
@@ -101,16 +108,39 @@ final class Teardown {
             .failed(
                 message: "device \(device.id) is stuck: \(reason)",
                 remedy: "bring the backing storage back; the device is deleted as soon as it answers",
-                step: "kill", errno: nil))
+                step: step, errno: nil))
     }
 
     private func delete() {
         guard device.isInKernel else { return clean() }
-        command(.deleteDeviceAsync, deadline: Deadline.command) { [self] answer in
+        // The disk is gone, and its number free at any moment from here: the next one's owner is not ours to tell.
+        broker.store.removeUdev(device.id)
+        let timer = broker.loop.after(milliseconds: Deadline.command) { [self] in
+            becomeStuck("the kernel has not deleted it yet", step: "DEL_DEV")
+        }
+        command(deletion, deadline: Deadline.command) { [self] answer in
+            broker.loop.cancel(timer)
             switch answer.errno {
             case 0, ENODEV, ENOENT: clean()
+            case EOPNOTSUPP where deletion == .deleteDeviceAsync:
+                // Before 6.7 there is only the one that waits for whoever has the disk open.
+                deletion = .deleteDevice
+                delete()
             default: retryDelete(answer.errno)
             }
+        }
+    }
+
+    /// Whether the kernel still has our device under that number; another server may have got it meanwhile.
+    private func deleteIfOurs() {
+        let buffer = [UInt8](repeating: 0, count: MemoryLayout<UblkDeviceInfo>.size)
+        let request = ControlRequest(operation: .getDeviceInfo, device: device.id, buffer: buffer)
+        broker.driver.opened?.submit(request) { [self] answer in
+            guard case .result(let result, let bytes) = answer else { return retryDelete(answer.errno) }
+            if result == -ENODEV { return clean() }
+            guard result >= 0 else { return retryDelete(answer.errno) }
+            let info = bytes.withUnsafeBytes { $0.loadUnaligned(as: UblkDeviceInfo.self) }
+            if info.serverFlags == device.info.generation { delete() } else { clean() }
         }
     }
 
@@ -127,7 +157,7 @@ final class Teardown {
                     remedy: "it is tried again by itself; see 'ubd list -n \(device.id)'", step: "DEL_DEV",
                     errno: Int64(errno)))
         }
-        broker.loop.after(milliseconds: min(1000 * deleteAttempts, 60_000)) { [self] in delete() }
+        broker.loop.after(milliseconds: min(1000 * deleteAttempts, 60_000)) { [self] in deleteIfOurs() }
     }
 
     private func clean() {

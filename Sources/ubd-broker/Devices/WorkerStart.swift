@@ -146,7 +146,9 @@ final class WorkerStart {
 
     private func verify() {
         guard let worker = device.worker else { return }
-        if let problem = broker.verification(of: worker) { return fail(StartErrors.sandboxMissing(problem)) }
+        if let problem = broker.verification(of: worker, threads: Int(launch.queues) + 1) {
+            return fail(StartErrors.sandboxMissing(problem))
+        }
         guard worker.isAlive else { return fail(StartErrors.workerBroke("it died before the start")) }
         abandon()
         listener.ready()

@@ -14,6 +14,16 @@ struct ControlRequest {
     var deadline: Int = 10_000
 }
 
+extension UblkControlOperation {
+    /// A deadline does not end these: their callers wait for the kernel's own answer.
+    var mustBeHeardOut: Bool {
+        switch self {
+        case .addDevice, .deleteDevice, .deleteDeviceAsync, .startDevice, .endUserRecovery: true
+        default: false
+        }
+    }
+}
+
 enum ControlAnswer {
     /// The kernel's result (negated errno when negative) and the buffer afterwards.
     case result(Int32, [UInt8])

@@ -21,6 +21,7 @@ final class ControlRing: ControlDevice {
     private let encoding: Encoding
     private var ring: Ring
     private var pending: [UInt64: Pending] = [:]
+    private var waiting: [(ControlRequest, (ControlAnswer) -> Void)] = []
     private var nextTicket: UInt64 = 1
     private(set) var features: UblkFeatures = []
 
@@ -39,6 +40,8 @@ final class ControlRing: ControlDevice {
             entries: ControlRing.entries, completions: 2 * ControlRing.entries,
             flags: IOUring.Setup.disabled | IOUring.Setup.bigEntries)
         try ring.register(files: [file.raw])
+        // A command that hangs holds a helper thread of the kernel's; the default is a few for each processor.
+        try ring.limitWorkers(bounded: 1024, unbounded: 1024)
         try ring.restrict(
             to: RingSeal(
                 operations: [IOUring.Operation.uringCommand, IOUring.Operation.asyncCancel],
@@ -51,15 +54,26 @@ final class ControlRing: ControlDevice {
     }
 
     func submit(_ request: ControlRequest, _ completion: @escaping (ControlAnswer) -> Void) {
-        guard let code = commandCode(request.operation), pending.count < Int(ControlRing.entries) else {
-            let errno = commandCode(request.operation) == nil ? EOPNOTSUPP : EBUSY
-            loop.later { completion(.result(-errno, [])) }
-            return
+        guard let code = commandCode(request.operation) else {
+            return loop.later { completion(.result(-EOPNOTSUPP, [])) }
+        }
+        // What does not fit waits its turn: a refusal here would be taken for the kernel's.
+        guard pending.count < Int(ControlRing.entries) / 2 else {
+            return waiting.append((request, completion))
         }
         let ticket = start(request, code)
         pending[ticket]?.completion = completion
-        pending[ticket]?.timer = loop.after(milliseconds: request.deadline) { [unowned self] in self.giveUp(ticket) }
+        pending[ticket]?.timer = loop.after(milliseconds: request.deadline) { [unowned self] in
+            giveUp(ticket, request)
+        }
         enter()
+    }
+
+    private func submitWaiting() {
+        while !waiting.isEmpty, pending.count < Int(ControlRing.entries) / 2 {
+            let (request, completion) = waiting.removeFirst()
+            submit(request, completion)
+        }
     }
 
     private func commandCode(_ operation: UblkControlOperation) -> UInt32? {
@@ -95,15 +109,20 @@ final class ControlRing: ControlDevice {
         return ticket
     }
 
-    /// The deadline passed: the caller goes on, the kernel is asked to stop, the memory stays.
-    private func giveUp(_ ticket: UInt64) {
+    /// The deadline passed: the kernel is asked to stop, and the memory stays until it has. For most commands the caller
+    /// goes on; for those that make, start or remove a device it must hear what really became of them, however late: a
+    /// worker that is killed during START_DEV can crash an old kernel, and a number that is deleted twice may be another
+    /// server's by then.
+    private func giveUp(_ ticket: UInt64, _ request: ControlRequest) {
         guard let completion = pending[ticket]?.completion else { return }
-        pending[ticket]?.completion = nil
+        Log.warning("control-late", ("command", "\(request.operation)"), ("device", "\(request.device)"))
         ring.pushBig(
             SubmissionEntry(
                 operation: IOUring.Operation.asyncCancel, file: -1, address: ticket, userData: 0),
             more: (0, 0))
         enter()
+        if request.operation.mustBeHeardOut { return }
+        pending[ticket]?.completion = nil
         completion(.timedOut)
     }
 
@@ -122,6 +141,7 @@ final class ControlRing: ControlDevice {
         while let entry = batch.take() { done.append(entry) }
         ring.finish(batch)
         for entry in done { finish(entry) }
+        submitWaiting()
     }
 
     private func finish(_ entry: CompletionEntry) {

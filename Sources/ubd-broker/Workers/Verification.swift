@@ -12,6 +12,7 @@ struct ProcessStatus: Equatable {
     var seccompMode = 0
     var seccompFilters = 0
     var state: Character = "?"
+    var name = ""
 
     /// It has the ids that only a worker of that group has.
     func isWorker(uid: UInt32, gid: UInt32) -> Bool {
@@ -29,6 +30,7 @@ struct ProcessStatus: Equatable {
             let words = line[line.index(after: colon)...].split { $0 == "\t" || $0 == " " }
             let key = line[..<colon]
             switch key {
+            case "Name": name = words.joined(separator: " ")
             case "Uid": uids = words.compactMap { UInt32($0) }
             case "Gid": gids = words.compactMap { UInt32($0) }
             case "Groups": groups = words.compactMap { UInt32($0) }
@@ -50,15 +52,22 @@ struct SandboxVerification {
     let gid: UInt32
     /// The broker's own filters are inherited, so "seccomp is on" alone would prove nothing: two more must be there.
     let seccompFilters: Int
+    /// Threads of its own that it must have at least: one for each queue, and the main one. A queue whose thread left would
+    /// be one whose fetches are taken back.
+    var threads = 1
 
     /// nil when every task of the process is confined as it must be; otherwise what is wrong.
     func problem(inProcess pid: Int32) -> String? {
         let tasks = listFolder("/proc/\(pid)/task")
         if tasks.isEmpty { return "the process is gone" }
+        var own = 0
         for task in tasks {
-            guard let status = try? ProcessStatus(of: "\(pid)/task/\(task)") else { return "task \(task) is gone" }
+            // A helper thread of the kernel's may end between the two looks; the worker's own are counted.
+            guard let status = try? ProcessStatus(of: "\(pid)/task/\(task)") else { continue }
             if let problem = problem(in: status) { return "task \(task): \(problem)" }
+            if !status.name.hasPrefix("iou-"), !"ZX".contains(status.state) { own += 1 }
         }
+        if own < threads { return "\(own) threads instead of \(threads)" }
         guard let mounts = try? readFile("/proc/\(pid)/mountinfo") else { return "its mounts can't be read" }
         let count = mounts.split(separator: UInt8(ascii: "\n")).count
         return count == 1 ? nil : "\(count) mounts instead of one empty root"

@@ -101,12 +101,12 @@ final class WorkerProcess: Worker {
 
     func send(_ message: LaunchMessage, parking: Int32, statistics: Int32, bundle: Int32) throws(SystemError) {
         guard let end = control?.raw else { throw SystemError("send to worker", EPIPE) }
-        try SystemCalls.send(end, message.encoded(), files: [parking, end, statistics, bundle])
+        try SystemCalls.send(end, message.encoded(), files: [parking, end, statistics, bundle], wait: false)
     }
 
     func send(_ message: ServeMessage) throws(SystemError) {
         guard let end = control?.raw else { throw SystemError("send to worker", EPIPE) }
-        try SystemCalls.send(end, message.encoded())
+        try SystemCalls.send(end, message.encoded(), wait: false)
     }
 
     func stop() throws(SystemError) {
@@ -130,7 +130,7 @@ final class WorkerProcess: Worker {
     }
 
     func checkStopped() {
-        guard waitsForStop, case .stopped? = try? process.poll(stopped: true) else { return }
+        guard waitsForStop, case .stopped? = try? process.pollStop() else { return }
         waitsForStop = false
         handler?(.stopped)
     }
@@ -213,7 +213,15 @@ final class WorkerProcess: Worker {
     }
 
     private func ended() {
-        guard end == nil, let change = try? process.poll() else { return }
+        guard end == nil else { return }
+        let change: ProcessChange
+        do throws(SystemError) {
+            guard let reported = try process.poll() else { return }
+            change = reported
+        } catch {
+            // It is dead all the same, and a pidfd that stays readable must not be watched for ever.
+            change = .gone
+        }
         end = change
         endWatch(of: process.file.raw)
         // What it said last is still in the socket, and explains the death.

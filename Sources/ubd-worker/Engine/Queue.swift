@@ -58,6 +58,9 @@ struct Queue: ~Copyable {
     let isZeroCopy: Bool
     /// The first word of every fetch and commit: URING_CMD on /dev/ublkcN. A test puts a NOP there and plays the kernel.
     let commandHead: UInt64
+    /// The numbers of the two commands: drivers before Linux 6.4 know plain ones.
+    let fetchCommand: UInt32
+    let commitCommand: UInt32
     /// The kernel's description of each tag's request; read-only and valid from its command's completion to its commit.
     var descriptors: UnsafePointer<UblkIODescriptor>
     /// Tags that the driver has not taken back yet.
@@ -81,7 +84,7 @@ struct Queue: ~Copyable {
     /// overflows. `maxIOBytes` in bytes.
     init(
         number: UInt16, depth: UInt16, maxIOBytes: UInt32, ring: consuming Ring, buffers: RequestBuffers = .own,
-        commandHead: UInt64 = Queue.deviceHead
+        commandHead: UInt64 = Queue.deviceHead, legacyOpcodes: Bool = false
     ) throws(SystemError) {
         precondition(UInt32(depth) <= ring.capacity && depth > 0)
         switch buffers {
@@ -111,6 +114,8 @@ struct Queue: ~Copyable {
         self.number = number
         self.depth = depth
         self.commandHead = commandHead
+        fetchCommand = legacyOpcodes ? UblkIOCommand.legacyFetch : UblkIOCommand.fetch
+        commitCommand = legacyOpcodes ? UblkIOCommand.legacyCommitAndFetch : UblkIOCommand.commitAndFetch
         live = Int(depth)
         descriptorMemory = nil
     }
@@ -144,7 +149,7 @@ struct Queue: ~Copyable {
     /// Asks the kernel for a request on every tag, in one system call. Throws when it refuses one; a queue must never be
     /// left half-fetched, so the caller ends the process then.
     mutating func fetchAll() throws(SystemError) {
-        for tag in 0..<depth { push(UblkIOCommand.fetch, tag: tag, result: 0) }
+        for tag in 0..<depth { push(fetchCommand, tag: tag, result: 0) }
         try submitFetches()
     }
 
@@ -171,7 +176,7 @@ struct Queue: ~Copyable {
     /// Gives a request back with its result and asks for the next one on the same tag.
     @inline(__always)
     mutating func commit(_ tag: UInt16, _ outcome: Outcome) {
-        push(UblkIOCommand.commitAndFetch, tag: tag, result: outcome.rawValue)
+        push(commitCommand, tag: tag, result: outcome.rawValue)
         counters.committed &+= 1
     }
 

@@ -22,6 +22,8 @@ struct QueueAssignment: Sendable {
     /// Set of processors, one bit each, that the kernel gives this queue requests from; empty: not known.
     var processors: [UInt64]
     var seal: RingSeal
+    /// Command numbers of drivers before Linux 6.4.
+    var legacyOpcodes: Bool
     /// Address of this queue's part of the statistics page.
     var statistics: UInt
     var rendezvous: Rendezvous
@@ -119,7 +121,7 @@ enum QueueThread {
         do {
             var queue = try Queue(
                 number: assignment.number, depth: assignment.depth, maxIOBytes: assignment.maxIOBytes, ring: ring,
-                buffers: assignment.zeroCopy ? .registered() : .own)
+                buffers: assignment.zeroCopy ? .registered() : .own, legacyOpcodes: assignment.legacyOpcodes)
             queue.published = UnsafeMutablePointer(bitPattern: assignment.statistics)
             assignment.rendezvous.reportPrepared(canMakeRings: !sealed)
             return Prepared(queue: queue, batch: batch)

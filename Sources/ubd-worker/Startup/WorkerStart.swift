@@ -92,6 +92,7 @@ package struct WorkerStart {
                     number: number, depth: launch.depth, maxIOBytes: launch.maxIOBytes, target: target.served,
                     zeroCopy: zeroCopy, batch: launch.flags.contains(.batch), files: files,
                     processors: Int(number) < serve.affinity.count ? serve.affinity[Int(number)] : [], seal: seal,
+                    legacyOpcodes: launch.flags.contains(.legacyOpcodes),
                     statistics: statistics + UInt(number) * UInt(StatisticsPage.stride), rendezvous: rendezvous))
         }
         return rendezvous

@@ -143,6 +143,34 @@ struct DeleteTests {
         #expect(host.leftovers == [])
     }
 
+    @Test("a number that another server got while the kernel would not delete ours is not deleted again")
+    func sparesSuccessor() throws {
+        let host = try Host()
+        _ = try host.add().get()
+        host.kernel.failures[.deleteDeviceAsync] = EIO
+        host.kernel.beforeAnswer[.deleteDeviceAsync] = {
+            host.loop.after(milliseconds: 10) {
+                host.kernel.failures = [:]
+                host.kernel.forget(0)
+                host.kernel.addForeignDevice(0)
+            }
+        }
+        #expect(try host.delete(0) == nil)
+        #expect(host.kernel.devices[0] != nil)
+        #expect(host.kernel.log.filter { $0 == "deleteDeviceAsync 0" }.count == 1)
+        #expect(host.broker.devices.isEmpty)
+    }
+
+    @Test("before 6.7 it is done by the command that there is")
+    func deletesWaiting() throws {
+        let host = try Host()
+        host.kernel.failures[.deleteDeviceAsync] = EOPNOTSUPP
+        _ = try host.add().get()
+        #expect(try host.delete(0) == nil)
+        #expect(host.kernel.log.last == "deleteDevice 0")
+        #expect(host.leftovers == [])
+    }
+
     @Test("a stale generation deletes nothing")
     func checksGeneration() throws {
         let host = try Host()
@@ -251,6 +279,18 @@ struct ReconcileTests {
         let (records, damaged) = host.broker.store.load()
         #expect(records.map(\.device.id) == [3] && damaged == [])
         #expect(listFolder(host.folder + "/udev") == [])
+    }
+
+    @Test("leaves a device alone when the kernel does not say what it is")
+    func leavesUnknown() throws {
+        let host = try Host()
+        try leave(.live, in: host)
+        host.kernel.addDevice(3, generation: 77, state: .live, pid: 4711)
+        host.kernel.failures[.getDeviceInfo] = EBUSY
+        try host.broker.reconcile()
+        try host.run { host.broker.devices[3]?.info.state == .unmanaged }
+        #expect(host.kernel.log == ["getDeviceInfo 3"])
+        #expect(host.broker.store.load().records.count == 1)
     }
 
     @Test("keeps a damaged record out of the way and goes on")

@@ -43,6 +43,8 @@ final class FakeKernel: ControlDevice {
         devices[id] = info
     }
 
+    func forget(_ id: UInt32) { devices[id] = nil }
+
     /// The kernel notices that a device's server is gone.
     func quiesce(_ id: UInt32) { devices[id]?.state = UblkDeviceState.quiesced.rawValue }
 
@@ -93,7 +95,7 @@ final class FakeKernel: ControlDevice {
             guard devices[id] != nil else { return .result(-ENODEV, []) }
             unlink("\(folder)/ublkb\(id)")
             return .result(0, [])
-        case .deleteDeviceAsync:
+        case .deleteDevice, .deleteDeviceAsync:
             return .result(devices.removeValue(forKey: id) == nil ? -ENODEV : 0, [])
         default:
             return .result(-EOPNOTSUPP, request.buffer)

@@ -65,6 +65,14 @@ struct RecoverTests {
         #expect(host.leftovers == [])
     }
 
+    @Test("before 6.16 not even a replacement that said that it was sealed makes it be sent again")
+    func believesNoWorker() throws {
+        let host = try hostAfterDeath(features: [])
+        host.fault = .diesWhenSealed
+        try host.run { self.info(host)?.state == .failed }
+        #expect(host.kernel.log.filter { $0 == "startUserRecovery 0" }.count == 1)
+    }
+
     @Test("from 6.16 on it is sent for each try")
     func sendsAgain() throws {
         let host = try hostAfterDeath()

@@ -119,16 +119,7 @@ struct DeleteTests {
             let script = folder.path + "/helper"
             try! "#!/bin/sh\nprintf '\(text)'\n".write(toFile: script, atomically: true, encoding: .utf8)
             chmod(script, 0o755)
-            let deadline = Deadline(seconds: 10)
-            while true {
-                do {
-                    return try DeviceFlush.run(executable: script, node: "x", readOnly: false, deadline: deadline)
-                } catch {
-                    // A process that another test starts at this moment still holds the file that was just written.
-                    guard error.errno == ETXTBSY else { throw error }
-                    usleep(10_000)
-                }
-            }
+            return try runFreshScript(script)
         }
         #expect(try outcome("done 0\\n") == .flushed)
         #expect(try outcome("open 16\\n") == .busy)
@@ -160,8 +151,7 @@ struct DeleteTests {
         let leaky = dup(2)
         defer { close(leaky) }
         #expect(
-            try DeviceFlush.run(executable: script, node: "x", readOnly: false, deadline: Deadline(seconds: 10))
-                == .flushed)
+            try runFreshScript(script) == .flushed)
         let files = try String(contentsOfFile: result, encoding: .utf8).split(separator: "\n")
         // The shell's own: its script, and at 3 the pipe of $(…).
         let own = files.filter { $0 != script }
@@ -247,5 +237,19 @@ struct DeviceHoldersTests {
         #expect(DeviceHolders.unescaped(#"/a\040b\134c\011\012"#) == "/a b\\c\t\n")
         #expect(DeviceHolders.unescaped(#"/a\0"#) == #"/a\0"#)
         #expect(DeviceHolders.unescaped(#"/\777"#) == #"/\777"#)
+    }
+}
+
+/// Runs a helper that was written a moment ago: a process that another test starts just then may still hold the file open
+/// for writing, and the kernel refuses to run it so long.
+private func runFreshScript(_ script: String) throws(SystemError) -> DeviceFlush.Outcome {
+    let deadline = Deadline(seconds: 10)
+    while true {
+        do {
+            return try DeviceFlush.run(executable: script, node: "x", readOnly: false, deadline: deadline)
+        } catch {
+            guard error.errno == ETXTBSY else { throw error }
+            usleep(10_000)
+        }
     }
 }

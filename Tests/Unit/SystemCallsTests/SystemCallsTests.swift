@@ -171,3 +171,33 @@ struct FileTests {
         #expect(throws: SystemError("read \(path)", EFBIG)) { _ = try readFile(path, limit: 2) }
     }
 }
+
+@Suite("Children")
+struct ChildTests {
+    @Test("whose stops are looked for keep their end for the one who asks for it")
+    func endIsNotSwallowed() throws {
+        var pid: pid_t = 0
+        var arguments: [UnsafeMutablePointer<CChar>?] = [strdup("true"), nil]
+        defer { free(arguments[0]) }
+        try #require(posix_spawnp(&pid, "true", nil, nil, &arguments, nil) == 0)
+        let child = try ProcessHandle(pid: pid)
+        var ready = pollfd(fd: child.file.raw, events: Int16(POLLIN), revents: 0)
+        #expect(poll(&ready, 1, 10_000) == 1)
+        #expect(try child.pollStop() == nil)
+        #expect(try child.poll() == .exited(0))
+        #expect(throws: SystemError("waitid", ECHILD)) { try child.poll() }
+    }
+}
+
+@Suite("Sending without waiting")
+struct SendTests {
+    @Test("gives up when the other side has filled the socket on purpose")
+    func full() throws {
+        let pair = try makeMessagePair()
+        let junk = [UInt8](repeating: 0, count: 1024)
+        let error = #expect(throws: SystemError.self) {
+            for _ in 0..<100_000 { try send(pair.first.raw, junk, wait: false) }
+        }
+        #expect(error?.errno == EAGAIN)
+    }
+}
