@@ -30,6 +30,8 @@ help:
 	@echo '  make test                  everything: lint, unit tests, binaries, and devices on kernels 6.12 and 7.3'
 	@echo '  make unit                  only the unit tests'
 	@echo '  make lab-test [KERNEL=all] [GROUP=name]   only the tests on real kernels; Tests/lab/run --help tells more'
+	@echo '  make bench                 what a request costs, in instructions, beside others: writes docs/performance.md'
+	@echo '  make bench-check           compares the quickest points with Benchmarks/system/thresholds'
 	@echo '  make lint, make format     the source style: check it, put it right'
 	@echo '  make clean                 removes what was built; the cache of kernels stays ($${UBD_CACHE:-~/.cache/ubd})'
 	@echo
@@ -75,6 +77,19 @@ install:
 	$(call install-files,0644,$(PREFIX)/share/man/man1,docs/man/*.1)
 	$(call install-files,0644,$(PREFIX)/share/man/man5,docs/man/*.5)
 	$(call install-files,0644,$(PREFIX)/share/man/man8,docs/man/*.8)
+
+# The worker that the benchmark counts: at a fixed address, otherwise as it is installed.
+bench-worker:
+	$(swift_build) --scratch-path $(SCRATCH)/bench -Xswiftc -static-executable -Xswiftc -use-ld=lld \
+		-Xlinker --image-base=0x20000000 -Xlinker -s --product ubd-worker
+	@mkdir -p .build/ubd/bench
+	@cp $(SCRATCH)/bench/release/ubd-worker .build/ubd/bench/
+
+bench: dependencies
+	@Benchmarks/system/bench
+
+bench-check: dependencies
+	@Benchmarks/system/bench --check
 
 test:
 	@Tests/run

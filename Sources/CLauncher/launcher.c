@@ -54,7 +54,10 @@ static int keep_only(int *kept, unsigned count) {
 
 /* Descriptors 0 to 4 of WorkerDescriptor, none of them close-on-exec. */
 static void set_up_files(const struct ubd_launch *l, int control, int pipe) {
-    if (open("/dev/null", O_RDWR) != 0 || dup2(0, 1) == -1 || dup2(0, 2) == -1) fail(pipe, UBD_LAUNCH_FILES);
+    if (open("/dev/zero", O_RDONLY) != 0) fail(pipe, UBD_LAUNCH_FILES);
+    int null = open("/dev/null", O_RDWR);
+    if (null == -1 || dup2(null, 1) == -1 || dup2(null, 2) == -1) fail(pipe, UBD_LAUNCH_FILES);
+    if (null > 2) close(null);
     if (dup2(control, 3) == -1) fail(pipe, UBD_LAUNCH_FILES);
     /* Opened here and not by the broker: the kernel takes the opener for the server (START_DEV checks its pid), and
      * notices a death only when the last reference is gone. */

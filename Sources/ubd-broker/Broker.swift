@@ -71,8 +71,11 @@ final class Broker {
         do throws(InterfaceError) {
             let plan = try AddPlan(request)
             let rule = try permit(plan, peer)
-            _ = try driver.ready()
-            let operation = AddOperation(plan, owner: peer.uid, rule: rule, broker: self, answer: answer)
+            let choice = ModeChoice(
+                kernel: try driver.ready().features, zeroCopyGranted: rule.limits.zeroCopy, rule: rule.text)
+            let mode = try choice.mode(for: plan)
+            let operation = AddOperation(
+                plan, mode: mode, owner: peer.uid, rule: rule, broker: self, answer: answer)
             adds[ObjectIdentifier(operation)] = operation
             operation.begin()
             return operation

@@ -7,6 +7,9 @@ op URING_CMD
 # Every operation must name a file of that table.
 flags required FIXED_FILE
 
+# The kernel may choose one of the buffers that the ring was given, for the tags of new requests.
+in batch flags allowed BUFFER_SELECT
+
 # After sealing no file, buffer, personality or event can be registered. ENABLE_RINGS is the one call that does no harm;
 # at least one must be named, or kernels from 7.0 leave them all open.
 register ENABLE_RINGS

@@ -25,6 +25,8 @@ public struct AddRequest: Equatable, Sendable {
     /// Most bytes of one request; nil: 512 KiB.
     public var maxIOBytes: Int64?
     public var readOnly: Bool?
+    /// Name of a `DataMode`, or `DataMode.automatic`; nil is that.
+    public var mode: String?
     /// Name of a `RecoveryMode`; nil: reissue.
     public var recovery: String?
     /// A label for people: what the client calls its file.
@@ -35,7 +37,8 @@ public struct AddRequest: Equatable, Sendable {
     /// A request for a device of that target.
     public init(
         target: String, id: Int64? = nil, queues: Int64? = nil, depth: Int64? = nil, maxIOBytes: Int64? = nil,
-        readOnly: Bool? = nil, recovery: String? = nil, fileName: String? = nil, options: [OptionValue] = []
+        readOnly: Bool? = nil, mode: String? = nil, recovery: String? = nil, fileName: String? = nil,
+        options: [OptionValue] = []
     ) {
         self.target = target
         self.id = id
@@ -43,6 +46,7 @@ public struct AddRequest: Equatable, Sendable {
         self.depth = depth
         self.maxIOBytes = maxIOBytes
         self.readOnly = readOnly
+        self.mode = mode
         self.recovery = recovery
         self.fileName = fileName
         self.options = options
@@ -59,6 +63,7 @@ public struct AddRequest: Equatable, Sendable {
         depth = try fields.optionalInteger("depth")
         maxIOBytes = try fields.optionalInteger("maxIOBytes")
         readOnly = try fields.optionalFlag("readOnly")
+        mode = try fields.optionalString("mode")
         recovery = try fields.optionalString("recovery")
         fileName = try fields.optionalString("fileName")
         options = []
@@ -80,7 +85,8 @@ public struct AddRequest: Equatable, Sendable {
         return .record([
             ("target", .string(target)), ("id", id.map(JSON.integer)), ("queues", queues.map(JSON.integer)),
             ("depth", depth.map(JSON.integer)), ("maxIOBytes", maxIOBytes.map(JSON.integer)),
-            ("readOnly", readOnly.map(JSON.bool)), ("recovery", recovery.map(JSON.string)),
+            ("readOnly", readOnly.map(JSON.bool)), ("mode", mode.map(JSON.string)),
+            ("recovery", recovery.map(JSON.string)),
             ("fileName", fileName.map(JSON.string)),
             ("options", options.isEmpty ? nil : map),
         ])

@@ -13,6 +13,8 @@ public struct AddPlan: Sendable {
     /// Most bytes of one request.
     public let maxIOBytes: UInt32
     public let readOnly: Bool
+    /// nil: the best that is allowed.
+    public let mode: DataMode?
     public let recovery: RecoveryMode
     /// A label, free of control characters, at most 1024 bytes.
     public let fileName: String?
@@ -57,6 +59,7 @@ public struct AddPlan: Sendable {
         }
         maxIOBytes = UInt32(ioBytes)
         readOnly = request.readOnly ?? false
+        mode = try Self.checkMode(request.mode)
         recovery = try Self.checkRecovery(request.recovery)
         fileName = try Self.checkFileName(request.fileName, target)
         options = try TargetOptions(target: target, options: request.options)
@@ -72,6 +75,15 @@ public struct AddPlan: Sendable {
                 value: String(value))
         }
         return value
+    }
+
+    private static func checkMode(_ name: String?) throws(InterfaceError) -> DataMode? {
+        guard let name, !name.hasSameBytes(as: DataMode.automatic) else { return nil }
+        if let mode = DataMode.allCases.first(where: { $0.rawValue.hasSameBytes(as: name) }) { return mode }
+        let names = DataMode.allCases.map(\.rawValue) + [DataMode.automatic]
+        throw .invalidOption(
+            message: "mode can not be '\(TargetCatalog.shown(name))'",
+            remedy: "give one of: \(names.joined(separator: ", "))", option: "mode", value: TargetCatalog.shown(name))
     }
 
     private static func checkRecovery(_ name: String?) throws(InterfaceError) -> RecoveryMode {

@@ -34,7 +34,7 @@ extension BrokerAPI {
           depth: int,
           # Most bytes of one request.
           maxIOBytes: int,
-          # How data moves: copy.
+          # How data and requests move: copy, zero-copy, batch or batch-zero-copy.
           mode: string,
           # The backing file goes through the page cache.
           buffered: bool,
@@ -95,6 +95,9 @@ extension BrokerAPI {
           maxIOBytes: ?int,
           # Default false.
           readOnly: ?bool,
+          # How data and requests are to move: copy, zero-copy, batch, batch-zero-copy, or auto for the best of them that
+          # the kernel has and the access policy grants. Default auto.
+          mode: ?string,
           # What happens when the worker dies: reissue, queue, fail or none. Default reissue.
           recovery: ?string,
           # What the client calls its file: a label, at most 1024 bytes without control characters.

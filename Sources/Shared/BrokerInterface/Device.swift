@@ -50,8 +50,8 @@ public struct Device: Equatable, Sendable {
     public var depth: UInt16
     /// Most bytes of one request.
     public var maxIOBytes: UInt32
-    /// How data moves: "copy", later also "zero-copy" and "batch".
-    public var mode: String
+    /// How data and requests move.
+    public var mode: DataMode
     /// The backing file goes through the page cache.
     public var buffered: Bool
     /// What happens when its worker dies.
@@ -74,7 +74,7 @@ public struct Device: Equatable, Sendable {
     public init(
         id: UInt32, generation: UInt64, owner: UInt32, target: String, state: DeviceState, reason: String? = nil,
         node: String, link: String?, sizeBytes: UInt64, blockSize: UInt32, physicalBlockSize: UInt32, readOnly: Bool,
-        queues: UInt16, depth: UInt16, maxIOBytes: UInt32, mode: String, buffered: Bool,
+        queues: UInt16, depth: UInt16, maxIOBytes: UInt32, mode: DataMode, buffered: Bool,
         recovery: RecoveryMode = .default,
         deaths: Int = 0, lastDeath: String? = nil, since: Int64 = 0, file: String? = nil,
         workerPid: Int32? = nil, workerUid: UInt32? = nil, created: Int64
@@ -131,7 +131,10 @@ public struct Device: Equatable, Sendable {
         queues = try fields.integer("queues")
         depth = try fields.integer("depth")
         maxIOBytes = try fields.integer("maxIOBytes")
-        mode = try fields.string("mode")
+        guard let mode = DataMode(rawValue: try fields.string("mode")) else {
+            throw .invalidParameter(parameter: fields.fullName("mode"))
+        }
+        self.mode = mode
         buffered = try fields.flag("buffered")
         guard let recovery = RecoveryMode(rawValue: try fields.string("recovery")) else {
             throw .invalidParameter(parameter: fields.fullName("recovery"))
@@ -156,7 +159,8 @@ public struct Device: Equatable, Sendable {
             ("sizeBytes", .integer(clamping: sizeBytes)), ("blockSize", .integer(clamping: blockSize)),
             ("physicalBlockSize", .integer(clamping: physicalBlockSize)), ("readOnly", .bool(readOnly)),
             ("queues", .integer(clamping: queues)), ("depth", .integer(clamping: depth)),
-            ("maxIOBytes", .integer(clamping: maxIOBytes)), ("mode", .string(mode)), ("buffered", .bool(buffered)),
+            ("maxIOBytes", .integer(clamping: maxIOBytes)), ("mode", .string(mode.rawValue)),
+            ("buffered", .bool(buffered)),
             ("recovery", .string(recovery.rawValue)), ("deaths", .integer(clamping: deaths)),
             ("lastDeath", lastDeath.map(JSON.string)), ("since", .integer(since)),
             ("file", file.map(JSON.string)), ("workerPid", workerPid.map { .integer(clamping: $0) }),

@@ -25,7 +25,7 @@ public struct KernelFeature: Sendable {
     /// Every flag that Linux 7.3 knows. Releases: reference/kernel-facts.md, §I.
     public static let all = [
         KernelFeature(
-            0, "support-zero-copy", since: "6.15", used: false, "The server may register a request's pages as a buffer"),
+            0, "support-zero-copy", since: "6.15", used: true, "The server may register a request's pages as a buffer"),
         KernelFeature(
             1, "uring-cmd-comp-in-task", since: "6.0", used: false, "Completions run in the server's task; always on"),
         KernelFeature(2, "need-get-data", since: "6.0", used: false, "The server asks for the data of a write"),
@@ -41,14 +41,14 @@ public struct KernelFeature: Sendable {
             9, "user-recovery-fail-io", since: "6.13", used: true, "I/O fails while there is no server"),
         KernelFeature(10, "update-size", since: "6.16", used: false, "The size of a live device can change"),
         KernelFeature(
-            11, "auto-buf-reg", since: "6.16", used: false, "The driver registers a request's pages by itself"),
+            11, "auto-buf-reg", since: "6.16", used: true, "The driver registers a request's pages by itself"),
         KernelFeature(12, "quiesce", since: "6.16", used: false, "A live device can be quiesced for an upgrade"),
         KernelFeature(
             13, "per-io-daemon", since: "6.16", used: true,
             "Each request may have its own task; recovery can be repeated"),
         KernelFeature(
             14, "buf-reg-off-daemon", since: "6.17", used: false, "Any task may register a request's pages"),
-        KernelFeature(15, "batch-io", since: "7.0", used: false, "One command fetches and commits many requests"),
+        KernelFeature(15, "batch-io", since: "7.0", used: true, "One command fetches and commits many requests"),
         KernelFeature(16, "integrity", since: "7.0", used: false, "Protection information beside the data"),
         KernelFeature(17, "safe-stop-dev", since: "7.0", used: true, "TRY_STOP_DEV leaves a device in use alone"),
         KernelFeature(

@@ -39,6 +39,8 @@ public struct TargetDescription: Sendable {
     public let summary: String
     /// The device is backed by a file of the client.
     public let needsFile: Bool
+    /// The modes that may be chosen for it when none is asked for, best first. Measured: docs/performance.md.
+    public let bestModes: [DataMode]
     public let options: [OptionDescription]
 
     /// The option of that name; nil when the target has none.
@@ -58,6 +60,8 @@ public enum TargetCatalog {
         name: "null",
         summary: "Completes every request at once; reads return zeroes, writes are dropped",
         needsFile: false,
+        // Without a copy every read would have to be filled with zeros one by one.
+        bestModes: [.batch, .copy],
         options: [
             OptionDescription(
                 name: "size", kind: .bytes(512...largestSize, multipleOf: 512, powerOfTwo: false),
@@ -71,6 +75,7 @@ public enum TargetCatalog {
         name: "loop",
         summary: "Serves a regular file or a block device",
         needsFile: true,
+        bestModes: [.batchZeroCopy, .zeroCopy, .batch, .copy],
         options: [
             OptionDescription(
                 name: "offset", kind: .bytes(0...largestSize, multipleOf: 512, powerOfTwo: false), defaultText: "0",

@@ -5,6 +5,8 @@ public enum IOUring {
     public enum Operation {
         @inlinable public static var nop: UInt8 { 0 }
         @inlinable public static var fsync: UInt8 { 3 }
+        @inlinable public static var readFixed: UInt8 { 4 }
+        @inlinable public static var writeFixed: UInt8 { 5 }
         @inlinable public static var asyncCancel: UInt8 { 14 }
         @inlinable public static var fallocate: UInt8 { 17 }
         @inlinable public static var openAt: UInt8 { 18 }
@@ -18,6 +20,8 @@ public enum IOUring {
         @inlinable public static var fixedFile: UInt8 { 1 << 0 }
         @inlinable public static var link: UInt8 { 1 << 2 }
         @inlinable public static var async: UInt8 { 1 << 4 }
+        /// The kernel takes a buffer of the group that the entry names for each completion.
+        @inlinable public static var bufferSelect: UInt8 { 1 << 5 }
     }
 
     /// Flags of io_uring_setup(2).
@@ -45,11 +49,26 @@ public enum IOUring {
         @inlinable public static var personality: UInt32 { 9 }
         @inlinable public static var restrictions: UInt32 { 11 }
         @inlinable public static var enableRings: UInt32 { 12 }
+        @inlinable public static var buffers2: UInt32 { 15 }
         @inlinable public static var workerLimits: UInt32 { 19 }
         @inlinable public static var ringDescriptors: UInt32 { 20 }
+        @inlinable public static var bufferRing: UInt32 { 22 }
         /// Or-ed to the operation: the ring is named by its registered index.
         @inlinable public static var useRegisteredRing: UInt32 { 1 << 31 }
     }
+
+    /// Flags of a completion.
+    public enum CompletionFlags {
+        /// A buffer was taken; its number is in the upper 16 bits.
+        @inlinable public static var buffer: UInt32 { 1 << 0 }
+        /// The submission will complete again.
+        @inlinable public static var more: UInt32 { 1 << 1 }
+    }
+
+    /// URING_CMD that completes once for each buffer; goes with EntryFlags.bufferSelect.
+    @inlinable public static var multishotCommand: UInt32 { 1 << 1 }
+    /// BUFFERS2: a table of empty slots.
+    @inlinable public static var sparseTable: UInt32 { 1 << 0 }
 
     /// Kinds of struct io_uring_restriction.
     public enum Restriction {

@@ -18,6 +18,37 @@ public enum UblkIOCommand {
         UInt64(queue) | UInt64(tag) << 16 | UInt64(UInt32(bitPattern: result)) << 32
     }
 
+    // With BATCH_IO (Linux 7.0) these take the place of fetch and commitAndFetch, for many tags each.
+
+    /// Bytes of struct ublk_batch_io.
+    @inlinable public static var batchPayloadBytes: UInt32 { 16 }
+    /// Gives the driver the tags, once.
+    @inlinable public static var prepareMany: UInt32 {
+        encodeIoctl(direction: 3, type: UInt8(ascii: "u"), number: 0x25, size: batchPayloadBytes)
+    }
+    /// Gives requests back. Completes with the bytes of the list that were handled.
+    @inlinable public static var commitMany: UInt32 {
+        encodeIoctl(direction: 3, type: UInt8(ascii: "u"), number: 0x26, size: batchPayloadBytes)
+    }
+    /// Completes with a provided buffer full of tags, again and again.
+    @inlinable public static var fetchMany: UInt32 {
+        encodeIoctl(direction: 3, type: UInt8(ascii: "u"), number: 0x27, size: batchPayloadBytes)
+    }
+    /// Flag of a list: each element has its buffer's address (UBLK_BATCH_F_HAS_BUF_ADDR).
+    @inlinable public static var batchHasAddress: UInt16 { 1 << 1 }
+
+    /// First half of struct ublk_batch_io; the second is reserved. `elementBytes`: 8, 16 with an address, 2 for a fetch.
+    @inlinable @inline(__always)
+    public static func batchPayload(queue: UInt16, flags: UInt16, count: UInt16, elementBytes: UInt8) -> UInt64 {
+        UInt64(queue) | UInt64(flags) << 16 | UInt64(count) << 32 | UInt64(elementBytes) << 48
+    }
+
+    /// struct ublk_elem_header: one request of a list. `buffer` is where the next request's pages are to be registered.
+    @inlinable @inline(__always)
+    public static func batchElement(tag: UInt16, buffer: UInt16, result: Int32) -> UInt64 {
+        UInt64(tag) | UInt64(buffer) << 16 | UInt64(UInt32(bitPattern: result)) << 32
+    }
+
     /// A fetch completes with this when the device goes away: no new fetch is accepted for the tag.
     @inlinable public static var abortedResult: Int32 { -19 }  // -ENODEV
 }

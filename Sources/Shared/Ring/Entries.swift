@@ -30,13 +30,15 @@ public struct SubmissionEntry: Equatable, Sendable {
     }
 
     /// A read or write; the first word (operation, flags, file) as `head` makes it. `operationFlags`: IOUring.ReadWrite.
+    /// With READ_FIXED and WRITE_FIXED `address` is an offset in the registered buffer `bufferIndex`; others ignore that.
     @inlinable @inline(__always)
     public static func transfer(
-        head: UInt64, address: UInt64, length: UInt32, offset: UInt64, operationFlags: UInt32, userData: UInt64
+        head: UInt64, address: UInt64, length: UInt32, offset: UInt64, operationFlags: UInt32, userData: UInt64,
+        bufferIndex: UInt16 = 0
     ) -> SubmissionEntry {
         var entry = SubmissionEntry(
             operation: 0, flags: 0, file: 0, offset: offset, address: address, length: length,
-            operationFlags: operationFlags, userData: userData)
+            operationFlags: operationFlags, userData: userData, bufferIndex: bufferIndex)
         entry.word0 = head
         return entry
     }
@@ -86,14 +88,28 @@ public struct SubmissionEntry: Equatable, Sendable {
             word6: payload, word7: address)
     }
 
-    /// The same, with the first word (operation, flags, file) as `head` makes it.
+    /// The same, with the first word (operation, flags, file) as `head` makes it. `entryAddress` and `length` fill the
+    /// entry's own fields, which some commands look at: where the driver is to register a request's pages, or a list.
     @inlinable @inline(__always)
     public static func command(
-        head: UInt64, _ command: UInt32, payload: UInt64, address: UInt64, userData: UInt64
+        head: UInt64, _ command: UInt32, payload: UInt64, address: UInt64, userData: UInt64,
+        entryAddress: UInt64 = 0, length: UInt32 = 0
     ) -> SubmissionEntry {
         var entry = SubmissionEntry(
-            operation: 0, flags: 0, file: 0, offset: UInt64(command), userData: userData, word6: payload,
-            word7: address)
+            operation: 0, flags: 0, file: 0, offset: UInt64(command), address: entryAddress, length: length,
+            userData: userData, word6: payload, word7: address)
+        entry.word0 = head
+        return entry
+    }
+
+    /// A URING_CMD that completes once for each buffer of the group `bufferGroup`. `head` has the flag bufferSelect.
+    @inlinable
+    public static func multishotCommand(
+        head: UInt64, _ command: UInt32, payload: UInt64, bufferGroup: UInt16, userData: UInt64
+    ) -> SubmissionEntry {
+        var entry = SubmissionEntry(
+            operation: 0, flags: 0, file: 0, offset: UInt64(command), operationFlags: IOUring.multishotCommand,
+            userData: userData, bufferIndex: bufferGroup, word6: payload)
         entry.word0 = head
         return entry
     }

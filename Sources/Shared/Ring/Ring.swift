@@ -103,6 +103,13 @@ public struct Ring: ~Copyable {
     }
 }
 
+/// Tells the kernel how many buffers a ring of provided buffers was given so far, counted from its beginning.
+@inlinable @inline(__always)
+public func publishBufferTail(_ ring: UnsafeMutableRawPointer, _ tail: UInt16) {
+    // struct io_uring_buf_ring: the tail lies where the first entry has nothing.
+    (ring + 14).assumingMemoryBound(to: Atomic<UInt16>.self).pointee.store(tail, ordering: .releasing)
+}
+
 /// The completions of one wake-up, in order.
 @frozen
 public struct CompletionBatch {

@@ -115,6 +115,31 @@ extension Ring {
         try register(IOUring.Register.files, files, "io_uring register files")
     }
 
+    /// Gives the ring a table of `slots` registered buffers, all empty: the ublk driver puts requests' pages there.
+    public mutating func registerBufferTable(slots: UInt32) throws(SystemError) {
+        // struct io_uring_rsrc_register: number, flags, reserved, data, tags.
+        let table: [UInt64] = [UInt64(slots) | UInt64(IOUring.sparseTable) << 32, 0, 0, 0]
+        try rawCall("io_uring register buffer table") {
+            table.withUnsafeBytes {
+                ubd_io_uring_register(
+                    enterDescriptor, registerFlags | IOUring.Register.buffers2, $0.baseAddress, UInt32($0.count))
+            }
+        }
+    }
+
+    /// Gives the ring a ring of provided buffers, as group 0: `entries` (a power of two) entries of 16 bytes at `memory`,
+    /// which is page-aligned and outlives the ring.
+    public mutating func registerBufferRing(memory: UnsafeMutableRawPointer, entries: UInt32) throws(SystemError) {
+        // struct io_uring_buf_reg: address, entries, group, flags, reserved.
+        let ring: [UInt64] = [UInt64(UInt(bitPattern: memory)), UInt64(entries), 0, 0, 0]
+        try rawCall("io_uring register buffer ring") {
+            ring.withUnsafeBytes {
+                ubd_io_uring_register(
+                    enterDescriptor, registerFlags | IOUring.Register.bufferRing, $0.baseAddress, 1)
+            }
+        }
+    }
+
     /// Bounds the kernel's helper threads for this ring: those for regular files and block devices, and those for all else.
     public mutating func limitWorkers(bounded: UInt32, unbounded: UInt32) throws(SystemError) {
         try register(IOUring.Register.workerLimits, [bounded, unbounded], "io_uring limit workers")

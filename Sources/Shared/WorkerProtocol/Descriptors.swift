@@ -1,8 +1,10 @@
 /// The descriptors of a worker. The numbers are the same in every worker, so that a filter can name them, an
 /// administrator can check them, and a restarted broker can take its ends back from a known place.
 public enum WorkerDescriptor {
-    /// 0, 1 and 2 are /dev/null: a worker has nowhere to write but to the broker.
+    /// 1 and 2 are /dev/null: a worker has nowhere to write but to the broker. 0 is /dev/zero.
     public static let standardStreams: ClosedRange<Int32> = 0...2
+    /// /dev/zero: where a worker without a copy of the data gets zeros from for reads past the end of a file.
+    public static let zeroes: Int32 = 0
     /// The worker's end of the control socket. Inherited.
     public static let control: Int32 = 3
     /// /dev/ublkcN, opened by the launcher in the worker's own process. Inherited.

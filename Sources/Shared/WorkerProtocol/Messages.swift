@@ -38,6 +38,10 @@ public struct LaunchMessage: Equatable, Sendable {
         public static let allowNetwork = Flags(rawValue: 1 << 3)
         /// The driver is older than Linux 6.4: plain command numbers instead of ioctl-encoded ones.
         public static let legacyOpcodes = Flags(rawValue: 1 << 4)
+        /// The device was added with zero copy: the driver puts requests' pages into the ring's buffer table.
+        public static let zeroCopy = Flags(rawValue: 1 << 5)
+        /// The device was added with BATCH_IO: requests come and go many at a time.
+        public static let batch = Flags(rawValue: 1 << 6)
     }
 
     public var target: TargetKind

@@ -1,3 +1,4 @@
+import BrokerInterface
 import CShims
 import Glibc
 import Policy
@@ -6,28 +7,46 @@ import SystemCalls
 import WorkerProtocol
 
 /// What confines the workers of one target: compiled once when the broker starts, and given to each worker as a memfd
-/// that nobody can change any more.
+/// that nobody can change any more. One for each mode, since rings may do different things there.
 final class Walls {
     let target: TargetKind
-    let bundle: FileDescriptor
+    private let bundles: [SealedFile]
+
+    private final class SealedFile {
+        let file: FileDescriptor
+        init(_ bytes: [UInt8]) throws(SystemError) { file = try Walls.sealed(bytes) }
+    }
 
     /// Reads and compiles the policies of one target. Errors say file, line and column.
     convenience init(target: TargetKind, folder: String) throws {
         let setup = try SeccompPolicy(parsing: "worker-setup.policy", read: Walls.reader(folder + "/seccomp"))
         let loop = try SeccompPolicy(parsing: "target-\(target.name).policy", read: Walls.reader(folder + "/seccomp"))
-        let ring = try RingPolicy(parsing: "\(target.name).ring", read: Walls.reader(folder + "/rings"))
-        try self.init(
-            target: target,
-            content: SandboxBundle(
-                setupFilter: try SeccompCompiler.compile(setup).instructions,
-                loopFilter: try SeccompCompiler.compile(loop).instructions,
-                ringOperations: ring.operations, ringRegisterOperations: ring.registerOperations,
-                ringFlagsAllowed: ring.allowedFlags, ringFlagsRequired: ring.requiredFlags))
+        let setupFilter = try SeccompCompiler.compile(setup).instructions
+        let loopFilter = try SeccompCompiler.compile(loop).instructions
+        var contents: [SandboxBundle] = []
+        for mode in DataMode.allCases {
+            let ring = try RingPolicy(
+                parsing: "\(target.name).ring", for: RingMode(zeroCopy: mode.isZeroCopy, batch: mode.isBatch),
+                read: Walls.reader(folder + "/rings"))
+            contents.append(
+                SandboxBundle(
+                    setupFilter: setupFilter, loopFilter: loopFilter, ringOperations: ring.operations,
+                    ringRegisterOperations: ring.registerOperations, ringFlagsAllowed: ring.allowedFlags,
+                    ringFlagsRequired: ring.requiredFlags))
+        }
+        try self.init(target: target, contents: contents)
     }
 
-    init(target: TargetKind, content: SandboxBundle) throws(SystemError) {
+    /// `contents`: one for each of `DataMode.allCases`, in their order.
+    init(target: TargetKind, contents: [SandboxBundle]) throws(SystemError) {
+        precondition(contents.count == DataMode.allCases.count)
         self.target = target
-        bundle = try Walls.sealed(content.encoded())
+        bundles = try contents.map { (content) throws(SystemError) in try SealedFile(content.encoded()) }
+    }
+
+    /// The descriptor for a worker of that mode; the walls keep it.
+    func bundle(for mode: DataMode) -> Int32 {
+        bundles[DataMode.allCases.firstIndex(of: mode) ?? 0].file.raw
     }
 
     private static func reader(_ folder: String) -> PolicyReader {

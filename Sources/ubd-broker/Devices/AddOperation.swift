@@ -28,6 +28,7 @@ final class AddOperation {
     private let plan: AddPlan
     private let owner: UInt32
     private let rule: AccessRule
+    private let mode: DataMode
     private let answer: (Answer) -> Void
 
     private var device: ManagedDevice?
@@ -43,9 +44,11 @@ final class AddOperation {
     private var isOver = false
 
     init(
-        _ plan: AddPlan, owner: UInt32, rule: AccessRule, broker: Broker, answer: @escaping (Answer) -> Void
+        _ plan: AddPlan, mode: DataMode, owner: UInt32, rule: AccessRule, broker: Broker,
+        answer: @escaping (Answer) -> Void
     ) {
         self.plan = plan
+        self.mode = mode
         self.owner = owner
         self.rule = rule
         self.broker = broker
@@ -123,7 +126,8 @@ final class AddOperation {
         }
         triedIDs.insert(id)
         let device = ManagedDevice(
-            adding: plan, id: id, owner: owner, generation: broker.newGeneration(), node: broker.nodes.block(id))
+            adding: plan, mode: mode, id: id, owner: owner, generation: broker.newGeneration(),
+            node: broker.nodes.block(id))
         do {
             // The record comes before the kernel call, so that a broker that dies in between knows of it.
             try broker.store.write(device.record)
@@ -144,12 +148,15 @@ final class AddOperation {
         info.maxIOBytes = plan.maxIOBytes
         // Ours to use: it tells a later broker that the kernel's device is the one of the record.
         info.serverFlags = device.info.generation
-        info.flags = plan.recovery.features.rawValue
+        info.flags = features.rawValue
         let request = ControlRequest(
             operation: .addDevice, device: device.id, buffer: withUnsafeBytes(of: info) { Array($0) },
             deadline: Deadline.command)
         command(request) { [self] answer in deviceAdded(device, answer) }
     }
+
+    /// What the device must be able to do.
+    private var features: UblkFeatures { plan.recovery.features.union(mode.features) }
 
     private func deviceAdded(_ device: ManagedDevice, _ answer: ControlAnswer) {
         guard case .result(let result, let bytes) = answer, result >= 0 else {
@@ -170,14 +177,8 @@ final class AddOperation {
                     message: "this kernel's ublk driver lacks ioctl-encoded commands",
                     remedy: "use Linux 6.4 or later", feature: "CMD_IOCTL_ENCODE"))
         }
-        let missing = plan.recovery.features.subtracting(info.features)
-        guard missing.isEmpty else {
-            return fail(
-                .kernelUnsupported(
-                    message: "this kernel can not do --recovery \(plan.recovery.rawValue)",
-                    remedy: "use another --recovery, or a newer kernel",
-                    feature: missing.nameList.joined(separator: ",")))
-        }
+        let missing = features.subtracting(info.features)
+        guard missing.isEmpty else { return fail(StartErrors.lacking(missing, plan.recovery, mode)) }
         guard info.depth > 0, info.queues > 0, info.depth <= plan.depth, info.queues <= plan.queues,
             info.maxIOBytes > 0, info.maxIOBytes <= plan.maxIOBytes
         else { return fail(StartErrors.broken("ADD_DEV", SystemError("the kernel's limits make no sense", EINVAL))) }
@@ -214,7 +215,7 @@ final class AddOperation {
 
     private func launch(_ device: ManagedDevice) {
         guard let kind = TargetKind.allCases.first(where: { $0.name == plan.target.name }) else { return }
-        var flags: LaunchMessage.Flags = []
+        var flags = mode.launchFlags
         if plan.readOnly { flags.insert(.readOnly) }
         if plan.options.buffered { flags.insert(.buffered) }
         if rule.limits.fuse { flags.insert(.allowFUSE) }
@@ -266,7 +267,7 @@ final class AddOperation {
         device.info.readOnly = geometry.attributes.contains(.readOnly)
         device.info.buffered = geometry.attributes.contains(.buffered)
         notices += plan.notices(about: geometry)
-        let parameters = DiskParameters.make(geometry, maxIOBytes: device.info.maxIOBytes)
+        let parameters = DiskParameters.make(geometry, maxIOBytes: device.info.maxIOBytes, mode: mode)
         let request = ControlRequest(
             operation: .setParameters, device: device.id, buffer: parameters.encoded(), deadline: Deadline.command)
         command(request) { [self] answer in

@@ -42,12 +42,13 @@ final class ManagedDevice {
     }
 
     /// A device that is about to be added.
-    convenience init(adding plan: AddPlan, id: UInt32, owner: UInt32, generation: UInt64, node: String) {
+    convenience init(adding plan: AddPlan, mode: DataMode, id: UInt32, owner: UInt32, generation: UInt64, node: String)
+    {
         let now = Int64(time(nil))
         let info = Device(
             id: id, generation: generation, owner: owner, target: plan.target.name, state: .adding, node: node,
             link: nil, sizeBytes: 0, blockSize: 0, physicalBlockSize: 0, readOnly: plan.readOnly, queues: plan.queues,
-            depth: plan.depth, maxIOBytes: plan.maxIOBytes, mode: "copy", buffered: plan.options.buffered,
+            depth: plan.depth, maxIOBytes: plan.maxIOBytes, mode: mode, buffered: plan.options.buffered,
             recovery: plan.recovery, since: now, file: plan.fileName, created: now)
         self.init(info: info, memoryBytes: plan.bufferBytes, step: .adding)
     }

@@ -23,6 +23,14 @@ enum StartErrors {
             remedy: "see the kernel's log (dmesg) and 'ubd doctor'", step: command, errno: Int64(errno))
     }
 
+    /// The driver did not know all that the device was to have.
+    static func lacking(_ missing: UblkFeatures, _ recovery: RecoveryMode, _ mode: DataMode) -> InterfaceError {
+        .kernelUnsupported(
+            message: "this kernel can not do --recovery \(recovery.rawValue) with mode \(mode.rawValue)",
+            remedy: "use another --recovery or --mode, or a newer kernel",
+            feature: missing.nameList.joined(separator: ","))
+    }
+
     static func workerBroke(_ what: String) -> InterfaceError {
         .failed(
             message: "the worker did not get ready: \(what)",
@@ -86,8 +94,11 @@ enum StartErrors {
 
 /// From a target's geometry to what the kernel is told.
 enum DiskParameters {
-    static func make(_ geometry: Geometry, maxIOBytes: UInt32) -> UblkParameters {
+    static func make(_ geometry: Geometry, maxIOBytes: UInt32, mode: DataMode = .copy) -> UblkParameters {
         var parameters = UblkParameters()
+        // Without a copy users' memory goes to the backing file as it is, and what takes direct I/O wants it aligned to
+        // sectors at least. The driver would let every four bytes pass.
+        if mode.isZeroCopy { parameters.dmaAlignmentMask = 511 }
         if geometry.attributes.contains(.readOnly) { parameters.attributes.insert(.readOnly) }
         if geometry.attributes.contains(.rotational) { parameters.attributes.insert(.rotational) }
         if geometry.attributes.contains(.volatileCache) {

@@ -128,7 +128,8 @@ final class WorkerStart {
         do throws(SystemError) {
             // A new page for each worker: a dead one's claims are gone with it.
             let statistics = try DeviceStatistics(queues: Int(launch.queues))
-            try worker.send(launch, parking: end, statistics: statistics.file.raw, bundle: walls.bundle.raw)
+            try worker.send(
+                launch, parking: end, statistics: statistics.file.raw, bundle: walls.bundle(for: launch.mode))
             device.statistics = statistics
         } catch {
             fail(StartErrors.broken("send the launch message", error))

@@ -14,16 +14,33 @@ struct Request {
     /// Bytes from the start of the buffer that may hold something else than zeros (null target; outlives the request).
     var dirty: UInt32 = 0
     var retries: UInt16 = 0
-    /// 1: not through the direct file any more.
-    var buffered: UInt16 = 0
+    /// Where what remains of the request is read from or written to, when it is not where it normally is.
+    var detour: Detour = .none
 
     /// Makes it ready for the next request.
     mutating func settle() {
         troubled = 0
         moved = 0
         retries = 0
-        buffered = 0
+        detour = .none
     }
+
+    enum Detour: UInt16 {
+        case none
+        /// Not through the direct file any more.
+        case buffered
+        /// Not from the file: zeros, since the file has ended (zero copy only).
+        case zeroes
+    }
+}
+
+/// Where the data of requests lies.
+enum RequestBuffers {
+    /// In memory of ours, one buffer per tag: the kernel copies between it and the request (every driver).
+    case own
+    /// Zero copy: in the request's own pages, which the driver has put into slot `tag` of the ring's buffer table; only
+    /// the kernel can reach them. `base` is the address of a buffer's first byte: 0, but for tests that register their own.
+    case registered(base: UInt64 = 0)
 }
 
 /// One hardware queue: its ring, its request descriptors, and one buffer and one record per tag. All memory is allocated
@@ -34,9 +51,11 @@ struct Queue: ~Copyable {
     let depth: UInt16
     /// One per tag.
     let requests: UnsafeMutablePointer<Request>
-    /// Bytes between the buffers of two tags: the largest request, rounded up to pages.
+    /// Bytes between the buffers of two tags: the largest request, rounded up to pages. 0 with registered buffers.
     let bufferStride: UInt64
     let bufferBase: UInt64
+    /// Data moves between the file and the requests' own pages; nobody here sees it.
+    let isZeroCopy: Bool
     /// The first word of every fetch and commit: URING_CMD on /dev/ublkcN. A test puts a NOP there and plays the kernel.
     let commandHead: UInt64
     /// The numbers of the two commands: drivers before Linux 6.4 know plain ones.
@@ -53,7 +72,7 @@ struct Queue: ~Copyable {
 
     /// In force until the kernel's are mapped: what a test plays the kernel with.
     let ownDescriptors: UnsafeMutablePointer<UblkIODescriptor>
-    private let buffers: Mapping
+    private let buffers: Mapping?
     private var descriptorMemory: Mapping?
 
     /// Index of /dev/ublkcN in the ring's file table. The target's files follow.
@@ -64,17 +83,27 @@ struct Queue: ~Copyable {
     /// `depth` is at most the ring's capacity: each request has one submission at a time, so that the ring never
     /// overflows. `maxIOBytes` in bytes.
     init(
-        number: UInt16, depth: UInt16, maxIOBytes: UInt32, ring: consuming Ring, commandHead: UInt64 = Queue.deviceHead,
-        legacyOpcodes: Bool = false
+        number: UInt16, depth: UInt16, maxIOBytes: UInt32, ring: consuming Ring, buffers: RequestBuffers = .own,
+        commandHead: UInt64 = Queue.deviceHead, legacyOpcodes: Bool = false
     ) throws(SystemError) {
         precondition(UInt32(depth) <= ring.capacity && depth > 0)
-        let page = Int(sysconf(Int32(_SC_PAGESIZE)))
-        let stride = (Int(maxIOBytes) + page - 1) / page * page
-        bufferStride = UInt64(stride)
-        buffers = try Mapping.anonymous(bytes: stride * Int(depth))
-        // What users wrote to their disk does not belong into a core dump.
-        madvise(buffers.base, buffers.count, Int32(MADV_DONTDUMP))
-        bufferBase = UInt64(UInt(bitPattern: buffers.base))
+        switch buffers {
+        case .own:
+            let page = Int(sysconf(Int32(_SC_PAGESIZE)))
+            let stride = (Int(maxIOBytes) + page - 1) / page * page
+            let memory = try Mapping.anonymous(bytes: stride * Int(depth))
+            // What users wrote to their disk does not belong into a core dump.
+            madvise(memory.base, memory.count, Int32(MADV_DONTDUMP))
+            bufferStride = UInt64(stride)
+            bufferBase = UInt64(UInt(bitPattern: memory.base))
+            isZeroCopy = false
+            self.buffers = .some(consume memory)
+        case .registered(let base):
+            bufferStride = 0
+            bufferBase = base
+            isZeroCopy = true
+            self.buffers = nil
+        }
         requests = .allocate(capacity: Int(depth))
         requests.initialize(repeating: Request(), count: Int(depth))
         ownDescriptors = .allocate(capacity: Int(depth))
@@ -107,9 +136,11 @@ struct Queue: ~Copyable {
         descriptorMemory = .some(consume memory)
     }
 
+    /// The address of a request's data, or its offset in the request's registered buffer.
     @inline(__always)
     func buffer(of tag: UInt16) -> UInt64 { bufferBase &+ UInt64(tag) &* bufferStride }
 
+    /// Only where the buffers are ours.
     @inline(__always)
     func bufferPointer(of tag: UInt16) -> UnsafeMutableRawPointer {
         UnsafeMutableRawPointer(bitPattern: UInt(buffer(of: tag)))!
@@ -119,6 +150,11 @@ struct Queue: ~Copyable {
     /// left half-fetched, so the caller ends the process then.
     mutating func fetchAll() throws(SystemError) {
         for tag in 0..<depth { push(fetchCommand, tag: tag, result: 0) }
+        try submitFetches()
+    }
+
+    /// Submits the fetches that were pushed, and sees to it that none was refused.
+    mutating func submitFetches() throws(SystemError) {
         let status = ring.submit(waitingFor: 0)
         if status < 0 { throw SystemError("fetch on queue \(number)", Int32(-status)) }
         if ring.untaken != 0 { throw SystemError("fetch on queue \(number)", EAGAIN) }
@@ -149,6 +185,8 @@ struct Queue: ~Copyable {
         ring.push(
             .command(
                 head: commandHead, command, payload: UblkIOCommand.payload(queue: number, tag: tag, result: result),
-                address: buffer(of: tag), userData: RequestKey(tag: tag, .command).rawValue))
+                address: buffer(of: tag), userData: RequestKey(tag: tag, .command).rawValue,
+                // Zero copy: the slot of the buffer table for the request's pages. Copy: not looked at.
+                entryAddress: UInt64(tag)))
     }
 }

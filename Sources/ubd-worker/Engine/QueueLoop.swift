@@ -1,13 +1,14 @@
 import Glibc
 import KernelABI
 import Ring
+import SystemCalls
 
 /// The loop of one queue: takes requests from the kernel, lets the target work, gives results back.
 ///
 /// Generic and not an existential: the compiler makes one piece of the loop and its target. Queue and target are two
 /// stored properties of one value, so that lending the queue to the target needs no run-time exclusivity check.
 /// Tests/checks/engine-symbols and engine-instructions watch over both.
-struct QueueLoop<T: Target>: ~Copyable {
+struct QueueLoop<T: Target>: RequestLoop, ~Copyable {
     var queue: Queue
     var target: T
 
@@ -16,12 +17,12 @@ struct QueueLoop<T: Target>: ~Copyable {
         self.target = target
     }
 
-    /// Submits what was pushed, waits for at least one completion, and handles all that are there. Returns 0, or a
-    /// negated errno that leaves the queue useless: the process must end then, and its replacement starts anew.
+    mutating func fetchAll() throws(SystemError) { try queue.fetchAll() }
+
     @inline(never)
     mutating func turn() -> Int {
         let status = queue.ring.submit(waitingFor: 1)
-        if status < 0, !isPassing(status) { return status }
+        if status < 0, !queue.isPassing(status) { return status }
         var batch = queue.ring.completions()
         while let completion = batch.take() {
             let key = RequestKey(rawValue: completion.userData)
@@ -42,12 +43,6 @@ struct QueueLoop<T: Target>: ~Copyable {
         queue.ring.finish(batch)
         queue.publish()
         return 0
-    }
-
-    /// A wait that a stopped and continued process, or a moment without memory, cut short: nothing is lost.
-    @inline(never)
-    private func isPassing(_ status: Int) -> Bool {
-        status == -Int(EINTR) || status == -Int(EAGAIN) || status == -Int(EBUSY)
     }
 
     /// The driver takes tags back when the device stops. Anything else means that it and we disagree about a tag.

@@ -13,6 +13,8 @@ struct RequestKey: Equatable, Sendable {
         case control = 2
         /// The probe of a ring's seal, before any request.
         case probe = 3
+        /// A list of requests given to the driver; the tag is how many they were. Batch mode only.
+        case list = 4
     }
 
     @inline(__always)

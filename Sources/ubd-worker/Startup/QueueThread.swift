@@ -13,6 +13,10 @@ struct QueueAssignment: Sendable {
     /// Bytes.
     var maxIOBytes: UInt32
     var target: ServedTarget
+    /// The driver was told to put the pages of requests into the ring's buffer table.
+    var zeroCopy: Bool
+    /// The driver was told that requests come and go many at a time.
+    var batch: Bool
     /// The ring's file table: /dev/ublkcN, then the target's files.
     var files: [Int32]
     /// Set of processors, one bit each, that the kernel gives this queue requests from; empty: not known.
@@ -60,23 +64,54 @@ enum QueueThread {
             _ = ubd_pin_thread(assignment.processors, assignment.processors.count)
         }
         do {
-            let queue = try prepare(assignment)
-            // One switch for the life of the thread: from here on the target's type is known.
+            let prepared = try prepare(assignment)
+            // One switch for the life of the thread: from here on the types of target and loop are known.
             switch assignment.target {
-            case .null(let target): try serve(QueueLoop(queue: queue, target: target), assignment)
-            case .loop(let target): try serve(QueueLoop(queue: queue, target: target), assignment)
+            case .null(let target): try run(prepared, target, assignment)
+            case .loop(let target): try run(prepared, target, assignment)
             }
         } catch {
             assignment.rendezvous.report(error)
         }
     }
 
+    private struct Prepared: ~Copyable {
+        var queue: Queue
+        var batch: Batch?
+    }
+
+    private static func run<T: Target>(
+        _ prepared: consuming Prepared, _ target: T, _ assignment: QueueAssignment
+    ) throws(WorkerFailure) {
+        if let batch = prepared.batch.take() {
+            try serve(BatchLoop(queue: prepared.queue, target: target, batch: batch), assignment)
+        } else {
+            try serve(QueueLoop(queue: prepared.queue, target: target), assignment)
+        }
+    }
+
     /// Ring, wall, memory. Nothing that the driver sees.
-    private static func prepare(_ assignment: QueueAssignment) throws(WorkerFailure) -> Queue {
-        let ring = try SealedRing.make(
-            queue: assignment.number, entries: UInt32(assignment.depth), files: assignment.files,
-            seal: assignment.seal)
+    private static func prepare(_ assignment: QueueAssignment) throws(WorkerFailure) -> Prepared {
         let detail = UInt64(assignment.number)
+        var tables = SealedRing.Tables(files: assignment.files)
+        if assignment.zeroCopy { tables.bufferSlots = UInt32(assignment.depth) }
+        var batch: Batch?
+        var entries = UInt32(assignment.depth)
+        if assignment.batch {
+            let memory: Batch
+            do {
+                memory = try Batch(
+                    queue: assignment.number, depth: assignment.depth, zeroCopy: assignment.zeroCopy)
+            } catch {
+                throw WorkerFailure(.memory, errno: error.errno, detail: detail)
+            }
+            tables.bufferRing = (memory.bufferRing, memory.buffers)
+            batch = consume memory
+            // Beside one for each request, a list and a fetch may be on their way.
+            entries += 2
+        }
+        let ring = try SealedRing.make(
+            queue: assignment.number, entries: entries, tables: tables, seal: assignment.seal)
         let sealed: Bool
         do {
             sealed = try forbidFutureRings()
@@ -86,24 +121,24 @@ enum QueueThread {
         do {
             var queue = try Queue(
                 number: assignment.number, depth: assignment.depth, maxIOBytes: assignment.maxIOBytes, ring: ring,
-                legacyOpcodes: assignment.legacyOpcodes)
+                buffers: assignment.zeroCopy ? .registered() : .own, legacyOpcodes: assignment.legacyOpcodes)
             queue.published = UnsafeMutablePointer(bitPattern: assignment.statistics)
             assignment.rendezvous.reportPrepared(canMakeRings: !sealed)
-            return queue
+            return Prepared(queue: queue, batch: batch)
         } catch {
             throw WorkerFailure(.memory, errno: error.errno, detail: detail)
         }
     }
 
     /// Fetches, maps, and serves until the driver takes all tags back.
-    private static func serve<T: Target>(
-        _ loop: consuming QueueLoop<T>, _ assignment: QueueAssignment
+    private static func serve<Loop: RequestLoop & ~Copyable>(
+        _ loop: consuming Loop, _ assignment: QueueAssignment
     ) throws(WorkerFailure) {
         let detail = UInt64(assignment.number)
         // No queue fetches before every queue can: a device is fetched as a whole or not at all.
         assignment.rendezvous.waitUntilMayFetch()
         do {
-            try loop.queue.fetchAll()
+            try loop.fetchAll()
         } catch {
             throw WorkerFailure(.fetch, errno: error.errno, detail: detail)
         }

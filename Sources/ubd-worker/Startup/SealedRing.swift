@@ -16,13 +16,29 @@ package enum SealedRing {
     static let fileWorkers: UInt32 = 8
     static let otherWorkers: UInt32 = 2
 
-    /// `files` is the ring's file table; `detail` of a failure is the queue.
+    /// What a ring is given before it is sealed.
+    package struct Tables {
+        /// The file table; -1 is an empty slot.
+        package var files: [Int32] = []
+        /// Slots for the pages of requests; 0 without zero copy.
+        package var bufferSlots: UInt32 = 0
+        /// Memory and number of the entries of a ring of provided buffers; only in batch mode.
+        package var bufferRing: (memory: UnsafeMutableRawPointer, entries: UInt32)?
+
+        package init(files: [Int32] = []) { self.files = files }
+    }
+
+    /// `detail` of a failure is the queue.
     package static func make(
-        queue: UInt16, entries: UInt32, files: [Int32], seal: RingSeal
+        queue: UInt16, entries: UInt32, tables: Tables, seal: RingSeal
     ) throws(WorkerFailure) -> Ring {
         do {
             var ring = try Ring(entries: max(entries, 4), completions: max(entries, 4) * 2, flags: flags)
-            if !files.isEmpty { try ring.register(files: files) }
+            if !tables.files.isEmpty { try ring.register(files: tables.files) }
+            if tables.bufferSlots > 0 { try ring.registerBufferTable(slots: tables.bufferSlots) }
+            if let (memory, entries) = tables.bufferRing {
+                try ring.registerBufferRing(memory: memory, entries: entries)
+            }
             try ring.limitWorkers(bounded: fileWorkers, unbounded: otherWorkers)
             // Before the restrictions, which would forbid it; afterwards no descriptor of the ring exists any more.
             try ring.useRegisteredIndex()

@@ -79,12 +79,18 @@ package struct WorkerStart {
         // One arena: those of threads are made with mmap, at their first allocation.
         mallopt(M_ARENA_MAX, 1)
         let rendezvous = Rendezvous(queues: Int(launch.queues))
+        let zeroCopy = launch.flags.contains(.zeroCopy)
+        var files = [WorkerDescriptor.device] + target.files
+        if zeroCopy {
+            // Where zeros come from has the same place for every target.
+            files += [Int32](repeating: -1, count: Int(Queue.zeroSlot) - files.count) + [WorkerDescriptor.zeroes]
+        }
         let statistics = try mapStatistics()
         for number in 0..<launch.queues {
             try QueueThread.start(
                 QueueAssignment(
                     number: number, depth: launch.depth, maxIOBytes: launch.maxIOBytes, target: target.served,
-                    files: [WorkerDescriptor.device] + target.files,
+                    zeroCopy: zeroCopy, batch: launch.flags.contains(.batch), files: files,
                     processors: Int(number) < serve.affinity.count ? serve.affinity[Int(number)] : [], seal: seal,
                     legacyOpcodes: launch.flags.contains(.legacyOpcodes),
                     statistics: statistics + UInt(number) * UInt(StatisticsPage.stride), rendezvous: rendezvous))
@@ -99,7 +105,7 @@ package struct WorkerStart {
         let nothing = RingSeal(
             operations: [], registerOperations: [UInt8(IOUring.Register.enableRings)], flagsAllowed: 0,
             flagsRequired: 0)
-        let idle = try SealedRing.make(queue: .max, entries: 1, files: [], seal: nothing)
+        let idle = try SealedRing.make(queue: .max, entries: 1, tables: SealedRing.Tables(), seal: nothing)
         let ringless: Bool
         do { ringless = try forbidFutureRings() } catch {
             throw WorkerFailure(.ringSeal, errno: error.errno, detail: .max)

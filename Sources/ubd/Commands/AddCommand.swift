@@ -72,6 +72,14 @@ struct AddCommand: UBDCommand {
             valueName: "mode"))
     var recovery: String?
 
+    @Option(
+        help: ArgumentHelp(
+            "How data and requests move: copy, zero-copy, batch, batch-zero-copy or auto. (default: auto)",
+            discussion: DataMode.allCases.map { "\($0.rawValue): \($0.summary)" }.joined(separator: "\n")
+                + "\nauto: the best of them that kernel, target and access policy allow", valueName: "mode"),
+        completion: .list(DataMode.allCases.map(\.rawValue) + [DataMode.automatic]))
+    var mode: String?
+
     @Flag(help: "Go through the page cache even when the file takes direct I/O (loop).")
     var buffered = false
 
@@ -125,7 +133,8 @@ struct AddCommand: UBDCommand {
         if buffered { options.append(OptionValue("buffered", "true")) }
         return AddRequest(
             target: target, id: number, queues: queues, depth: depth,
-            maxIOBytes: maxIOSize.map { Int64($0.bytes) }, readOnly: readOnly ? true : nil, recovery: recovery,
+            maxIOBytes: maxIOSize.map { Int64($0.bytes) }, readOnly: readOnly ? true : nil, mode: mode,
+            recovery: recovery,
             options: options)
     }
 

@@ -190,7 +190,7 @@ struct ReconcileTests {
         let device = Device(
             id: 3, generation: generation, owner: 1000, target: "null", state: .live, node: "/dev/ublkb3", link: nil,
             sizeBytes: 4096, blockSize: 512, physicalBlockSize: 512, readOnly: false, queues: 1, depth: 1,
-            maxIOBytes: 4096, mode: "copy", buffered: false, recovery: recovery, created: 0)
+            maxIOBytes: 4096, mode: .copy, buffered: false, recovery: recovery, created: 0)
         try host.broker.store.write(DeviceRecord(step: step, device: device, worker: nil, memoryBytes: 4096))
     }
 

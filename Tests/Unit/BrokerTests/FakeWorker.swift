@@ -60,7 +60,11 @@ final class FakeWorker: Worker {
     func reclaimStatistics() throws(SystemError) -> FileDescriptor { throw SystemError("reclaim", EPERM) }
     func expect(_ expectation: WorkerExpectation) {}
 
+    /// What it was told.
+    private(set) var launch: LaunchMessage?
+
     func send(_ message: LaunchMessage, parking: Int32, statistics: Int32, bundle: Int32) throws(SystemError) {
+        launch = message
         loop.later { [self] in
             switch fault {
             case .diesAtLaunch: die(.killed(signal: SIGSYS))

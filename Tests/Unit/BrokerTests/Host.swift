@@ -82,7 +82,9 @@ final class Host {
         let content = SandboxBundle(
             setupFilter: [6], loopFilter: [6], ringOperations: [46], ringRegisterOperations: [12],
             ringFlagsAllowed: 0, ringFlagsRequired: 1)
-        for target in TargetKind.allCases { walls[target.name] = try Walls(target: target, content: content) }
+        for target in TargetKind.allCases {
+            walls[target.name] = try Walls(target: target, contents: DataMode.allCases.map { _ in content })
+        }
         return walls
     }
 

@@ -102,7 +102,7 @@ final class FakeBroker: Sendable {
         Device(
             id: id, generation: 40 + UInt64(id), owner: 1000, target: target, state: state, reason: reason,
             node: node ?? "/dev/ublkb\(id)", link: "/dev/ubdb\(id)", sizeBytes: 1 << 30, blockSize: 512,
-            physicalBlockSize: 4096, readOnly: readOnly, queues: 1, depth: 128, maxIOBytes: 524288, mode: "copy",
+            physicalBlockSize: 4096, readOnly: readOnly, queues: 1, depth: 128, maxIOBytes: 524288, mode: .copy,
             buffered: false, file: file, workerPid: 4711, workerUid: 1_879_048_192, created: 1_790_000_000)
     }
 

@@ -101,7 +101,7 @@ struct MutationTests {
     @Test("damaged ring policies are refused at a place, or keep what makes a ring sealed")
     func ringMutants() throws {
         let counts = fuzz(try seeds("rings"), rounds: 3000) { (input) throws(PolicyError) in
-            let policy = try RingPolicy(parsing: "a") { name in
+            let policy = try RingPolicy(parsing: "a", for: RingMode(zeroCopy: true, batch: true)) { name in
                 if name == "a" { return input }
                 return try shipped("rings")(name)
             }

@@ -34,8 +34,8 @@ func seccomp(_ text: String, include: String = "") throws(PolicyError) -> Seccom
     try SeccompPolicy(parsing: "a.policy", read: Files(contents: ["a.policy": text, "b.policy": include]).read)
 }
 
-func ring(_ text: String, include: String = "") throws(PolicyError) -> RingPolicy {
-    try RingPolicy(parsing: "a.ring", read: Files(contents: ["a.ring": text, "b.ring": include]).read)
+func ring(_ text: String, include: String = "", for mode: RingMode = RingMode()) throws(PolicyError) -> RingPolicy {
+    try RingPolicy(parsing: "a.ring", for: mode, read: Files(contents: ["a.ring": text, "b.ring": include]).read)
 }
 
 /// Parses an access policy on a host with users alice and bob and group ubd.

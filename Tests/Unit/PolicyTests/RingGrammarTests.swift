@@ -18,6 +18,21 @@ struct RingGrammarTests {
         #expect(RingPolicy.operationName(65) == nil)
     }
 
+    @Test("a line for one mode is in force in that mode only")
+    func modes() throws {
+        let text =
+            "op NOP\nin copy op READ\nin zero-copy op READ_FIXED\nin batch flags allowed BUFFER_SELECT" + Self.rest
+        func policy(_ mode: RingMode) throws -> RingPolicy { try ring(text, for: mode) }
+        #expect(try policy(RingMode()).operations == [0, 22])
+        #expect(try policy(RingMode()).allowedFlags == 0)
+        #expect(try policy(RingMode(batch: true)).operations == [0, 22])
+        #expect(try policy(RingMode(batch: true)).allowedFlags == 1 << 5)
+        #expect(try policy(RingMode(zeroCopy: true)).operations == [0, 4])
+        #expect(try policy(RingMode(zeroCopy: true)).allowedFlags == 0)
+        #expect(try policy(RingMode(zeroCopy: true, batch: true)).operations == [0, 4])
+        #expect(try policy(RingMode(zeroCopy: true, batch: true)).allowedFlags == 1 << 5)
+    }
+
     @Test("an included file adds to the policy")
     func include() throws {
         #expect(try ring("@include b.ring\nop READ", include: "op NOP" + Self.rest).operations == [0, 22])
@@ -43,8 +58,8 @@ struct RingGrammarTests {
             ("op read", "1:4 found 'read'; expected one name of Linux 7.3's linux/io_uring.h without IORING_OP_"),
             ("op 22", "1:4 found '22'; expected one name of Linux 7.3's linux/io_uring.h without IORING_OP_"),
             ("op READ WRITE", "1:9 found 'WRITE'; expected the end of the line after READ"),
-            ("opREAD", "1:1 found 'opREAD'; expected op, register, flags or @include"),
-            ("allow READ", "1:1 found 'allow READ'; expected op, register, flags or @include"),
+            ("opREAD", "1:1 found 'opREAD'; expected op, register, flags, in or @include"),
+            ("allow READ", "1:1 found 'allow READ'; expected op, register, flags, in or @include"),
             ("op READ\n  op READ", "2:6 READ is in the policy already"),
             ("op NOP\n@include b.ring", "1:4 NOP is in the policy already"),
             (
@@ -63,6 +78,14 @@ struct RingGrammarTests {
             ),
             ("flags required FIXED_FILE\nflags allowed FIXED_FILE", "2:15 FIXED_FILE is in the policy already"),
             ("@include b.ring extra", "1:17 found 'extra'; expected the end of the line after @include b.ring"),
+            ("in direct op READ", "1:3 found ' direct op READ'; expected copy, zero-copy or batch after 'in'"),
+            ("in batch", "1:9 found the end of the line; expected op, register or flags"),
+            ("in batch in copy op READ", "1:10 found 'in copy op READ'; expected op, register or flags"),
+            ("in batch @include b.ring", "1:10 found '@include b.ring'; expected op, register or flags"),
+            (
+                "in zero-copy op READS",
+                "1:17 found 'READS'; expected one name of Linux 7.3's linux/io_uring.h without IORING_OP_"
+            ),
             ("@include c.ring", "1:10 cannot read 'c.ring': no such file"),
         ])
     func refusals(text: String, expected: String) {

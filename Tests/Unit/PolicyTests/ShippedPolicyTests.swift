@@ -85,6 +85,22 @@ struct ShippedPolicyTests {
         let loop = try RingPolicy(parsing: "loop.ring", read: shipped("rings"))
         #expect(null.operations.map(RingPolicy.operationName) == ["URING_CMD"])
         #expect(loop.operations.map(RingPolicy.operationName) == ["FSYNC", "FALLOCATE", "READ", "WRITE", "URING_CMD"])
+        // Without a copy only registered buffers are used, and only in batch mode may the kernel choose a buffer.
+        let zeroCopy = RingMode(zeroCopy: true)
+        let nullPages = try RingPolicy(parsing: "null.ring", for: zeroCopy, read: shipped("rings"))
+        let loopPages = try RingPolicy(parsing: "loop.ring", for: zeroCopy, read: shipped("rings"))
+        #expect(nullPages.operations.map(RingPolicy.operationName) == ["READ_FIXED", "URING_CMD"])
+        #expect(
+            loopPages.operations.map(RingPolicy.operationName)
+                == ["FSYNC", "READ_FIXED", "WRITE_FIXED", "FALLOCATE", "URING_CMD"])
+        for mode in RingMode.all {
+            for name in ["null.ring", "loop.ring"] {
+                let policy = try RingPolicy(parsing: name, for: mode, read: shipped("rings"))
+                #expect(policy.allowedFlags == (mode.batch ? 1 << 5 : 0))
+                #expect(policy.requiredFlags == 1)
+                #expect(policy.registerOperations == [12])
+            }
+        }
         for policy in [null, loop] {
             #expect(policy.registerOperations == [12])
             #expect(policy.requiredFlags == 1)

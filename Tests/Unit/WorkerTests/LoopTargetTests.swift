@@ -202,7 +202,7 @@ struct LoopTargetTests {
         var queue = try TestQueue(target)
         queue.loop.queue.ownDescriptors[0] = UblkIODescriptor(operationAndFlags: 0, sectors: 8, startSector: 0)
         let key = RequestKey(tag: 0, .data)
-        for _ in 0..<LoopTarget.mostRetries {
+        for _ in 0..<Queue.mostRetries {
             #expect(target.finish(key, result: -EAGAIN, on: &queue.loop.queue) == .pending)
             queue.loop.queue.ring.discardPending()
         }

@@ -20,7 +20,8 @@ struct SealedRingTests {
     func sealed() throws {
         let file = FileDescriptor(owning: try call("memfd_create") { memfd_create("x", 0) })
         try file.writeAll([1, 2, 3, 4])
-        var ring = try SealedRing.make(queue: 0, entries: 4, files: [file.raw], seal: Self.seal)
+        var ring = try SealedRing.make(
+            queue: 0, entries: 4, tables: SealedRing.Tables(files: [file.raw]), seal: Self.seal)
         #expect(ring.descriptor == -1)
         #expect(try SealedRing.probe(&ring, Self.seal) == nil)
         let memory = UnsafeMutableRawPointer.allocate(byteCount: 8, alignment: 8)
@@ -72,7 +73,7 @@ struct SealedRingTests {
         let nothing = RingSeal(
             operations: [], registerOperations: [UInt8(IOUring.Register.enableRings)], flagsAllowed: 0,
             flagsRequired: 0)
-        var ring = try SealedRing.make(queue: .max, entries: 1, files: [], seal: nothing)
+        var ring = try SealedRing.make(queue: .max, entries: 1, tables: SealedRing.Tables(files: []), seal: nothing)
         for operation: UInt8 in 0...60 {
             ring.push(SubmissionEntry(operation: operation, flags: 0, file: -1, userData: 1))
             #expect(ring.submit(waitingFor: 1) == 0)
@@ -87,7 +88,8 @@ struct SealedRingTests {
     @Test("that can't be made says which queue it was for")
     func failure() {
         #expect(throws: WorkerFailure(.ring, errno: EBADF, detail: 3)) {
-            _ = try SealedRing.make(queue: 3, entries: 4, files: [-77], seal: Self.seal).capacity
+            _ = try SealedRing.make(queue: 3, entries: 4, tables: SealedRing.Tables(files: [-77]), seal: Self.seal)
+                .capacity
         }
     }
 }
@@ -98,7 +100,8 @@ struct QueueTests {
     func refusedFetch() throws {
         // A memory file takes no URING_CMD.
         let file = FileDescriptor(owning: try call("memfd_create") { memfd_create("x", 0) })
-        let ring = try SealedRing.make(queue: 0, entries: 4, files: [file.raw], seal: SealedRingTests.seal)
+        let ring = try SealedRing.make(
+            queue: 0, entries: 4, tables: SealedRing.Tables(files: [file.raw]), seal: SealedRingTests.seal)
         var queue = try Queue(number: 2, depth: 4, maxIOBytes: 4096, ring: ring)
         var thrown: SystemError?
         do { try queue.fetchAll() } catch { thrown = error }

@@ -1,3 +1,4 @@
+import CShims
 import Glibc
 import KernelABI
 import SystemCalls
@@ -12,21 +13,42 @@ struct TestQueue<T: Target>: ~Copyable {
     var loop: QueueLoop<T>
     /// What the target has submitted so far, its own submissions only.
     var submitted: [Submission] = []
+    /// In zero-copy mode: the request's pages, which the driver would have registered.
+    private let pages: Mapping
+    private let zeroes: FileDescriptor
 
     /// `files` become 1 and 2 of the ring's file table. `maxIOBytes` in bytes.
-    init(_ target: T, files: [Int32] = [], maxIOBytes: UInt32 = 65536) throws(SystemError) {
+    init(
+        _ target: T, files: [Int32] = [], maxIOBytes: UInt32 = 65536, zeroCopy: Bool = false
+    ) throws(SystemError) {
         var ring = try Ring(entries: 4, completions: 8, flags: SealedRing.flags & ~IOUring.Setup.disabled)
-        if let first = files.first { try ring.register(files: [first] + files) }
+        let zeroes = try FileDescriptor.open("/dev/zero", O_RDONLY)
+        let pages = try Mapping.anonymous(bytes: Int(maxIOBytes))
+        let first = files.first ?? zeroes.raw
+        let empty = [Int32](repeating: -1, count: 2 - files.count)
+        try ring.register(files: [first] + files + empty + [zeroes.raw])
+        if zeroCopy {
+            // IORING_REGISTER_BUFFERS: one buffer, as the request's one tag.
+            var buffer = iovec(iov_base: pages.base, iov_len: pages.count)
+            let status = ubd_io_uring_register(ring.descriptor, 0, &buffer, 1)
+            guard status == 0 else { throw SystemError("register a buffer", Int32(-status)) }
+            // What nobody fills must not look filled.
+            memset(pages.base, 0xee, pages.count)
+        }
         let nop = SubmissionEntry.head(operation: IOUring.Operation.nop, flags: 0, file: -1)
-        let queue = try Queue(number: 0, depth: 1, maxIOBytes: maxIOBytes, ring: ring, commandHead: nop)
+        let queue = try Queue(
+            number: 0, depth: 1, maxIOBytes: maxIOBytes, ring: ring,
+            buffers: zeroCopy ? .registered(base: UInt64(UInt(bitPattern: pages.base))) : .own, commandHead: nop)
         var loop = QueueLoop(queue: queue, target: target)
         try loop.queue.fetchAll()
         self.loop = loop
+        self.pages = pages
+        self.zeroes = zeroes
     }
 
     /// The memory of the request's data.
     var buffer: UnsafeMutableRawBufferPointer {
-        UnsafeMutableRawBufferPointer(start: loop.queue.bufferPointer(of: 0), count: Int(loop.queue.bufferStride))
+        UnsafeMutableRawBufferPointer(start: loop.queue.bufferPointer(of: 0), count: pages.count)
     }
 
     /// Lets one request through and returns the result that was committed. `sector` and `sectors` of 512 bytes.
@@ -70,6 +92,7 @@ struct Submission: Equatable {
     var address: UInt64
     var length: UInt32
     var operationFlags: UInt32
+    var bufferIndex: UInt16
     var payload: UInt64
 }
 
@@ -85,6 +108,7 @@ extension Ring {
                 address: slot.load(fromByteOffset: 16, as: UInt64.self),
                 length: slot.load(fromByteOffset: 24, as: UInt32.self),
                 operationFlags: slot.load(fromByteOffset: 28, as: UInt32.self),
+                bufferIndex: slot.load(fromByteOffset: 40, as: UInt16.self),
                 payload: slot.load(fromByteOffset: 48, as: UInt64.self))
         }
     }

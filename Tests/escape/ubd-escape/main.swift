@@ -29,7 +29,8 @@ func serve() throws(WorkerFailure) -> Never {
     var attempts: Attempts?
     if let plan, plan.moment == .sealed || plan.moment == .live {
         let ring = try SealedRing.make(
-            queue: .max, entries: 8, files: [WorkerDescriptor.device] + target.files, seal: seal)
+            queue: .max, entries: 8, tables: SealedRing.Tables(files: [WorkerDescriptor.device] + target.files),
+            seal: seal)
         attempts = .some(Attempts(plan, ring: ring))
         // Registrations are system calls, which the last wall forbids altogether: what the seal alone does shows here.
         if plan.kind == .registrations { attempts?.run() }

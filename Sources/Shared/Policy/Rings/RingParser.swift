@@ -4,9 +4,13 @@ struct RingParser {
     private(set) var registerOperations: Set<UInt8> = []
     private(set) var required: UInt8 = 0
     private(set) var allowed: UInt8 = 0
+    private let mode: RingMode
     private let read: PolicyReader
 
-    init(read: @escaping PolicyReader) { self.read = read }
+    init(mode: RingMode, read: @escaping PolicyReader) {
+        self.mode = mode
+        self.read = read
+    }
 
     mutating func parse(_ file: PolicyFile, isIncluded: Bool) throws(PolicyError) {
         for line in file.lines where !line.hasNoCode {
@@ -15,16 +19,39 @@ struct RingParser {
                 guard !isIncluded else { throw nestedInclude(cursor.location(at: 0)) }
                 let name = try cursor.includeName()
                 try parse(PolicyFile(name.text, from: name.location, read: read), isIncluded: true)
-            } else if cursor.takeKeyword("op") {
-                try add(&cursor, from: RingNames.operations, prefix: "IORING_OP_", to: &operations)
-            } else if cursor.takeKeyword("register") {
-                try add(
-                    &cursor, from: RingNames.registerOperations, prefix: "IORING_REGISTER_", to: &registerOperations)
-            } else if cursor.takeKeyword("flags") {
-                try flags(&cursor)
+            } else if cursor.takeKeyword("in") {
+                if try isInForce(&cursor) {
+                    try rule(&cursor, expected: "op, register or flags")
+                } else {
+                    // Of another mode: checked, and forgotten.
+                    var other = RingParser(mode: mode, read: read)
+                    try other.rule(&cursor, expected: "op, register or flags")
+                }
             } else {
-                throw cursor.expected("op, register, flags or @include")
+                try rule(&cursor, expected: "op, register, flags, in or @include")
             }
+        }
+    }
+
+    private func isInForce(_ cursor: inout LineCursor) throws(PolicyError) -> Bool {
+        let before = cursor
+        switch cursor.blankSeparated()?.text {
+        case "copy": return !mode.zeroCopy
+        case "zero-copy": return mode.zeroCopy
+        case "batch": return mode.batch
+        default: throw before.expected("copy, zero-copy or batch after 'in'")
+        }
+    }
+
+    private mutating func rule(_ cursor: inout LineCursor, expected: String) throws(PolicyError) {
+        if cursor.takeKeyword("op") {
+            try add(&cursor, from: RingNames.operations, prefix: "IORING_OP_", to: &operations)
+        } else if cursor.takeKeyword("register") {
+            try add(&cursor, from: RingNames.registerOperations, prefix: "IORING_REGISTER_", to: &registerOperations)
+        } else if cursor.takeKeyword("flags") {
+            try flags(&cursor)
+        } else {
+            throw cursor.expected(expected)
         }
     }
 

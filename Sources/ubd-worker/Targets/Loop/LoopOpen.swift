@@ -21,7 +21,8 @@ extension LoopTarget {
             readOnly: plan.readOnly, isBlockDevice: facts.isBlockDevice,
             direct: plan.direct,
             // The owner shares the open file and could set O_APPEND on it at any time.
-            writeFlags: kernel >= KernelVersion(6, 9) ? IOUring.ReadWrite.noAppend : 0)
+            writeFlags: kernel >= KernelVersion(6, 9) ? IOUring.ReadWrite.noAppend : 0,
+            zeroCopy: launch.flags.contains(.zeroCopy))
         var table = [buffered.descriptor]
         if plan.direct, let direct { table.append(direct.descriptor) }
         return OpenTarget(

@@ -60,6 +60,7 @@ extension LoopTarget {
         // The descriptor lies in memory that is shared with the kernel: checked before, checked again.
         guard bounds.containsData(descriptor) else { return .failed(EIO) }
         let length = descriptor.sectors << 9
+        if request.pointee.detour == .zeroes { return queue.continueZeroes(tag, result, length: length) }
         let isRead = descriptor.operation == UblkIOOperation.read
         guard request.pointee.moved < length else { return .failed(EIO) }
         switch result {
@@ -68,21 +69,28 @@ extension LoopTarget {
             request.pointee.moved += UInt32(result)
             if request.pointee.moved == length { return .done(length) }
             // What remains need not fit the direct file's alignment.
-            request.pointee.buffered = 1
+            request.pointee.detour = .buffered
             request.pointee.retries = 0
         case 0:
             guard isRead else { return .failed(EIO) }
             // The file has become shorter than the disk: what is not there reads as zeros, as in a hole.
+            if queue.isZeroCopy {
+                request.pointee.detour = .zeroes
+                request.pointee.retries = 0
+                queue.pushZeroes(tag, from: request.pointee.moved, length: length)
+                return .pending
+            }
             let moved = Int(request.pointee.moved)
             memset(queue.bufferPointer(of: tag) + moved, 0, Int(length) - moved)
             return .done(length)
         case -EINTR, -EAGAIN:
             request.pointee.retries += 1
             // EAGAIN does not end when the owner has set O_NONBLOCK on the open file that he shares with us.
-            if request.pointee.retries > LoopTarget.mostRetries { return .failed(EIO) }
-        case -EINVAL where direct && request.pointee.buffered == 0:
-            // Alignment needs of the moment (an extent that the file system handles otherwise).
-            request.pointee.buffered = 1
+            if request.pointee.retries > Queue.mostRetries { return .failed(EIO) }
+        case -EINVAL where direct && request.pointee.detour == .none:
+            // Alignment needs of the moment: an extent that the file system handles otherwise, or, without a copy, the
+            // place of the data in the user's own memory.
+            request.pointee.detour = .buffered
         default:
             return .failed(-result)
         }
@@ -95,14 +103,12 @@ extension LoopTarget {
         let request = queue.requests + Int(tag)
         let isRead = descriptor.operation == UblkIOOperation.read
         let moved = request.pointee.moved
-        let file = direct && request.pointee.buffered == 0 ? LoopTarget.directFile : LoopTarget.bufferedFile
         queue.ring.push(
             .transfer(
-                head: LoopTarget.head(isRead ? IOUring.Operation.read : IOUring.Operation.write, file),
+                head: request.pointee.detour == .none ? (isRead ? readHead : writeHead) : bufferedHead(isRead: isRead),
                 address: queue.buffer(of: tag) + UInt64(moved), length: descriptor.sectors << 9 - moved,
                 offset: start + descriptor.startSector << 9 + UInt64(moved),
-                operationFlags: isRead ? 0 : writeFlags(descriptor), userData: RequestKey(tag: tag, .data).rawValue))
+                operationFlags: isRead ? 0 : writeFlags(descriptor), userData: RequestKey(tag: tag, .data).rawValue,
+                bufferIndex: tag))
     }
-
-    static let mostRetries: UInt16 = 16
 }

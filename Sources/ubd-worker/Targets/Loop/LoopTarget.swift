@@ -13,15 +13,17 @@ struct LoopTarget: Target {
     /// IOUring.ReadWrite flags of every write.
     let writeFlags: UInt32
     /// First words of reads and writes, to the file that data normally goes to.
-    private let readHead: UInt64
-    private let writeHead: UInt64
+    let readHead: UInt64
+    let writeHead: UInt64
 
     /// Indexes into the ring's file table.
     static let bufferedFile: Int32 = 1
     static let directFile: Int32 = 2
 
+    /// `zeroCopy`: data goes to and from the requests' registered pages.
     init(
-        start: UInt64, bounds: DiskBounds, readOnly: Bool, isBlockDevice: Bool, direct: Bool, writeFlags: UInt32
+        start: UInt64, bounds: DiskBounds, readOnly: Bool, isBlockDevice: Bool, direct: Bool, writeFlags: UInt32,
+        zeroCopy: Bool = false
     ) {
         self.start = start
         self.bounds = bounds
@@ -29,12 +31,18 @@ struct LoopTarget: Target {
         self.isBlockDevice = isBlockDevice
         self.writeFlags = writeFlags
         let file = direct ? LoopTarget.directFile : LoopTarget.bufferedFile
-        readHead = LoopTarget.head(IOUring.Operation.read, file)
-        writeHead = LoopTarget.head(IOUring.Operation.write, file)
+        readHead = LoopTarget.head(zeroCopy ? IOUring.Operation.readFixed : IOUring.Operation.read, file)
+        writeHead = LoopTarget.head(zeroCopy ? IOUring.Operation.writeFixed : IOUring.Operation.write, file)
     }
 
     static func head(_ operation: UInt8, _ file: Int32) -> UInt64 {
         SubmissionEntry.head(operation: operation, flags: IOUring.EntryFlags.fixedFile, file: file)
+    }
+
+    /// The first word of a read or write that goes to the buffered file.
+    func bufferedHead(isRead: Bool) -> UInt64 {
+        let normal = isRead ? readHead : writeHead
+        return LoopTarget.head(UInt8(truncatingIfNeeded: normal), LoopTarget.bufferedFile)
     }
 
     @inline(__always)
@@ -56,7 +64,7 @@ struct LoopTarget: Target {
             .transfer(
                 head: head, address: queue.buffer(of: tag), length: descriptor.sectors << 9,
                 offset: start &+ descriptor.startSector << 9, operationFlags: flags,
-                userData: RequestKey(tag: tag, .data).rawValue))
+                userData: RequestKey(tag: tag, .data).rawValue, bufferIndex: tag))
         return .pending
     }
 
@@ -75,5 +83,5 @@ struct LoopTarget: Target {
     }
 
     /// Whether data normally goes through a file opened with O_DIRECT.
-    var direct: Bool { readHead == LoopTarget.head(IOUring.Operation.read, LoopTarget.directFile) }
+    var direct: Bool { readHead >> 32 == UInt64(LoopTarget.directFile) }
 }

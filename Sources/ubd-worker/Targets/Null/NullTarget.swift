@@ -12,7 +12,7 @@ struct NullTarget: Target {
         let operation = descriptor.operation
         if operation == UblkIOOperation.read {
             guard bounds.containsData(descriptor) else { return .failed(EIO) }
-            if queue.requests[Int(tag)].dirty != 0 { wipe(tag, &queue) }
+            if queue.isZeroCopy || queue.requests[Int(tag)].dirty != 0 { return clear(tag, descriptor, &queue) }
             return .done(descriptor.sectors << 9)
         }
         if operation == UblkIOOperation.write {
@@ -27,8 +27,17 @@ struct NullTarget: Target {
 
     @inline(__always)
     mutating func finish(_ key: RequestKey, result: Int32, on queue: inout Queue) -> Outcome {
-        // Nothing was submitted.
-        .failed(EIO)
+        // All that is ever submitted are the zeros of a zero-copy read.
+        let length = queue.descriptors[Int(key.tag)].sectors << 9
+        if UInt32(bitPattern: result) == length, queue.requests[Int(key.tag)].troubled == 0 { return .done(length) }
+        return finishRare(key.tag, result, &queue)
+    }
+
+    @inline(never)
+    private func finishRare(_ tag: UInt16, _ result: Int32, _ queue: inout Queue) -> Outcome {
+        let descriptor = queue.descriptors[Int(tag)]
+        guard bounds.containsData(descriptor) else { return .failed(EIO) }
+        return queue.continueZeroes(tag, result, length: descriptor.sectors << 9)
     }
 
     @inline(never)
@@ -42,10 +51,17 @@ struct NullTarget: Target {
         }
     }
 
+    /// A read whose buffer is not all zeros: what an earlier write left there, or the reader's own memory.
     @inline(never)
-    private func wipe(_ tag: UInt16, _ queue: inout Queue) {
+    private func clear(_ tag: UInt16, _ descriptor: UblkIODescriptor, _ queue: inout Queue) -> Outcome {
+        let length = descriptor.sectors << 9
+        if queue.isZeroCopy {
+            queue.pushZeroes(tag, from: 0, length: length)
+            return .pending
+        }
         memset(queue.bufferPointer(of: tag), 0, Int(queue.requests[Int(tag)].dirty))
         queue.requests[Int(tag)].dirty = 0
+        return .done(length)
     }
 }
 

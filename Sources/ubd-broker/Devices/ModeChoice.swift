@@ -1,0 +1,67 @@
+import BrokerInterface
+import KernelABI
+import WorkerProtocol
+
+/// Which mode a device gets: the one asked for, or the best; in either case one that kernel and access policy allow.
+struct ModeChoice {
+    /// What the driver can do.
+    let kernel: UblkFeatures
+    /// The access rule says zero-copy=yes.
+    let zeroCopyGranted: Bool
+    /// That rule, for the answer.
+    let rule: String
+
+    func mode(for plan: AddPlan) throws(InterfaceError) -> DataMode {
+        guard let wanted = plan.mode else { return plan.target.bestModes.first { isAllowed($0) } ?? .copy }
+        let missing = wanted.features.subtracting(kernel)
+        guard missing.isEmpty else {
+            let names = missing.nameList.joined(separator: ",")
+            throw .kernelUnsupported(
+                message: "this kernel's ublk driver can not do mode \(wanted.rawValue): it lacks \(names)",
+                remedy: "leave --mode out for the best that it can do, or use \(wanted.since) or later",
+                feature: names)
+        }
+        guard !wanted.isZeroCopy || zeroCopyGranted else {
+            throw .notPermitted(
+                message: "mode \(wanted.rawValue) is not permitted: your access rule does not say zero-copy=yes",
+                remedy: "leave --mode out for the best that you may have, or ask the administrator", rule: rule)
+        }
+        return wanted
+    }
+
+    private func isAllowed(_ mode: DataMode) -> Bool {
+        kernel.isSuperset(of: mode.features) && (!mode.isZeroCopy || zeroCopyGranted)
+    }
+}
+
+extension DataMode {
+    /// What ADD_DEV is asked for.
+    var features: UblkFeatures {
+        var features: UblkFeatures = []
+        if isZeroCopy { features.formUnion([.supportZeroCopy, .autoBufferRegistration]) }
+        if isBatch { features.insert(.batchIO) }
+        return features
+    }
+
+    /// What the worker is told.
+    var launchFlags: LaunchMessage.Flags {
+        var flags: LaunchMessage.Flags = []
+        if isZeroCopy { flags.insert(.zeroCopy) }
+        if isBatch { flags.insert(.batch) }
+        return flags
+    }
+
+    /// The first kernel that has it.
+    fileprivate var since: String { isBatch ? "Linux 7.0" : "Linux 6.16" }
+}
+
+extension LaunchMessage {
+    var mode: DataMode {
+        switch (flags.contains(.zeroCopy), flags.contains(.batch)) {
+        case (false, false): .copy
+        case (true, false): .zeroCopy
+        case (false, true): .batch
+        case (true, true): .batchZeroCopy
+        }
+    }
+}

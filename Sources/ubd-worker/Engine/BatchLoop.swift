@@ -1,0 +1,132 @@
+import Glibc
+import KernelABI
+import Ring
+import SystemCalls
+
+/// The loop of one queue in batch mode: one command brings the tags of many requests, again and again, and one command
+/// gives many back. For the target it is all the same.
+struct BatchLoop<T: Target>: RequestLoop, ~Copyable {
+    var queue: Queue
+    var target: T
+    var batch: Batch
+
+    /// The first word of a fetch.
+    static var fetchHead: UInt64 {
+        SubmissionEntry.head(
+            operation: IOUring.Operation.uringCommand,
+            flags: IOUring.EntryFlags.fixedFile | IOUring.EntryFlags.bufferSelect, file: Queue.deviceSlot)
+    }
+
+    init(queue: consuming Queue, target: T, batch: consuming Batch) {
+        self.queue = queue
+        self.target = target
+        self.batch = batch
+        // The driver takes back the fetch, not the tags.
+        self.queue.live = 1
+    }
+
+    /// Prepares all tags and begins to fetch. The driver takes the tags as a whole or not at all.
+    mutating func fetchAll() throws(SystemError) {
+        pushPreparation()
+        try queue.submitFetches()
+    }
+
+    mutating func pushPreparation() {
+        for buffer in 0..<batch.buffers { batch.give(buffer) }
+        batch.publish()
+        for tag in 0..<queue.depth { batch.add(tag, result: 0, address: queue.buffer(of: tag)) }
+        if let entry = batch.takeList(UblkIOCommand.prepareMany, head: queue.commandHead, counted: false) {
+            queue.ring.push(entry)
+        }
+        pushFetch()
+    }
+
+    @inline(never)
+    mutating func turn() -> Int {
+        // The lists' own completions are no reason to wake up: without them there is nothing to do.
+        let status = queue.ring.submit(waitingFor: 1 &+ batch.lists)
+        if status < 0, !queue.isPassing(status) { return status }
+        if queue.ring.untaken == 0 { batch.rewind() }
+        var completions = queue.ring.completions()
+        while let completion = completions.take() {
+            let key = RequestKey(rawValue: completion.userData)
+            if key.isKind(.command) {
+                let status = begin(completion)
+                if status < 0 { return status }
+            } else if key.isKind(.list) {
+                let status = listEnded(key, completion.result)
+                if status < 0 { return status }
+            } else {
+                let outcome = target.finish(key, result: completion.result, on: &queue)
+                if outcome != .pending { commit(key.tag, outcome) }
+            }
+        }
+        queue.ring.finish(completions)
+        pushList()
+        queue.publish()
+        return 0
+    }
+
+    /// What a wake-up leaves behind: buffers and requests go back to the driver.
+    @inline(__always)
+    mutating func pushList() {
+        batch.publish()
+        if let entry = batch.takeList(UblkIOCommand.commitMany, head: queue.commandHead) { queue.ring.push(entry) }
+    }
+
+    /// Begins the requests that a completion of the fetch brings. Returns 0, or a negated errno as `turn` does.
+    @inline(__always)
+    mutating func begin(_ completion: CompletionEntry) -> Int {
+        guard completion.result > 0, completion.flags & IOUring.CompletionFlags.buffer != 0 else {
+            return fetchEnded(completion)
+        }
+        let buffer = completion.flags &>> 16
+        let tags = batch.tags(inBuffer: buffer & (batch.buffers &- 1))
+        let count = Int(completion.result) &>> 1
+        for index in 0..<count {
+            let tag = tags[index]
+            guard tag < queue.depth else { return -Int(EPROTO) }
+            let outcome = target.begin(tag, queue.descriptors[Int(tag)], on: &queue)
+            if outcome != .pending { commit(tag, outcome) }
+        }
+        queue.counters.taken &+= UInt64(count)
+        batch.give(buffer)
+        return completion.flags & IOUring.CompletionFlags.more != 0 ? 0 : fetchEnded(completion)
+    }
+
+    @inline(__always)
+    private mutating func commit(_ tag: UInt16, _ outcome: Outcome) {
+        batch.add(tag, result: outcome.rawValue, address: queue.buffer(of: tag))
+        queue.counters.committed &+= 1
+    }
+
+    /// Out of buffers the driver ends the fetch and keeps the requests: those of this wake-up are given back at its end,
+    /// before the next fetch is seen. When the device stops it takes the fetch back.
+    @inline(never)
+    private mutating func fetchEnded(_ completion: CompletionEntry) -> Int {
+        if completion.result == UblkIOCommand.abortedResult {
+            queue.live = 0
+            return 0
+        }
+        guard completion.result > 0 || completion.result == -ENOBUFS else {
+            return completion.result < 0 ? Int(completion.result) : -Int(EPROTO)
+        }
+        if completion.flags & IOUring.CompletionFlags.more == 0 { pushFetch() }
+        return 0
+    }
+
+    private mutating func pushFetch() {
+        queue.ring.push(
+            .multishotCommand(
+                head: BatchLoop.fetchHead, UblkIOCommand.fetchMany,
+                payload: UblkIOCommand.batchPayload(queue: queue.number, flags: 0, count: 0, elementBytes: 2),
+                bufferGroup: 0, userData: RequestKey(tag: 0, .command).rawValue))
+    }
+
+    /// The driver takes a list as a whole, unless it and we disagree about a request.
+    @inline(__always)
+    func listEnded(_ key: RequestKey, _ result: Int32) -> Int {
+        if Int(result) == Int(key.tag) &* batch.elementBytes { return 0 }
+        return result < 0 ? Int(result) : -Int(EPROTO)
+    }
+}

@@ -1,0 +1,23 @@
+import Glibc
+import Ring
+import SystemCalls
+
+/// The loop of one queue, whatever way requests come and go.
+protocol RequestLoop: ~Copyable {
+    var queue: Queue { get set }
+
+    /// Asks the kernel for requests on every tag, in one system call.
+    mutating func fetchAll() throws(SystemError)
+
+    /// Submits what was pushed, waits for at least one completion, and handles all that are there. Returns 0, or a
+    /// negated errno that leaves the queue useless: the process must end then, and its replacement starts anew.
+    mutating func turn() -> Int
+}
+
+extension Queue {
+    /// A wait that a stopped and continued process, or a moment without memory, cut short: nothing is lost.
+    @inline(never)
+    func isPassing(_ status: Int) -> Bool {
+        status == -Int(EINTR) || status == -Int(EAGAIN) || status == -Int(EBUSY)
+    }
+}

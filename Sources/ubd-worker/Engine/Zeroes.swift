@@ -1,0 +1,52 @@
+import Glibc
+import KernelABI
+import Ring
+
+/// Zeros for a read whose buffer only the kernel can reach: read into it from /dev/zero. In zero-copy mode a positive
+/// result completes the whole request, and what was not filled would show the reader old memory (kernel-facts H).
+extension Queue {
+    /// Index of /dev/zero in the ring's file table, in zero-copy mode.
+    static let zeroSlot: Int32 = 3
+    static let zeroHead = SubmissionEntry.head(
+        operation: IOUring.Operation.readFixed, flags: IOUring.EntryFlags.fixedFile, file: zeroSlot)
+    static let mostRetries: UInt16 = 16
+
+    /// Submits zeros for the bytes from `from` on to the request's end at `length`.
+    @inline(never)
+    mutating func pushZeroes(_ tag: UInt16, from: UInt32, length: UInt32) {
+        ring.push(
+            .transfer(
+                head: Queue.zeroHead, address: buffer(of: tag) + UInt64(from), length: length - from, offset: 0,
+                operationFlags: 0, userData: RequestKey(tag: tag, .data).rawValue, bufferIndex: tag))
+    }
+
+    /// Zeros have come, but not up to the end of the request, or not at all: goes on, or ends it as an error.
+    @inline(never)
+    mutating func continueZeroes(_ tag: UInt16, _ result: Int32, length: UInt32) -> Outcome {
+        let request = requests + Int(tag)
+        request.pointee.troubled = 1
+        var outcome = Outcome.pending
+        switch result {
+        case 1...:
+            let moved = UInt64(request.pointee.moved) + UInt64(result)
+            if moved > UInt64(length) {
+                outcome = .failed(EIO)
+            } else {
+                request.pointee.moved = UInt32(moved)
+                request.pointee.retries = 0
+                if moved == UInt64(length) { outcome = .done(length) }
+            }
+        case -EINTR, -EAGAIN:
+            request.pointee.retries += 1
+            if request.pointee.retries > Queue.mostRetries { outcome = .failed(EIO) }
+        case 0: outcome = .failed(EIO)
+        default: outcome = .failed(-result)
+        }
+        if outcome == .pending {
+            pushZeroes(tag, from: request.pointee.moved, length: length)
+        } else {
+            request.pointee.settle()
+        }
+        return outcome
+    }
+}
