@@ -50,16 +50,14 @@ struct LoopTarget: Target {
         let operation = descriptor.operation
         let head: UInt64
         var flags: UInt32 = 0
-        if operation == UblkIOOperation.read {
+        if operation == UblkIOOperation.read, bounds.containsData(descriptor) {
             head = readHead
-        } else if operation == UblkIOOperation.write {
-            if readOnly { return .failed(EROFS) }
+        } else if operation == UblkIOOperation.write, !readOnly, bounds.containsData(descriptor) {
             head = writeHead
             flags = writeFlags(descriptor)
         } else {
             return beginRare(tag, descriptor, on: &queue)
         }
-        guard bounds.containsData(descriptor) else { return .failed(EIO) }
         queue.ring.push(
             .transfer(
                 head: head, address: queue.buffer(of: tag), length: descriptor.sectors << 9,

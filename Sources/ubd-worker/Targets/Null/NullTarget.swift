@@ -10,16 +10,13 @@ struct NullTarget: Target {
     @inline(__always)
     mutating func begin(_ tag: UInt16, _ descriptor: UblkIODescriptor, on queue: inout Queue) -> Outcome {
         let operation = descriptor.operation
-        if operation == UblkIOOperation.read {
-            guard bounds.containsData(descriptor) else { return .failed(EIO) }
+        if operation == UblkIOOperation.read, bounds.containsData(descriptor) {
             if queue.isZeroCopy || queue.requests[Int(tag)].dirty != 0 { return clear(tag, descriptor, &queue) }
             return .done(descriptor.sectors << 9)
         }
-        if operation == UblkIOOperation.write {
-            if readOnly { return .failed(EROFS) }
-            guard bounds.containsData(descriptor) else { return .failed(EIO) }
+        if operation == UblkIOOperation.write, !readOnly, bounds.containsData(descriptor) {
             // The kernel has copied the writer's bytes into the buffer, and would copy them out to the next reader.
-            queue.requests[Int(tag)].dirty = max(queue.requests[Int(tag)].dirty, descriptor.sectors << 9)
+            queue.requests[Int(tag)].dirty |= descriptor.sectors << 9
             return .done(descriptor.sectors << 9)
         }
         return rare(operation, descriptor)
@@ -40,9 +37,12 @@ struct NullTarget: Target {
         return queue.continueZeroes(tag, result, length: descriptor.sectors << 9)
     }
 
+    /// All but a read or write that can be done.
     @inline(never)
     private func rare(_ operation: UInt8, _ descriptor: UblkIODescriptor) -> Outcome {
         switch operation {
+        case UblkIOOperation.read: return .failed(EIO)
+        case UblkIOOperation.write: return .failed(readOnly ? EROFS : EIO)
         case UblkIOOperation.flush: return .done(0)
         case UblkIOOperation.discard, UblkIOOperation.writeZeroes:
             if readOnly { return .failed(EROFS) }
@@ -59,7 +59,7 @@ struct NullTarget: Target {
             queue.pushZeroes(tag, from: 0, length: length)
             return .pending
         }
-        memset(queue.bufferPointer(of: tag), 0, Int(queue.requests[Int(tag)].dirty))
+        memset(queue.bufferPointer(of: tag), 0, min(Int(queue.requests[Int(tag)].dirty), Int(queue.bufferStride)))
         queue.requests[Int(tag)].dirty = 0
         return .done(length)
     }
