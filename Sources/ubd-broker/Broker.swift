@@ -174,12 +174,12 @@ final class Broker {
     }
 
     /// The kernel finds the processors' own clocks good enough to keep its time by: they run at one pace, in step. (On
-    /// others it takes them off the list.)
+    /// others it takes them off the list. In the first seconds after boot the TSC has the other name.)
     var hasSteadyTicks: Bool {
         let path = "\(surroundings.sysfs)/devices/system/clocksource/clocksource0/available_clocksource"
         guard let bytes = try? readFile(path) else { return false }
         return String(decoding: bytes, as: UTF8.self).split { $0 == " " || $0 == "\n" }
-            .contains { $0 == "tsc" || $0 == "arch_sys_counter" }
+            .contains { ["tsc", "tsc-early", "arch_sys_counter"].contains($0) }
     }
 
     func holder(of device: ManagedDevice) -> String? { surroundings.holder(device.id) }

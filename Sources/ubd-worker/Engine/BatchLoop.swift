@@ -59,7 +59,8 @@ struct BatchLoop<T: Target>: RequestLoop, ~Copyable {
                 let status = listEnded(key, completion.result)
                 if status < 0 { return status }
             } else {
-                commit(key.tag, target.finish(key, result: completion.result, on: &queue))
+                let outcome = target.finish(key, result: completion.result, on: &queue)
+                commit(key.tag, queue.descriptors[Int(key.tag)], outcome)
             }
         }
         queue.ring.finish(completions)
@@ -93,15 +94,16 @@ struct BatchLoop<T: Target>: RequestLoop, ~Copyable {
             let tag = tags[index]
             index &+= 1
             guard tag < queue.depth else { return -Int(EPROTO) }
-            commit(tag, target.begin(tag, queue.descriptors[Int(tag)], on: &queue))
+            let descriptor = queue.descriptors[Int(tag)]
+            commit(tag, descriptor, target.begin(tag, descriptor, on: &queue))
         }
         return completion.flags & IOUring.CompletionFlags.more != 0 ? 0 : fetchEnded(completion)
     }
 
     @inline(__always)
-    private mutating func commit(_ tag: UInt16, _ outcome: Outcome) {
+    private mutating func commit(_ tag: UInt16, _ descriptor: UblkIODescriptor, _ outcome: Outcome) {
         if outcome.hasMoved {
-            queue.counters.complete(tag, queue.descriptors[Int(tag)], bytes: outcome.rawValue)
+            queue.counters.complete(tag, descriptor, bytes: outcome.rawValue)
             batch.add(tag, result: outcome.rawValue, address: queue.buffer(of: tag))
         } else if outcome != .pending {
             commitRare(tag, outcome)

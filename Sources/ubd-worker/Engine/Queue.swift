@@ -175,8 +175,8 @@ struct Queue: ~Copyable {
 
     /// Gives a read or write that moved its bytes back, and asks for the next request on the same tag.
     @inline(__always)
-    mutating func commit(_ tag: UInt16, _ outcome: Outcome) {
-        counters.complete(tag, descriptors[Int(tag)], bytes: outcome.rawValue)
+    mutating func commit(_ tag: UInt16, _ descriptor: UblkIODescriptor, _ outcome: Outcome) {
+        counters.complete(tag, descriptor, bytes: outcome.rawValue)
         push(commitCommand, tag: tag, result: outcome.rawValue)
     }
 

@@ -28,6 +28,7 @@ struct QueueLoop<T: Target>: RequestLoop, ~Copyable {
         if queue.counters.isSampleDue { beginSample(batch) }
         while let completion = batch.take() {
             let key = RequestKey(rawValue: completion.userData)
+            let descriptor = queue.descriptors[Int(key.tag)]
             let outcome: Outcome
             if key.isKind(.command) {
                 if completion.result != 0 {
@@ -36,12 +37,12 @@ struct QueueLoop<T: Target>: RequestLoop, ~Copyable {
                     continue
                 }
                 queue.counters.take(1)
-                outcome = target.begin(key.tag, queue.descriptors[Int(key.tag)], on: &queue)
+                outcome = target.begin(key.tag, descriptor, on: &queue)
             } else {
                 outcome = target.finish(key, result: completion.result, on: &queue)
             }
             if outcome.hasMoved {
-                queue.commit(key.tag, outcome)
+                queue.commit(key.tag, descriptor, outcome)
             } else if outcome != .pending {
                 queue.commitRare(key.tag, outcome)
             }

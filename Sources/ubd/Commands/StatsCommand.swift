@@ -40,7 +40,8 @@ struct StatsCommand: UBDCommand {
     func perform(_ environment: CommandEnvironment) throws(CommandFailure) -> ExitStatus {
         let client = BrokerClient(environment: environment)
         if let interval {
-            var watch = StatsWatch(number: number, interval: interval, asJSON: output.asJSON, environment: environment)
+            var watch = StatsWatch(
+                number: number, pause: try interval.milliseconds(), asJSON: output.asJSON, environment: environment)
             while true { try watch.step(client) }
         }
         let reply = try client.stats(id: number, queues: number == nil ? nil : true)
@@ -69,27 +70,29 @@ struct StatsCommand: UBDCommand {
     }
 }
 
-/// The pause between two looks.
+/// The pause between two looks, as it was typed: ArgumentParser takes a value that it can't read for none at all.
 struct Interval: ExpressibleByArgument, CustomStringConvertible, Equatable {
-    var milliseconds: UInt64
+    let description: String
 
-    static let second = Interval(milliseconds: 1000)
+    static let second = Interval(argument: "1")
 
-    init(milliseconds: UInt64) { self.milliseconds = milliseconds }
+    init(argument: String) { description = argument }
 
     /// Seconds, with a fraction if wanted: from a tenth of one to a day.
-    init?(argument: String) {
-        guard let seconds = Double(argument), (0.1...86_400).contains(seconds) else { return nil }
-        milliseconds = UInt64(seconds * 1000)
+    func milliseconds() throws(CommandFailure) -> UInt64 {
+        guard let seconds = Double(description), (0.1...86_400).contains(seconds) else {
+            throw CommandFailure(
+                .usage, "Usage", "--watch can not be '\(description)'", remedy: "give seconds, from 0.1 to 86400")
+        }
+        return UInt64(seconds * 1000)
     }
-
-    var description: String { "\(milliseconds / 1000)" }
 }
 
 /// Looks again and again, and shows the differences.
 struct StatsWatch {
     let number: UInt32?
-    let interval: Interval
+    /// Milliseconds.
+    let pause: UInt64
     let asJSON: Bool
     let environment: CommandEnvironment
     /// The last look, and when it was.
@@ -99,15 +102,15 @@ struct StatsWatch {
     /// So many lines are shown before their titles are repeated.
     private static let linesPerHeader = 20
 
-    init(number: UInt32?, interval: Interval, asJSON: Bool, environment: CommandEnvironment) {
+    init(number: UInt32?, pause: UInt64, asJSON: Bool, environment: CommandEnvironment) {
         self.number = number
-        self.interval = interval
+        self.pause = pause
         self.asJSON = asJSON
         self.environment = environment
     }
 
     mutating func step(_ client: BrokerClient) throws(CommandFailure) {
-        if last != nil { environment.pause(interval.milliseconds) }
+        if last != nil { environment.pause(pause) }
         let reply = try client.stats(id: number)
         let now = environment.now()
         let before = last

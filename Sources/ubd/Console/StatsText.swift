@@ -64,10 +64,10 @@ enum StatsText {
 
     // MARK: Numbers
 
-    /// Bytes of the average request that moved its data; "-" when there was none.
+    /// Bytes of the average request that succeeded; "-" when none had any.
     static func average(_ count: OperationCount) -> String {
         let done = count.requests > count.errors ? count.requests - count.errors : 0
-        return done == 0 ? "-" : short(count.bytes / done)
+        return done == 0 || count.bytes == 0 ? "-" : short(count.bytes / done)
     }
 
     /// Bytes with at most four digits: "512", "4K", "1.5M", "1023G".

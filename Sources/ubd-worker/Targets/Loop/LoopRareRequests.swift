@@ -8,7 +8,8 @@ extension LoopTarget {
     /// Flush, discard and write-zeroes, as the kernel's own loop driver does them (drivers/block/loop.c), and reads and
     /// writes that can't be done.
     @inline(never)
-    func beginRare(_ tag: UInt16, _ descriptor: UblkIODescriptor, on queue: inout Queue) -> Outcome {
+    mutating func beginRare(_ tag: UInt16, on queue: inout Queue) -> Outcome {
+        let descriptor = queue.descriptors[Int(tag)]
         let key = RequestKey(tag: tag, .control).rawValue
         let file = LoopTarget.bufferedFile
         switch descriptor.operation {

@@ -6,20 +6,26 @@ import WorkerProtocol
 struct NullTarget: Target {
     let bounds: DiskBounds
     let readOnly: Bool
+    /// The last operation that is common: write, or read when it is read-only. All others are rare.
+    private let lastCommon: UInt8
+
+    init(bounds: DiskBounds, readOnly: Bool) {
+        self.bounds = bounds
+        self.readOnly = readOnly
+        lastCommon = readOnly ? UblkIOOperation.read : UblkIOOperation.write
+    }
 
     @inline(__always)
     mutating func begin(_ tag: UInt16, _ descriptor: UblkIODescriptor, on queue: inout Queue) -> Outcome {
         let operation = descriptor.operation
-        if operation == UblkIOOperation.read, bounds.containsData(descriptor) {
+        guard operation <= lastCommon, bounds.containsData(descriptor) else { return rare(tag, &queue) }
+        if operation == UblkIOOperation.read {
             if queue.isZeroCopy || queue.requests[Int(tag)].dirty != 0 { return clear(tag, descriptor, &queue) }
             return .done(descriptor.sectors << 9)
         }
-        if operation == UblkIOOperation.write, !readOnly, bounds.containsData(descriptor) {
-            // The kernel has copied the writer's bytes into the buffer, and would copy them out to the next reader.
-            queue.requests[Int(tag)].dirty |= descriptor.sectors << 9
-            return .done(descriptor.sectors << 9)
-        }
-        return rare(operation, descriptor)
+        // The kernel has copied the writer's bytes into the buffer, and would copy them out to the next reader.
+        queue.requests[Int(tag)].dirty |= descriptor.sectors << 9
+        return .done(descriptor.sectors << 9)
     }
 
     @inline(__always)
@@ -39,8 +45,9 @@ struct NullTarget: Target {
 
     /// All but a read or write that can be done.
     @inline(never)
-    private func rare(_ operation: UInt8, _ descriptor: UblkIODescriptor) -> Outcome {
-        switch operation {
+    private mutating func rare(_ tag: UInt16, _ queue: inout Queue) -> Outcome {
+        let descriptor = queue.descriptors[Int(tag)]
+        switch descriptor.operation {
         case UblkIOOperation.read: return .failed(EIO)
         case UblkIOOperation.write: return .failed(readOnly ? EROFS : EIO)
         case UblkIOOperation.flush: return .done(0)
