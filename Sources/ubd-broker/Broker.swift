@@ -268,11 +268,12 @@ final class Broker {
             device.info.deaths += 1
             device.info.lastDeath = device.killedBecause ?? "\(change)"
             device.killedBecause = nil
-            device.deathLog.add()
+            device.deathLog.add(window: configuration.deathWindow)
             if device.info.recovery == .none || device.info.state == .unmanaged {
                 fail(device, because: "its worker \(change); delete it and add it again")
             } else if device.deathLog.isTooMany {
-                fail(device, because: "its workers keep dying (\(device.deathLog.count) within a minute): \(change)")
+                let often = "\(device.deathLog.count) within \(configuration.deathWindow) s"
+                fail(device, because: "its workers keep dying (\(often)): \(change)")
             } else {
                 RecoverOperation(device, broker: self).begin()
             }

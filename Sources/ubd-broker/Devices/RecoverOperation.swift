@@ -190,7 +190,7 @@ final class RecoverOperation {
 
     private func replacementIsDead(_ error: InterfaceError) {
         broker.release(device)
-        device.deathLog.add()
+        device.deathLog.add(window: broker.configuration.deathWindow)
         tryBegan = monotonicNanoseconds()
         pause = Deadline.firstPause
         device.info.lastDeath = "did not get ready (\(error.message))"

@@ -151,11 +151,19 @@ struct RecoverTests {
         var log = DeathLog()
         var pauses: [Int] = []
         for second in 0..<5 {
-            log.add(now: UInt64(second) * 1_000_000_000 + 1)
+            log.add(window: 60, now: UInt64(second) * 1_000_000_000 + 1)
             pauses.append(log.pauseBeforeNext)
         }
         #expect(pauses == [0, 50, 100, 200, 400])
-        log.add(now: 200_000_000_000)
+        log.add(window: 60, now: 200_000_000_000)
         #expect(log.pauseBeforeNext == 0)
+    }
+
+    @Test("only deaths within the window count")
+    func window() {
+        var log = DeathLog()
+        for second in 0..<100 { log.add(window: 2, now: UInt64(second) * 1_000_000_000 + 1) }
+        #expect(log.count == 3)
+        #expect(!log.isTooMany)
     }
 }
