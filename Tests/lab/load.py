@@ -1,5 +1,5 @@
 """What the groups share that kill and count: a verified load that does not end before it is told to, and what the broker's
-log says about it. `# files: Tests/lab/devices.py Tests/lab/clients.py Tests/lab/soak.py`"""
+log says about it. `# files: Tests/lab/devices.py Tests/lab/clients.py Tests/lab/load.py`"""
 import re
 import statistics
 import threading
