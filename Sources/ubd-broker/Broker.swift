@@ -116,7 +116,8 @@ final class Broker {
 
     /// A device that this client may do something to; nil when there is none.
     func device(_ id: UInt32, generation: UInt64?, peer: PeerCredentials) -> ManagedDevice? {
-        guard let device = devices[id], mayTouch(device, peer), generation == nil || generation == device.info.generation
+        guard let device = devices[id], mayTouch(device, peer),
+            generation == nil || generation == device.info.generation
         else { return nil }
         return device
     }
@@ -300,13 +301,14 @@ final class Broker {
             device.info.deaths += 1
             device.info.lastDeath = device.killedBecause ?? "\(change)"
             device.killedBecause = nil
-            device.deathLog.add()
+            device.deathLog.add(window: configuration.deathWindow)
             if device.info.recovery != .none, device.info.state == .unmanaged {
                 endedUnmanaged(device, change)
             } else if device.info.recovery == .none {
                 fail(device, because: "its worker \(change); delete it and add it again")
             } else if device.deathLog.isTooMany {
-                fail(device, because: "its workers keep dying (\(device.deathLog.count) within a minute): \(change)")
+                let often = "\(device.deathLog.count) within \(configuration.deathWindow) s"
+                fail(device, because: "its workers keep dying (\(often)): \(change)")
             } else {
                 RecoverOperation(device, broker: self).begin()
             }

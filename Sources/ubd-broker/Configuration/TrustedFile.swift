@@ -17,7 +17,9 @@ enum TrustedFile {
             file = try FileDescriptor.open(path, O_RDONLY | O_NOFOLLOW | O_NONBLOCK)
         } catch { throw unreadable(path, error) }
         do throws(SystemError) { status = try file.status() } catch { throw unreadable(path, error) }
-        if let problem = problem(status) { throw Distrust(description: "\(path): \(problem.what); \(problem.remedy) \(path)") }
+        if let problem = problem(status) {
+            throw Distrust(description: "\(path): \(problem.what); \(problem.remedy) \(path)")
+        }
         return file
     }
 

@@ -90,7 +90,8 @@ struct DeviceRecord: Equatable {
 
     private init?(json: JSON) {
         guard case .integer(DeviceRecord.version)? = json["version"], case .string(let text)? = json["step"],
-            let step = Step(rawValue: text), let device = json["device"].flatMap({ try? Device(json: $0, unknown: .ignore) }),
+            let step = Step(rawValue: text),
+            let device = json["device"].flatMap({ try? Device(json: $0, unknown: .ignore) }),
             case .integer(let bytes)? = json["memoryBytes"], bytes >= 0
         else { return nil }
         self.step = step

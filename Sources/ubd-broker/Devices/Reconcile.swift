@@ -165,7 +165,8 @@ extension Broker {
             device.info.workerUid = nil
         }
         guard hasFiles(device) else {
-            return waitForFiles(device, because: "its worker and the broker died together, and the way to its file with them")
+            return waitForFiles(
+                device, because: "its worker and the broker died together, and the way to its file with them")
         }
         let reason = device.step == .upgrading ? UpgradeOperation.reason : nil
         RecoverOperation(device, broker: self, reason: reason).begin()

@@ -170,8 +170,15 @@ final class RecoverOperation {
         let request = ControlRequest(
             operation: .endUserRecovery, device: device.id, data: UInt64(worker.pid), deadline: Deadline.command)
         command(request) { [self] answer in
-            guard answer.errno == 0, worker.isAlive else {
+            guard answer.errno == 0 else {
                 return replacementFailed(StartErrors.kernelSaysNo("END_USER_RECOVERY", answer.errno))
+            }
+            guard worker.isAlive else {
+                // The kernel has found every queue ready and ended the recovery: this is the death of another live worker,
+                // for which START_USER_RECOVERY may be sent.
+                isRecovering = false
+                attempts = 0
+                return replacementFailed(StartErrors.workerBroke("it died while the kernel accepted it"))
             }
             do throws(SystemError) { try worker.resume() } catch {
                 return replacementFailed(StartErrors.broken("resume the worker", error))
@@ -202,7 +209,7 @@ final class RecoverOperation {
 
     private func replacementIsDead(_ error: InterfaceError) {
         broker.release(device)
-        device.deathLog.add()
+        device.deathLog.add(window: broker.configuration.deathWindow)
         if programs.count > 1 { programs.removeFirst() }
         tryBegan = monotonicNanoseconds()
         pause = Deadline.firstPause

@@ -27,7 +27,8 @@ final class Rehearsal {
     private var completion: ((Result<Geometry, InterfaceError>) -> Void)?
     private var outcome: Result<Geometry, InterfaceError>?
 
-    init(of program: WorkerProgram, for device: ManagedDevice, _ launch: LaunchMessage, parking: Int32, broker: Broker) {
+    init(of program: WorkerProgram, for device: ManagedDevice, _ launch: LaunchMessage, parking: Int32, broker: Broker)
+    {
         self.program = program
         self.device = device
         self.launch = launch

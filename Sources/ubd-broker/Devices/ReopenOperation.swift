@@ -67,7 +67,8 @@ final class ReopenOperation: ClientOperation {
                 id: Int64(device.id), holder: "another recover")
         }
         guard device.waitsForFile else {
-            let what = device.info.state == .failed ? "failed, and its disk is gone for good" : device.info.state.rawValue
+            let what =
+                device.info.state == .failed ? "failed, and its disk is gone for good" : device.info.state.rawValue
             return .failed(
                 message: "\(name) does not wait for its file: it is \(what)",
                 remedy: device.info.state == .failed
@@ -104,7 +105,8 @@ final class ReopenOperation: ClientOperation {
         guard geometry.file == device.file else {
             return fail(
                 .badFile(
-                    message: "this is not the file that device \(device.id) was made of\(name)", remedy: remedy, index: 0))
+                    message: "this is not the file that device \(device.id) was made of\(name)", remedy: remedy,
+                    index: 0))
         }
         if let difference = device.difference(geometry) {
             return fail(

@@ -80,7 +80,8 @@ final class UpgradeOperation {
         let name = device.info.link ?? device.info.node
         guard device.upgrade == nil, device.recovery == nil, device.teardown == nil, device.reopening == nil else {
             return .busy(
-                message: "\(name) is getting a new worker, or being deleted, right now", remedy: "try again a little later",
+                message: "\(name) is getting a new worker, or being deleted, right now",
+                remedy: "try again a little later",
                 id: Int64(device.id), holder: "the broker")
         }
         guard device.info.state == .live, device.worker?.isAlive == true else {
@@ -109,7 +110,8 @@ final class UpgradeOperation {
     /// Without QUIESCE_DEV the requests that the old worker has taken are the kernel's to repeat, or to fail.
     private var wouldFailRequests: InterfaceError {
         .kernelUnsupported(
-            message: "\(device.info.link ?? device.info.node) was added with --recovery \(device.info.recovery.rawValue), "
+            message:
+                "\(device.info.link ?? device.info.node) was added with --recovery \(device.info.recovery.rawValue), "
                 + "and can not be quiesced: requests under way would fail",
             remedy: "delete it and add it again, with --recovery reissue or on Linux 6.16 or later", feature: "QUIESCE")
     }
@@ -264,7 +266,8 @@ final class UpgradeOperation {
         tell(
             .failed(
                 .failed(
-                    message: "device \(device.id) is being deleted", remedy: "see 'ubd list'", step: "delete", errno: nil)))
+                    message: "device \(device.id) is being deleted", remedy: "see 'ubd list'", step: "delete",
+                    errno: nil)))
         if isCommandInFlight { whenIdle = next } else { next() }
     }
 

@@ -97,7 +97,7 @@ final class WorkerStart {
         guard let worker = device.worker, !isOver else { return }
         worker.expect(.sealed)
         do { try worker.send(ServeMessage(affinity: affinity)) } catch {
-            fail(StartErrors.broken("send to the worker", error))
+            sendFailed("send to the worker", error)
         }
     }
 
@@ -151,7 +151,7 @@ final class WorkerStart {
                 launch, parking: end, statistics: statistics.file.raw, bundle: walls.bundle(for: launch.mode))
             device.statistics = statistics
         } catch {
-            fail(StartErrors.broken("send the launch message", error))
+            sendFailed("send the launch message", error)
         }
     }
 
@@ -166,12 +166,20 @@ final class WorkerStart {
     private func verify() {
         guard let worker = device.worker else { return }
         if let problem = broker.verification(of: worker, threads: Int(launch.queues) + 1) {
-            return fail(StartErrors.sandboxMissing(problem))
+            // One that was killed has no status to be read; how it died is told by `.ended`, which comes next.
+            if worker.isAlive { fail(StartErrors.sandboxMissing(problem)) }
+            return
         }
-        guard worker.isAlive else { return fail(StartErrors.workerBroke("it died before the start")) }
+        guard worker.isAlive else { return }
         abandon()
         device.runs(program)
         listener.ready()
+    }
+
+    /// A worker that dies closes its socket first: then its death is the reason to be told, which `.ended` brings. One that
+    /// closed it and lives has its deadline.
+    private func sendFailed(_ what: String, _ error: SystemError) {
+        if error.errno != EPIPE, error.errno != ECONNRESET { fail(StartErrors.broken(what, error)) }
     }
 
     private func fail(_ error: InterfaceError) {

@@ -56,7 +56,8 @@ struct UpgradeCommand: UBDCommand {
     static func line(_ reply: UpgradeReply) -> String {
         let name = reply.device.link ?? reply.device.node
         let version = reply.device.workerVersion.map { " \($0)" } ?? ""
-        return reply.upgraded ? "\(name): upgraded to\(version.isEmpty ? " the installed program" : version)"
+        return reply.upgraded
+            ? "\(name): upgraded to\(version.isEmpty ? " the installed program" : version)"
             : "\(name): is of the installed program\(version) already"
     }
 }
