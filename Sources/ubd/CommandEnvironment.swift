@@ -22,6 +22,8 @@ struct CommandEnvironment {
         var (left, asked) = (timespec(), time)
         while nanosleep(&asked, &left) != 0, errno == EINTR { asked = left }
     }
+    /// The broker may try the new program, drain the old worker, and go back to it.
+    var upgradeSeconds = 120
 
     /// The real one.
     static func live() -> CommandEnvironment {

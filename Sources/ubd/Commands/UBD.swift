@@ -33,8 +33,9 @@ struct UBD: ParsableCommand {
             """,
         version: "ubd \(UBDVersion.text)",
         subcommands: [
-            AddCommand.self, DeleteCommand.self, ListCommand.self, StatsCommand.self, InfoCommand.self, FeaturesCommand.self,
-            DoctorCommand.self, FlushDeviceCommand.self,
+            AddCommand.self, DeleteCommand.self, ListCommand.self, StatsCommand.self, UpgradeCommand.self,
+            RecoverCommand.self,
+            InfoCommand.self, FeaturesCommand.self, DoctorCommand.self, FlushDeviceCommand.self,
         ])
 }
 
