@@ -118,7 +118,8 @@ final class UpgradeOperation {
                 "\(device.info.link ?? device.info.node) was added with --recovery \(device.info.recovery.rawValue), "
                 + "and the kernel can not quiesce it: requests under way would fail",
             remedy: "delete it and add it again, with --recovery reissue"
-                + (device.info.mode.isBatch ? " or with --mode copy" : " or on Linux 6.16 or later"), feature: "QUIESCE")
+                + (device.info.mode.isBatch ? " or with --mode copy" : " or on Linux 6.16 or later"), feature: "QUIESCE"
+        )
     }
 
     private func rehearsed(_ result: Result<Geometry, InterfaceError>) {
