@@ -257,7 +257,7 @@ struct ReopenTests {
             switch answer {
             case .files(let count, let socket):
                 #expect(count == 2)
-                if let parking { parking(socket) } else { try? send(socket, [0], files: [0]) }
+                if let parking { parking(socket) } else { _ = try? send(socket, [0], files: [0]) }
                 close(socket)
             case .added(let device, _): result = .success(device)
             case .failed(let error): result = .failure(error)
@@ -330,7 +330,7 @@ struct ReopenTests {
         let operation = host.broker.recover(RecoverRequest(id: 0), peer: Host.alice) { answer in
             switch answer {
             case .files(_, let socket):
-                try? send(socket, [0], files: [0])
+                _ = try? send(socket, [0], files: [0])
                 close(socket)
             case .added: Issue.record("it was recovered")
             case .failed: outcomes += 1
