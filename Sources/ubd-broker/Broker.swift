@@ -204,6 +204,8 @@ final class Broker {
         return device.liesOnUblk ? WorkerFailure(.fileIsUbdDevice) : nil
     }
 
+    func requestsInFlight(_ id: UInt32) -> Int { surroundings.requestsInFlight(id) }
+
     /// The kernel finds the processors' own clocks good enough to keep its time by: they run at one pace, in step. (On
     /// others it takes them off the list. In the first seconds after boot the TSC has the other name.)
     var hasSteadyTicks: Bool {
@@ -212,8 +214,6 @@ final class Broker {
         return String(decoding: bytes, as: UTF8.self).split { $0 == " " || $0 == "\n" }
             .contains { ["tsc", "tsc-early", "arch_sys_counter"].contains($0) }
     }
-
-    func requestsInFlight(_ id: UInt32) -> Int { surroundings.requestsInFlight(id) }
 
     func holder(of device: ManagedDevice) -> String? { surroundings.holder(device.id) }
 

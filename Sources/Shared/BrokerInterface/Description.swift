@@ -49,12 +49,12 @@ extension BrokerAPI {
           file: ?string,
           workerPid: ?int,
           workerUid: ?int,
-          # The CPUs where the threads of its queues run, as in 0-1,3; null when the kernel's choice for each queue is taken.
-          cpus: ?string,
           # The version that the worker says it is.
           workerVersion: ?string,
           # The worker is of another program than new ones are: Upgrade would replace it.
           workerOutdated: ?bool,
+          # The CPUs where the threads of its queues run, as in 0-1,3; null when the kernel's choice for each queue is taken.
+          cpus: ?string,
           # Seconds since 1970.
           created: int
         )
