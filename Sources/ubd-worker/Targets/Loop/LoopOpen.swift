@@ -47,8 +47,9 @@ extension BackingFile {
                 size = UInt64(max(0, file.status.st_size))
                 preferredBlock = UInt32(clamping: file.status.st_blksize)
                 writable = file.isWritable
+                forcesWrites = file.fileSystem != .fuse
             }
-            if let direct { directAlignment = direct.directAlignment(smallest: logicalBlock) }
+            if let direct { self.direct = direct.directNeeds(smallest: logicalBlock) }
         } catch {
             throw WorkerFailure(.geometry, errno: error.errno)
         }
