@@ -8,7 +8,7 @@ import struct
 import threading
 
 LOOKUP, GETATTR, OPEN, INIT = 1, 3, 14, 26
-READ, WRITE, FSYNC, FALLOCATE = 15, 16, 20, 43
+READ, WRITE, STATFS, FSYNC, FALLOCATE = 15, 16, 17, 20, 43
 NAMES = {READ: "read", WRITE: "write", FSYNC: "fsync", FALLOCATE: "fallocate"}
 SIZE = 1 << 20
 
@@ -190,5 +190,7 @@ class ServingFuse:
             return struct.pack("<QII", 1000, 0, 0) + attributes_of(node, len(self.data))
         if operation == OPEN:
             return struct.pack("<QII", 1, 0 if self.cached else 1, 0)
+        if operation == STATFS:
+            return struct.pack("<5Q4I6I", 1 << 20, 1 << 19, 1 << 19, 2, 0, 4096, 255, 4096, *[0] * 7)
         # RELEASE and FLUSH.
         return b"" if operation in (18, 25) else errno.ENOSYS
