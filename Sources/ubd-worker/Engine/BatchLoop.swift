@@ -103,6 +103,7 @@ struct BatchLoop<T: Target>: RequestLoop, ~Copyable {
             index &+= 1
             guard tag < queue.depth else { return -Int(EPROTO) }
             let descriptor = queue.descriptors[Int(tag)]
+            queue.poison(tag, descriptor)
             commit(tag, descriptor, target.begin(tag, descriptor, on: &queue))
         }
         return completion.flags & IOUring.CompletionFlags.more != 0 ? 0 : fetchEnded(completion)

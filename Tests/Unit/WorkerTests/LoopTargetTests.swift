@@ -262,7 +262,7 @@ struct LoopTargetTests {
             queue.loop.queue.ownDescriptors[0] = UblkIODescriptor(
                 operationAndFlags: UInt32(operation), sectors: 8, startSector: 16)
             let key = RequestKey(tag: 0, .control)
-            let first = target.beginRare(0, queue.loop.queue.descriptors[0], on: &queue.loop.queue)
+            let first = target.beginRare(0, on: &queue.loop.queue)
             #expect(first == .pending)
             for _ in 0..<Queue.mostRetries {
                 #expect(target.finish(key, result: -errno, on: &queue.loop.queue) == .pending)

@@ -39,7 +39,7 @@ extension LoopTarget {
     }
 
     @inline(never)
-    func finishRare(_ key: RequestKey, result: Int32, on queue: inout Queue) -> Outcome {
+    mutating func finishRare(_ key: RequestKey, result: Int32, on queue: inout Queue) -> Outcome {
         let request = queue.requests + Int(key.tag)
         request.pointee.troubled = 1
         let outcome =
@@ -50,14 +50,14 @@ extension LoopTarget {
     }
 
     /// What a flush, discard or write-zeroes came to. One that was interrupted is begun anew: doing it twice is harmless.
-    private func continueControl(_ tag: UInt16, _ result: Int32, on queue: inout Queue) -> Outcome {
+    private mutating func continueControl(_ tag: UInt16, _ result: Int32, on queue: inout Queue) -> Outcome {
         switch result {
         case 0...: return .done(0)
         case -EINTR, -EAGAIN:
             let request = queue.requests + Int(tag)
             request.pointee.retries += 1
             if request.pointee.retries > Queue.mostRetries { return .failed(EIO) }
-            return beginRare(tag, queue.descriptors[Int(tag)], on: &queue)
+            return beginRare(tag, on: &queue)
         // "Not supported" makes the block layer write zeros itself, or stop discarding. A file system that can't do it at
         // this alignment says EINVAL, a kernel that lacks it ENOSYS: for us that is the same.
         case -EINVAL, -ENOSYS: return .failed(EOPNOTSUPP)
