@@ -19,7 +19,7 @@ static := --scratch-path $(SCRATCH)/worker -Xswiftc -static-executable -Xswiftc 
 	-Xswiftc -Xclang-linker -Xswiftc -static-pie -Xlinker -z -Xlinker now -Xlinker -s
 sources := Package.swift Sources Tests
 
-.PHONY: help dependencies build escape install test unit lab-test soak lint format demo lab clean
+.PHONY: help dependencies build poison-worker escape install test unit lab-test soak lint format demo lab clean
 
 help:
 	@echo 'ubd: block devices served from userspace, for users who are not root.'
@@ -55,6 +55,12 @@ define install-files
 	@ls $(3) >/dev/null 2>&1 || { echo 'make install: no $(3) in this source tree; is the checkout complete?' >&2; exit 1; }
 	install -D -m $(1) -t '$(DESTDIR)$(2)' $(3)
 endef
+
+# Not part of ubd: a worker that fills its buffers before each read, so that the lab sees what nobody has filled.
+poison-worker:
+	$(swift_build) $(subst $(SCRATCH)/worker,$(SCRATCH)/poison,$(static)) -Xswiftc -DPOISONED_BUFFERS --product ubd-worker
+	@mkdir -p .build/lab
+	@cp $(SCRATCH)/poison/release/ubd-worker .build/lab/poison-worker
 
 # Not part of ubd: what the lab starts in a worker's place.
 escape:

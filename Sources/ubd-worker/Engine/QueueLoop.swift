@@ -37,6 +37,7 @@ struct QueueLoop<T: Target>: RequestLoop, ~Copyable {
                     continue
                 }
                 queue.counters.take(1)
+                queue.poison(key.tag, descriptor)
                 outcome = target.begin(key.tag, descriptor, on: &queue)
             } else {
                 outcome = target.finish(key, result: completion.result, on: &queue)
