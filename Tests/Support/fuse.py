@@ -7,15 +7,16 @@ import signal
 import stat
 import struct
 
-LOOKUP, GETATTR, OPEN, INIT = 1, 3, 14, 26
+LOOKUP, GETATTR, OPEN, STATFS, INIT = 1, 3, 14, 17, 26
 SIZE = 1 << 20
 
 
 class SilentFuse:
-    """Mounted at `folder`, for everybody; the file is `folder`/file."""
+    """Mounted at `folder`, for everybody; the file is `folder`/file. With `statfs` it tells of its file system, too: then a
+    device can be made of the file, and only reads and writes stay unanswered."""
 
-    def __init__(self, folder):
-        self.folder, self.path = folder, f"{folder}/file"
+    def __init__(self, folder, statfs=False):
+        self.folder, self.path, self.statfs = folder, f"{folder}/file", statfs
         os.makedirs(folder, exist_ok=True)
         device = os.open("/dev/fuse", os.O_RDWR)
         options = f"fd={device},rootmode=40000,user_id=0,group_id=0,allow_other"
@@ -51,8 +52,7 @@ class SilentFuse:
             if body:
                 os.write(device, struct.pack("<IiQ", 16 + len(body), 0, unique) + body)
 
-    @staticmethod
-    def _answer(operation, node):
+    def _answer(self, operation, node):
         def attributes(number):
             mode = stat.S_IFDIR | 0o755 if number == 1 else stat.S_IFREG | 0o666
             return struct.pack("<6Q3I7I", number, SIZE, SIZE // 512, 0, 0, 0, 0, 0, 0, mode, 1, 0, 0, 0, 4096, 0)
@@ -65,4 +65,6 @@ class SilentFuse:
             return struct.pack("<QII", 1000, 0, 0) + attributes(node)
         if operation == OPEN:
             return struct.pack("<QII", 1, 0, 0)
+        if operation == STATFS and self.statfs:
+            return struct.pack("<5Q10I", 0, 0, 0, 1, 1, 4096, 255, 4096, *[0] * 7)
         return None

@@ -40,6 +40,8 @@ extension BrokerAPI {
           buffered: bool,
           # What happens when the worker dies: reissue, queue, fail or none.
           recovery: string,
+          # Seconds after which a worker that has work and does nothing is replaced; null is 30.
+          ioTimeout: ?int,
           # How many workers of this device have died, and how the last one did.
           deaths: int,
           lastDeath: ?string,
@@ -100,6 +102,8 @@ extension BrokerAPI {
           mode: ?string,
           # What happens when the worker dies: reissue, queue, fail or none. Default reissue.
           recovery: ?string,
+          # Seconds, 2 to 3600: a worker that has work and does nothing for so long is replaced. Default: the broker's.
+          ioTimeout: ?int,
           # What the client calls its file: a label, at most 1024 bytes without control characters.
           fileName: ?string,
           # The options of the target; sizes are decimal bytes.
