@@ -69,6 +69,10 @@ public struct Device: Equatable, Sendable {
     /// Pid of the worker as the broker sees it.
     public var workerPid: Int32?
     public var workerUid: UInt32?
+    /// The version that its worker says it is; nil when there is none.
+    public var workerVersion: String?
+    /// Its worker is of another program than new ones are, so that an upgrade would replace it; nil when that is not known.
+    public var workerOutdated: Bool?
     /// When it was added, in seconds since 1970.
     public var created: Int64
 
@@ -79,7 +83,8 @@ public struct Device: Equatable, Sendable {
         queues: UInt16, depth: UInt16, maxIOBytes: UInt32, mode: DataMode, buffered: Bool,
         recovery: RecoveryMode = .default, ioTimeout: Int64 = AddPlan.defaultIOTimeout,
         deaths: Int = 0, lastDeath: String? = nil, since: Int64 = 0, file: String? = nil,
-        workerPid: Int32? = nil, workerUid: UInt32? = nil, created: Int64
+        workerPid: Int32? = nil, workerUid: UInt32? = nil, workerVersion: String? = nil, workerOutdated: Bool? = nil,
+        created: Int64
     ) {
         self.id = id
         self.generation = generation
@@ -106,6 +111,8 @@ public struct Device: Equatable, Sendable {
         self.file = file
         self.workerPid = workerPid
         self.workerUid = workerUid
+        self.workerVersion = workerVersion
+        self.workerOutdated = workerOutdated
         self.created = created
     }
 
@@ -151,6 +158,8 @@ public struct Device: Equatable, Sendable {
         file = try fields.optionalString("file")
         workerPid = try fields.optionalInteger("workerPid")
         workerUid = try fields.optionalInteger("workerUid")
+        workerVersion = try fields.optionalString("workerVersion")
+        workerOutdated = try fields.optionalFlag("workerOutdated")
         created = try fields.integer("created")
         try fields.finish()
     }
@@ -170,7 +179,9 @@ public struct Device: Equatable, Sendable {
             ("deaths", .integer(clamping: deaths)),
             ("lastDeath", lastDeath.map(JSON.string)), ("since", .integer(since)),
             ("file", file.map(JSON.string)), ("workerPid", workerPid.map { .integer(clamping: $0) }),
-            ("workerUid", workerUid.map { .integer(clamping: $0) }), ("created", .integer(created)),
+            ("workerUid", workerUid.map { .integer(clamping: $0) }),
+            ("workerVersion", workerVersion.map(JSON.string)), ("workerOutdated", workerOutdated.map(JSON.bool)),
+            ("created", .integer(created)),
         ])
     }
 }
