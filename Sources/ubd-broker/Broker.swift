@@ -292,17 +292,24 @@ final class Broker {
         release(device)
         device.setState(.failed, reason: reason)
         save(device)
-        guard device.info.recovery == .fail else { return stopFailed(device) }
-        // The kernel fails its requests by itself then, and the disk need not go. (The flag for that excludes reissue, and
-        // is given when the device is added: all others would keep their users waiting.)
+        if device.info.recovery == .fail { leaveFailing(device, looks: 0) } else { stopFailed(device) }
+    }
+
+    /// The kernel fails its requests by itself, so the disk need not go. (The flag for that excludes reissue, and is given
+    /// when the device is added: all other devices would keep their users waiting.) It takes a moment to notice the death.
+    private func leaveFailing(_ device: ManagedDevice, looks: Int) {
+        guard devices[device.id] === device, device.teardown == nil else { return }
         let buffer = [UInt8](repeating: 0, count: MemoryLayout<UblkDeviceInfo>.size)
-        driver.opened?.submit(ControlRequest(operation: .getDeviceInfo, device: device.id, buffer: buffer)) {
-            [self] answer in
-            guard case .result(0, let bytes) = answer,
-                bytes.withUnsafeBytes({ $0.loadUnaligned(as: UblkDeviceInfo.self) }).state
-                    == UblkDeviceState.failIO.rawValue
-            else { return stopFailed(device) }
-            Log.notice("fails-io", ("device", "\(device.id)"), ("what", "it stays, and all its requests fail"))
+        let request = ControlRequest(operation: .getDeviceInfo, device: device.id, buffer: buffer)
+        driver.opened?.submit(request) { [self] answer in
+            guard case .result(0, let bytes) = answer else { return stopFailed(device) }
+            let state = bytes.withUnsafeBytes { $0.loadUnaligned(as: UblkDeviceInfo.self) }.state
+            switch UblkDeviceState(rawValue: state) {
+            case .failIO: Log.notice("fails-io", ("device", "\(device.id)"), ("what", "it stays; its requests fail"))
+            case .live where looks < 100:
+                loop.after(milliseconds: 100) { [self] in leaveFailing(device, looks: looks + 1) }
+            default: stopFailed(device)
+            }
         }
     }
 

@@ -38,8 +38,6 @@ public struct AddPlan: Sendable {
     public static let defaultQueues: Int64 = 1
     public static let defaultDepth: Int64 = 128
     public static let defaultMaxIOBytes: Int64 = 512 << 10
-    /// Of a broker that was told nothing else.
-    public static let defaultIOTimeout: Int64 = 30
 
     /// Bytes of I/O buffers that the device needs: queues × depth × maxIOBytes; fits 64 bits by the ranges above.
     public var bufferBytes: UInt64 { UInt64(queues) * UInt64(depth) * UInt64(maxIOBytes) }

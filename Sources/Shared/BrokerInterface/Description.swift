@@ -40,7 +40,7 @@ extension BrokerAPI {
           buffered: bool,
           # What happens when the worker dies: reissue, queue, fail or none.
           recovery: string,
-          # Seconds after which a worker that has work and does nothing is replaced; null is 30.
+          # Seconds after which a worker that has work and does nothing is replaced; null: the broker's default.
           ioTimeout: ?int,
           # How many workers of this device have died, and how the last one did.
           deaths: int,

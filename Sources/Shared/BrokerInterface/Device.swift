@@ -56,8 +56,8 @@ public struct Device: Equatable, Sendable {
     public var buffered: Bool
     /// What happens when its worker dies.
     public var recovery: RecoveryMode
-    /// Seconds without progress after which its worker counts as hung.
-    public var ioTimeout: Int64
+    /// Seconds without progress after which its worker counts as hung; nil: the broker's default (older records).
+    public var ioTimeout: Int64?
     /// How many workers of this device have died.
     public var deaths: Int
     /// How the last of them died; nil when none has.
@@ -81,7 +81,7 @@ public struct Device: Equatable, Sendable {
         id: UInt32, generation: UInt64, owner: UInt32, target: String, state: DeviceState, reason: String? = nil,
         node: String, link: String?, sizeBytes: UInt64, blockSize: UInt32, physicalBlockSize: UInt32, readOnly: Bool,
         queues: UInt16, depth: UInt16, maxIOBytes: UInt32, mode: DataMode, buffered: Bool,
-        recovery: RecoveryMode = .default, ioTimeout: Int64 = AddPlan.defaultIOTimeout,
+        recovery: RecoveryMode = .default, ioTimeout: Int64? = nil,
         deaths: Int = 0, lastDeath: String? = nil, since: Int64 = 0, file: String? = nil,
         workerPid: Int32? = nil, workerUid: UInt32? = nil, workerVersion: String? = nil, workerOutdated: Bool? = nil,
         created: Int64
@@ -150,8 +150,7 @@ public struct Device: Equatable, Sendable {
             throw .invalidParameter(parameter: fields.fullName("recovery"))
         }
         self.recovery = recovery
-        // Older brokers had one for all devices.
-        ioTimeout = try fields.optionalInteger("ioTimeout") ?? AddPlan.defaultIOTimeout
+        ioTimeout = try fields.optionalInteger("ioTimeout")
         deaths = try fields.integer("deaths")
         lastDeath = try fields.optionalString("lastDeath")
         since = try fields.integer("since")
@@ -175,7 +174,7 @@ public struct Device: Equatable, Sendable {
             ("queues", .integer(clamping: queues)), ("depth", .integer(clamping: depth)),
             ("maxIOBytes", .integer(clamping: maxIOBytes)), ("mode", .string(mode.rawValue)),
             ("buffered", .bool(buffered)),
-            ("recovery", .string(recovery.rawValue)), ("ioTimeout", .integer(ioTimeout)),
+            ("recovery", .string(recovery.rawValue)), ("ioTimeout", ioTimeout.map(JSON.integer)),
             ("deaths", .integer(clamping: deaths)),
             ("lastDeath", lastDeath.map(JSON.string)), ("since", .integer(since)),
             ("file", file.map(JSON.string)), ("workerPid", workerPid.map { .integer(clamping: $0) }),

@@ -22,14 +22,16 @@ struct ProgressWatch {
         case hung
     }
 
-    /// Nanoseconds that each thread has run in its own code, by thread id.
-    typealias TimeSpent = [Int32: UInt64]
+    /// Nanoseconds that the thread of each queue has run in its own code.
+    typealias TimeSpent = [Int: UInt64]
 
     private var last: [QueueStatistics] = []
     /// Nanoseconds of CLOCK_MONOTONIC since when the device as a whole has given no request back.
     private var wholeSince: UInt64?
     /// The same for each queue that holds requests: that another one serves is no excuse.
     private var queueSince: [UInt64?] = []
+    /// The same for each queue whose thread has not woken up: it may have no work, or run in circles.
+    private var silentSince: [UInt64] = []
     /// In the middle of the longest standstill: what the threads had spent by then.
     private var checkpoint: (time: UInt64, spent: TimeSpent)?
     /// A wait for the file has been reported.
@@ -40,47 +42,55 @@ struct ProgressWatch {
         _ sample: Sample, now: UInt64, limit: UInt64, spent: () -> TimeSpent = { [:] }
     ) -> Verdict {
         note(sample, now)
-        let standstills = ([wholeSince] + queueSince).compactMap { $0 }.map { now - $0 }
-        guard let longest = standstills.max(), longest >= limit / 2 else {
+        let standstill = ([wholeSince] + queueSince).compactMap { $0 }.map { now - $0 }.max() ?? 0
+        let silence = silentSince.map { now - $0 }.max() ?? 0
+        guard max(standstill, silence) >= limit / 2 else {
             checkpoint = nil
             return .fine
         }
         if checkpoint == nil { checkpoint = (now, spent()) }
-        guard longest >= limit else { return .fine }
+        guard max(standstill, silence) >= limit else { return .fine }
+        let isRunning = runsInCircles(now, limit, spent)
+        guard standstill >= limit || isRunning else { return .fine }
         // Only a worker that runs, and sleeps, and holds a request waits for its file. Its claims are not trusted further
         // than that: one that lies keeps its own device waiting, and nobody else.
         let holdsRequests = sample.claims.contains { $0.taken > $0.committed }
-        let waits = holdsRequests && sample.hasFile && !sample.isStopped && !isRunning(now, spent)
+        let waits = holdsRequests && sample.hasFile && !sample.isStopped && !isRunning
         return waits ? .waitsForFile : .hung
     }
 
     private mutating func note(_ sample: Sample, _ now: UInt64) {
-        let known = last.count == sample.claims.count
-        let moved = sample.claims.indices.map { !known || sample.claims[$0].committed != last[$0].committed }
-        last = sample.claims
+        let before = last.count == sample.claims.count ? last : nil
+        let moved = sample.claims.indices.map { sample.claims[$0].committed != before?[$0].committed }
         guard sample.inFlight > 0 else {
-            wholeSince = nil
-            queueSince = []
+            last = sample.claims
+            (wholeSince, queueSince, silentSince) = (nil, [], [])
             return
         }
         if wholeSince == nil || moved.contains(true) { wholeSince = now }
-        if queueSince.count != moved.count { queueSince = moved.map { _ in nil } }
+        if queueSince.count != moved.count {
+            queueSince = moved.map { _ in nil }
+            silentSince = moved.map { _ in now }
+        }
         for (queue, claims) in sample.claims.enumerated() {
+            if claims.turns != before?[queue].turns { silentSince[queue] = now }
             if claims.taken <= claims.committed {
                 queueSince[queue] = nil
             } else if moved[queue] || queueSince[queue] == nil {
                 queueSince[queue] = now
             }
         }
+        last = sample.claims
     }
 
-    /// A thread has spent nearly all the time since the checkpoint in its own code. The kernel's helper threads, which may
-    /// be busy with the file, have no code of their own.
-    private func isRunning(_ now: UInt64, _ spent: () -> TimeSpent) -> Bool {
+    /// A thread that does not wake up has spent nearly all the time since the checkpoint in its own code. One that waits for
+    /// its file spends none.
+    private func runsInCircles(_ now: UInt64, _ limit: UInt64, _ spent: () -> TimeSpent) -> Bool {
         guard let checkpoint, now > checkpoint.time else { return false }
         let most = (now - checkpoint.time) / 5 * 4
-        return spent().contains { thread, time in
-            checkpoint.spent[thread].map { time >= $0 && time - $0 >= most } ?? false
+        return spent().contains { queue, time in
+            guard silentSince.indices.contains(queue), now - silentSince[queue] >= limit / 2 else { return false }
+            return checkpoint.spent[queue].map { time >= $0 && time - $0 >= most } ?? false
         }
     }
 }

@@ -27,7 +27,8 @@ final class Watchdog {
         let sample = ProgressWatch.Sample(
             inFlight: inFlight, claims: statistics.queues, isStopped: isStopped,
             hasFile: device.launch?.target.needsFiles ?? true)
-        let limit = UInt64(clamping: device.info.ioTimeout) * 1_000_000_000
+        let seconds = device.info.ioTimeout ?? Int64(broker.configuration.ioTimeout)
+        let limit = UInt64(clamping: seconds) * 1_000_000_000
         let verdict = device.watch.look(sample, now: monotonicNanoseconds(), limit: limit) {
             Watchdog.timeSpent(worker.pid)
         }
@@ -39,7 +40,7 @@ final class Watchdog {
             Log.error("watchdog", ("device", "\(device.id)"), ("worker", "\(worker.pid)"))
             broker.kill(
                 device,
-                because: "was killed by the watchdog: it had work and did nothing for \(device.info.ioTimeout) s")
+                because: "was killed by the watchdog: it had work and did nothing for \(seconds) s")
         }
     }
 
@@ -69,17 +70,20 @@ final class Watchdog {
         return status.state == "T" || status.state == "t"
     }
 
-    /// Field 14 of /proc/PID/task/TID/stat, in clock ticks: time in user mode.
+    /// Field 14 of /proc/PID/task/TID/stat, in clock ticks: time in user mode. The thread of queue 0 is called "ubd-q0".
     private static func timeSpent(_ pid: Int32) -> ProgressWatch.TimeSpent {
         var result: ProgressWatch.TimeSpent = [:]
         let nanosecondsPerTick = 1_000_000_000 / UInt64(max(sysconf(Int32(_SC_CLK_TCK)), 1))
-        for name in listFolder("/proc/\(pid)/task") {
-            guard let thread = Int32(name), let bytes = try? readFile("/proc/\(pid)/task/\(name)/stat"),
-                let close = bytes.lastIndex(of: UInt8(ascii: ")"))
+        for thread in listFolder("/proc/\(pid)/task") {
+            guard let bytes = try? readFile("/proc/\(pid)/task/\(thread)/stat"),
+                let open = bytes.firstIndex(of: UInt8(ascii: "(")), let close = bytes.lastIndex(of: UInt8(ascii: ")"))
             else { continue }
+            let name = String(decoding: bytes[(open + 1)..<close], as: UTF8.self)
             let fields = bytes[(close + 1)...].split(separator: UInt8(ascii: " "))
-            guard fields.count > 11, let ticks = UInt64(String(decoding: fields[11], as: UTF8.self)) else { continue }
-            result[thread] = ticks * nanosecondsPerTick
+            guard name.hasPrefix("ubd-q"), let queue = Int(name.dropFirst(5)), fields.count > 11,
+                let ticks = UInt64(String(decoding: fields[11], as: UTF8.self))
+            else { continue }
+            result[queue] = ticks * nanosecondsPerTick
         }
         return result
     }

@@ -30,7 +30,7 @@ package final class Rendezvous: Sendable {
         prepared.add(1, ordering: .releasing)
     }
 
-    func waitUntilMayFetch(_ queue: UInt16) {
+    func waitUntilMayFetch(_ queue: UInt16 = 0) {
         while mayFetch.load(ordering: .acquiring) <= Int(queue) { pause() }
     }
 
@@ -61,12 +61,13 @@ package final class Rendezvous: Sendable {
         try throwFailure()
     }
 
-    func letFetch(_ count: Int) {
-        mayFetch.store(count, ordering: .releasing)
+    /// `count`: of queues; nil for all.
+    func letFetch(_ count: Int? = nil) {
+        mayFetch.store(count ?? queues, ordering: .releasing)
     }
 
-    func waitUntilServing(_ count: Int) throws(WorkerFailure) {
-        while serving.load(ordering: .acquiring) < count { try pauseUnlessFailed() }
+    func waitUntilServing(_ count: Int? = nil) throws(WorkerFailure) {
+        while serving.load(ordering: .acquiring) < count ?? queues { try pauseUnlessFailed() }
         try throwFailure()
     }
 

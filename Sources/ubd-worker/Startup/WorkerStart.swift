@@ -119,8 +119,8 @@ package struct WorkerStart {
 
     /// Lets all queues fetch, now that all of them can, and waits until they have. (For a test: only the first `count`.)
     package func fetch(_ rendezvous: Rendezvous, count: Int? = nil) throws(WorkerFailure) {
-        rendezvous.letFetch(count ?? rendezvous.queues)
-        try rendezvous.waitUntilServing(count ?? rendezvous.queues)
+        rendezvous.letFetch(count)
+        try rendezvous.waitUntilServing(count)
     }
 
     /// From here on no call can make a descriptor.

@@ -86,9 +86,22 @@ struct WatchdogTests {
         var verdict = ProgressWatch.Verdict.fine
         for second in 0...11 {
             let now = UInt64(second) * 1_000_000_000 + 1
-            verdict = watch.look(sample(), now: now, limit: 10_000_000_000) { [7: now / 100 * percent, 8: 0] }
+            verdict = watch.look(sample(), now: now, limit: 10_000_000_000) { [0: now / 100 * percent] }
         }
         #expect(verdict == (isHung ? .hung : .waitsForFile))
+    }
+
+    @Test("a queue whose thread runs in circles is seen while another one serves", arguments: [(95, true), (0, false)])
+    func circlesBesideOthers(percent: UInt64, isHung: Bool) {
+        var watch = ProgressWatch()
+        var verdict = ProgressWatch.Verdict.fine
+        for second in 0...11 {
+            let now = UInt64(second) * 1_000_000_000 + 1
+            var sample = busySample(second, holding: 5)
+            sample.claims[0].turns = UInt64(second)
+            verdict = watch.look(sample, now: now, limit: 10_000_000_000) { [0: now, 1: now / 100 * percent] }
+        }
+        #expect(verdict == (isHung ? .hung : .fine))
     }
 
     @Test("counts from the last request that went back")
