@@ -76,6 +76,7 @@ final class FakeWorker: Worker {
 
     /// What it was told.
     private(set) var launch: LaunchMessage?
+    private(set) var serve: ServeMessage?
 
     func send(_ message: LaunchMessage, parking: Int32, statistics: Int32, bundle: Int32) throws(SystemError) {
         launch = message
@@ -91,6 +92,7 @@ final class FakeWorker: Worker {
     }
 
     func send(_ message: ServeMessage) throws(SystemError) {
+        serve = message
         if try interfere?(.serve, self) == true { return }
         loop.later { [self] in
             switch fault {
