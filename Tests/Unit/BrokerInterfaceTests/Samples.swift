@@ -80,6 +80,15 @@ struct Sample: CustomTestStringConvertible, Sendable {
         Sample(
             place: .input("Delete"), full: DeleteRequest(id: 3, generation: 17, force: true).json
         ) { (json, _) throws(InterfaceError) in try DeleteRequest(parameters: json).json },
+        Sample(
+            place: .input("Upgrade"), full: UpgradeRequest(id: 3, generation: 17).json
+        ) { (json, _) throws(InterfaceError) in try UpgradeRequest(parameters: json).json },
+        Sample(
+            place: .output("Upgrade"), full: UpgradeReply(upgraded: true, device: device).json
+        ) { (json, unknown) throws(InterfaceError) in try UpgradeReply(parameters: json, unknown: unknown).json },
+        Sample(
+            place: .input("Recover"), full: RecoverRequest(id: 3, generation: 17).json
+        ) { (json, _) throws(InterfaceError) in try RecoverRequest(parameters: json).json },
         Sample(place: .input("List"), full: ListRequest(id: 3).json) { (json, _) throws(InterfaceError) in
             try ListRequest(parameters: json).json
         },

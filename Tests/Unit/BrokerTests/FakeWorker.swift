@@ -15,6 +15,7 @@ final class FakeWorker: Worker {
         case unsealedRings
         case diesWhenSealed
         case violates
+        case diesInRehearsal
     }
 
     /// Where a test can interfere.
@@ -43,6 +44,10 @@ final class FakeWorker: Worker {
     var interfere: ((Moment, FakeWorker) throws(SystemError) -> Bool)?
     /// What it says when it refuses the file.
     var failure = WorkerFailure(.fileIsDirectory)
+    /// It was given /dev/null: it must not get anywhere.
+    let isRehearsal: Bool
+    /// The descriptor of its program.
+    let binary: Int32
     private let geometry: Geometry
     private let loop: EventLoop
     private var handler: (WorkerEvent) -> Void
@@ -52,6 +57,8 @@ final class FakeWorker: Worker {
         handler: @escaping (WorkerEvent) -> Void
     ) {
         uid = launch.uid
+        isRehearsal = launch.device == "/dev/null"
+        binary = launch.binary
         self.fault = fault
         self.geometry = geometry
         self.loop = loop
@@ -95,6 +102,10 @@ final class FakeWorker: Worker {
         serve = message
         if try interfere?(.serve, self) == true { return }
         loop.later { [self] in
+            if isRehearsal {
+                if fault == .diesInRehearsal { return die(.killed(signal: SIGSEGV)) }
+                return handler(.message(.failed(WorkerFailure(.mapDescriptors, errno: ENODEV))))
+            }
             switch fault {
             case .diesAfterGeometry: die(.killed(signal: SIGSEGV))
             case .unsealedRings: handler(.message(.sealed([])))
