@@ -1,4 +1,5 @@
 """FUSE servers for the lab: one file each, over the raw protocol (linux/fuse.h)."""
+import contextlib
 import ctypes
 import errno
 import os
@@ -7,7 +8,7 @@ import stat
 import struct
 import threading
 
-LOOKUP, GETATTR, OPEN, INIT = 1, 3, 14, 26
+LOOKUP, GETATTR, OPEN, RELEASE, INIT = 1, 3, 14, 18, 26
 READ, WRITE, STATFS, FSYNC, FALLOCATE = 15, 16, 17, 20, 43
 NAMES = {READ: "read", WRITE: "write", FSYNC: "fsync", FALLOCATE: "fallocate"}
 SIZE = 1 << 20
@@ -26,10 +27,11 @@ def mount(folder):
 
 class SilentFuse:
     """Mounted at `folder`, for everybody; the file is `folder`/file. It answers what it takes to open the file, and then
-    nothing: it takes every other request and keeps it, and whoever waits for that answer cannot even be killed."""
+    nothing: it takes every other request and keeps it, and whoever waits for that answer cannot even be killed. With `opens`
+    only reads and writes stay unanswered, so that a device can be made of the file."""
 
-    def __init__(self, folder):
-        self.folder, self.path = folder, f"{folder}/file"
+    def __init__(self, folder, opens=False):
+        self.folder, self.path, self.opens = folder, f"{folder}/file", opens
         device = mount(folder)
         self.server = os.fork()
         if self.server == 0:
@@ -59,9 +61,12 @@ class SilentFuse:
             body = self._answer(operation, node)
             if body:
                 os.write(device, struct.pack("<IiQ", 16 + len(body), 0, unique) + body)
+            elif self.opens and operation not in (READ, WRITE):
+                # As a server does that has no such function. (FORGET gets no answer, and an answer to it does no harm.)
+                with contextlib.suppress(OSError):
+                    os.write(device, struct.pack("<IiQ", 16, 0 if operation == RELEASE else -errno.ENOSYS, unique))
 
-    @staticmethod
-    def _answer(operation, node):
+    def _answer(self, operation, node):
         def attributes(number):
             return attributes_of(number, SIZE)
 
@@ -73,6 +78,8 @@ class SilentFuse:
             return struct.pack("<QII", 1000, 0, 0) + attributes(node)
         if operation == OPEN:
             return struct.pack("<QII", 1, 0, 0)
+        if operation == STATFS and self.opens:
+            return struct.pack("<5Q10I", 0, 0, 0, 1, 1, 4096, 255, 4096, *[0] * 7)
         return None
 
 

@@ -74,6 +74,9 @@ struct BatchLoop<T: Target>: RequestLoop, ~Copyable {
         queue.ring.finish(completions)
         pushList()
         queue.counters.endTurn(takenBefore: taken)
+        #if UBD_TEST_CRASH
+            TestCrash.end(&queue)
+        #endif
         return 0
     }
 
@@ -104,6 +107,12 @@ struct BatchLoop<T: Target>: RequestLoop, ~Copyable {
             guard tag < queue.depth else { return -Int(EPROTO) }
             let descriptor = queue.descriptors[Int(tag)]
             queue.poison(tag, descriptor)
+            #if UBD_TEST_CRASH
+                if let outcome = queue.crash.outcome(descriptor) {
+                    commit(tag, descriptor, outcome)
+                    continue
+                }
+            #endif
             commit(tag, descriptor, target.begin(tag, descriptor, on: &queue))
         }
         return completion.flags & IOUring.CompletionFlags.more != 0 ? 0 : fetchEnded(completion)
