@@ -132,7 +132,7 @@ def scheduler_none(path):
 def warm(path, *more, jobs=1):
     """Every tag once at least: the first use of a buffer makes its memory, which is no part of a request's cost."""
     for way in ("randwrite", "randread"):
-        load(path, way, 4096, DEPTH, 4000, *more, jobs=jobs)
+        load(path, way, 4096, DEPTH, 1000, *more, jobs=jobs)
 
 
 def counted_load(name, path, way, block, depth, requests, *more, jobs=1):

@@ -149,8 +149,7 @@ def devices_table(results):
     return "\n".join(lines)
 
 
-def profile_table(results, most=40):
-    kublk, ubd = (find(results, server=server)[0] for server in ("kublk", "ubd"))
+def profile_table(kublk, ubd, most=40):
     names = sorted(set(kublk["symbols"]) | set(ubd["symbols"]), key=lambda name: -ubd["symbols"].get(name, 0))
     lines = [f"| function | kublk ({kublk['mode']}) | ubd ({ubd['mode']}) |", "|---|---:|---:|"]
     lines += [f"| user space of the server | {number(kublk['user'])} | {number(ubd['user'])} |"]
@@ -164,6 +163,18 @@ def profile_table(results, most=40):
     return "\n".join(lines)
 
 
+def differences_table(kublk, ubd, most=30):
+    """The functions in which the two differ most; the sum of the rest, so that it adds up."""
+    more = {"user space of the server": ubd["user"] - kublk["user"]}
+    for name in set(kublk["symbols"]) | set(ubd["symbols"]):
+        more[f"`{name}`"] = ubd["symbols"].get(name, 0) - kublk["symbols"].get(name, 0)
+    names = sorted(more, key=lambda name: -abs(more[name]))
+    whole = ubd["all"] - kublk["all"]
+    lines = ["| function | ubd more than kublk |", "|---|---:|", *(f"| {name} | {more[name]:+.1f} |" for name in names[:most])]
+    lines.append(f"| all else | {whole - sum(more[name] for name in names[:most]):+.1f} |")
+    return "\n".join([*lines, f"| all ({number(kublk['all'])} and {number(ubd['all'])}) | {whole:+.1f} |"])
+
+
 # --- the page ---------------------------------------------------------------------------------------------------------
 
 
@@ -172,7 +183,7 @@ def source(section):
 
 
 def document(sections):
-    requests = sections["requests"]
+    requests, profile = sections["requests"], sections["profile"]["results"]
     text = f"""# What ubd costs
 
 Written by `make bench` ({requests['date']}, ubd at {requests['revision']}, Linux {requests['kernel']}); not to be edited.
@@ -232,6 +243,21 @@ without buffers. Depth 16, 64 KiB. {source(sections['devices'])}
 Loop on tmpfs, 4 KiB, depth 32, read at random, by function, per request: kublk's best mode beside ubd's.
 {source(sections['profile'])}
 
-{profile_table(sections['profile']['results'])}
+{profile_table(*find(profile, target='loop'))}
+
+## Where writes to null differ
+
+4 KiB, depth 32, at random: what ubd spends more than kublk, by function. The less a server does in user space, the sooner it is
+done with the requests that are there, and the fewer they are when it is woken: the difference is the scheduler's
+(`__schedule`, `update_load_avg`, `psi_task_switch` and all that a switch between fio and the server takes), which the two
+seccomp filters (`__seccomp_filter`, `populate_seccomp_data`) and the ring's restrictions (in `io_submit_sqes`) add little to.
+
+Mode copy:
+
+{differences_table(*find(profile, target='null', mode='copy'))}
+
+Mode batch:
+
+{differences_table(*find(profile, target='null', mode='batch'))}
 """
     return text

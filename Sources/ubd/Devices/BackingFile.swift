@@ -136,7 +136,8 @@ struct BackingFile: ~Copyable {
                 Notice(code: "buffered", message: "\(path) does not take direct I/O, so the page cache is used"))
             return nil
         }
-        if isInMemory(file) { stayWaitless(file) }
+        // A device's node lies on tmpfs as well; its data does not.
+        if first.st_mode & S_IFMT == S_IFREG, isInMemory(file) { stayWaitless(file) }
         let second = try status(of: file, path)
         guard second.st_dev == first.st_dev, second.st_ino == first.st_ino else {
             throw CommandFailure(
