@@ -1,5 +1,6 @@
 import BrokerInterface
 import Glibc
+import SystemCalls
 
 /// All that a command takes from outside its arguments, so that a test can put something else in its place.
 struct CommandEnvironment {
@@ -13,6 +14,14 @@ struct CommandEnvironment {
     var addSeconds = 60
     var callSeconds = 30
     var flushSeconds = 30
+    /// Nanoseconds of a clock that never goes back.
+    var now: () -> UInt64 = monotonicNanoseconds
+    /// Does nothing for so many milliseconds.
+    var pause: (UInt64) -> Void = { milliseconds in
+        let time = timespec(tv_sec: Int(milliseconds / 1000), tv_nsec: Int(milliseconds % 1000) * 1_000_000)
+        var (left, asked) = (timespec(), time)
+        while nanosleep(&asked, &left) != 0, errno == EINTR { asked = left }
+    }
 
     /// The real one.
     static func live() -> CommandEnvironment {

@@ -16,6 +16,8 @@ public struct AddPlan: Sendable {
     /// nil: the best that is allowed.
     public let mode: DataMode?
     public let recovery: RecoveryMode
+    /// nil: where the kernel gives each queue its requests from.
+    public let cpus: CPUList?
     /// A label, free of control characters, at most 1024 bytes.
     public let fileName: String?
     public let options: TargetOptions
@@ -61,6 +63,7 @@ public struct AddPlan: Sendable {
         readOnly = request.readOnly ?? false
         mode = try Self.checkMode(request.mode)
         recovery = try Self.checkRecovery(request.recovery)
+        cpus = try Self.checkCPUs(request.cpus)
         fileName = try Self.checkFileName(request.fileName, target)
         options = try TargetOptions(target: target, options: request.options)
     }
@@ -93,6 +96,15 @@ public struct AddPlan: Sendable {
             message: "recovery can not be '\(TargetCatalog.shown(name))'",
             remedy: "give one of: \(RecoveryMode.allCases.map(\.rawValue).joined(separator: ", "))",
             option: "recovery", value: TargetCatalog.shown(name))
+    }
+
+    private static func checkCPUs(_ text: String?) throws(InterfaceError) -> CPUList? {
+        guard let text else { return nil }
+        if let cpus = CPUList(text) { return cpus }
+        throw .invalidOption(
+            message: "cpus can not be '\(TargetCatalog.shown(text))'",
+            remedy: "give numbers up to \(CPUList.highest) and ranges, as in 0-1,3", option: "cpus",
+            value: TargetCatalog.shown(text))
     }
 
     private static func checkFileName(

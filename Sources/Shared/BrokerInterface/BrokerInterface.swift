@@ -26,6 +26,7 @@ public enum BrokerCall: Equatable, Sendable {
     case add(AddRequest)
     case delete(DeleteRequest)
     case list(ListRequest)
+    case stats(StatsRequest)
     case info
     case serviceInfo
     case interfaceDescription(of: String)
@@ -43,6 +44,7 @@ public enum BrokerCall: Equatable, Sendable {
             self = .add(try AddRequest(parameters: call.parameters))
         case (BrokerAPI.interface, "Delete"): self = .delete(try DeleteRequest(parameters: call.parameters))
         case (BrokerAPI.interface, "List"): self = .list(try ListRequest(parameters: call.parameters))
+        case (BrokerAPI.interface, "Stats"): self = .stats(try StatsRequest(parameters: call.parameters))
         case (BrokerAPI.interface, "Info"):
             try FieldReader(call.parameters).finish()
             self = .info
@@ -68,6 +70,7 @@ public enum BrokerCall: Equatable, Sendable {
             Call(method: BrokerAPI.interface + ".Add", parameters: request.json, more: true)
         case .delete(let request): Call(method: BrokerAPI.interface + ".Delete", parameters: request.json)
         case .list(let request): Call(method: BrokerAPI.interface + ".List", parameters: request.json)
+        case .stats(let request): Call(method: BrokerAPI.interface + ".Stats", parameters: request.json)
         case .info: Call(method: BrokerAPI.interface + ".Info")
         case .serviceInfo: Call(method: BrokerAPI.serviceInterface + ".GetInfo")
         case .interfaceDescription(let interface):

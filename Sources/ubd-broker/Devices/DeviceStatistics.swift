@@ -8,7 +8,9 @@ import WorkerProtocol
 final class DeviceStatistics {
     let file: FileDescriptor
     private let memory: Mapping
-    private let queues: Int
+    let queues: Int
+    /// When it was made, in seconds since 1970; a worker has no call that could change that.
+    let since: Int64
 
     /// A new page, all zeros.
     init(queues: Int) throws(SystemError) {
@@ -18,6 +20,7 @@ final class DeviceStatistics {
         try call("size a memfd") { ftruncate(file.raw, off_t(bytes)) }
         try call("seal a memfd") { fcntl(file.raw, F_ADD_SEALS, F_SEAL_SEAL | F_SEAL_SHRINK | F_SEAL_GROW) }
         memory = try Mapping.shared(file.raw, offset: 0, bytes: bytes, writable: false)
+        since = Int64(try file.status().st_ctim.tv_sec)
         self.file = file
         self.queues = queues
     }
@@ -30,8 +33,14 @@ final class DeviceStatistics {
             throw SystemError("the statistics page is not sealed", EBADF)
         }
         memory = try Mapping.shared(file.raw, offset: 0, bytes: bytes, writable: false)
+        since = Int64(try file.status().st_ctim.tv_sec)
         self.file = file
         self.queues = queues
+    }
+
+    /// One of a queue's words; what it means, StatisticsPage tells.
+    func word(queue: Int, _ word: Int) -> UInt64 {
+        StatisticsPage.word(UnsafeRawPointer(memory.base), queue: queue, word)
     }
 
     /// Of all queues together. Whatever is written there, no sum overflows and no difference is negative.

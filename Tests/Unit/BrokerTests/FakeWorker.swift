@@ -62,6 +62,7 @@ final class FakeWorker: Worker {
 
     /// What it was told.
     private(set) var launch: LaunchMessage?
+    private(set) var serve: ServeMessage?
 
     func send(_ message: LaunchMessage, parking: Int32, statistics: Int32, bundle: Int32) throws(SystemError) {
         launch = message
@@ -76,6 +77,7 @@ final class FakeWorker: Worker {
     }
 
     func send(_ message: ServeMessage) throws(SystemError) {
+        serve = message
         loop.later { [self] in
             switch fault {
             case .diesAfterGeometry: die(.killed(signal: SIGSEGV))
