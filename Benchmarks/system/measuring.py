@@ -50,7 +50,7 @@ class Guest:
 
     def __init__(self, name, kernel, plan, *, cpus=1, memory=1024, timeout=900, files=(), profile=False):
         self.counts, self.profile = OUTPUT / f"{name}.counts", OUTPUT / f"{name}.profile"
-        self.folder = OUTPUT / name
+        self.folder, self.is_counted = OUTPUT / name, cpus == 1
         low, high = worker_code()
         plugin = f"{OUTPUT / 'icnt.so'},out={self.counts},server={low:x}:{high:x}" + (f",profile={self.profile}" if profile else "")
         vm.prepare([kernel])
@@ -89,12 +89,17 @@ class Guest:
         long, short = line["long"], line["short"]
         requests = long["requests"] - short["requests"]
         (all_long, user_long), (all_short, user_short) = self.window(long["window"]), self.window(short["window"])
-        return {
+        found = {
             "user": (user_long - user_short) / requests,
             "run": (long["run_ns"] - short["run_ns"]) / requests,
             "all": (all_long - all_short) / requests,
             "fio": long["milliseconds"] * 1e6 / long["requests"],
         }
+        # Now and then the kernel does something of its own, outside of fio's time: 35 million instructions of it. Then fio's
+        # clock must do, which counts milliseconds.
+        if self.is_counted and abs(found["all"] - found["fio"]) * long["requests"] > 5e6:
+            found |= {"all": (long["milliseconds"] - short["milliseconds"]) * 1e6 / requests, "rough": True}
+        return found
 
     def symbols(self, lines):
         """Kernel instructions per request by function, of all these lines' requests together: {symbol: count}."""

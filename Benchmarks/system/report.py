@@ -29,7 +29,7 @@ def table(results, target, block, depth, ways):
         for way in ways:
             point = by_way[way]
             own = ["–", "–"] if server in KERNEL_SERVERS else [number(point["user"]), number(point["run"])]
-            cells += [*own, number(point["all"])]
+            cells += [*own, ("≈ " if point.get("rough") else "") + number(point["all"])]
         lines.append(f"| {server} | {mode} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
@@ -197,7 +197,8 @@ and zero copy with zero copy.
 Per request: **user**: user instructions of the server. **run**: nanoseconds that the server's threads ran, in the kernel
 too, its helpers for io_uring included. **all**: instructions of the whole system, so fio (io_uring, direct), block layer
 and server; one takes one nanosecond of that guest's time. Each is the difference of a long and a short run, in which
-nothing of fio's start and end is left.
+nothing of fio's start and end is left. With ≈ it is by fio's clock, whose unit is a millisecond: the kernel did something
+else in that run.
 
 `ubd` runs as it is installed, with its whole sandbox (the worker is linked at a fixed address, to be counted). `kublk` is
 the ublk server of the kernel's tests, run by root without any. `loop` files lie on tmpfs. No I/O scheduler anywhere.

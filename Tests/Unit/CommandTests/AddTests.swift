@@ -1,4 +1,5 @@
 import BrokerInterface
+import CShims
 import Foundation
 import Glibc
 import Synchronization
