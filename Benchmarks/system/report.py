@@ -49,9 +49,10 @@ USER_LIMITS = [
 WAYS = ("randread", "randwrite")
 
 
-def requirement(what, came_out, most, unit, less=False):
+def requirement(what, came_out, most, unit, less=False, digits=0):
     good = came_out < most if less else came_out <= most
-    return f"| {what} | {'below' if less else 'at most'} {number(most)} | {number(came_out)} | {'yes' if good else '**no**'} | {unit} |"
+    bound, value = f"{most:,.{digits}f}", f"{came_out:,.{digits}f}"
+    return f"| {what} | {'below' if less else 'at most'} {bound} | {value} | {'yes' if good else '**no**'} | {unit} |"
 
 
 def requirements(sections):
@@ -84,9 +85,9 @@ def requirements(sections):
             value = one(old, "user", server="ubd", target=target, mode="copy", depth=32, way=way)
             lines.append(requirement(f"Linux 6.12: {target}, copy, {way}", value, most, "user instructions", less=True))
     for line in walls(sections["walls"]["results"]):
-        lines.append(requirement(f"walls: {line['name']}", 100 * line["ratio"] * 100, 100, "hundredths of a percent more than without", less=True))
+        lines.append(requirement(f"walls: {line['name']}", 100 * line["ratio"], 1, "percent more than without", less=True, digits=2))
     for name, spread in queue_spread(sections["queues"]["results"]).items():
-        lines.append(requirement(f"1, 2, 4 queues: {', '.join(name)}", 100 * spread, 5, "percent between the least and the most user instructions"))
+        lines.append(requirement(f"1, 2, 4 queues: {', '.join(name)}", 100 * spread, 5, "percent between the least and the most user instructions", digits=1))
     for kernel, these in by_kernel(sections["devices"]["results"]).items():
         lines.append(requirement(f"{kernel}: `ubd add`, the dearest of {len(these)}", max(d["instructions"] for d in these), 100e6, everything))
         lines.append(requirement(f"{kernel}: private memory of an idle worker", max(d["private_kib"] for d in these), 4096, "KiB"))
