@@ -66,7 +66,7 @@ struct AccessDecisionTests {
             asked.ioTimeout = seconds
             return policy.decide(member, asked, usage: nothing)
         }
-        for seconds in [nil, 5, 60] { #expect(decide(seconds) == .allowed(policy.rules[0])) }
+        for seconds: UInt64? in [nil, 5, 60] { #expect(decide(seconds) == .allowed(policy.rules[0])) }
         for seconds: UInt64 in [4, 61] {
             let refusal = AccessRefusal.ioTimeout(policy.rules[0], bounds: 5...60, wanted: seconds)
             #expect(decide(seconds) == .refused(refusal))
