@@ -121,7 +121,8 @@ final class Broker {
     /// Refuses processors that can't run anything. One that goes offline later costs speed, nothing else.
     private func demandOnline(_ cpus: CPUList?) throws(InterfaceError) {
         guard let cpus, let bytes = try? readFile("\(surroundings.sysfs)/devices/system/cpu/online"),
-            let online = CPUList(String(decoding: bytes.split(separator: UInt8(ascii: "\n")).first ?? [], as: UTF8.self)),
+            let online = CPUList(
+                String(decoding: bytes.split(separator: UInt8(ascii: "\n")).first ?? [], as: UTF8.self)),
             let missing = cpus.first(notIn: online)
         else { return }
         throw .invalidOption(

@@ -63,7 +63,8 @@ extension Counts {
         let taken = word(Word.taken)
         self.init(
             read: operation(.read), write: operation(.write), flush: operation(.flush), discard: operation(.discard),
-            writeZeroes: operation(.writeZeroes), inFlight: taken > committed ? min(taken - committed, UInt64(depth)) : 0,
+            writeZeroes: operation(.writeZeroes),
+            inFlight: taken > committed ? min(taken - committed, UInt64(depth)) : 0,
             wakeUps: number(Word.turns), batchSizes: list(Word.batchSizes, StatisticsPage.batchSizes),
             latency: list(Word.latencies, StatisticsPage.Latency.classes))
     }

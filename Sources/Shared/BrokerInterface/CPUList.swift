@@ -30,7 +30,9 @@ public struct CPUList: Equatable, Sendable {
     }
 
     private static func number(_ text: Substring) -> Int? {
-        guard !text.isEmpty, text.utf8.count <= 4, text.utf8.allSatisfy({ (0x30...0x39).contains($0) }) else { return nil }
+        guard !text.isEmpty, text.utf8.count <= 4, text.utf8.allSatisfy({ (0x30...0x39).contains($0) }) else {
+            return nil
+        }
         return Int(text).flatMap { $0 <= highest ? $0 : nil }
     }
 
@@ -42,7 +44,9 @@ public struct CPUList: Equatable, Sendable {
     /// The first that `other` does not have; nil when it has all.
     public func first(notIn other: CPUList) -> Int? {
         for range in ranges {
-            if let missing = range.first(where: { cpu in !other.ranges.contains { $0.contains(cpu) } }) { return missing }
+            if let missing = range.first(where: { cpu in !other.ranges.contains { $0.contains(cpu) } }) {
+                return missing
+            }
         }
         return nil
     }

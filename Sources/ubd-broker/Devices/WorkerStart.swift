@@ -132,7 +132,9 @@ final class WorkerStart {
         do throws(SystemError) {
             // The page is the device's: a replacement counts on where the dead worker stopped.
             let statistics: DeviceStatistics
-            if let counted = device.statistics { statistics = counted } else {
+            if let counted = device.statistics {
+                statistics = counted
+            } else {
                 statistics = try DeviceStatistics(queues: Int(launch.queues))
             }
             var launch = launch

@@ -130,7 +130,9 @@ struct StatsWatch {
 
     /// What a device did since the last look: all, when it was not there then.
     static func change(of device: DeviceStats, since before: [DeviceStats]) -> Counts? {
-        let earlier = before.first { $0.id == device.id && $0.generation == device.generation && $0.since == device.since }
+        let earlier = before.first {
+            $0.id == device.id && $0.generation == device.generation && $0.since == device.since
+        }
         return device.total.map { $0.since(earlier?.total ?? Counts()) }
     }
 

@@ -105,13 +105,16 @@ struct StatsTests {
         host.kernel.quiesce(0)
         host.workers[0].die(.killed(signal: SIGSEGV))
         // Also while there is no worker.
-        #expect(try host.broker.stats(StatsRequest(id: 0), peer: Host.alice).devices.first?.total?.write.requests == 1000)
+        #expect(
+            try host.broker.stats(StatsRequest(id: 0), peer: Host.alice).devices.first?.total?.write.requests == 1000)
         try host.run { host.broker.devices[0]?.info.state == .live }
         #expect(host.workers.count == 2)
-        #expect(try host.broker.stats(StatsRequest(id: 0), peer: Host.alice).devices.first?.total?.write.requests == 1000)
+        #expect(
+            try host.broker.stats(StatsRequest(id: 0), peer: Host.alice).devices.first?.total?.write.requests == 1000)
         // And the new one writes into the same memory.
         write(1001, Word.requests + StatisticsPage.Operation.write.rawValue, to: page)
-        #expect(try host.broker.stats(StatsRequest(id: 0), peer: Host.alice).devices.first?.total?.write.requests == 1001)
+        #expect(
+            try host.broker.stats(StatsRequest(id: 0), peer: Host.alice).devices.first?.total?.write.requests == 1001)
     }
 
     @Test("workers may take the time only where the kernel itself trusts the processors' clocks")
@@ -169,8 +172,9 @@ struct StatsTests {
     func offline() throws {
         let host = try host(online: "0-1,3")
         for (cpus, missing) in [("0-3", "2"), ("7", "7")] {
-            guard case .failure(.invalidOption(let message, let remedy, "cpus", let value)) =
-                try host.add(AddRequest(target: "null", cpus: cpus))
+            guard
+                case .failure(.invalidOption(let message, let remedy, "cpus", let value)) =
+                    try host.add(AddRequest(target: "null", cpus: cpus))
             else {
                 Issue.record("\(cpus) was taken")
                 continue

@@ -71,7 +71,8 @@ struct StatsTests {
         let text = console.output.joined(separator: "\n")
         for part in [
             "\n queue 0 ", "\n queue 1 ", "read          10        40960    4K       0\n",
-            "write         4         196608   64K      1\n", "flush         2         0        -        0", "write-zeroes  5         1048576  204K     0",
+            "write         4         196608   64K      1\n", "flush         2         0        -        0",
+            "write-zeroes  5         1048576  204K     0",
             "\n1                      4\n4-7                    6\n",
             "\n<8us                50\n<16us               49\n<32us               1",
         ] {

@@ -56,7 +56,8 @@ struct CountersTests {
         let queue = try queue()
         var counters = queue.loop.queue.counters
         for operation: UInt32 in [2, 7, 255] {
-            counters.complete(0, UblkIODescriptor(operationAndFlags: operation, sectors: 8, startSector: 0), bytes: 4096)
+            counters.complete(
+                0, UblkIODescriptor(operationAndFlags: operation, sectors: 8, startSector: 0), bytes: 4096)
         }
         let committed = queue.loop.queue.counters.committed
         #expect(committed == 3)
@@ -122,7 +123,9 @@ struct TickClockTests {
             TickClock.Reading(ticks: 1 << 63 &+ ticks, nanoseconds: 77 + nanoseconds))
     }
 
-    @Test("is told by two readings of it and of the kernel's", arguments: [1_000_000, 24_000_000, 2_900_000_000, 6_000_000_000] as [UInt64])
+    @Test(
+        "is told by two readings of it and of the kernel's",
+        arguments: [1_000_000, 24_000_000, 2_900_000_000, 6_000_000_000] as [UInt64])
     func scale(frequency: UInt64) {
         let clock = clock(ticks: frequency / 200, nanoseconds: 5_000_000)
         #expect(clock.isSteady)
