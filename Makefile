@@ -19,7 +19,7 @@ static := --scratch-path $(SCRATCH)/worker -Xswiftc -static-executable -Xswiftc 
 	-Xswiftc -Xclang-linker -Xswiftc -static-pie -Xlinker -z -Xlinker now -Xlinker -s
 sources := Package.swift Sources Tests
 
-.PHONY: help dependencies build escape install test unit lab-test lint format demo lab clean
+.PHONY: help dependencies build escape install test unit lab-test soak lint format demo lab clean
 
 help:
 	@echo 'ubd: block devices served from userspace, for users who are not root.'
@@ -31,6 +31,7 @@ help:
 	@echo '  make test                  everything: lint, unit tests, binaries, and devices on kernels 6.12 and 7.3'
 	@echo '  make unit                  only the unit tests'
 	@echo '  make lab-test [KERNEL=all] [GROUP=name]   only the tests on real kernels; Tests/lab/run --help tells more'
+	@echo '  make soak                  the full counts of kills and cycles, for an hour or two: writes docs/proof.md'
 	@echo '  make bench                 what a request costs, in instructions, beside others: writes docs/performance.md'
 	@echo '  make bench-check           compares the quickest points with Benchmarks/system/thresholds'
 	@echo '  make lint, make format     the source style: check it, put it right'
@@ -100,6 +101,9 @@ unit: dependencies
 
 lab-test: dependencies
 	@Tests/lab/run --kernel $(if $(filter command line environment,$(origin KERNEL)),$(KERNEL),all) --group $(GROUP)
+
+soak: dependencies
+	@Tests/lab/soak
 
 lint:
 	swift format lint --strict --recursive $(sources)

@@ -15,6 +15,12 @@ final class Broker {
         var holder: (_ id: UInt32) -> String? = Holders.holder(of:)
         var sysfs = "/sys"
         var nodes = Nodes(folder: "/dev")
+        /// Requests that the block layer has given to a device and waits for.
+        var requestsInFlight: (_ id: UInt32) -> Int = Watchdog.inFlight
+        /// Opens the program that has the configured name now.
+        var openProgram: (_ path: String) throws(TrustedFile.Distrust) -> WorkerProgram = WorkerProgram.init(path:)
+        /// Which program has that name now; nil when none has.
+        var programNow: (_ path: String) -> WorkerProgram.Identity? = WorkerProgram.Identity.init(of:)
     }
 
     let configuration: Configuration
@@ -22,7 +28,8 @@ final class Broker {
     let policy: AccessPolicy
     /// By target name.
     let walls: [String: Walls]
-    let workerBinary: FileDescriptor
+    /// What new workers are started from.
+    var program: WorkerProgram
     let workerGID: UInt32
     let driver: Driver
     let store: RecordStore
@@ -41,14 +48,14 @@ final class Broker {
 
     init(
         configuration: Configuration, loop: EventLoop, policy: AccessPolicy, walls: [String: Walls],
-        workerBinary: consuming FileDescriptor, workerGID: UInt32, driver: Driver,
+        program: WorkerProgram, workerGID: UInt32, driver: Driver,
         surroundings: Surroundings
     ) throws(SystemError) {
         self.configuration = configuration
         self.loop = loop
         self.policy = policy
         self.walls = walls
-        self.workerBinary = workerBinary
+        self.program = program
         self.workerGID = workerGID
         self.driver = driver
         self.surroundings = surroundings
@@ -90,13 +97,8 @@ final class Broker {
     }
 
     func delete(_ request: DeleteRequest, peer: PeerCredentials, completion: @escaping (InterfaceError?) -> Void) {
-        guard let device = devices[request.id], mayTouch(device, peer),
-            request.generation == nil || request.generation == device.info.generation
-        else {
-            return completion(
-                .noSuchDevice(
-                    message: "you have no device \(request.id)", remedy: "'ubd list' shows your devices",
-                    id: Int64(request.id)))
+        guard let device = device(request.id, generation: request.generation, peer: peer) else {
+            return completion(noSuchDevice(request.id))
         }
         Log.info(
             "delete", ("device", "\(device.id)"), ("uid", "\(peer.uid)"), ("pid", "\(peer.pid)"),
@@ -105,13 +107,24 @@ final class Broker {
     }
 
     func list(_ request: ListRequest, peer: PeerCredentials) throws(InterfaceError) -> ListReply {
-        let visible = devices.values.filter { mayTouch($0, peer) }.map(\.info).sorted { $0.id < $1.id }
+        let visible = devices.values.filter { mayTouch($0, peer) }.map(description).sorted { $0.id < $1.id }
         guard let id = request.id else { return ListReply(devices: visible) }
         guard let device = visible.first(where: { $0.id == id }) else {
-            throw .noSuchDevice(
-                message: "you have no device \(id)", remedy: "'ubd list' shows your devices", id: Int64(id))
+            throw noSuchDevice(id)
         }
         return ListReply(devices: [device])
+    }
+
+    /// A device that this client may do something to; nil when there is none.
+    func device(_ id: UInt32, generation: UInt64?, peer: PeerCredentials) -> ManagedDevice? {
+        guard let device = devices[id], mayTouch(device, peer),
+            generation == nil || generation == device.info.generation
+        else { return nil }
+        return device
+    }
+
+    func noSuchDevice(_ id: UInt32) -> InterfaceError {
+        .noSuchDevice(message: "you have no device \(id)", remedy: "'ubd list' shows your devices", id: Int64(id))
     }
 
     func mayTouch(_ device: ManagedDevice, _ peer: PeerCredentials) -> Bool {
@@ -165,6 +178,23 @@ final class Broker {
 
     var nodes: Nodes { surroundings.nodes }
 
+    /// The worker program that has the configured name now.
+    func openProgram() throws(TrustedFile.Distrust) -> WorkerProgram {
+        try surroundings.openProgram(configuration.workerProgram)
+    }
+
+    /// A device as its owner is told of it.
+    func description(of device: ManagedDevice) -> Device {
+        var info = device.info
+        // By the file that an upgrade would take, not by the one that this broker opened when it started.
+        if device.worker != nil, let program = device.program,
+            let now = surroundings.programNow(configuration.workerProgram)
+        {
+            info.workerOutdated = program.identity != now
+        }
+        return info
+    }
+
     /// Why the block device behind a disk must not be there; nil when it may, or when it is a file that is behind it.
     func backingProblem(_ geometry: Geometry) -> WorkerFailure? {
         guard geometry.backingMajor != 0 || geometry.backingMinor != 0 else { return nil }
@@ -173,6 +203,8 @@ final class Broker {
         guard device.exists else { return WorkerFailure(.fileStatus, errno: ENODEV) }
         return device.liesOnUblk ? WorkerFailure(.fileIsUbdDevice) : nil
     }
+
+    func requestsInFlight(_ id: UInt32) -> Int { surroundings.requestsInFlight(id) }
 
     /// The kernel finds the processors' own clocks good enough to keep its time by: they run at one pace, in step. (On
     /// others it takes them off the list. In the first seconds after boot the TSC has the other name.)
@@ -213,6 +245,7 @@ final class Broker {
     /// Sockets in which files of clients lie, or may.
     var parkingEnds: [Int32] {
         devices.values.compactMap { $0.parking?.raw } + adds.values.compactMap(\.parkingEnd)
+            + devices.values.compactMap { $0.reopening?.parkingEnd }
     }
 
     func save(_ device: ManagedDevice) {
@@ -290,11 +323,14 @@ final class Broker {
             device.info.deaths += 1
             device.info.lastDeath = device.killedBecause ?? "\(change)"
             device.killedBecause = nil
-            device.deathLog.add()
-            if device.info.recovery == .none || device.info.state == .unmanaged {
+            device.deathLog.add(window: configuration.deathWindow)
+            if device.info.recovery != .none, device.info.state == .unmanaged {
+                endedUnmanaged(device, change)
+            } else if device.info.recovery == .none {
                 fail(device, because: "its worker \(change); delete it and add it again")
             } else if device.deathLog.isTooMany {
-                fail(device, because: "its workers keep dying (\(device.deathLog.count) within a minute): \(change)")
+                let often = "\(device.deathLog.count) within \(configuration.deathWindow) s"
+                fail(device, because: "its workers keep dying (\(often)): \(change)")
             } else {
                 RecoverOperation(device, broker: self).begin()
             }

@@ -82,7 +82,8 @@ enum Startup {
         prepareProcess()
         let policy = try accessPolicy(configuration)
         let walls = try walls(configuration)
-        let binary = try workerBinary(configuration)
+        // Not held here: an upgrade replaces the broker's.
+        var program: WorkerProgram? = try workerProgram(configuration)
         let gid = try workerGroup(configuration)
         try RunFolder.prepare(configuration.runFolder)
         let lock = try RunFolder.lock(configuration.runFolder)
@@ -94,7 +95,7 @@ enum Startup {
             try WorkerProcess(launch, loop: loop, handler: handler)
         }
         let broker = try Broker(
-            configuration: configuration, loop: loop, policy: policy, walls: walls, workerBinary: binary,
+            configuration: configuration, loop: loop, policy: policy, walls: walls, program: program.take()!,
             workerGID: gid, driver: driver, surroundings: surroundings)
         for warning in policy.warnings { Log.warning("access-policy", ("what", "\(warning)")) }
         try broker.store.prepare()
@@ -151,16 +152,10 @@ enum Startup {
         ubd_prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)
     }
 
-    private static func workerBinary(_ configuration: Configuration) throws -> FileDescriptor {
-        let file: FileDescriptor
-        do { file = try TrustedFile.open(configuration.workerProgram) } catch {
+    private static func workerProgram(_ configuration: Configuration) throws -> WorkerProgram {
+        do { return try WorkerProgram(path: configuration.workerProgram) } catch {
             throw Refusal(message: "worker program \(error)", status: 1)
         }
-        guard let status = try? file.status(), status.st_mode & 0o111 == 0o111 else {
-            throw Refusal(
-                message: "worker program \(configuration.workerProgram): not executable for all; chmod 0711", status: 1)
-        }
-        return file
     }
 
     private static func workerGroup(_ configuration: Configuration) throws -> UInt32 {

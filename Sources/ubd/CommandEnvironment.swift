@@ -14,6 +14,8 @@ struct CommandEnvironment {
     var addSeconds = 60
     var callSeconds = 30
     var flushSeconds = 30
+    /// The broker may try the new program, drain the old worker, and go back to it.
+    var upgradeSeconds = 120
     /// Nanoseconds of a clock that never goes back.
     var now: () -> UInt64 = monotonicNanoseconds
     /// Does nothing for so many milliseconds.

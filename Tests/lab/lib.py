@@ -19,6 +19,7 @@ import glob
 import json
 import os
 import pwd
+import random
 import signal
 import socket
 import subprocess
@@ -30,6 +31,7 @@ BROKER_LOG = "/run/lab/broker.log"
 SOCKET = "/run/ubd/io.ubd.Broker"
 SERIES = ".".join(os.uname().release.split(".")[:2])
 PATIENCE = float(os.environ.get("LAB_PATIENCE", "1"))
+FULL = os.environ.get("LAB_FULL") == "1"
 
 
 # --- results ----------------------------------------------------------------------------------------------------------
@@ -70,6 +72,28 @@ def test(sentence):
         not_ok(sentence, f"{type(error).__name__}: {error} (line {error.__traceback__.tb_lineno})")
     else:
         ok(sentence)
+
+
+def count(number):
+    """How often to do what is promised so often: the number itself with `Tests/lab/run --full` (make soak), else a tenth."""
+    return number if FULL else -(-number // 10)
+
+
+def note(sentence, value):
+    """Something measured, which is no result; docs/proof.md has it."""
+    print(f"note - {sentence}: {_line(value)}", flush=True)
+
+
+def progress(what, done, of):
+    """How far the group is, for whoever watches it."""
+    print(f"@progress {what} {done} of {of}", flush=True)
+
+
+def seeded():
+    """A source of random numbers whose seed is printed; UBD_LAB_SEED repeats a run's choices."""
+    seed = int(os.environ.get("LAB_SEED") or int.from_bytes(os.urandom(4)))
+    print(f"random numbers from seed {seed}", flush=True)
+    return random.Random(seed)
 
 
 def run_group(main):
@@ -117,8 +141,9 @@ def become(user):
 class Broker:
     """ubd-broker, running as root from `with` to its end."""
 
-    def __init__(self, *arguments, program=BROKER):
-        self.arguments, self.program, self.process = arguments, program, None
+    def __init__(self, *arguments, program=BROKER, preparation=None, foreground=("--foreground",)):
+        self.arguments, self.program, self.process = (*foreground, *arguments), program, None
+        self.preparation = preparation
 
     def __enter__(self):
         self.start()
@@ -134,8 +159,8 @@ class Broker:
     def start(self):
         log = open(BROKER_LOG, "ab")
         self.process = subprocess.Popen(
-            [self.program, "--foreground", *self.arguments], stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-            env={"PATH": os.environ["PATH"]},
+            [self.program, *self.arguments], stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+            env={"PATH": os.environ["PATH"]}, preexec_fn=self.preparation,
         )  # fmt: skip
         if not eventually(15, self._answers):
             self.process.kill()

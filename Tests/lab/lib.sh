@@ -16,6 +16,12 @@ ok() { echo "ok - $*"; }
 not_ok() { echo "not ok - $1: $(lab_one_line "${2:-}")"; }
 skip() { echo "skip - $1: $(lab_one_line "$2")"; }
 
+# count N: how often to do what issue or documentation promise N times: N with `Tests/lab/run --full` (make soak), otherwise
+# a tenth of it. note SENTENCE VALUE: something measured, which is no result; docs/proof.md has it. progress WHAT DONE OF.
+count() { echo $((${LAB_FULL:-0} ? $1 : ($1 + 9) / 10)); }
+note() { echo "note - $1: $(lab_one_line "$2")"; }
+progress() { echo "@progress $*"; }
+
 # finish: the end of the group. A group that ends any other way has died, and counts as failed.
 finish() {
     lab_finished=1

@@ -49,6 +49,10 @@ extension BrokerAPI {
           file: ?string,
           workerPid: ?int,
           workerUid: ?int,
+          # The version that the worker says it is.
+          workerVersion: ?string,
+          # The worker is of another program than new ones are: Upgrade would replace it.
+          workerOutdated: ?bool,
           # The CPUs where the threads of its queues run, as in 0-1,3; null when the kernel's choice for each queue is taken.
           cpus: ?string,
           # Seconds since 1970.
@@ -166,6 +170,29 @@ extension BrokerAPI {
           # Kill the worker first; I/O under way fails.
           force: ?bool
         ) -> ()
+
+        # Replace the worker of a live device by one of the program that the broker would start now, without an error for
+        # those who use the device. Not upgraded: its worker is of that program already. Fails when the new program is not
+        # fit; then the device is served on by the old one.
+        method Upgrade(
+          id: int,
+          # Only the device of this generation.
+          generation: ?int
+        ) -> (upgraded: bool, device: Device)
+
+        # Bring the file of a device again that waits for it (state recovering), because broker and worker died together.
+        # To be called with more, and answered as Add is. Only the same file is taken. With a wrong one, or when the
+        # connection is closed before the files came, the device waits on.
+        method Recover(
+          id: int,
+          # Only the device of this generation.
+          generation: ?int
+        ) -> (
+          files: ?int,
+          parking: ?int,
+          device: ?Device,
+          notices: ?[]Notice
+        )
 
         # The caller's devices; root sees everyone's.
         method List(

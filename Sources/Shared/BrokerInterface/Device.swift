@@ -67,6 +67,10 @@ public struct Device: Equatable, Sendable {
     /// Pid of the worker as the broker sees it.
     public var workerPid: Int32?
     public var workerUid: UInt32?
+    /// The version that its worker says it is; nil when there is none.
+    public var workerVersion: String?
+    /// Its worker is of another program than new ones are, so that an upgrade would replace it; nil when that is not known.
+    public var workerOutdated: Bool?
     /// Where the threads of its queues run; nil: where the kernel gives each queue its requests from.
     public var cpus: CPUList?
     /// When it was added, in seconds since 1970.
@@ -79,7 +83,8 @@ public struct Device: Equatable, Sendable {
         queues: UInt16, depth: UInt16, maxIOBytes: UInt32, mode: DataMode, buffered: Bool,
         recovery: RecoveryMode = .default,
         deaths: Int = 0, lastDeath: String? = nil, since: Int64 = 0, file: String? = nil,
-        workerPid: Int32? = nil, workerUid: UInt32? = nil, cpus: CPUList? = nil, created: Int64
+        workerPid: Int32? = nil, workerUid: UInt32? = nil, workerVersion: String? = nil, workerOutdated: Bool? = nil,
+        cpus: CPUList? = nil, created: Int64
     ) {
         self.id = id
         self.generation = generation
@@ -105,6 +110,8 @@ public struct Device: Equatable, Sendable {
         self.file = file
         self.workerPid = workerPid
         self.workerUid = workerUid
+        self.workerVersion = workerVersion
+        self.workerOutdated = workerOutdated
         self.cpus = cpus
         self.created = created
     }
@@ -149,6 +156,8 @@ public struct Device: Equatable, Sendable {
         file = try fields.optionalString("file")
         workerPid = try fields.optionalInteger("workerPid")
         workerUid = try fields.optionalInteger("workerUid")
+        workerVersion = try fields.optionalString("workerVersion")
+        workerOutdated = try fields.optionalFlag("workerOutdated")
         cpus = try fields.optionalString("cpus").map { (text) throws(InterfaceError) in
             guard let cpus = CPUList(text) else { throw .invalidParameter(parameter: fields.fullName("cpus")) }
             return cpus
@@ -171,7 +180,9 @@ public struct Device: Equatable, Sendable {
             ("recovery", .string(recovery.rawValue)), ("deaths", .integer(clamping: deaths)),
             ("lastDeath", lastDeath.map(JSON.string)), ("since", .integer(since)),
             ("file", file.map(JSON.string)), ("workerPid", workerPid.map { .integer(clamping: $0) }),
-            ("workerUid", workerUid.map { .integer(clamping: $0) }), ("cpus", cpus.map { .string($0.text) }),
+            ("workerUid", workerUid.map { .integer(clamping: $0) }),
+            ("workerVersion", workerVersion.map(JSON.string)), ("workerOutdated", workerOutdated.map(JSON.bool)),
+            ("cpus", cpus.map { .string($0.text) }),
             ("created", .integer(created)),
         ])
     }

@@ -14,6 +14,8 @@ struct Configuration {
     var oomScore: Int32 = 0
     /// Seconds without progress after which a worker that has work counts as hung.
     var ioTimeout = 30
+    /// Seconds in which more deaths of a device's workers than `DeathLog.most` fail it.
+    var deathWindow = 60
     /// Plain command numbers, as drivers before Linux 6.4 want them.
     var usesLegacyOpcodes = false
     var onlyChecks = false
@@ -49,6 +51,9 @@ struct Configuration {
           --oom-score N         of each worker, -1000 to 1000         [0]
           --io-timeout SECONDS  a worker that has work and does nothing
                                 for so long is replaced, 2 to 3600    [30]
+          --death-window SECONDS
+                                a device whose workers die more than 8
+                                times in so long fails, 1 to 3600     [60]
           --legacy-opcodes      command numbers of Linux before 6.4
           --check-config        check the policies and say what they allow, then exit
           --foreground          accepted for familiarity: there is no other way
@@ -86,6 +91,7 @@ struct Configuration {
             case "--uid-count": configuration.uidCount = try number(name, try value(), 1...65536)
             case "--oom-score": configuration.oomScore = try number(name, try value(), -1000...1000)
             case "--io-timeout": configuration.ioTimeout = try number(name, try value(), 2...3600)
+            case "--death-window": configuration.deathWindow = try number(name, try value(), 1...3600)
             case "--legacy-opcodes": configuration.usesLegacyOpcodes = true
             case "--check-config": configuration.onlyChecks = true
             case "--foreground": break

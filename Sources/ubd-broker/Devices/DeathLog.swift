@@ -5,16 +5,15 @@ import SystemCalls
 struct DeathLog {
     /// More deaths than this within the window: no further worker is tried.
     static let most = 8
-    /// Nanoseconds.
-    static let window: UInt64 = 60_000_000_000
     /// Milliseconds.
     static let longestPause = 10_000
 
     private var times: [UInt64] = []
 
-    mutating func add(now: UInt64 = monotonicNanoseconds()) {
+    /// Notes a death; those more than `window` seconds ago are forgotten.
+    mutating func add(window: Int, now: UInt64 = monotonicNanoseconds()) {
         times.append(now)
-        times.removeAll { now - $0 > DeathLog.window }
+        times.removeAll { now - $0 > UInt64(window) * 1_000_000_000 }
     }
 
     /// Deaths within the window.

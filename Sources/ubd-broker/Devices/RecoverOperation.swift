@@ -40,8 +40,26 @@ final class RecoverOperation {
     }
     /// Replacements tried after it, one of an earlier broker included.
     private var attempts: Int
+    /// What replacements are started from: the first, and the next one when one of the first has failed.
+    private var programs: [WorkerProgram]
+    /// Why the device waits, when it is not for a death.
+    private let reason: String?
+    /// Hears the end: nil when the device is live.
+    private var completion: ((InterfaceError?) -> Void)?
 
-    init(_ device: ManagedDevice, broker: Broker) {
+    /// `programs`: none for the one that served before.
+    init(
+        _ device: ManagedDevice, broker: Broker, programs: [WorkerProgram] = [], reason: String? = nil,
+        completion: ((InterfaceError?) -> Void)? = nil
+    ) {
+        self.programs = programs
+        if programs.isEmpty {
+            // What served before, again and again; something else when that can't be the reason any more.
+            let own = device.program ?? broker.program
+            self.programs = broker.canRepeatRecovery ? [own, own, own, broker.program] : [own]
+        }
+        self.reason = reason
+        self.completion = completion
         self.device = device
         self.broker = broker
         attempts = device.recoveryStarted ? 1 : 0
@@ -50,12 +68,12 @@ final class RecoverOperation {
     /// The worker has ended, or is a replacement that an earlier broker left half-way, which is ended now.
     func begin() {
         device.recovery = self
-        device.setState(.recovering, reason: device.info.lastDeath.map { "its worker \($0)" })
+        device.setState(.recovering, reason: reason ?? device.info.lastDeath.map { "its worker \($0)" })
         device.step = .recovering
         broker.save(device)
         endWorker { [self] in
             broker.release(device)
-            let delay = device.deathLog.pauseBeforeNext
+            let delay = reason == nil ? device.deathLog.pauseBeforeNext : 0
             if delay == 0 { waitUntilQuiesced() } else { after(delay) { [self] in waitUntilQuiesced() } }
         }
     }
@@ -81,6 +99,9 @@ final class RecoverOperation {
         broker.loop.cancel(timer)
         start?.abandon()
         device.recovery = nil
+        tell(
+            .failed(
+                message: "device \(device.id) is being deleted", remedy: "see 'ubd list'", step: "delete", errno: nil))
         if isCommandInFlight { whenIdle = next } else { next() }
     }
 
@@ -128,13 +149,10 @@ final class RecoverOperation {
     // MARK: The replacement
 
     private func startWorker() {
-        guard var launch = device.launch else { return giveUp("its launch message is not known") }
-        // Exactly the disk that the kernel has, whatever became of the file.
-        launch.size = device.info.sizeBytes
-        launch.blockSize = device.info.blockSize
+        guard let launch = device.relaunch else { return giveUp("its launch message is not known") }
         attempts += 1
         let start = WorkerStart(
-            launch, for: device, broker: broker,
+            launch, for: device, broker: broker, program: programs.first,
             listener: WorkerStart.Listener(
                 geometry: { [unowned self] geometry in compare(geometry) },
                 ready: { [unowned self] in endRecovery() },
@@ -145,11 +163,9 @@ final class RecoverOperation {
     }
 
     private func compare(_ geometry: Geometry) {
-        guard geometry.size == device.info.sizeBytes, geometry.logicalBlock == device.info.blockSize,
-            geometry.attributes.contains(.readOnly) == device.info.readOnly
-        else {
+        if let difference = device.difference(geometry) {
             start?.abandon()
-            return replacementFailed(StartErrors.workerBroke("it made another disk than before"))
+            return replacementFailed(StartErrors.workerBroke("it made another disk than before: \(difference)"))
         }
         start?.serve()
     }
@@ -159,8 +175,15 @@ final class RecoverOperation {
         let request = ControlRequest(
             operation: .endUserRecovery, device: device.id, data: UInt64(worker.pid), deadline: Deadline.command)
         command(request) { [self] answer in
-            guard answer.errno == 0, worker.isAlive else {
+            guard answer.errno == 0 else {
                 return replacementFailed(StartErrors.kernelSaysNo("END_USER_RECOVERY", answer.errno))
+            }
+            guard worker.isAlive else {
+                // The kernel has found every queue ready and ended the recovery: this is the death of another live worker,
+                // for which START_USER_RECOVERY may be sent.
+                isRecovering = false
+                attempts = 0
+                return replacementFailed(StartErrors.workerBroke("it died while the kernel accepted it"))
             }
             do throws(SystemError) { try worker.resume() } catch {
                 return replacementFailed(StartErrors.broken("resume the worker", error))
@@ -180,6 +203,7 @@ final class RecoverOperation {
             "recovered", ("device", "\(device.id)"), ("worker", "\(device.info.workerPid ?? 0)"),
             ("milliseconds", "\(milliseconds)"), ("deaths", "\(device.info.deaths)"))
         broker.watchOver(device)
+        tell(nil)
     }
 
     /// A replacement did not get there. It must be dead before the next one is tried.
@@ -190,7 +214,8 @@ final class RecoverOperation {
 
     private func replacementIsDead(_ error: InterfaceError) {
         broker.release(device)
-        device.deathLog.add()
+        device.deathLog.add(window: broker.configuration.deathWindow)
+        if programs.count > 1 { programs.removeFirst() }
         tryBegan = monotonicNanoseconds()
         pause = Deadline.firstPause
         device.info.lastDeath = "did not get ready (\(error.message))"
@@ -214,6 +239,16 @@ final class RecoverOperation {
         start?.abandon()
         device.recovery = nil
         broker.fail(device, because: reason)
+        tell(
+            .failed(
+                message: "device \(device.id) could not get a new worker: \(reason)",
+                remedy: "delete it and add it again", step: "recovery", errno: nil))
+    }
+
+    private func tell(_ error: InterfaceError?) {
+        let completion = completion
+        self.completion = nil
+        completion?(error)
     }
 
     private func after(_ milliseconds: Int, _ next: @escaping () -> Void) {

@@ -54,6 +54,12 @@ final class Teardown {
 
     func begin(_ manner: Manner) {
         device.teardown = self
+        // One after another: an upgrade may be at a control command, or have handed over to a recovery.
+        if let upgrade = device.upgrade {
+            let isRehearsal = !upgrade.hasDevice
+            return upgrade.abandon { [self] in begin(isRehearsal ? manner : .killFirst) }
+        }
+        if let reopening = device.reopening { reopening.abandon() }
         if let recovery = device.recovery {
             // Above all END_USER_RECOVERY must be over before its worker dies.
             return recovery.abandon { [self] in begin(.killFirst) }

@@ -102,7 +102,7 @@ final class Watchdog {
     }
 
     /// Reads and writes that the block layer waits for: /sys/block/DISK/inflight, two numbers.
-    private static func inFlight(_ id: UInt32) -> Int {
+    static func inFlight(_ id: UInt32) -> Int {
         guard let bytes = try? readFile("/sys/block/ublkb\(id)/inflight") else { return 0 }
         return String(decoding: bytes, as: UTF8.self).split { $0 == " " || $0 == "\n" }.compactMap { Int($0) }
             .reduce(0, +)

@@ -26,10 +26,16 @@ final class WorkerStart {
     private let device: ManagedDevice
     private let launch: LaunchMessage
     private let listener: Listener
+    private let program: WorkerProgram
     private var timer: EventLoop.Timer?
     private var isOver = false
 
-    init(_ launch: LaunchMessage, for device: ManagedDevice, broker: Broker, listener: Listener) {
+    /// `program`: nil for the one that the broker starts now.
+    init(
+        _ launch: LaunchMessage, for device: ManagedDevice, broker: Broker, program: WorkerProgram? = nil,
+        listener: Listener
+    ) {
+        self.program = program ?? broker.program
         self.launch = launch
         self.device = device
         self.broker = broker
@@ -38,17 +44,10 @@ final class WorkerStart {
 
     func begin() {
         guard let uid = broker.uids.lease() else {
-            return fail(
-                .quotaReached(
-                    message: "all \(broker.uids.range.count) worker uids are in use",
-                    remedy: "delete a device, or start the broker with a larger --uid-count", limit: "worker-uids",
-                    value: Int64(broker.uids.range.count)))
+            return fail(WorkerStart.noFreeUID(broker.uids.range.count))
         }
-        let bytes = UInt64(launch.queues) * UInt64(launch.depth) * UInt64(launch.maxIOBytes)
-        let start = WorkerLaunch(
-            binary: broker.workerBinary.raw, device: broker.nodes.char(device.id), uid: uid, gid: broker.workerGID,
-            processes: UInt64(launch.queues) * 32 + 32, lockedBytes: bytes + 1 << 20,
-            openFiles: UInt64(launch.queues) + 24, oomScore: broker.configuration.oomScore)
+        let start = WorkerStart.launch(
+            launch, program: program, node: broker.nodes.char(device.id), uid: uid, broker: broker)
         do {
             let worker = try broker.startWorker(start) { [self] event in handle(event) }
             device.adopt(worker)
@@ -58,6 +57,24 @@ final class WorkerStart {
             broker.uids.giveBack(uid)
             fail(StartErrors.broken("start the worker", error))
         }
+    }
+
+    /// What the launcher needs for a worker of that device node.
+    static func launch(
+        _ launch: LaunchMessage, program: WorkerProgram, node: String, uid: UInt32, broker: Broker
+    ) -> WorkerLaunch {
+        let bytes = UInt64(launch.queues) * UInt64(launch.depth) * UInt64(launch.maxIOBytes)
+        return WorkerLaunch(
+            binary: program.file.raw, device: node, uid: uid, gid: broker.workerGID,
+            processes: UInt64(launch.queues) * 32 + 32, lockedBytes: bytes + 1 << 20,
+            openFiles: UInt64(launch.queues) + 24, oomScore: broker.configuration.oomScore)
+    }
+
+    static func noFreeUID(_ count: Int) -> InterfaceError {
+        .quotaReached(
+            message: "all \(count) worker uids are in use",
+            remedy: "delete a device, or start the broker with a larger --uid-count", limit: "worker-uids",
+            value: Int64(count))
     }
 
     /// The kernel knows the disk: rings, walls and fetches may follow.
@@ -84,7 +101,7 @@ final class WorkerStart {
         guard let worker = device.worker, !isOver else { return }
         worker.expect(.sealed)
         do { try worker.send(ServeMessage(affinity: affinity)) } catch {
-            fail(StartErrors.broken("send to the worker", error))
+            sendFailed("send to the worker", error)
         }
     }
 
@@ -112,7 +129,9 @@ final class WorkerStart {
         case .launchFailed(let step, let errno):
             let what = StartFailure.launcherStep(step)
             fail(StartErrors.broken(what, SystemError(what, errno)))
-        case .message(.geometry(let geometry)): listener.geometry(geometry)
+        case .message(.geometry(let geometry)):
+            program.version = PackedVersion.text(geometry.version)
+            listener.geometry(geometry)
         case .message(.sealed(let report)): stop(report)
         case .message(.failed(let failure)): fail(StartErrors.explain(failure, device, workerGID: broker.workerGID))
         case .stopped: verify()
@@ -144,7 +163,7 @@ final class WorkerStart {
                 launch, parking: end, statistics: statistics.file.raw, bundle: walls.bundle(for: launch.mode))
             device.statistics = statistics
         } catch {
-            fail(StartErrors.broken("send the launch message", error))
+            sendFailed("send the launch message", error)
         }
     }
 
@@ -159,11 +178,20 @@ final class WorkerStart {
     private func verify() {
         guard let worker = device.worker else { return }
         if let problem = broker.verification(of: worker, threads: Int(launch.queues) + 1) {
-            return fail(StartErrors.sandboxMissing(problem))
+            // One that was killed has no status to be read; how it died is told by `.ended`, which comes next.
+            if worker.isAlive { fail(StartErrors.sandboxMissing(problem)) }
+            return
         }
-        guard worker.isAlive else { return fail(StartErrors.workerBroke("it died before the start")) }
+        guard worker.isAlive else { return }
         abandon()
+        device.runs(program)
         listener.ready()
+    }
+
+    /// A worker that dies closes its socket first: then its death is the reason to be told, which `.ended` brings. One that
+    /// closed it and lives has its deadline.
+    private func sendFailed(_ what: String, _ error: SystemError) {
+        if error.errno != EPIPE, error.errno != ECONNRESET { fail(StartErrors.broken(what, error)) }
     }
 
     private func fail(_ error: InterfaceError) {

@@ -59,7 +59,9 @@ package struct WorkerStart {
         if let limit = target.fileSizeLimit {
             do { try setLimit(.fileSize, to: limit) } catch { throw WorkerFailure(.geometry, errno: error.errno) }
         }
-        Control.say(.geometry(target.geometry))
+        var geometry = target.geometry
+        geometry.version = PackedVersion.pack(workerVersion)
+        Control.say(.geometry(geometry))
         return try Control.waitForServe()
     }
 

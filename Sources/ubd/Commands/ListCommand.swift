@@ -15,9 +15,10 @@ struct ListCommand: UBDCommand {
             STATE is one of
               adding, starting   not ready yet
               live               serves
-              recovering         the worker died; I/O waits for the next one
+              recovering         the worker died or is being replaced; I/O waits
               deleting           is being taken down
-              unmanaged          serves, but was an earlier broker's: no recovery
+              unmanaged          serves, but was an earlier broker's: its file must be
+                                 brought again ('ubd recover') when its worker dies
               stuck              its worker can't be killed
               failed             its worker died; requests fail until it is deleted
             QUEUES is queues x depth. A line below tells why a device is not live.
@@ -57,6 +58,10 @@ struct ListCommand: UBDCommand {
         if let last = device.lastDeath {
             let count = device.deaths == 1 ? "1 worker has" : "\(device.deaths) workers have"
             notes.append("\(count) died; the last \(last)")
+        }
+        if device.workerOutdated == true {
+            let version = device.workerVersion.map { " (\($0))" } ?? ""
+            notes.append("its worker\(version) is of another program than is installed: 'ubd upgrade -n \(device.id)'")
         }
         return notes
     }

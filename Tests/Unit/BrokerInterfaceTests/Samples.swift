@@ -24,7 +24,8 @@ struct Sample: CustomTestStringConvertible, Sendable {
         node: "/dev/ublkb3", link: "/dev/ubdb3", sizeBytes: 1 << 30, blockSize: 512, physicalBlockSize: 4096,
         readOnly: true, queues: 2, depth: 128, maxIOBytes: 524288, mode: .copy, buffered: true,
         recovery: .queue, deaths: 2, lastDeath: "killed by SIGSEGV", since: 1_790_000_001, file: "1.img",
-        workerPid: 4711, workerUid: 1_879_048_192, cpus: CPUList("0-1,3"), created: 1_790_000_000)
+        workerPid: 4711, workerUid: 1_879_048_192, workerVersion: "0.1.0", workerOutdated: true, cpus: CPUList("0-1,3"),
+        created: 1_790_000_000)
     static let notice = Notice(code: "read-only", message: "1.img is not writable, so the device is read-only")
     static let limits = Limits(
         maxDevices: 8, maxQueues: 4, maxDepth: 256, maxMemoryBytes: 1 << 30, maxSizeBytes: 1 << 40,
@@ -78,6 +79,15 @@ struct Sample: CustomTestStringConvertible, Sendable {
         Sample(
             place: .input("Delete"), full: DeleteRequest(id: 3, generation: 17, force: true).json
         ) { (json, _) throws(InterfaceError) in try DeleteRequest(parameters: json).json },
+        Sample(
+            place: .input("Upgrade"), full: UpgradeRequest(id: 3, generation: 17).json
+        ) { (json, _) throws(InterfaceError) in try UpgradeRequest(parameters: json).json },
+        Sample(
+            place: .output("Upgrade"), full: UpgradeReply(upgraded: true, device: device).json
+        ) { (json, unknown) throws(InterfaceError) in try UpgradeReply(parameters: json, unknown: unknown).json },
+        Sample(
+            place: .input("Recover"), full: RecoverRequest(id: 3, generation: 17).json
+        ) { (json, _) throws(InterfaceError) in try RecoverRequest(parameters: json).json },
         Sample(place: .input("List"), full: ListRequest(id: 3).json) { (json, _) throws(InterfaceError) in
             try ListRequest(parameters: json).json
         },

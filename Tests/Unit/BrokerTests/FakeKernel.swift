@@ -67,6 +67,7 @@ final class FakeKernel: ControlDevice {
         let id = request.device
         switch request.operation {
         case .addDevice: return add(request)
+        case .quiesceDevice: return .result(devices[id] == nil ? -ENODEV : 0, [])
         case .setParameters: return .result(0, request.buffer)
         case .startDevice:
             mknod("\(folder)/ublkb\(id)", S_IFBLK | 0o600, makeDevice(id))

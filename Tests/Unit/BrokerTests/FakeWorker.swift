@@ -15,6 +15,7 @@ final class FakeWorker: Worker {
         case unsealedRings
         case diesWhenSealed
         case violates
+        case diesInRehearsal
     }
 
     let uid: UInt32
@@ -29,6 +30,10 @@ final class FakeWorker: Worker {
     private let fault: Fault?
     /// What it says when it refuses the file.
     var failure = WorkerFailure(.fileIsDirectory)
+    /// It was given /dev/null: it must not get anywhere.
+    let isRehearsal: Bool
+    /// The descriptor of its program.
+    let binary: Int32
     private let geometry: Geometry
     private let loop: EventLoop
     private var handler: (WorkerEvent) -> Void
@@ -38,6 +43,8 @@ final class FakeWorker: Worker {
         handler: @escaping (WorkerEvent) -> Void
     ) {
         uid = launch.uid
+        isRehearsal = launch.device == "/dev/null"
+        binary = launch.binary
         self.fault = fault
         self.geometry = geometry
         self.loop = loop
@@ -79,6 +86,10 @@ final class FakeWorker: Worker {
     func send(_ message: ServeMessage) throws(SystemError) {
         serve = message
         loop.later { [self] in
+            if isRehearsal {
+                if fault == .diesInRehearsal { return die(.killed(signal: SIGSEGV)) }
+                return handler(.message(.failed(WorkerFailure(.mapDescriptors, errno: ENODEV))))
+            }
             switch fault {
             case .diesAfterGeometry: die(.killed(signal: SIGSEGV))
             case .unsealedRings: handler(.message(.sealed([])))

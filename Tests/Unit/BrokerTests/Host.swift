@@ -20,10 +20,17 @@ final class Host {
     let broker: Broker
     private(set) var workers: [FakeWorker] = []
     var fault: FakeWorker.Fault?
+    /// What a worker does wrong that is to be started, when it is not the same for all of them.
+    var faultOf: ((WorkerLaunch) -> FakeWorker.Fault?)?
+    /// What has the worker program's name now.
+    var installed: WorkerProgram
     var geometry = Geometry(size: 1 << 20, logicalBlock: 512, physicalBlock: 4096)
     var failure = WorkerFailure(.fileIsDirectory)
     var sandboxProblem: String?
     var holder: String?
+    /// What the block layer says.
+    var requestsInFlight = 0
+    var isProgramMissing = false
 
     /// Values that the closures of `Broker.Surroundings` need before `self` exists.
     private final class Late {
@@ -32,6 +39,7 @@ final class Host {
 
     init(reusing old: String? = nil, policy: String? = nil, uids: UInt32 = 8) throws {
         folder = try old ?? Host.temporaryFolder()
+        installed = try Host.program()
         loop = try EventLoop()
         let late = Late()
         let loop = loop
@@ -43,7 +51,9 @@ final class Host {
         configuration.uidCount = uids
         var surroundings = Broker.Surroundings { (launch, handler) throws(SystemError) in
             guard let host = late.host else { throw SystemError("start", ECHILD) }
-            let worker = FakeWorker(launch, fault: host.fault, geometry: host.geometry, loop: loop, handler: handler)
+            let worker = FakeWorker(
+                launch, fault: host.faultOf.map { $0(launch) } ?? host.fault, geometry: host.geometry, loop: loop,
+                handler: handler)
             worker.failure = host.failure
             host.workers.append(worker)
             return worker
@@ -52,13 +62,19 @@ final class Host {
         surroundings.holder = { _ in late.host?.holder }
         surroundings.nodes = Nodes(folder: folder)
         surroundings.sysfs = folder + "/sys"
+        surroundings.requestsInFlight = { _ in late.host?.requestsInFlight ?? 0 }
+        surroundings.programNow = { _ in late.host?.installed.identity }
+        surroundings.openProgram = { (_) throws(TrustedFile.Distrust) in
+            guard let host = late.host, !host.isProgramMissing else { throw TrustedFile.Distrust(description: "gone") }
+            return host.installed
+        }
         let text = policy ?? "allow group=50 target=* max-devices=3 max-memory=1G\nallow uid=0 target=*\n"
         broker = try Broker(
             configuration: configuration, loop: loop,
             policy: AccessPolicy(
                 parsing: Array(text.utf8), file: "access.policy", targets: ["null", "loop"], user: { UInt32($0) },
                 group: { UInt32($0) }),
-            walls: try Host.walls(), workerBinary: try FileDescriptor.open("/dev/null", O_RDONLY), workerGID: 12345,
+            walls: try Host.walls(), program: installed, workerGID: 12345,
             driver: Driver { () throws(SystemError) in kernel }, surroundings: surroundings)
         try broker.store.prepare()
         late.host = self
@@ -75,6 +91,13 @@ final class Host {
         var template = Array("/tmp/ubd-broker-test-XXXXXX\0".utf8CString.dropLast())
         guard mkdtemp(&template) != nil else { throw SystemError("mkdtemp", errno) }
         return String(decoding: template.prefix { $0 != 0 }.map { UInt8(bitPattern: $0) }, as: UTF8.self)
+    }
+
+    /// A program like no other.
+    static func program() throws -> WorkerProgram {
+        let file = FileDescriptor(owning: try call("memfd_create") { memfd_create("program", UInt32(MFD_CLOEXEC)) })
+        let status = try file.status()
+        return WorkerProgram(file, status)
     }
 
     private static func walls() throws -> [String: Walls] {

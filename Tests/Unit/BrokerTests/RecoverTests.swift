@@ -73,6 +73,20 @@ struct RecoverTests {
         #expect(host.kernel.log.filter { $0 == "startUserRecovery 0" }.count == 1)
     }
 
+    @Test("before 6.16 a replacement that dies when the kernel has accepted it is a death of its own, which is mended")
+    func diesWhenAccepted() throws {
+        let host = try hostAfterDeath(features: [])
+        host.kernel.beforeAnswer[.endUserRecovery] = {
+            host.kernel.beforeAnswer = [:]
+            host.workers[1].die(.killed(signal: SIGKILL))
+            host.loop.later { host.kernel.quiesce(0) }
+        }
+        try host.run { self.info(host)?.state == .live || self.info(host)?.state == .failed }
+        #expect(info(host)?.state == .live)
+        #expect(info(host)?.deaths == 2)
+        #expect(host.kernel.log.filter { $0 == "startUserRecovery 0" }.count == 2)
+    }
+
     @Test("from 6.16 on it is sent for each try")
     func sendsAgain() throws {
         let host = try hostAfterDeath()
@@ -151,11 +165,19 @@ struct RecoverTests {
         var log = DeathLog()
         var pauses: [Int] = []
         for second in 0..<5 {
-            log.add(now: UInt64(second) * 1_000_000_000 + 1)
+            log.add(window: 60, now: UInt64(second) * 1_000_000_000 + 1)
             pauses.append(log.pauseBeforeNext)
         }
         #expect(pauses == [0, 50, 100, 200, 400])
-        log.add(now: 200_000_000_000)
+        log.add(window: 60, now: 200_000_000_000)
         #expect(log.pauseBeforeNext == 0)
+    }
+
+    @Test("only deaths within the window count")
+    func window() {
+        var log = DeathLog()
+        for second in 0..<100 { log.add(window: 2, now: UInt64(second) * 1_000_000_000 + 1) }
+        #expect(log.count == 3)
+        #expect(!log.isTooMany)
     }
 }
