@@ -91,8 +91,17 @@ enum Startup {
         let driver = Driver { () throws(SystemError) in
             try ControlRing(loop: loop, encoding: configuration.usesLegacyOpcodes ? .legacy : .ioctl)
         }
-        let surroundings = Broker.Surroundings { (launch, handler) throws(SystemError) in
+        var surroundings = Broker.Surroundings { (launch, handler) throws(SystemError) in
             try WorkerProcess(launch, loop: loop, handler: handler)
+        }
+        surroundings.kernelLog = KernelLog()
+        if surroundings.kernelLog == nil {
+            Log.notice(
+                "kernel-log",
+                (
+                    "what",
+                    "/dev/kmsg can not be read: deaths by seccomp and for want of memory are told without their details; needs CAP_SYSLOG"
+                ))
         }
         let broker = try Broker(
             configuration: configuration, loop: loop, policy: policy, walls: walls, program: program.take()!,

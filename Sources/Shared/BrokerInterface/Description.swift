@@ -40,6 +40,8 @@ extension BrokerAPI {
           buffered: bool,
           # What happens when the worker dies: reissue, queue, fail or none.
           recovery: string,
+          # Seconds after which a worker that has work and does nothing is replaced; null: the broker's default.
+          ioTimeout: ?int,
           # How many workers of this device have died, and how the last one did.
           deaths: int,
           lastDeath: ?string,
@@ -148,6 +150,8 @@ extension BrokerAPI {
           mode: ?string,
           # What happens when the worker dies: reissue, queue, fail or none. Default reissue.
           recovery: ?string,
+          # Seconds, 2 to 3600: a worker that has work and does nothing for so long is replaced. Default: the broker's.
+          ioTimeout: ?int,
           # The CPUs where the threads of the queues are to run, as in 0-1,3. Default: for each queue those that the kernel
           # gives it requests from.
           cpus: ?string,

@@ -56,6 +56,8 @@ public struct Device: Equatable, Sendable {
     public var buffered: Bool
     /// What happens when its worker dies.
     public var recovery: RecoveryMode
+    /// Seconds without progress after which its worker counts as hung; nil: the broker's default (older records).
+    public var ioTimeout: Int64?
     /// How many workers of this device have died.
     public var deaths: Int
     /// How the last of them died; nil when none has.
@@ -81,7 +83,7 @@ public struct Device: Equatable, Sendable {
         id: UInt32, generation: UInt64, owner: UInt32, target: String, state: DeviceState, reason: String? = nil,
         node: String, link: String?, sizeBytes: UInt64, blockSize: UInt32, physicalBlockSize: UInt32, readOnly: Bool,
         queues: UInt16, depth: UInt16, maxIOBytes: UInt32, mode: DataMode, buffered: Bool,
-        recovery: RecoveryMode = .default,
+        recovery: RecoveryMode = .default, ioTimeout: Int64? = nil,
         deaths: Int = 0, lastDeath: String? = nil, since: Int64 = 0, file: String? = nil,
         workerPid: Int32? = nil, workerUid: UInt32? = nil, workerVersion: String? = nil, workerOutdated: Bool? = nil,
         cpus: CPUList? = nil, created: Int64
@@ -104,6 +106,7 @@ public struct Device: Equatable, Sendable {
         self.mode = mode
         self.buffered = buffered
         self.recovery = recovery
+        self.ioTimeout = ioTimeout
         self.deaths = deaths
         self.lastDeath = lastDeath
         self.since = since
@@ -150,6 +153,7 @@ public struct Device: Equatable, Sendable {
             throw .invalidParameter(parameter: fields.fullName("recovery"))
         }
         self.recovery = recovery
+        ioTimeout = try fields.optionalInteger("ioTimeout")
         deaths = try fields.integer("deaths")
         lastDeath = try fields.optionalString("lastDeath")
         since = try fields.integer("since")
@@ -177,7 +181,8 @@ public struct Device: Equatable, Sendable {
             ("queues", .integer(clamping: queues)), ("depth", .integer(clamping: depth)),
             ("maxIOBytes", .integer(clamping: maxIOBytes)), ("mode", .string(mode.rawValue)),
             ("buffered", .bool(buffered)),
-            ("recovery", .string(recovery.rawValue)), ("deaths", .integer(clamping: deaths)),
+            ("recovery", .string(recovery.rawValue)), ("ioTimeout", ioTimeout.map(JSON.integer)),
+            ("deaths", .integer(clamping: deaths)),
             ("lastDeath", lastDeath.map(JSON.string)), ("since", .integer(since)),
             ("file", file.map(JSON.string)), ("workerPid", workerPid.map { .integer(clamping: $0) }),
             ("workerUid", workerUid.map { .integer(clamping: $0) }),

@@ -91,7 +91,7 @@ final class AddOperation: ClientOperation {
         }
         triedIDs.insert(id)
         let device = ManagedDevice(
-            adding: plan, mode: mode, id: id, owner: owner, generation: broker.newGeneration(),
+            adding: plan, mode: mode, ioTimeout: ioTimeout, id: id, owner: owner, generation: broker.newGeneration(),
             node: broker.nodes.block(id))
         do {
             // The record comes before the kernel call, so that a broker that dies in between knows of it.
@@ -118,6 +118,13 @@ final class AddOperation: ClientOperation {
             operation: .addDevice, device: device.id, buffer: withUnsafeBytes(of: info) { Array($0) },
             deadline: Deadline.command)
         command(request) { [self] answer in deviceAdded(device, answer) }
+    }
+
+    /// Seconds: what was asked for, which the rule allows, or the default, brought into the rule's bounds.
+    private var ioTimeout: Int64 {
+        let wanted = plan.ioTimeout ?? Int64(broker.configuration.ioTimeout)
+        guard let bounds = rule.limits.ioTimeout else { return wanted }
+        return min(max(wanted, Int64(clamping: bounds.lowerBound)), Int64(clamping: bounds.upperBound))
     }
 
     /// What the device must be able to do.

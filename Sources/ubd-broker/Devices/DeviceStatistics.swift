@@ -38,6 +38,11 @@ final class DeviceStatistics {
         self.queues = queues
     }
 
+    /// Each queue's own claims.
+    var claims: [QueueStatistics] {
+        (0..<queues).map { StatisticsPage.read(UnsafeRawPointer(memory.base), queue: $0) }
+    }
+
     /// One of a queue's words; what it means, StatisticsPage tells.
     func word(queue: Int, _ word: Int) -> UInt64 {
         StatisticsPage.word(UnsafeRawPointer(memory.base), queue: queue, word)
@@ -45,13 +50,10 @@ final class DeviceStatistics {
 
     /// Of all queues together. Whatever is written there, no sum overflows and no difference is negative.
     var total: QueueStatistics {
-        var sum = QueueStatistics()
-        for queue in 0..<queues {
-            let part = StatisticsPage.read(UnsafeRawPointer(memory.base), queue: queue)
+        claims.reduce(into: QueueStatistics()) { sum, part in
             sum.taken &+= part.taken
             sum.committed &+= part.committed
             sum.turns &+= part.turns
         }
-        return sum
     }
 }

@@ -50,14 +50,17 @@ final class ManagedDevice {
     }
 
     /// A device that is about to be added.
-    convenience init(adding plan: AddPlan, mode: DataMode, id: UInt32, owner: UInt32, generation: UInt64, node: String)
-    {
+    convenience init(
+        adding plan: AddPlan, mode: DataMode, ioTimeout: Int64, id: UInt32, owner: UInt32, generation: UInt64,
+        node: String
+    ) {
         let now = Int64(time(nil))
         let info = Device(
             id: id, generation: generation, owner: owner, target: plan.target.name, state: .adding, node: node,
             link: nil, sizeBytes: 0, blockSize: 0, physicalBlockSize: 0, readOnly: plan.readOnly, queues: plan.queues,
             depth: plan.depth, maxIOBytes: plan.maxIOBytes, mode: mode, buffered: plan.options.buffered,
-            recovery: plan.recovery, since: now, file: plan.fileName, cpus: plan.cpus, created: now)
+            recovery: plan.recovery, ioTimeout: ioTimeout, since: now, file: plan.fileName, cpus: plan.cpus,
+            created: now)
         self.init(info: info, memoryBytes: plan.bufferBytes, step: .adding)
     }
 
@@ -92,6 +95,15 @@ final class ManagedDevice {
         self.worker = worker
         info.workerPid = worker.pid
         info.workerUid = worker.uid
+    }
+
+    /// More has become known of its last worker's death.
+    func correctDeath(_ words: String, to better: String) {
+        if info.lastDeath == words { info.lastDeath = better }
+        let (text, part) = (Array((info.reason ?? "").utf8), Array(words.utf8))
+        guard let start = text.indices.first(where: { text[$0...].starts(with: part) }) else { return }
+        info.reason = String(
+            decoding: text[..<start] + Array(better.utf8) + text[(start + part.count)...], as: UTF8.self)
     }
 
     /// Its worker is one of that program.

@@ -13,8 +13,10 @@ import WorkerProtocol
 final class RecoverOperation {
     /// Milliseconds.
     private enum Deadline {
-        /// 6.12 notices the death of a server that held every tag only by its request timeout.
-        static let quiesced = 60_000
+        /// Later than that it is told that it takes long. (6.12 notices the death of a server that held every tag only by its
+        /// request timeout.)
+        static let quiesced = 10_000
+        static let patientPause = 1_000
         static let startRecovery = 10_000
         static let command = 10_000
         static let kill = 5_000
@@ -30,6 +32,8 @@ final class RecoverOperation {
     private var start: WorkerStart?
     private var pause = Deadline.firstPause
     private var timer: EventLoop.Timer?
+    /// That the kernel still has requests of the dead worker has been told.
+    private var isWaitTold = false
     private var isCommandInFlight = false
     private var isAbandoned = false
     private var whenIdle: (() -> Void)?
@@ -116,13 +120,24 @@ final class RecoverOperation {
             let info = bytes.withUnsafeBytes { $0.loadUnaligned(as: UblkDeviceInfo.self) }
             switch UblkDeviceState(rawValue: info.state) {
             case .quiesced, .failIO: startRecovery()
-            case .live:
-                again(Deadline.quiesced, "the kernel does not let go of the dead worker") { [self] in
-                    waitUntilQuiesced()
-                }
+            case .live: waitOn()
             case .dead, nil: giveUp("the kernel stopped it")
             }
         }
+    }
+
+    /// The kernel lets go of a dead worker when the last request that it had made is done. That can take as long as its disk
+    /// hangs: nothing else would be quicker, STOP_DEV included.
+    private func waitOn() {
+        let milliseconds = (monotonicNanoseconds() - tryBegan) / 1_000_000
+        if milliseconds >= UInt64(Deadline.quiesced), !isWaitTold {
+            isWaitTold = true
+            let reason = "its worker is dead, but a file or disk does not answer what it had asked for"
+            device.setState(.recovering, reason: reason)
+            Log.warning("not-quiesced", ("device", "\(device.id)"), ("owner", "\(device.owner)"), ("why", reason))
+        }
+        after(isWaitTold ? Deadline.patientPause : pause) { [self] in waitUntilQuiesced() }
+        pause = min(pause * 2, Deadline.longestPause)
     }
 
     /// EBUSY until the last reference to the device's control node is gone: a dying process takes its time.

@@ -140,7 +140,9 @@ final class WorkerStart {
             fail(StartErrors.workerBroke("it sent \(what)"))
         case .ended(let change):
             Log.warning("worker-ended", ("device", "\(device.id)"), ("how", "\(change)"))
-            fail(StartErrors.workerBroke("it \(change)"))
+            broker.deathCauses.ask(change, pid: device.worker?.pid ?? 0) { [self] words in
+                fail(StartErrors.workerBroke("it \(words)"))
+            }
         }
     }
 

@@ -66,6 +66,9 @@ struct Queue: ~Copyable {
     var descriptors: UnsafePointer<UblkIODescriptor>
     /// Tags that the driver has not taken back yet.
     var live: Int
+    #if UBD_TEST_CRASH
+        var crash = TestCrash()
+    #endif
     /// What the broker can see of it.
     var counters: Counters
 

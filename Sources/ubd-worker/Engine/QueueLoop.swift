@@ -37,6 +37,13 @@ struct QueueLoop<T: Target>: RequestLoop, ~Copyable {
                     continue
                 }
                 queue.counters.take(1)
+                queue.poison(key.tag, descriptor)
+                #if UBD_TEST_CRASH
+                    if let outcome = queue.crash.outcome(descriptor) {
+                        queue.commit(key.tag, descriptor, outcome)
+                        continue
+                    }
+                #endif
                 outcome = target.begin(key.tag, descriptor, on: &queue)
             } else {
                 outcome = target.finish(key, result: completion.result, on: &queue)
@@ -49,6 +56,9 @@ struct QueueLoop<T: Target>: RequestLoop, ~Copyable {
         }
         queue.ring.finish(batch)
         queue.counters.endTurn(takenBefore: taken)
+        #if UBD_TEST_CRASH
+            TestCrash.end(&queue)
+        #endif
         return 0
     }
 

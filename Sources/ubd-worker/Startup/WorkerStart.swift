@@ -89,7 +89,7 @@ package struct WorkerStart {
 
     /// Starts the threads of all queues; each makes its ring, with that seal, and waits.
     package func startQueues(
-        _ target: OpenTarget, _ serve: ServeMessage, seal: RingSeal
+        _ target: OpenTarget, _ serve: ServeMessage, seal: RingSeal?
     ) throws(WorkerFailure) -> Rendezvous {
         // One arena: those of threads are made with mmap, at their first allocation.
         mallopt(M_ARENA_MAX, 1)
@@ -132,10 +132,10 @@ package struct WorkerStart {
         return idle
     }
 
-    /// Lets all queues fetch, now that all of them can, and waits until they have.
-    package func fetch(_ rendezvous: Rendezvous) throws(WorkerFailure) {
-        rendezvous.letFetch()
-        try rendezvous.waitUntilServing()
+    /// Lets all queues fetch, now that all of them can, and waits until they have. (For a test: only the first `count`.)
+    package func fetch(_ rendezvous: Rendezvous, count: Int? = nil) throws(WorkerFailure) {
+        rendezvous.letFetch(count)
+        try rendezvous.waitUntilServing(count)
     }
 
     /// From here on no call can make a descriptor.

@@ -18,6 +18,18 @@ final class FakeWorker: Worker {
         case diesInRehearsal
     }
 
+    /// Where a test can interfere.
+    enum Moment: CaseIterable {
+        /// The launcher's child runs the program.
+        case running
+        /// It is sent the launch message, and answers with its geometry,
+        case launch
+        /// then "serve", and answers that it is sealed.
+        case serve
+        case stop
+        case resume
+    }
+
     let uid: UInt32
     let pid: Int32 = 4711
     let startTime: UInt64 = 99
@@ -28,6 +40,8 @@ final class FakeWorker: Worker {
     /// A worker that waits for a dead disk.
     var survivesKill = false
     private let fault: Fault?
+    /// Called at each moment; true: it did something in place of what the worker does. What it throws, the broker's call does.
+    var interfere: ((Moment, FakeWorker) throws(SystemError) -> Bool)?
     /// What it says when it refuses the file.
     var failure = WorkerFailure(.fileIsDirectory)
     /// It was given /dev/null: it must not get anywhere.
@@ -53,7 +67,7 @@ final class FakeWorker: Worker {
             if fault == .launchFails {
                 self.handler(.launchFailed(step: 2, errno: EBUSY))
                 die(.exited(127))
-            } else {
+            } else if (try? interfere?(.running, self)) != true {
                 self.handler(.running)
             }
         }
@@ -73,6 +87,7 @@ final class FakeWorker: Worker {
 
     func send(_ message: LaunchMessage, parking: Int32, statistics: Int32, bundle: Int32) throws(SystemError) {
         launch = message
+        if try interfere?(.launch, self) == true { return }
         loop.later { [self] in
             switch fault {
             case .diesAtLaunch: die(.killed(signal: SIGSYS))
@@ -85,6 +100,7 @@ final class FakeWorker: Worker {
 
     func send(_ message: ServeMessage) throws(SystemError) {
         serve = message
+        if try interfere?(.serve, self) == true { return }
         loop.later { [self] in
             if isRehearsal {
                 if fault == .diesInRehearsal { return die(.killed(signal: SIGSEGV)) }
@@ -100,12 +116,24 @@ final class FakeWorker: Worker {
 
     func stop() throws(SystemError) {
         signals.append("STOP")
+        if try interfere?(.stop, self) == true { return }
         loop.later { [self] in
             if fault == .diesWhenSealed { die(.killed(signal: SIGKILL)) } else { handler(.stopped) }
         }
     }
 
-    func resume() throws(SystemError) { signals.append("CONT") }
+    func resume() throws(SystemError) {
+        signals.append("CONT")
+        _ = try interfere?(.resume, self)
+    }
+
+    /// Tells the broker something, in a while.
+    func tell(_ event: WorkerEvent) {
+        loop.later { [self] in if !hasEnded { handler(event) } }
+    }
+
+    /// Dies in a while.
+    func dieSoon(_ change: ProcessChange) { loop.later { [self] in die(change) } }
 
     func kill() {
         signals.append("KILL")

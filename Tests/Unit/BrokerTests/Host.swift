@@ -20,6 +20,9 @@ final class Host {
     let broker: Broker
     private(set) var workers: [FakeWorker] = []
     var fault: FakeWorker.Fault?
+    var interfere: ((FakeWorker.Moment, FakeWorker) throws(SystemError) -> Bool)?
+    /// With what starting a worker fails.
+    var startError: Int32?
     /// What a worker does wrong that is to be started, when it is not the same for all of them.
     var faultOf: ((WorkerLaunch) -> FakeWorker.Fault?)?
     /// What has the worker program's name now.
@@ -37,7 +40,7 @@ final class Host {
         weak var host: Host?
     }
 
-    init(reusing old: String? = nil, policy: String? = nil, uids: UInt32 = 8) throws {
+    init(reusing old: String? = nil, policy: String? = nil, uids: UInt32 = 8, kernelLog: KernelLog? = nil) throws {
         folder = try old ?? Host.temporaryFolder()
         installed = try Host.program()
         loop = try EventLoop()
@@ -51,16 +54,19 @@ final class Host {
         configuration.uidCount = uids
         var surroundings = Broker.Surroundings { (launch, handler) throws(SystemError) in
             guard let host = late.host else { throw SystemError("start", ECHILD) }
+            if let errno = host.startError { throw SystemError("clone3", errno) }
             let worker = FakeWorker(
                 launch, fault: host.faultOf.map { $0(launch) } ?? host.fault, geometry: host.geometry, loop: loop,
                 handler: handler)
             worker.failure = host.failure
+            worker.interfere = host.interfere
             host.workers.append(worker)
             return worker
         }
         surroundings.verify = { _, _ in late.host?.sandboxProblem }
         surroundings.holder = { _ in late.host?.holder }
         surroundings.nodes = Nodes(folder: folder)
+        surroundings.kernelLog = kernelLog
         surroundings.sysfs = folder + "/sys"
         surroundings.requestsInFlight = { _ in late.host?.requestsInFlight ?? 0 }
         surroundings.programNow = { _ in late.host?.installed.identity }
