@@ -9,7 +9,8 @@ SCRATCH ?= .build
 export UBD_SCRATCH := $(SCRATCH)
 
 bin := .build/ubd/bin
-swift_build := swift build --configuration release --disable-local-rpath
+# Swift leaves a folder in TMPDIR behind each time: not on the host, but here.
+swift_build := mkdir -p $(SCRATCH)/tmp && TMPDIR=$(abspath $(SCRATCH))/tmp swift build --configuration release --disable-local-rpath
 # The Swift runtime inside, every symbol bound at start (with the linker's default RELRO: no writable jump table), stripped.
 hosted := --static-swift-stdlib -Xlinker -z -Xlinker now -Xlinker -s
 # The worker runs in an empty root, so it carries libc too, and stays position-independent. gold cannot link that, lld can.

@@ -19,7 +19,7 @@ NEVER, SETUP, SEALED, LIVE = range(4)
 CALLS, ENTRIES, REGISTRATIONS = 1, 2, 3
 LANDLOCK, SETUP_FILTER, LOOP_FILTER, RING_SEAL, RING_REPORT, RESTRICTIONS = (1 << bit for bit in range(6))
 PENDING = 1 << 40
-FIXED_FILE, LINK, ASYNC = 1 << 0, 1 << 2, 1 << 4
+FIXED_FILE, LINK, ASYNC, BUFFER_SELECT = 1 << 0, 1 << 2, 1 << 4, 1 << 5
 
 # What attempts can point to, by its place in the worker's scratch memory.
 DATA = {
@@ -85,8 +85,10 @@ class Image:
         return struct.unpack(f"<{self.count}q", os.pread(self.file, 8 * self.count, RESULTS + 16))
 
 
-def add(image=None, target="loop", link=None, **parameters):
-    """Adds a device as root, without the CLI; returns it. Raises VarlinkError."""
+def add(image=None, target="loop", link=None, mode="copy", **parameters):
+    """Adds a device as root, without the CLI; returns it. Raises VarlinkError. mode=None: the best."""
+    if mode:
+        parameters["mode"] = mode
     with link or Varlink() as link:
         link.send("io.ubd.Broker.Add", {"target": target, **parameters}, more=True)
         reply = link.receive()

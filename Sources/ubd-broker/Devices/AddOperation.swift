@@ -21,6 +21,7 @@ final class AddOperation {
         static let files = 10_000
         static let command = 10_000
         static let lingeringNumber = 3_000
+        static let lingeringAnyNumber = 1_000
         static let pause = 50
     }
 
@@ -195,12 +196,15 @@ final class AddOperation {
             broker.store.remove(device.id)
             broker.forget(device)
             self.device = nil
-            guard let wanted = plan.id else { return chooseID() }
-            // Our own last device of that number may still be open in udev, which has been told of its end.
-            if broker.hasDeleted(wanted, withinMilliseconds: Deadline.lingeringNumber) {
+            // Our own last device of that number may still be open in udev, which has been told of its end; the kernel is
+            // rarely done with it when DEL_DEV_ASYNC is.
+            let patience = plan.id == nil ? Deadline.lingeringAnyNumber : Deadline.lingeringNumber
+            if broker.hasDeleted(device.id, withinMilliseconds: patience) {
+                triedIDs.remove(device.id)
                 timer = broker.loop.after(milliseconds: Deadline.pause) { [unowned self] in chooseID() }
                 return
             }
+            guard let wanted = plan.id else { return chooseID() }
             return fail(
                 .idInUse(
                     message: "device number \(wanted) is in use by another ublk server or still being deleted",

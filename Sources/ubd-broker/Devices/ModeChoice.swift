@@ -12,7 +12,9 @@ struct ModeChoice {
     let rule: String
 
     func mode(for plan: AddPlan) throws(InterfaceError) -> DataMode {
-        guard let wanted = plan.mode else { return plan.target.bestModes.first { isAllowed($0) } ?? .copy }
+        guard let wanted = plan.mode else {
+            return plan.target.bestModes.first { isAllowed($0) && plan.depth >= $0.leastDepth } ?? .copy
+        }
         let missing = wanted.features.subtracting(kernel)
         guard missing.isEmpty else {
             let names = missing.nameList.joined(separator: ",")
@@ -25,6 +27,12 @@ struct ModeChoice {
             throw .notPermitted(
                 message: "mode \(wanted.rawValue) is not permitted: your access rule does not say zero-copy=yes",
                 remedy: "leave --mode out for the best that you may have, or ask the administrator", rule: rule)
+        }
+        guard plan.depth >= wanted.leastDepth else {
+            throw .invalidOption(
+                message: "mode \(wanted.rawValue) can not have depth \(plan.depth): the kernel takes batches from "
+                    + "depth \(wanted.leastDepth)", remedy: "leave --mode out, or use a greater depth", option: "depth",
+                value: "\(plan.depth)")
         }
         return wanted
     }
@@ -42,6 +50,10 @@ extension DataMode {
         if isBatch { features.insert(.batchIO) }
         return features
     }
+
+    /// The smallest depth that ADD_DEV takes: the driver's list of a queue's waiting tags is a kfifo, which can not be made
+    /// for one (ublk_drv.c, seen on 7.3.4: EINVAL).
+    fileprivate var leastDepth: UInt16 { isBatch ? 2 : 1 }
 
     /// What the worker is told.
     var launchFlags: LaunchMessage.Flags {

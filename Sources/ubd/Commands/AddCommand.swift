@@ -18,7 +18,8 @@ struct AddCommand: UBDCommand {
               dev=$(ubd add -t loop -f disk.img) && mkfs.ext4 "$dev"
 
             The file is opened by you, not by the broker: what you may not read or write stays closed.
-            Ctrl-C undoes an add that has not finished. Notes go to stderr as 'ubd: note: …'.
+            Ctrl-C undoes an add that has not finished. Notes go to stderr as 'ubd: note: …';
+            On a terminal, a line there says what the device became: size, mode, queues.
             """)
 
     @Option(
@@ -121,7 +122,17 @@ struct AddCommand: UBDCommand {
             console.out(AddReply.added(device, notices: notices).json.indentedText)
         } else {
             console.out((device.link ?? device.node).printable)
+            console.aside("ubd: " + Self.summary(device))
         }
+    }
+
+    /// What the device became, in one line: what was chosen for its owner is named.
+    static func summary(_ device: Device) -> String {
+        let file = device.file.map { " \($0.printable)" } ?? ""
+        let access = (device.readOnly ? ", read-only" : "") + (device.buffered ? ", buffered" : "")
+        let queues = device.queues == 1 ? "1 queue" : "\(device.queues) queues"
+        return "\(device.target)\(file), \(ByteSize.text(device.sizeBytes)) in blocks of \(device.blockSize)\(access), "
+            + "mode \(device.mode.rawValue), \(queues) of \(device.depth) requests, recovery \(device.recovery.rawValue)"
     }
 
     /// What is asked of the broker, before the file is looked at.

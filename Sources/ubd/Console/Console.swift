@@ -6,13 +6,15 @@ protocol Console: AnyObject {
     func out(_ text: String)
     /// Errors and notes, for people: stderr.
     func error(_ text: String)
+    /// What a person may like to know and a script does not: stderr, when somebody is looking at it.
+    func aside(_ text: String)
     /// Replaces the line of progress, when somebody is looking at stderr; nil takes it away.
     func progress(_ text: String?)
 }
 
 /// The real one: writes without buffering, so that nothing is lost or out of order when a signal ends the program.
 final class StandardConsole: Console {
-    private let showsProgress = isatty(2) == 1
+    private let isWatched = isatty(2) == 1
     private var progressIsShown = false
 
     func out(_ text: String) { write(1, text + "\n") }
@@ -21,8 +23,12 @@ final class StandardConsole: Console {
         write(2, text + "\n")
     }
 
+    func aside(_ text: String) {
+        if isWatched { error(text) }
+    }
+
     func progress(_ text: String?) {
-        guard showsProgress, text != nil || progressIsShown else { return }
+        guard isWatched, text != nil || progressIsShown else { return }
         // Carriage return and "erase to the end of the line" (ECMA-48 EL): every terminal since the VT100.
         write(2, "\r\u{1B}[K" + (text ?? ""))
         progressIsShown = text != nil

@@ -11,9 +11,10 @@ struct ModeTests {
     private static let everything = zeroCopy.union(.batchIO)
 
     private func choose(
-        _ mode: String?, target: String = "loop", kernel: UblkFeatures = everything, granted: Bool = true
+        _ mode: String?, target: String = "loop", kernel: UblkFeatures = everything, granted: Bool = true,
+        depth: Int64? = nil
     ) throws(InterfaceError) -> DataMode {
-        let plan = try AddPlan(AddRequest(target: target, mode: mode))
+        let plan = try AddPlan(AddRequest(target: target, depth: depth, mode: mode))
         return try ModeChoice(kernel: kernel, zeroCopyGranted: granted, rule: "allow uid=0 target=*").mode(for: plan)
     }
 
@@ -34,6 +35,21 @@ struct ModeTests {
     @Test("is the one that is asked for, where it can be had", arguments: DataMode.allCases)
     func asked(mode: DataMode) throws {
         for target in ["null", "loop"] { #expect(try choose(mode.rawValue, target: target) == mode) }
+    }
+
+    @Test("is no batch at depth 1, which the kernel has not: another is chosen, and one that is asked for is refused")
+    func depthOne() throws {
+        #expect(try choose(nil, depth: 1) == .zeroCopy)
+        #expect(try choose(nil, granted: false, depth: 1) == .copy)
+        #expect(try choose(nil, depth: 2) == .batchZeroCopy)
+        for mode in ["batch", "batch-zero-copy"] {
+            let error = #expect(throws: InterfaceError.self) { try choose(mode, depth: 1) }
+            guard case .invalidOption(let message, _, "depth", "1")? = error else {
+                Issue.record("\(String(describing: error))")
+                continue
+            }
+            #expect(message.contains(mode))
+        }
     }
 
     @Test("that the kernel lacks is refused with the feature's name and the kernel that has it")

@@ -81,6 +81,24 @@ struct AddTests {
         #expect(CommandLineTool.run(["add", "--target", "null"], broker.environment(console)) == 0)
         #expect(console.output == ["/dev/ubdb7"])
         #expect(console.errors == ["ubd: note: 2 queues instead of 64"])
+        let device = FakeBroker.device(id: 7, target: "null", file: nil)
+        #expect(console.asides == ["ubd: " + AddCommand.summary(device)])
+    }
+
+    @Test("tells whoever looks what the device became, the mode by name")
+    func summary() {
+        var device = FakeBroker.device(target: "loop", file: "disk.img")
+        device.sizeBytes = 64 << 20
+        device.blockSize = 4096
+        device.mode = .batchZeroCopy
+        device.queues = 2
+        device.depth = 64
+        device.readOnly = true
+        device.buffered = false
+        device.recovery = .queue
+        #expect(
+            AddCommand.summary(device) == "loop disk.img, 64 MiB in blocks of 4096, read-only, mode batch-zero-copy, "
+                + "2 queues of 64 requests, recovery queue")
     }
 
     @Test("prints the node when something else has the link's name")

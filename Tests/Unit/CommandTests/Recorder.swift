@@ -7,10 +7,12 @@ import Glibc
 final class Recorder: Console {
     private(set) var output: [String] = []
     private(set) var errors: [String] = []
+    private(set) var asides: [String] = []
     private(set) var progressLines: [String] = []
 
     func out(_ text: String) { output.append(text) }
     func error(_ text: String) { errors.append(text) }
+    func aside(_ text: String) { asides.append(text) }
     func progress(_ text: String?) { if let text { progressLines.append(text) } }
 }
 

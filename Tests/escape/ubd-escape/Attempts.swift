@@ -18,12 +18,15 @@ struct Attempts: ~Copyable {
     private let plan: Plan
     /// Sealed exactly like the queues' rings, or left open like them; used by the main thread alone.
     private var ring: Ring
+    /// Where the test is heard and told, whatever the mode lets the queues' rings do: READ and WRITE, nothing else.
+    private var channel: Ring
     /// `begun`, `done`, then one result for each attempt, as they will stand in the file.
     private let report: UnsafeMutablePointer<Int64>
 
-    init(_ plan: Plan, ring: consuming Ring) {
+    init(_ plan: Plan, ring: consuming Ring, channel: consuming Ring) {
         self.plan = plan
         self.ring = ring
+        self.channel = channel
         report = Attempts.makeReport(plan)
     }
 
@@ -48,16 +51,16 @@ struct Attempts: ~Copyable {
 
     // MARK: Behind the walls
 
-    /// Waits for the test's sign. Only reads of the ring can be used for that, so it goes on asking.
+    /// Waits for the test's sign. Only reads of a ring can be used for that, so it goes on asking.
     mutating func waitForTrigger() {
         let word = plan.scratch + (Plan.scratchBytes - 8)
         repeat {
             word.storeBytes(of: 0, as: UInt64.self)
-            ring.push(
+            channel.push(
                 .read(
                     file: Attempts.file, into: UInt64(UInt(bitPattern: word)), length: 8,
                     offset: UInt64(Plan.Offset.trigger), userData: 0))
-            _ = waitForOne()
+            waitForChannel()
         } while word.load(as: UInt64.self) == 0
     }
 
@@ -72,35 +75,41 @@ struct Attempts: ~Copyable {
         writeDown(words: 1..<plan.count + 2)
     }
 
-    /// An allowed operation: the way in which a sealed worker can tell anything.
+    /// The way in which a sealed worker can tell anything. Late completions of attempts are collected on the way.
     private mutating func writeDown(words: Range<Int>) {
-        ring.push(
+        collect()
+        channel.push(
             .write(
                 file: Attempts.file, from: UInt64(UInt(bitPattern: report + words.lowerBound)),
                 length: UInt32(words.count * 8), offset: UInt64(Plan.Offset.results + words.lowerBound * 8),
                 flags: 0, userData: 0))
-        _ = waitForOne()
+        waitForChannel()
     }
 
-    /// Waits for the one submission with user data 0; late completions of attempts are written down on the way.
-    private mutating func waitForOne() -> Int32 {
-        while true {
-            if let result = submitAndLook(for: 0, waiting: 1) { return result }
+    private mutating func waitForChannel() {
+        var isDone = false
+        while !isDone {
+            _ = channel.submit(waitingFor: 1)
+            var batch = channel.completions()
+            while batch.take() != nil { isDone = true }
+            channel.finish(batch)
         }
     }
 
-    private mutating func submitAndLook(for userData: UInt64, waiting: UInt32) -> Int32? {
-        _ = ring.submit(waitingFor: waiting)
-        var found: Int32?
+    /// Takes what the attempts came to so far; true when `userData` is among it.
+    @discardableResult
+    private mutating func collect(_ userData: UInt64 = 0) -> Bool {
+        _ = ring.submit(waitingFor: 0)
+        var isFound = false
         var batch = ring.completions()
         while let completion = batch.take() {
-            if completion.userData == userData { found = completion.result }
+            if completion.userData == userData { isFound = true }
             if completion.userData > 0, completion.userData <= UInt64(plan.count) {
                 report[Int(completion.userData) + 1] = Int64(completion.result)
             }
         }
         ring.finish(batch)
-        return found
+        return isFound
     }
 
     private static func tryCalls(_ plan: Plan, _ results: UnsafeMutablePointer<Int64>) {
@@ -117,7 +126,7 @@ struct Attempts: ~Copyable {
             record.storeBytes(of: userData, toByteOffset: 32, as: UInt64.self)
             ring.push(record.load(as: SubmissionEntry.self))
             for _ in 0..<Attempts.spins {
-                if submitAndLook(for: userData, waiting: 0) != nil { break }
+                if collect(userData) { break }
             }
         }
     }

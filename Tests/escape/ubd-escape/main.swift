@@ -12,6 +12,12 @@ import WorkerProtocol
 let everything = RingSeal(
     operations: Array(0..<58), registerOperations: Array(0..<30), flagsAllowed: 0x7f, flagsRequired: 0)
 
+/// By which the attempts hear and tell.
+let readAndWrite = RingSeal(
+    operations: [IOUring.Operation.read, IOUring.Operation.write],
+    registerOperations: [UInt8(IOUring.Register.enableRings)], flagsAllowed: 0,
+    flagsRequired: IOUring.EntryFlags.fixedFile)
+
 func serve() throws(WorkerFailure) -> Never {
     var start = try WorkerStart()
     let plan = try Plan.peeked(start.launch)
@@ -28,10 +34,10 @@ func serve() throws(WorkerFailure) -> Never {
     let rendezvous = try start.startQueues(target, serve, seal: seal)
     var attempts: Attempts?
     if let plan, plan.moment == .sealed || plan.moment == .live {
-        let ring = try SealedRing.make(
-            queue: .max, entries: 8, tables: SealedRing.Tables(files: [WorkerDescriptor.device] + target.files),
-            seal: seal)
-        attempts = .some(Attempts(plan, ring: ring))
+        let files = SealedRing.Tables(files: [WorkerDescriptor.device] + target.files)
+        let ring = try SealedRing.make(queue: .max, entries: 8, tables: files, seal: seal)
+        let channel = try SealedRing.make(queue: .max, entries: 4, tables: files, seal: readAndWrite)
+        attempts = .some(Attempts(plan, ring: ring, channel: channel))
         // Registrations are system calls, which the last wall forbids altogether: what the seal alone does shows here.
         if plan.kind == .registrations { attempts?.run() }
     }
