@@ -21,6 +21,8 @@ final class WorkerStart {
 
     /// Milliseconds for everything from clone to `ready`.
     private static let deadline = 20_000
+    /// Milliseconds in which a killed process is gone.
+    private static let dying = 200
 
     private let broker: Broker
     private let device: ManagedDevice
@@ -147,8 +149,10 @@ final class WorkerStart {
     private func verify() {
         guard let worker = device.worker else { return }
         if let problem = broker.verification(of: worker, threads: Int(launch.queues) + 1) {
-            // One that was killed has no status to be read; how it died is told by `.ended`, which comes next.
-            if worker.isAlive { fail(StartErrors.sandboxMissing(problem)) }
+            // One that was just killed loses its threads and its status before its pidfd fires. It is stopped and gets no
+            // further; when it has died by then, `.ended` has told of that.
+            _ = broker.loop.after(milliseconds: WorkerStart.dying) { [self] in fail(StartErrors.sandboxMissing(problem))
+            }
             return
         }
         guard worker.isAlive else { return }

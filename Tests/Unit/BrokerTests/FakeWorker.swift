@@ -10,10 +10,13 @@ final class FakeWorker: Worker {
     enum Fault: CaseIterable {
         case launchFails
         case diesAtLaunch
+        /// Its end of the socket is closed before its death is known.
+        case closesSocket
         case refusesFile
         case diesAfterGeometry
         case unsealedRings
         case diesWhenSealed
+        case diesWhenVerified
         case violates
     }
 
@@ -65,6 +68,10 @@ final class FakeWorker: Worker {
 
     func send(_ message: LaunchMessage, parking: Int32, statistics: Int32, bundle: Int32) throws(SystemError) {
         launch = message
+        if fault == .closesSocket {
+            loop.later { [self] in die(.killed(signal: SIGKILL)) }
+            throw SystemError("send", EPIPE)
+        }
         loop.later { [self] in
             switch fault {
             case .diesAtLaunch: die(.killed(signal: SIGSYS))
@@ -88,7 +95,9 @@ final class FakeWorker: Worker {
     func stop() throws(SystemError) {
         signals.append("STOP")
         loop.later { [self] in
-            if fault == .diesWhenSealed { die(.killed(signal: SIGKILL)) } else { handler(.stopped) }
+            if fault == .diesWhenSealed { return die(.killed(signal: SIGKILL)) }
+            handler(.stopped)
+            if fault == .diesWhenVerified { die(.killed(signal: SIGKILL)) }
         }
     }
 
