@@ -19,7 +19,7 @@ static := --scratch-path $(SCRATCH)/worker -Xswiftc -static-executable -Xswiftc 
 	-Xswiftc -Xclang-linker -Xswiftc -static-pie -Xlinker -z -Xlinker now -Xlinker -s
 sources := Package.swift Sources Tests
 
-.PHONY: help dependencies build escape install test unit lab-test soak lint format demo lab clean
+.PHONY: help dependencies build escape crash-worker install test unit lab-test soak lint format demo lab clean
 
 help:
 	@echo 'ubd: block devices served from userspace, for users who are not root.'
@@ -61,6 +61,13 @@ escape:
 	$(swift_build) $(static) --product ubd-escape
 	@mkdir -p .build/lab
 	@cp $(SCRATCH)/worker/release/ubd-escape .build/lab/
+
+# Not part of ubd either: the worker, which breaks when a magic block is read (Engine/TestCrash.swift).
+crash-worker:
+	$(swift_build) --scratch-path $(SCRATCH)/crash $(filter-out --scratch-path $(SCRATCH)/worker,$(static)) \
+		-Xswiftc -DUBD_TEST_CRASH --product ubd-worker
+	@mkdir -p .build/lab
+	@cp $(SCRATCH)/crash/release/ubd-worker .build/lab/ubd-crash-worker
 
 install:
 	@test -x $(bin)/ubd -a -x $(bin)/ubd-broker -a -x $(bin)/ubd-worker || \

@@ -1,5 +1,6 @@
 import BrokerInterface
 import Glibc
+import KernelABI
 import Policy
 import SystemCalls
 import WorkerProtocol
@@ -15,6 +16,14 @@ final class Broker {
         var holder: (_ id: UInt32) -> String? = Holders.holder(of:)
         var sysfs = "/sys"
         var nodes = Nodes(folder: "/dev")
+        /// Where it can be read.
+        var kernelLog: KernelLog?
+        /// Requests that the block layer has given to a device and waits for.
+        var requestsInFlight: (_ id: UInt32) -> Int = Watchdog.inFlight
+        /// Opens the program that has the configured name now.
+        var openProgram: (_ path: String) throws(TrustedFile.Distrust) -> WorkerProgram = WorkerProgram.init(path:)
+        /// Which program has that name now; nil when none has.
+        var programNow: (_ path: String) -> WorkerProgram.Identity? = WorkerProgram.Identity.init(of:)
     }
 
     let configuration: Configuration
@@ -22,12 +31,14 @@ final class Broker {
     let policy: AccessPolicy
     /// By target name.
     let walls: [String: Walls]
-    let workerBinary: FileDescriptor
+    /// What new workers are started from.
+    var program: WorkerProgram
     let workerGID: UInt32
     let driver: Driver
     let store: RecordStore
     let undertaker: Undertaker
     let orphans: Orphans
+    let deathCauses: DeathCauses
     let started = Int64(time(nil))
     /// The broker's own seccomp filters, which its workers inherit.
     private let ownFilters: Int
@@ -41,20 +52,21 @@ final class Broker {
 
     init(
         configuration: Configuration, loop: EventLoop, policy: AccessPolicy, walls: [String: Walls],
-        workerBinary: consuming FileDescriptor, workerGID: UInt32, driver: Driver,
+        program: WorkerProgram, workerGID: UInt32, driver: Driver,
         surroundings: Surroundings
     ) throws(SystemError) {
         self.configuration = configuration
         self.loop = loop
         self.policy = policy
         self.walls = walls
-        self.workerBinary = workerBinary
+        self.program = program
         self.workerGID = workerGID
         self.driver = driver
         self.surroundings = surroundings
         store = RecordStore(runFolder: configuration.runFolder)
         undertaker = Undertaker(loop: loop)
         orphans = Orphans(loop: loop)
+        deathCauses = DeathCauses(loop: loop, log: surroundings.kernelLog)
         uids = WorkerUIDs(base: configuration.uidBase, count: configuration.uidCount)
         ownFilters = try ProcessStatus(of: "self").seccompFilters
     }
@@ -89,13 +101,8 @@ final class Broker {
     }
 
     func delete(_ request: DeleteRequest, peer: PeerCredentials, completion: @escaping (InterfaceError?) -> Void) {
-        guard let device = devices[request.id], mayTouch(device, peer),
-            request.generation == nil || request.generation == device.info.generation
-        else {
-            return completion(
-                .noSuchDevice(
-                    message: "you have no device \(request.id)", remedy: "'ubd list' shows your devices",
-                    id: Int64(request.id)))
+        guard let device = device(request.id, generation: request.generation, peer: peer) else {
+            return completion(noSuchDevice(request.id))
         }
         Log.info(
             "delete", ("device", "\(device.id)"), ("uid", "\(peer.uid)"), ("pid", "\(peer.pid)"),
@@ -104,13 +111,24 @@ final class Broker {
     }
 
     func list(_ request: ListRequest, peer: PeerCredentials) throws(InterfaceError) -> ListReply {
-        let visible = devices.values.filter { mayTouch($0, peer) }.map(\.info).sorted { $0.id < $1.id }
+        let visible = devices.values.filter { mayTouch($0, peer) }.map(description).sorted { $0.id < $1.id }
         guard let id = request.id else { return ListReply(devices: visible) }
         guard let device = visible.first(where: { $0.id == id }) else {
-            throw .noSuchDevice(
-                message: "you have no device \(id)", remedy: "'ubd list' shows your devices", id: Int64(id))
+            throw noSuchDevice(id)
         }
         return ListReply(devices: [device])
+    }
+
+    /// A device that this client may do something to; nil when there is none.
+    func device(_ id: UInt32, generation: UInt64?, peer: PeerCredentials) -> ManagedDevice? {
+        guard let device = devices[id], mayTouch(device, peer),
+            generation == nil || generation == device.info.generation
+        else { return nil }
+        return device
+    }
+
+    func noSuchDevice(_ id: UInt32) -> InterfaceError {
+        .noSuchDevice(message: "you have no device \(id)", remedy: "'ubd list' shows your devices", id: Int64(id))
     }
 
     private func mayTouch(_ device: ManagedDevice, _ peer: PeerCredentials) -> Bool {
@@ -122,7 +140,8 @@ final class Broker {
     private func permit(_ plan: AddPlan, _ peer: PeerCredentials) throws(InterfaceError) -> AccessRule {
         let request = AccessRequest(
             target: plan.target.name, readOnly: plan.readOnly, queues: UInt64(plan.queues), depth: UInt64(plan.depth),
-            maxIOBytes: UInt64(plan.maxIOBytes), sizeBytes: plan.target.needsFile ? nil : plan.options.size)
+            maxIOBytes: UInt64(plan.maxIOBytes), sizeBytes: plan.target.needsFile ? nil : plan.options.size,
+            ioTimeout: plan.ioTimeout.map { UInt64($0) })
         switch policy.decide(accessPeer(peer), request, usage: usage(of: peer.uid)) {
         case .allowed(let rule): return rule
         case .refused(let refusal): throw Refusals.explain(refusal, request, configuration.accessPolicy)
@@ -152,6 +171,23 @@ final class Broker {
 
     var nodes: Nodes { surroundings.nodes }
 
+    /// The worker program that has the configured name now.
+    func openProgram() throws(TrustedFile.Distrust) -> WorkerProgram {
+        try surroundings.openProgram(configuration.workerProgram)
+    }
+
+    /// A device as its owner is told of it.
+    func description(of device: ManagedDevice) -> Device {
+        var info = device.info
+        // By the file that an upgrade would take, not by the one that this broker opened when it started.
+        if device.worker != nil, let program = device.program,
+            let now = surroundings.programNow(configuration.workerProgram)
+        {
+            info.workerOutdated = program.identity != now
+        }
+        return info
+    }
+
     /// Why the block device behind a disk must not be there; nil when it may, or when it is a file that is behind it.
     func backingProblem(_ geometry: Geometry) -> WorkerFailure? {
         guard geometry.backingMajor != 0 || geometry.backingMinor != 0 else { return nil }
@@ -160,6 +196,8 @@ final class Broker {
         guard device.exists else { return WorkerFailure(.fileStatus, errno: ENODEV) }
         return device.liesOnUblk ? WorkerFailure(.fileIsUbdDevice) : nil
     }
+
+    func requestsInFlight(_ id: UInt32) -> Int { surroundings.requestsInFlight(id) }
 
     func holder(of device: ManagedDevice) -> String? { surroundings.holder(device.id) }
 
@@ -191,6 +229,7 @@ final class Broker {
     /// Sockets in which files of clients lie, or may.
     var parkingEnds: [Int32] {
         devices.values.compactMap { $0.parking?.raw } + adds.values.compactMap(\.parkingEnd)
+            + devices.values.compactMap { $0.reopening?.parkingEnd }
     }
 
     func save(_ device: ManagedDevice) {
@@ -253,35 +292,97 @@ final class Broker {
         release(device)
         device.setState(.failed, reason: reason)
         save(device)
+        if device.info.recovery == .fail { leaveFailing(device, looks: 0) } else { stopFailed(device) }
+    }
+
+    /// The kernel fails its requests by itself, so the disk need not go. (The flag for that excludes reissue, and is given
+    /// when the device is added: all other devices would keep their users waiting.) It takes a moment to notice the death.
+    private func leaveFailing(_ device: ManagedDevice, looks: Int) {
+        guard devices[device.id] === device, device.teardown == nil else { return }
+        let buffer = [UInt8](repeating: 0, count: MemoryLayout<UblkDeviceInfo>.size)
+        let request = ControlRequest(operation: .getDeviceInfo, device: device.id, buffer: buffer)
+        driver.opened?.submit(request) { [self] answer in
+            guard case .result(0, let bytes) = answer else { return stopFailed(device) }
+            let state = bytes.withUnsafeBytes { $0.loadUnaligned(as: UblkDeviceInfo.self) }.state
+            switch UblkDeviceState(rawValue: state) {
+            case .failIO: Log.notice("fails-io", ("device", "\(device.id)"), ("what", "it stays; its requests fail"))
+            case .live where looks < 100:
+                loop.after(milliseconds: 100) { [self] in leaveFailing(device, looks: looks + 1) }
+            default: stopFailed(device)
+            }
+        }
+    }
+
+    private func stopFailed(_ device: ManagedDevice) {
+        guard devices[device.id] === device, device.teardown == nil else { return }
         driver.opened?.submit(ControlRequest(operation: .stopDevice, device: device.id)) { answer in
             guard answer.errno != 0, answer.errno != ENODEV else { return }
             Log.warning("stop", ("device", "\(device.id)"), ("errno", SystemError.name(answer.errno)))
         }
     }
 
+    /// Ends the worker of a live device, which its death then tells. One that can't be killed leaves the device stuck: it
+    /// goes on when the worker has died after all.
+    func kill(_ device: ManagedDevice, because reason: String) {
+        guard let worker = device.worker, worker.end == nil else { return }
+        device.killedBecause = reason
+        worker.kill()
+        loop.after(milliseconds: Broker.killDeadline) { [self] in
+            guard device.worker === worker, worker.end == nil, device.info.state == .live else { return }
+            device.setState(
+                .stuck,
+                reason: "its worker \(reason), but it does not die: it waits for a file or disk that does not answer")
+            Log.error("stuck", ("device", "\(device.id)"), ("owner", "\(device.owner)"), ("worker", "\(worker.pid)"))
+            save(device)
+        }
+    }
+
+    /// Milliseconds.
+    private static let killDeadline = 5_000
+
     /// A worker of a live device says or does something.
     func workerEvent(_ device: ManagedDevice, _ event: WorkerEvent) {
-        guard device.info.state == .live || device.info.state == .unmanaged else { return }
+        let states: [DeviceState] = [.live, .unmanaged, .stuck]
+        guard states.contains(device.info.state), device.teardown == nil else { return }
         switch event {
         case .ended(let change):
-            Log.error("worker-ended", ("device", "\(device.id)"), ("how", "\(change)"))
-            device.info.deaths += 1
-            device.info.lastDeath = device.killedBecause ?? "\(change)"
-            device.killedBecause = nil
-            device.deathLog.add(window: configuration.deathWindow)
-            if device.info.recovery == .none || device.info.state == .unmanaged {
-                fail(device, because: "its worker \(change); delete it and add it again")
-            } else if device.deathLog.isTooMany {
-                let often = "\(device.deathLog.count) within \(configuration.deathWindow) s"
-                fail(device, because: "its workers keep dying (\(often)): \(change)")
-            } else {
-                RecoverOperation(device, broker: self).begin()
-            }
+            noteDeath(of: device, change)
         case .violation(let what):
             Log.error("worker-violation", ("device", "\(device.id)"), ("what", what))
-            device.worker?.kill()
+            kill(device, because: "was killed by the broker: it sent \(what)")
         default:
             Log.warning("worker-event", ("device", "\(device.id)"), ("what", "\(event)"))
+        }
+    }
+
+    private func noteDeath(of device: ManagedDevice, _ change: ProcessChange) {
+        let cause = device.killedBecause ?? DeathCauses.plain(change)
+        let pid = device.worker?.pid ?? 0
+        Log.error(
+            "worker-ended", ("device", "\(device.id)"), ("worker", "\(pid)"), ("target", device.info.target),
+            ("how", device.killedBecause ?? "\(change)"))
+        device.info.deaths += 1
+        device.info.lastDeath = cause
+        device.deathLog.add(window: configuration.deathWindow)
+        if device.killedBecause == nil {
+            // Recovery does not wait for it.
+            deathCauses.ask(change, pid: pid) { [self] words in
+                guard words != cause else { return }
+                Log.error("cause", ("device", "\(device.id)"), ("worker", "\(pid)"), ("how", words))
+                device.correctDeath(cause, to: words)
+                if devices[device.id] === device { save(device) }
+            }
+        }
+        device.killedBecause = nil
+        if device.info.recovery != .none, device.info.state == .unmanaged {
+            endedUnmanaged(device, change)
+        } else if device.info.recovery == .none {
+            fail(device, because: "its worker \(cause); delete it and add it again")
+        } else if device.deathLog.isTooMany {
+            let often = "\(device.deathLog.count) within \(configuration.deathWindow) s"
+            fail(device, because: "its workers keep dying (\(often)), the last \(cause)")
+        } else {
+            RecoverOperation(device, broker: self).begin()
         }
     }
 

@@ -27,6 +27,13 @@ enum Refusals {
             return .quotaReached(
                 message: "\(wanted) exceeds \(limit)=\(maximum) of line \(rule.location.line) of \(file)",
                 remedy: remedy(limit), limit: limit, value: Int64(clamping: maximum))
+        case .ioTimeout(let rule, let bounds, let wanted):
+            let range = "\(bounds.lowerBound)-\(bounds.upperBound)"
+            return .quotaReached(
+                message: "an I/O timeout of \(wanted) s is outside of io-timeout=\(range) of line "
+                    + "\(rule.location.line) of \(file)",
+                remedy: "give --io-timeout within it, or ask the administrator", limit: "io-timeout",
+                value: Int64(clamping: wanted < bounds.lowerBound ? bounds.lowerBound : bounds.upperBound))
         }
     }
 

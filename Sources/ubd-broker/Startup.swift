@@ -82,7 +82,7 @@ enum Startup {
         prepareProcess()
         let policy = try accessPolicy(configuration)
         let walls = try walls(configuration)
-        let binary = try workerBinary(configuration)
+        let program = try workerProgram(configuration)
         let gid = try workerGroup(configuration)
         try RunFolder.prepare(configuration.runFolder)
         let lock = try RunFolder.lock(configuration.runFolder)
@@ -90,11 +90,20 @@ enum Startup {
         let driver = Driver { () throws(SystemError) in
             try ControlRing(loop: loop, encoding: configuration.usesLegacyOpcodes ? .legacy : .ioctl)
         }
-        let surroundings = Broker.Surroundings { (launch, handler) throws(SystemError) in
+        var surroundings = Broker.Surroundings { (launch, handler) throws(SystemError) in
             try WorkerProcess(launch, loop: loop, handler: handler)
         }
+        surroundings.kernelLog = KernelLog()
+        if surroundings.kernelLog == nil {
+            Log.notice(
+                "kernel-log",
+                (
+                    "what",
+                    "/dev/kmsg can not be read: deaths by seccomp and for want of memory are told without their details; needs CAP_SYSLOG"
+                ))
+        }
         let broker = try Broker(
-            configuration: configuration, loop: loop, policy: policy, walls: walls, workerBinary: binary,
+            configuration: configuration, loop: loop, policy: policy, walls: walls, program: program,
             workerGID: gid, driver: driver, surroundings: surroundings)
         for warning in policy.warnings { Log.warning("access-policy", ("what", "\(warning)")) }
         try broker.store.prepare()
@@ -151,16 +160,10 @@ enum Startup {
         ubd_prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)
     }
 
-    private static func workerBinary(_ configuration: Configuration) throws -> FileDescriptor {
-        let file: FileDescriptor
-        do { file = try TrustedFile.open(configuration.workerProgram) } catch {
+    private static func workerProgram(_ configuration: Configuration) throws -> WorkerProgram {
+        do { return try WorkerProgram(path: configuration.workerProgram) } catch {
             throw Refusal(message: "worker program \(error)", status: 1)
         }
-        guard let status = try? file.status(), status.st_mode & 0o111 == 0o111 else {
-            throw Refusal(
-                message: "worker program \(configuration.workerProgram): not executable for all; chmod 0711", status: 1)
-        }
-        return file
     }
 
     private static func workerGroup(_ configuration: Configuration) throws -> UInt32 {

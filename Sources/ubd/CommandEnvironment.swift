@@ -13,6 +13,8 @@ struct CommandEnvironment {
     var addSeconds = 60
     var callSeconds = 30
     var flushSeconds = 30
+    /// The broker may try the new program, drain the old worker, and go back to it.
+    var upgradeSeconds = 120
 
     /// The real one.
     static func live() -> CommandEnvironment {

@@ -1,5 +1,6 @@
 """A FUSE server for the lab: one file, over the raw protocol (linux/fuse.h). It answers what it takes to open the file, and
 then nothing: it takes every other request and keeps it, and whoever waits for that answer cannot even be killed."""
+import contextlib
 import ctypes
 import errno
 import os
@@ -7,15 +8,16 @@ import signal
 import stat
 import struct
 
-LOOKUP, GETATTR, OPEN, INIT = 1, 3, 14, 26
+LOOKUP, GETATTR, OPEN, READ, WRITE, STATFS, RELEASE, INIT = 1, 3, 14, 15, 16, 17, 18, 26
 SIZE = 1 << 20
 
 
 class SilentFuse:
-    """Mounted at `folder`, for everybody; the file is `folder`/file."""
+    """Mounted at `folder`, for everybody; the file is `folder`/file. With `opens` only reads and writes stay unanswered, so that
+    a device can be made of the file."""
 
-    def __init__(self, folder):
-        self.folder, self.path = folder, f"{folder}/file"
+    def __init__(self, folder, opens=False):
+        self.folder, self.path, self.opens = folder, f"{folder}/file", opens
         os.makedirs(folder, exist_ok=True)
         device = os.open("/dev/fuse", os.O_RDWR)
         options = f"fd={device},rootmode=40000,user_id=0,group_id=0,allow_other"
@@ -50,9 +52,12 @@ class SilentFuse:
             body = self._answer(operation, node)
             if body:
                 os.write(device, struct.pack("<IiQ", 16 + len(body), 0, unique) + body)
+            elif self.opens and operation not in (READ, WRITE):
+                # As a server does that has no such function. (FORGET gets no answer, and an answer to it does no harm.)
+                with contextlib.suppress(OSError):
+                    os.write(device, struct.pack("<IiQ", 16, 0 if operation == RELEASE else -errno.ENOSYS, unique))
 
-    @staticmethod
-    def _answer(operation, node):
+    def _answer(self, operation, node):
         def attributes(number):
             mode = stat.S_IFDIR | 0o755 if number == 1 else stat.S_IFREG | 0o666
             return struct.pack("<6Q3I7I", number, SIZE, SIZE // 512, 0, 0, 0, 0, 0, 0, mode, 1, 0, 0, 0, 4096, 0)
@@ -65,4 +70,6 @@ class SilentFuse:
             return struct.pack("<QII", 1000, 0, 0) + attributes(node)
         if operation == OPEN:
             return struct.pack("<QII", 1, 0, 0)
+        if operation == STATFS and self.opens:
+            return struct.pack("<5Q10I", 0, 0, 0, 1, 1, 4096, 255, 4096, *[0] * 7)
         return None

@@ -15,7 +15,7 @@ from lib import *
 
 PROGRAM = "/job/ubd-escape"
 RECORDS, TRIGGER, SCRATCH, RESULTS = 24, 32 << 10, 36 << 10, 64 << 10
-NEVER, SETUP, SEALED, LIVE = range(4)
+NEVER, SETUP, SEALED, LIVE, END_BEFORE_FETCH, END_HALF_FETCHED, END_FETCHED = range(7)
 CALLS, ENTRIES, REGISTRATIONS = 1, 2, 3
 LANDLOCK, SETUP_FILTER, LOOP_FILTER, RING_SEAL, RING_REPORT, RESTRICTIONS = (1 << bit for bit in range(6))
 PENDING = 1 << 40
@@ -72,6 +72,10 @@ class Image:
     def __exit__(self, *_):
         os.close(self.file)
         os.unlink(self.path)
+
+    def change(self, moment):
+        """What the next worker is to do."""
+        os.pwrite(self.file, struct.pack("<I", moment), 8)
 
     def trigger(self):
         os.pwrite(self.file, b"\1", TRIGGER)

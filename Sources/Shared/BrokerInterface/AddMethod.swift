@@ -29,6 +29,8 @@ public struct AddRequest: Equatable, Sendable {
     public var mode: String?
     /// Name of a `RecoveryMode`; nil: reissue.
     public var recovery: String?
+    /// Seconds without progress after which the worker counts as hung; nil: the broker's default.
+    public var ioTimeout: Int64?
     /// A label for people: what the client calls its file.
     public var fileName: String?
     /// The target's own options.
@@ -37,8 +39,8 @@ public struct AddRequest: Equatable, Sendable {
     /// A request for a device of that target.
     public init(
         target: String, id: Int64? = nil, queues: Int64? = nil, depth: Int64? = nil, maxIOBytes: Int64? = nil,
-        readOnly: Bool? = nil, mode: String? = nil, recovery: String? = nil, fileName: String? = nil,
-        options: [OptionValue] = []
+        readOnly: Bool? = nil, mode: String? = nil, recovery: String? = nil, ioTimeout: Int64? = nil,
+        fileName: String? = nil, options: [OptionValue] = []
     ) {
         self.target = target
         self.id = id
@@ -48,6 +50,7 @@ public struct AddRequest: Equatable, Sendable {
         self.readOnly = readOnly
         self.mode = mode
         self.recovery = recovery
+        self.ioTimeout = ioTimeout
         self.fileName = fileName
         self.options = options
     }
@@ -65,6 +68,7 @@ public struct AddRequest: Equatable, Sendable {
         readOnly = try fields.optionalFlag("readOnly")
         mode = try fields.optionalString("mode")
         recovery = try fields.optionalString("recovery")
+        ioTimeout = try fields.optionalInteger("ioTimeout")
         fileName = try fields.optionalString("fileName")
         options = []
         if let value = fields.value("options") {
@@ -86,7 +90,7 @@ public struct AddRequest: Equatable, Sendable {
             ("target", .string(target)), ("id", id.map(JSON.integer)), ("queues", queues.map(JSON.integer)),
             ("depth", depth.map(JSON.integer)), ("maxIOBytes", maxIOBytes.map(JSON.integer)),
             ("readOnly", readOnly.map(JSON.bool)), ("mode", mode.map(JSON.string)),
-            ("recovery", recovery.map(JSON.string)),
+            ("recovery", recovery.map(JSON.string)), ("ioTimeout", ioTimeout.map(JSON.integer)),
             ("fileName", fileName.map(JSON.string)),
             ("options", options.isEmpty ? nil : map),
         ])

@@ -16,6 +16,8 @@ public struct AddPlan: Sendable {
     /// nil: the best that is allowed.
     public let mode: DataMode?
     public let recovery: RecoveryMode
+    /// Seconds; nil: the broker's default.
+    public let ioTimeout: Int64?
     /// A label, free of control characters, at most 1024 bytes.
     public let fileName: String?
     public let options: TargetOptions
@@ -28,6 +30,8 @@ public struct AddPlan: Sendable {
     public static let depths: ClosedRange<Int64> = 1...4096
     /// From one page to what the 25 bits of UBLK_IO_BUF_BITS can address.
     public static let ioSizes: ClosedRange<Int64> = 4096...(1 << 25)
+    /// Seconds without progress after which a worker that has work counts as hung.
+    public static let ioTimeouts: ClosedRange<Int64> = 2...3600
     /// Most bytes of a file's label.
     public static let longestFileName = 1024
 
@@ -61,6 +65,9 @@ public struct AddPlan: Sendable {
         readOnly = request.readOnly ?? false
         mode = try Self.checkMode(request.mode)
         recovery = try Self.checkRecovery(request.recovery)
+        ioTimeout = try request.ioTimeout.map { (seconds) throws(InterfaceError) in
+            try Self.check("ioTimeout", seconds, Self.ioTimeouts)
+        }
         fileName = try Self.checkFileName(request.fileName, target)
         options = try TargetOptions(target: target, options: request.options)
     }

@@ -26,6 +26,8 @@ public enum BrokerCall: Equatable, Sendable {
     case add(AddRequest)
     case delete(DeleteRequest)
     case list(ListRequest)
+    case upgrade(UpgradeRequest)
+    case recover(RecoverRequest)
     case info
     case serviceInfo
     case interfaceDescription(of: String)
@@ -33,7 +35,7 @@ public enum BrokerCall: Equatable, Sendable {
     /// Reads the call.
     ///
     /// - Throws: an error of `org.varlink.service`, to be sent as the reply: InterfaceNotFound, MethodNotFound,
-    ///   InvalidParameter (names the parameter), ExpectedMore (Add without `more`), MethodNotImplemented (`upgrade`:
+    ///   InvalidParameter (names the parameter), ExpectedMore (Add or Recover without `more`), MethodNotImplemented (`upgrade`:
     ///   no method of ours hands the connection over, and a success would confirm that it does).
     public init(_ call: Call) throws(InterfaceError) {
         switch (call.interface, call.methodName) {
@@ -43,6 +45,11 @@ public enum BrokerCall: Equatable, Sendable {
             self = .add(try AddRequest(parameters: call.parameters))
         case (BrokerAPI.interface, "Delete"): self = .delete(try DeleteRequest(parameters: call.parameters))
         case (BrokerAPI.interface, "List"): self = .list(try ListRequest(parameters: call.parameters))
+        case (BrokerAPI.interface, "Upgrade"): self = .upgrade(try UpgradeRequest(parameters: call.parameters))
+        case (BrokerAPI.interface, "Recover"):
+            guard !call.upgrade else { throw .methodNotImplemented(method: call.method) }
+            guard call.more else { throw .expectedMore }
+            self = .recover(try RecoverRequest(parameters: call.parameters))
         case (BrokerAPI.interface, "Info"):
             try FieldReader(call.parameters).finish()
             self = .info
@@ -68,6 +75,9 @@ public enum BrokerCall: Equatable, Sendable {
             Call(method: BrokerAPI.interface + ".Add", parameters: request.json, more: true)
         case .delete(let request): Call(method: BrokerAPI.interface + ".Delete", parameters: request.json)
         case .list(let request): Call(method: BrokerAPI.interface + ".List", parameters: request.json)
+        case .upgrade(let request): Call(method: BrokerAPI.interface + ".Upgrade", parameters: request.json)
+        case .recover(let request):
+            Call(method: BrokerAPI.interface + ".Recover", parameters: request.json, more: true)
         case .info: Call(method: BrokerAPI.interface + ".Info")
         case .serviceInfo: Call(method: BrokerAPI.serviceInterface + ".GetInfo")
         case .interfaceDescription(let interface):

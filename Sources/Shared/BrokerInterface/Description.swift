@@ -40,6 +40,8 @@ extension BrokerAPI {
           buffered: bool,
           # What happens when the worker dies: reissue, queue, fail or none.
           recovery: string,
+          # Seconds after which a worker that has work and does nothing is replaced; null: the broker's default.
+          ioTimeout: ?int,
           # How many workers of this device have died, and how the last one did.
           deaths: int,
           lastDeath: ?string,
@@ -49,6 +51,10 @@ extension BrokerAPI {
           file: ?string,
           workerPid: ?int,
           workerUid: ?int,
+          # The version that the worker says it is.
+          workerVersion: ?string,
+          # The worker is of another program than new ones are: Upgrade would replace it.
+          workerOutdated: ?bool,
           # Seconds since 1970.
           created: int
         )
@@ -100,6 +106,8 @@ extension BrokerAPI {
           mode: ?string,
           # What happens when the worker dies: reissue, queue, fail or none. Default reissue.
           recovery: ?string,
+          # Seconds, 2 to 3600: a worker that has work and does nothing for so long is replaced. Default: the broker's.
+          ioTimeout: ?int,
           # What the client calls its file: a label, at most 1024 bytes without control characters.
           fileName: ?string,
           # The options of the target; sizes are decimal bytes.
@@ -119,6 +127,29 @@ extension BrokerAPI {
           # Kill the worker first; I/O under way fails.
           force: ?bool
         ) -> ()
+
+        # Replace the worker of a live device by one of the program that the broker would start now, without an error for
+        # those who use the device. Not upgraded: its worker is of that program already. Fails when the new program is not
+        # fit; then the device is served on by the old one.
+        method Upgrade(
+          id: int,
+          # Only the device of this generation.
+          generation: ?int
+        ) -> (upgraded: bool, device: Device)
+
+        # Bring the file of a device again that waits for it (state recovering), because broker and worker died together.
+        # To be called with more, and answered as Add is. Only the same file is taken. With a wrong one, or when the
+        # connection is closed before the files came, the device waits on.
+        method Recover(
+          id: int,
+          # Only the device of this generation.
+          generation: ?int
+        ) -> (
+          files: ?int,
+          parking: ?int,
+          device: ?Device,
+          notices: ?[]Notice
+        )
 
         # The caller's devices; root sees everyone's.
         method List(

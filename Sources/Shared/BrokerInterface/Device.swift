@@ -56,6 +56,8 @@ public struct Device: Equatable, Sendable {
     public var buffered: Bool
     /// What happens when its worker dies.
     public var recovery: RecoveryMode
+    /// Seconds without progress after which its worker counts as hung; nil: the broker's default (older records).
+    public var ioTimeout: Int64?
     /// How many workers of this device have died.
     public var deaths: Int
     /// How the last of them died; nil when none has.
@@ -67,6 +69,10 @@ public struct Device: Equatable, Sendable {
     /// Pid of the worker as the broker sees it.
     public var workerPid: Int32?
     public var workerUid: UInt32?
+    /// The version that its worker says it is; nil when there is none.
+    public var workerVersion: String?
+    /// Its worker is of another program than new ones are, so that an upgrade would replace it; nil when that is not known.
+    public var workerOutdated: Bool?
     /// When it was added, in seconds since 1970.
     public var created: Int64
 
@@ -75,9 +81,10 @@ public struct Device: Equatable, Sendable {
         id: UInt32, generation: UInt64, owner: UInt32, target: String, state: DeviceState, reason: String? = nil,
         node: String, link: String?, sizeBytes: UInt64, blockSize: UInt32, physicalBlockSize: UInt32, readOnly: Bool,
         queues: UInt16, depth: UInt16, maxIOBytes: UInt32, mode: DataMode, buffered: Bool,
-        recovery: RecoveryMode = .default,
+        recovery: RecoveryMode = .default, ioTimeout: Int64? = nil,
         deaths: Int = 0, lastDeath: String? = nil, since: Int64 = 0, file: String? = nil,
-        workerPid: Int32? = nil, workerUid: UInt32? = nil, created: Int64
+        workerPid: Int32? = nil, workerUid: UInt32? = nil, workerVersion: String? = nil, workerOutdated: Bool? = nil,
+        created: Int64
     ) {
         self.id = id
         self.generation = generation
@@ -97,12 +104,15 @@ public struct Device: Equatable, Sendable {
         self.mode = mode
         self.buffered = buffered
         self.recovery = recovery
+        self.ioTimeout = ioTimeout
         self.deaths = deaths
         self.lastDeath = lastDeath
         self.since = since
         self.file = file
         self.workerPid = workerPid
         self.workerUid = workerUid
+        self.workerVersion = workerVersion
+        self.workerOutdated = workerOutdated
         self.created = created
     }
 
@@ -140,12 +150,15 @@ public struct Device: Equatable, Sendable {
             throw .invalidParameter(parameter: fields.fullName("recovery"))
         }
         self.recovery = recovery
+        ioTimeout = try fields.optionalInteger("ioTimeout")
         deaths = try fields.integer("deaths")
         lastDeath = try fields.optionalString("lastDeath")
         since = try fields.integer("since")
         file = try fields.optionalString("file")
         workerPid = try fields.optionalInteger("workerPid")
         workerUid = try fields.optionalInteger("workerUid")
+        workerVersion = try fields.optionalString("workerVersion")
+        workerOutdated = try fields.optionalFlag("workerOutdated")
         created = try fields.integer("created")
         try fields.finish()
     }
@@ -161,10 +174,13 @@ public struct Device: Equatable, Sendable {
             ("queues", .integer(clamping: queues)), ("depth", .integer(clamping: depth)),
             ("maxIOBytes", .integer(clamping: maxIOBytes)), ("mode", .string(mode.rawValue)),
             ("buffered", .bool(buffered)),
-            ("recovery", .string(recovery.rawValue)), ("deaths", .integer(clamping: deaths)),
+            ("recovery", .string(recovery.rawValue)), ("ioTimeout", ioTimeout.map(JSON.integer)),
+            ("deaths", .integer(clamping: deaths)),
             ("lastDeath", lastDeath.map(JSON.string)), ("since", .integer(since)),
             ("file", file.map(JSON.string)), ("workerPid", workerPid.map { .integer(clamping: $0) }),
-            ("workerUid", workerUid.map { .integer(clamping: $0) }), ("created", .integer(created)),
+            ("workerUid", workerUid.map { .integer(clamping: $0) }),
+            ("workerVersion", workerVersion.map(JSON.string)), ("workerOutdated", workerOutdated.map(JSON.bool)),
+            ("created", .integer(created)),
         ])
     }
 }

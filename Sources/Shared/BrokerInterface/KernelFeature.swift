@@ -42,7 +42,7 @@ public struct KernelFeature: Sendable {
         KernelFeature(10, "update-size", since: "6.16", used: false, "The size of a live device can change"),
         KernelFeature(
             11, "auto-buf-reg", since: "6.16", used: true, "The driver registers a request's pages by itself"),
-        KernelFeature(12, "quiesce", since: "6.16", used: false, "A live device can be quiesced for an upgrade"),
+        KernelFeature(12, "quiesce", since: "6.16", used: true, "A live device can be quiesced for an upgrade"),
         KernelFeature(
             13, "per-io-daemon", since: "6.16", used: true,
             "Each request may have its own task; recovery can be repeated"),

@@ -37,6 +37,10 @@ public struct Geometry: Equatable, Sendable {
     /// whether it is, or lies on, a ublk disk must be decided from these two numbers by the broker.
     public var backingMajor: UInt32 = 0
     public var backingMinor: UInt32 = 0
+    /// The file behind the disk: whoever brings it again after a disaster must bring this one.
+    public var file = FileIdentity.none
+    /// The worker's own (`PackedVersion`): a claim, to be shown.
+    public var version: UInt32 = 0
 
     public init(
         size: UInt64, logicalBlock: UInt32, physicalBlock: UInt32, attributes: Attributes = [],
@@ -61,6 +65,10 @@ public struct Geometry: Equatable, Sendable {
         writer.put(maxWriteZeroesSectors)
         writer.put(backingMajor)
         writer.put(backingMinor)
+        writer.put(version)
+        writer.put(file.device)
+        writer.put(file.inode)
+        writer.put(file.born)
     }
 
     /// Checks every bound that the broker relies on: a worker is not believed.
@@ -74,6 +82,8 @@ public struct Geometry: Equatable, Sendable {
         maxWriteZeroesSectors = reader.get()
         backingMajor = reader.get()
         backingMinor = reader.get()
+        version = reader.get()
+        file = FileIdentity(device: reader.get(), inode: reader.get(), born: reader.get())
         guard reader.intact,
             [512, 1024, 2048, 4096].contains(logicalBlock),
             physicalBlock.nonzeroBitCount == 1, physicalBlock >= logicalBlock, physicalBlock <= 1 << 20,

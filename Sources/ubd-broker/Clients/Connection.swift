@@ -28,7 +28,7 @@ final class Connection {
     private var isTimingMessage = false
     private var reader = FrameReader()
     private var backlog: [UInt8] = []
-    private var add: AddOperation?
+    private var operation: (any ClientOperation)?
     /// A call is being answered: the next one waits.
     private var isBusy = false
     /// There may be more calls, which wait until the others have had their turn.
@@ -59,9 +59,9 @@ final class Connection {
         guard let socket = socket.take() else { return }
         broker.undertaker.letGo(socket, owner: peer.uid)
         server.forget(self)
-        let operation = add
-        add = nil
-        operation?.clientGone()
+        let ended = operation
+        operation = nil
+        ended?.clientGone()
     }
 
     // MARK: Bytes in
@@ -143,7 +143,16 @@ final class Connection {
         do throws(InterfaceError) {
             let request = try BrokerCall(call)
             switch request {
-            case .add(let request): beginAdd(request)
+            case .add(let request): begin { [self] answer in broker.add(request, peer: peer, answer: answer) }
+            case .recover(let request): begin { [self] answer in broker.recover(request, peer: peer, answer: answer) }
+            case .upgrade(let request):
+                setBusy(true)
+                broker.upgrade(request, peer: peer) { [weak self] result in
+                    switch result {
+                    case .success(let reply): self?.finish(Reply(parameters: reply.json), wantsReply)
+                    case .failure(let error): self?.finish(error.reply, wantsReply)
+                    }
+                }
             case .delete(let request):
                 setBusy(true)
                 broker.delete(request, peer: peer) { [weak self] error in
@@ -161,9 +170,10 @@ final class Connection {
         }
     }
 
-    private func beginAdd(_ request: AddRequest) {
+    /// Begins a call in which the client may be asked for files.
+    private func begin(_ start: (@escaping (ClientAnswer) -> Void) -> (any ClientOperation)?) {
         setBusy(true)
-        add = broker.add(request, peer: peer) { [weak self] answer in
+        operation = start { [weak self] answer in
             guard let self else {
                 if case .files(_, let parking) = answer { Glibc.close(parking) }
                 return
@@ -172,19 +182,19 @@ final class Connection {
             case .files(let count, let parking):
                 offer(AddReply.files(count: count, parking: 0).reply, FileDescriptor(owning: parking))
             case .added(let device, let notices):
-                add = nil
+                operation = nil
                 finish(AddReply.added(device, notices: notices).reply, true)
             case .failed(let error):
-                add = nil
+                operation = nil
                 finish(error.reply, true)
             }
         }
         // It may have ended, or lost its client, before it was returned.
-        if !isBusy { add = nil }
+        if !isBusy { operation = nil }
         if socket == nil {
-            let operation = add
-            add = nil
-            operation?.clientGone()
+            let ended = operation
+            operation = nil
+            ended?.clientGone()
         }
     }
 

@@ -17,7 +17,9 @@ enum TrustedFile {
             file = try FileDescriptor.open(path, O_RDONLY | O_NOFOLLOW | O_NONBLOCK)
         } catch { throw unreadable(path, error) }
         do throws(SystemError) { status = try file.status() } catch { throw unreadable(path, error) }
-        try check(status, path)
+        if let problem = problem(status) {
+            throw Distrust(description: "\(path): \(problem.what); \(problem.remedy) \(path)")
+        }
         return file
     }
 
@@ -31,16 +33,14 @@ enum TrustedFile {
         Distrust(description: "\(path): \(SystemError.message(error.errno)); reinstall it, or name another")
     }
 
-    private static func check(_ status: stat, _ path: String) throws(Distrust) {
-        guard status.st_mode & S_IFMT == S_IFREG else {
-            throw Distrust(description: "\(path): not a regular file; put one there")
-        }
-        guard status.st_uid == 0 else {
-            throw Distrust(description: "\(path): belongs to uid \(status.st_uid); chown root \(path)")
-        }
-        guard status.st_mode & 0o022 == 0 else {
+    /// Why a file of that status is not trusted, and what to do with it; nil when it is.
+    static func problem(_ status: stat) -> (what: String, remedy: String)? {
+        if status.st_mode & S_IFMT != S_IFREG { return ("not a regular file", "put one there:") }
+        if status.st_uid != 0 { return ("belongs to uid \(status.st_uid)", "chown root") }
+        if status.st_mode & 0o022 != 0 {
             let mode = String(status.st_mode & 0o7777, radix: 8)
-            throw Distrust(description: "\(path): others can write it (mode \(mode)); chmod go-w \(path)")
+            return ("others can write it (mode \(mode))", "chmod go-w")
         }
+        return nil
     }
 }

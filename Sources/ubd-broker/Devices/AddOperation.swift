@@ -7,18 +7,12 @@ import WorkerProtocol
 
 /// Adds one device for one client, step by step; whatever goes wrong on the way, and the client's going away, undoes
 /// everything that was done so far. The steps stand in their order; each ends in a call of the next.
-final class AddOperation {
+final class AddOperation: ClientOperation {
     /// What the client hears.
-    enum Answer {
-        /// Send at most `count` files into this socket. The descriptor is the receiver's to close.
-        case files(count: Int, parking: Int32)
-        case added(Device, [Notice])
-        case failed(InterfaceError)
-    }
+    typealias Answer = ClientAnswer
 
     /// Milliseconds.
     private enum Deadline {
-        static let files = 10_000
         static let command = 10_000
         static let lingeringNumber = 3_000
         static let lingeringAnyNumber = 1_000
@@ -34,7 +28,7 @@ final class AddOperation {
 
     private var device: ManagedDevice?
     private var parking: FileDescriptor?
-    private var parkingWatch: EventLoop.Watch?
+    private let handover: FileHandover
     private var timer: EventLoop.Timer?
     private var notices: [Notice] = []
     private var triedIDs: Set<UInt32> = []
@@ -54,13 +48,14 @@ final class AddOperation {
         self.rule = rule
         self.broker = broker
         self.answer = answer
+        handover = FileHandover(loop: broker.loop)
     }
 
     /// Bytes of I/O buffers that this device will have, for the quota.
     var memoryBytes: UInt64 { plan.bufferBytes }
     var ownerUID: UInt32 { owner }
     /// Where the client's files lie as long as there is no device that has it.
-    var parkingEnd: Int32? { parking?.raw }
+    var parkingEnd: Int32? { parking?.raw ?? handover.descriptor }
     /// Not yet a device of the broker's list.
     var hasNoDevice: Bool { device == nil }
 
@@ -76,43 +71,12 @@ final class AddOperation {
             return chooseID()
         }
         do {
-            let pair = try makeMessagePair()
-            let end = pair.first.raw
-            parkingWatch = try broker.loop.watch(end, .readable) { [unowned self] _ in filesParked() }
-            parking = consume pair.first
-            timer = broker.loop.after(milliseconds: Deadline.files) { [unowned self] in filesMissing() }
-            answer(.files(count: plan.mostFiles, parking: pair.second.release()))
+            let end = try handover.begin { [unowned self] error in
+                parking = handover.take()
+                if let error { fail(error) } else { chooseID() }
+            }
+            answer(.files(count: plan.mostFiles, parking: end))
         } catch { fail(StartErrors.broken("socketpair", error)) }
-    }
-
-    private func filesMissing() {
-        fail(
-            .badFile(
-                message: "no file came within \(Deadline.files / 1000) seconds",
-                remedy: "send it in one message right after the first reply", index: 0))
-    }
-
-    /// The client's message lies in the queue, and stays there: the broker holds the socket, never a file.
-    private func filesParked() {
-        endWaitForFiles()
-        guard let end = parking?.raw else { return }
-        // Nobody adds to it from now on, and nothing goes back to the client.
-        shutdown(end, Int32(SHUT_RDWR))
-        switch try? peekParked(end) {
-        case .files: chooseID()
-        default:
-            fail(
-                .badFile(
-                    message: "the message on the parking socket had no file",
-                    remedy: "send the file as SCM_RIGHTS with one byte of data", index: 0))
-        }
-    }
-
-    private func endWaitForFiles() {
-        if let watch = parkingWatch { broker.loop.unwatch(watch) }
-        parkingWatch = nil
-        broker.loop.cancel(timer)
-        timer = nil
     }
 
     // MARK: The kernel's device
@@ -127,7 +91,7 @@ final class AddOperation {
         }
         triedIDs.insert(id)
         let device = ManagedDevice(
-            adding: plan, mode: mode, id: id, owner: owner, generation: broker.newGeneration(),
+            adding: plan, mode: mode, ioTimeout: ioTimeout, id: id, owner: owner, generation: broker.newGeneration(),
             node: broker.nodes.block(id))
         do {
             // The record comes before the kernel call, so that a broker that dies in between knows of it.
@@ -156,8 +120,22 @@ final class AddOperation {
         command(request) { [self] answer in deviceAdded(device, answer) }
     }
 
+    /// Seconds: what was asked for, which the rule allows, or the default, brought into the rule's bounds.
+    private var ioTimeout: Int64 {
+        let wanted = plan.ioTimeout ?? Int64(broker.configuration.ioTimeout)
+        guard let bounds = rule.limits.ioTimeout else { return wanted }
+        return min(max(wanted, Int64(clamping: bounds.lowerBound)), Int64(clamping: bounds.upperBound))
+    }
+
     /// What the device must be able to do.
-    private var features: UblkFeatures { plan.recovery.features.union(mode.features) }
+    private var features: UblkFeatures {
+        var features = plan.recovery.features.union(mode.features)
+        // For upgrades. The kernel takes it only together with recovery.
+        if plan.recovery != .none, broker.driver.opened?.features.contains(.quiesce) == true {
+            features.insert(.quiesce)
+        }
+        return features
+    }
 
     private func deviceAdded(_ device: ManagedDevice, _ answer: ControlAnswer) {
         guard case .result(let result, let bytes) = answer, result >= 0 else {
@@ -265,6 +243,7 @@ final class AddOperation {
         if let failure = broker.backingProblem(geometry) {
             return fail(StartErrors.explain(failure, device, workerGID: broker.workerGID))
         }
+        device.file = geometry.file
         device.info.sizeBytes = geometry.size
         device.info.blockSize = geometry.logicalBlock
         device.info.physicalBlockSize = geometry.physicalBlock
@@ -329,7 +308,7 @@ final class AddOperation {
             "added", ("device", "\(device.id)"), ("owner", "\(owner)"), ("target", plan.target.name),
             ("bytes", "\(device.info.sizeBytes)"), ("worker", "\(device.info.workerPid ?? 0)"),
             ("rule", "\(rule.location)"))
-        finish(.added(device.info, notices))
+        finish(.added(broker.description(of: device), notices))
         broker.watchOver(device)
     }
 
@@ -363,7 +342,7 @@ final class AddOperation {
 
     private func undo() {
         guard let error = failure else { return }
-        endWaitForFiles()
+        if parking == nil { parking = handover.take() }
         Log.notice("add-failed", ("owner", "\(owner)"), ("why", error.message))
         guard let device else {
             if let parking = parking.take() { broker.undertaker.letGo(parking, owner: owner) }

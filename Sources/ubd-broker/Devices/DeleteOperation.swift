@@ -30,7 +30,9 @@ final class DeleteOperation {
             return refuse(busyWith: "being deleted already")
         }
         if let holder = broker.holder(of: device) { return refuse(busyWith: holder) }
-        if device.recovery != nil { return refuse(busyWith: "getting a new worker right now") }
+        if device.recovery != nil || device.upgrade?.hasDevice == true {
+            return refuse(busyWith: "getting a new worker right now")
+        }
         if device.watch.isReported { return refuse(busyWith: "waiting for its file, which does not answer") }
         // STOP_DEV of a device whose worker does not serve would hang.
         if device.worker == nil || device.info.state == .stuck { return takeDown(.killFirst) }

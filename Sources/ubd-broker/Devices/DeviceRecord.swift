@@ -6,6 +6,9 @@ import WorkerProtocol
 
 /// What must be known of a device after the broker itself died: written before each kernel call whose effect it names.
 /// One file a device, below the run folder; replaced in one step, so it is never half written.
+///
+/// A later version may add members, which this one does not see, and this one reads what an earlier one did not write as
+/// not known. The number grows only with what an earlier broker would misunderstand; then it leaves the device alone.
 struct DeviceRecord: Equatable {
     static let version: Int64 = 1
 
@@ -18,6 +21,8 @@ struct DeviceRecord: Equatable {
         case live
         /// START_USER_RECOVERY was or is about to be sent; the worker may be stopped.
         case recovering
+        /// QUIESCE_DEV was or is about to be sent, or the worker killed: it is to be replaced, though all may look live.
+        case upgrading
         case deleting
     }
 
@@ -39,6 +44,8 @@ struct DeviceRecord: Equatable {
     var sockets: Sockets?
     /// What its workers are told.
     var launch: LaunchMessage?
+    /// The file behind it.
+    var file = FileIdentity.none
     /// START_USER_RECOVERY was sent for the present death: before 6.16 it must not be sent again.
     var recoveryStarted = false
     /// Bytes of I/O buffers, for the owner's quota.
@@ -49,6 +56,16 @@ struct DeviceRecord: Equatable {
             ("version", .integer(DeviceRecord.version)), ("step", .string(step.rawValue)), ("device", device.json),
             ("memoryBytes", .integer(Int64(clamping: memoryBytes))), ("recoveryStarted", .bool(recoveryStarted)),
             ("launch", launch.map { .string(DeviceRecord.hexadecimal($0.encoded())) }),
+            (
+                "file",
+                file == .none
+                    ? nil
+                    : .record([
+                        ("device", .integer(Int64(bitPattern: file.device))),
+                        ("inode", .integer(Int64(bitPattern: file.inode))),
+                        ("born", .integer(Int64(bitPattern: file.born))),
+                    ])
+            ),
             (
                 "sockets",
                 sockets.map { sockets in
@@ -73,7 +90,8 @@ struct DeviceRecord: Equatable {
 
     private init?(json: JSON) {
         guard case .integer(DeviceRecord.version)? = json["version"], case .string(let text)? = json["step"],
-            let step = Step(rawValue: text), let device = json["device"].flatMap({ try? Device(json: $0) }),
+            let step = Step(rawValue: text),
+            let device = json["device"].flatMap({ try? Device(json: $0, unknown: .ignore) }),
             case .integer(let bytes)? = json["memoryBytes"], bytes >= 0
         else { return nil }
         self.step = step
@@ -81,8 +99,14 @@ struct DeviceRecord: Equatable {
         memoryBytes = UInt64(bytes)
         recoveryStarted = json["recoveryStarted"] == .bool(true)
         if case .string(let text)? = json["launch"] {
-            guard let message = DeviceRecord.bytes(text).flatMap(LaunchMessage.init(decoding:)) else { return nil }
-            launch = message
+            // Of another version: without it the device can't have another worker, but it serves on.
+            launch = DeviceRecord.bytes(text).flatMap(LaunchMessage.init(decoding:))
+        }
+        if case .integer(let device)? = json["file"]?["device"], case .integer(let inode)? = json["file"]?["inode"],
+            case .integer(let born)? = json["file"]?["born"]
+        {
+            file = FileIdentity(
+                device: UInt64(bitPattern: device), inode: UInt64(bitPattern: inode), born: UInt64(bitPattern: born))
         }
         if let sockets = json["sockets"] {
             guard case .integer(let control)? = sockets["control"], case .integer(let parking)? = sockets["parking"],
@@ -162,6 +186,9 @@ struct RecordStore {
         removeUdev(id)
         unlink("\(folder)/\(id)")
     }
+
+    /// The names of all files there: numbers of devices, unless somebody else put them there.
+    var names: [String] { listFolder(folder) }
 
     /// All records, and the names of the files that are none.
     func load() -> (records: [DeviceRecord], damaged: [String]) {

@@ -8,7 +8,7 @@ import WorkerProtocol
 final class DeviceStatistics {
     let file: FileDescriptor
     private let memory: Mapping
-    private let queues: Int
+    private let queueCount: Int
 
     /// A new page, all zeros.
     init(queues: Int) throws(SystemError) {
@@ -19,7 +19,7 @@ final class DeviceStatistics {
         try call("seal a memfd") { fcntl(file.raw, F_ADD_SEALS, F_SEAL_SEAL | F_SEAL_SHRINK | F_SEAL_GROW) }
         memory = try Mapping.shared(file.raw, offset: 0, bytes: bytes, writable: false)
         self.file = file
-        self.queues = queues
+        queueCount = queues
     }
 
     /// The page of a worker that an earlier broker started.
@@ -31,18 +31,20 @@ final class DeviceStatistics {
         }
         memory = try Mapping.shared(file.raw, offset: 0, bytes: bytes, writable: false)
         self.file = file
-        self.queues = queues
+        queueCount = queues
     }
 
-    /// Of all queues together. Whatever is written there, no sum overflows and no difference is negative.
+    /// Each queue's own claims.
+    var queues: [QueueStatistics] {
+        (0..<queueCount).map { StatisticsPage.read(UnsafeRawPointer(memory.base), queue: $0) }
+    }
+
+    /// Of all queues together. Whatever is written there, no sum overflows.
     var total: QueueStatistics {
-        var sum = QueueStatistics()
-        for queue in 0..<queues {
-            let part = StatisticsPage.read(UnsafeRawPointer(memory.base), queue: queue)
+        queues.reduce(into: QueueStatistics()) { sum, part in
             sum.taken &+= part.taken
             sum.committed &+= part.committed
             sum.turns &+= part.turns
         }
-        return sum
     }
 }

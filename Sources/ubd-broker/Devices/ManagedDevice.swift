@@ -19,6 +19,10 @@ final class ManagedDevice {
     var isInKernel = false
     /// What each worker of this device is told, so that a replacement makes the same disk.
     var launch: LaunchMessage?
+    /// The program that its worker runs, and that a replacement of it is started from; nil when it is not known.
+    var program: WorkerProgram?
+    /// The file behind it, as its first worker told.
+    var file = FileIdentity.none
     /// What its worker says of its progress.
     var statistics: DeviceStatistics?
     /// Whether that progress has stopped.
@@ -31,6 +35,10 @@ final class ManagedDevice {
     var recovery: RecoverOperation?
     /// START_USER_RECOVERY was sent and not ended: before 6.16 it must not be sent again.
     var recoveryStarted = false
+    /// Its worker is being replaced by one of another program, or that is being tried out.
+    var upgrade: UpgradeOperation?
+    /// Its owner brings its file again.
+    var reopening: ReopenOperation?
     var deathLog = DeathLog()
     /// Being taken down; whoever else wants that is told.
     var teardown: Teardown?
@@ -42,25 +50,31 @@ final class ManagedDevice {
     }
 
     /// A device that is about to be added.
-    convenience init(adding plan: AddPlan, mode: DataMode, id: UInt32, owner: UInt32, generation: UInt64, node: String)
-    {
+    convenience init(
+        adding plan: AddPlan, mode: DataMode, ioTimeout: Int64, id: UInt32, owner: UInt32, generation: UInt64,
+        node: String
+    ) {
         let now = Int64(time(nil))
         let info = Device(
             id: id, generation: generation, owner: owner, target: plan.target.name, state: .adding, node: node,
             link: nil, sizeBytes: 0, blockSize: 0, physicalBlockSize: 0, readOnly: plan.readOnly, queues: plan.queues,
             depth: plan.depth, maxIOBytes: plan.maxIOBytes, mode: mode, buffered: plan.options.buffered,
-            recovery: plan.recovery, since: now, file: plan.fileName, created: now)
+            recovery: plan.recovery, ioTimeout: ioTimeout, since: now, file: plan.fileName, created: now)
         self.init(info: info, memoryBytes: plan.bufferBytes, step: .adding)
     }
 
     var id: UInt32 { info.id }
     var owner: UInt32 { info.owner }
 
+    /// Its worker is dead, and nobody has its file.
+    var waitsForFile: Bool { info.state == .recovering && recovery == nil && upgrade == nil && parking == nil }
+
     var record: DeviceRecord {
         let worker = worker.map { DeviceRecord.Worker(pid: $0.pid, startTime: $0.startTime, uid: $0.uid) }
         var record = DeviceRecord(step: step, device: info, worker: worker, memoryBytes: memoryBytes)
         record.launch = launch
         record.recoveryStarted = recoveryStarted
+        record.file = file
         if let control = self.worker?.controlInode, let parking = parkingInode {
             record.sockets = DeviceRecord.Sockets(control: control, parking: parking)
         } else {
@@ -80,6 +94,21 @@ final class ManagedDevice {
         self.worker = worker
         info.workerPid = worker.pid
         info.workerUid = worker.uid
+    }
+
+    /// More has become known of its last worker's death.
+    func correctDeath(_ words: String, to better: String) {
+        if info.lastDeath == words { info.lastDeath = better }
+        let (text, part) = (Array((info.reason ?? "").utf8), Array(words.utf8))
+        guard let start = text.indices.first(where: { text[$0...].starts(with: part) }) else { return }
+        info.reason = String(
+            decoding: text[..<start] + Array(better.utf8) + text[(start + part.count)...], as: UTF8.self)
+    }
+
+    /// Its worker is one of that program.
+    func runs(_ program: WorkerProgram) {
+        self.program = program
+        info.workerVersion = program.version
     }
 
     func setState(_ state: DeviceState, reason: String? = nil) {

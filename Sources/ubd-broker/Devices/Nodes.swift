@@ -9,22 +9,27 @@ struct Nodes {
     let folder: String
 
     func block(_ id: UInt32) -> String { "\(folder)/ublkb\(id)" }
+    /// What has no requests and takes the place of a device in a rehearsal.
+    var null: String { "/dev/null" }
     func char(_ id: UInt32) -> String { "\(folder)/ublkc\(id)" }
     func link(_ id: UInt32) -> String { "\(folder)/\(Nodes.linkName(id))" }
     static func linkName(_ id: UInt32) -> String { "ubdb\(id)" }
 
     /// Gives the block node to its owner, nobody else may open it. `major` and `minor` are the kernel's own word: the
-    /// node must be that very device.
-    func own(_ id: UInt32, uid: UInt32, major: UInt32, minor: UInt32) throws(SystemError) {
+    /// node must be that very device. Returns whether it was another's.
+    @discardableResult
+    func own(_ id: UInt32, uid: UInt32, major: UInt32, minor: UInt32) throws(SystemError) -> Bool {
         let path = block(id)
         let node = try FileDescriptor.open(path, O_PATH | O_NOFOLLOW)
         let status = try node.status()
         guard status.st_mode & S_IFMT == S_IFBLK, UInt64(status.st_rdev) == ubd_makedev(major, minor) else {
             throw SystemError("\(path) is not the device that was started", ENODEV)
         }
+        if status.st_uid == uid, status.st_mode & 0o7777 == 0o600 { return false }
         // The mode first: after chown it would take CAP_FOWNER.
         try call("chmod \(path)") { chmod("/proc/self/fd/\(node.raw)", 0o600) }
         try call("chown \(path)") { fchownat(node.raw, "", uid, gid_t.max, AT_EMPTY_PATH) }
+        return true
     }
 
     /// Lets an old kernel notice the death of a server that holds every tag: before 6.16 it does so only when the driver
@@ -57,6 +62,13 @@ struct Nodes {
         if symlink(target, link(id)) == 0 { return true }
         guard errno == EEXIST else { throw SystemError("symlink \(link(id))", errno) }
         return Nodes.linkTarget(link(id)) == target
+    }
+
+    /// The link is one of ours, and there is no device behind it. (With one it may be that of a device whose record is
+    /// damaged.)
+    func isStrayLink(_ id: UInt32) -> Bool {
+        var status = stat()
+        return Nodes.linkTarget(link(id)) == "ublkb\(id)" && lstat(block(id), &status) != 0
     }
 
     /// Removes /dev/ubdbN if it is the link that we made.

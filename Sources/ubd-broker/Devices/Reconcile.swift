@@ -13,6 +13,7 @@ extension Broker {
             Log.error(
                 "record-damaged", ("file", path), ("remedy", "see whether its device is still there, then remove it"))
         }
+        removeStrays()
         // A worker may have been left stopped by a broker that died during START_DEV.
         let workers = records.map { record in record.worker.flatMap { adopt($0) } }
         let recorded = Set(workers.compactMap { $0?.uid })
@@ -32,6 +33,8 @@ extension Broker {
             device.launch = record.launch
             device.recoveryStarted = record.recoveryStarted
             device.sockets = record.sockets
+            device.file = record.file
+            if let worker { device.program = program(of: worker, version: record.device.workerVersion) }
             if let worker, !uids.adopt(worker.uid) {
                 Log.warning(
                     "uid", ("device", "\(device.id)"), ("uid", "\(worker.uid)"), ("what", "out of range or twice"))
@@ -109,10 +112,12 @@ extension Broker {
             device.step = .live
             device.recoveryStarted = false
             takeOver(device)
+        // It may have been told to take no more requests: only a new worker helps.
+        case .upgrading where state != .dead: mend(device, state)
         // Its worker's death leaves a device that can be recovered QUIESCED. Only STOP_DEV makes it DEAD: its deletion had
         // begun. (TRY_STOP_DEV has no step of its own: it may be refused, and then the device is as live as before.)
         case .live where state == .dead && device.info.recovery != .none: undo(device)
-        case .live, .recovering: mend(device, state)
+        case .live, .recovering, .upgrading: mend(device, state)
         case .adding, .starting, .deleting: undo(device)
         }
     }
@@ -132,6 +137,7 @@ extension Broker {
         Log.info(
             "adopted", ("device", "\(device.id)"), ("worker", "\(worker.pid)"), ("state", device.info.state.rawValue))
         watchOver(device)
+        checkNames(device)
     }
 
     /// What is wrong; nil when both ends are ours again.
@@ -152,22 +158,46 @@ extension Broker {
         }
         // The files lie in the parking socket, of which a replacement that was under way holds the last end.
         if let worker = device.worker, worker.isAlive { _ = reclaim(device, worker) }
-        device.info.deaths += 1
-        device.info.lastDeath = "ended while no broker was there"
-        guard device.parking != nil || device.launch?.target.needsFiles == false else { return waitForFiles(device) }
-        if device.parking == nil, let pair = try? makeMessagePair() { device.parking = consume pair.first }
+        if device.worker == nil, device.info.workerPid != nil {
+            device.info.deaths += 1
+            device.info.lastDeath = "ended while no broker was there"
+            device.info.workerPid = nil
+            device.info.workerUid = nil
+        }
+        guard hasFiles(device) else {
+            return waitForFiles(
+                device, because: "its worker and the broker died together, and the way to its file with them")
+        }
+        let reason = device.step == .upgrading ? UpgradeOperation.reason : nil
+        RecoverOperation(device, broker: self, reason: reason).begin()
+    }
+
+    /// The device's files are there for a new worker, or it needs none.
+    private func hasFiles(_ device: ManagedDevice) -> Bool {
+        if device.parking == nil, device.launch?.target.needsFiles == false, let pair = try? makeMessagePair() {
+            device.parking = consume pair.first
+        }
+        return device.parking != nil && device.launch != nil
+    }
+
+    /// The worker of a device that could not be taken over has ended: what it had is lost, but not the device.
+    func endedUnmanaged(_ device: ManagedDevice, _ change: ProcessChange) {
+        release(device)
+        guard hasFiles(device) else {
+            return waitForFiles(device, because: "its worker \(change), and the broker has no way to its file")
+        }
         RecoverOperation(device, broker: self).begin()
     }
 
-    /// Broker and worker died together, and the client's files with them: only the owner can bring them again.
-    private func waitForFiles(_ device: ManagedDevice) {
+    /// Only its owner can bring the files again.
+    private func waitForFiles(_ device: ManagedDevice, because reason: String) {
         device.step = .recovering
         device.setState(
             .recovering,
-            reason: "its worker and the broker died together, and the way to its file with them; "
-                + "requests wait: end their use and delete it with --force, then add it again")
+            reason: "\(reason); requests wait: bring it again with 'ubd recover -n \(device.id) -f FILE', "
+                + "or end their use and delete it with --force")
         save(device)
-        Log.error("files-lost", ("device", "\(device.id)"), ("owner", "\(device.owner)"))
+        Log.error("files-lost", ("device", "\(device.id)"), ("owner", "\(device.owner)"), ("why", reason))
     }
 
     private func undo(_ device: ManagedDevice) {

@@ -13,8 +13,10 @@ import WorkerProtocol
 final class RecoverOperation {
     /// Milliseconds.
     private enum Deadline {
-        /// 6.12 notices the death of a server that held every tag only by its request timeout.
-        static let quiesced = 60_000
+        /// Later than that it is told that it takes long. (6.12 notices the death of a server that held every tag only by its
+        /// request timeout.)
+        static let quiesced = 10_000
+        static let patientPause = 1_000
         static let startRecovery = 10_000
         static let command = 10_000
         static let kill = 5_000
@@ -30,6 +32,8 @@ final class RecoverOperation {
     private var start: WorkerStart?
     private var pause = Deadline.firstPause
     private var timer: EventLoop.Timer?
+    /// That the kernel still has requests of the dead worker has been told.
+    private var isWaitTold = false
     private var isCommandInFlight = false
     private var isAbandoned = false
     private var whenIdle: (() -> Void)?
@@ -40,8 +44,21 @@ final class RecoverOperation {
     }
     /// Replacements tried after it, one of an earlier broker included.
     private var attempts: Int
+    /// What replacements are started from: the first, and the next one when one of the first has failed.
+    private var programs: [WorkerProgram]
+    /// Why the device waits, when it is not for a death.
+    private let reason: String?
+    /// Hears the end: nil when the device is live.
+    private var completion: ((InterfaceError?) -> Void)?
 
-    init(_ device: ManagedDevice, broker: Broker) {
+    /// `programs`: none for the one that served before, then the one that the broker starts now.
+    init(
+        _ device: ManagedDevice, broker: Broker, programs: [WorkerProgram] = [], reason: String? = nil,
+        completion: ((InterfaceError?) -> Void)? = nil
+    ) {
+        self.programs = programs.isEmpty ? [device.program ?? broker.program, broker.program] : programs
+        self.reason = reason
+        self.completion = completion
         self.device = device
         self.broker = broker
         attempts = device.recoveryStarted ? 1 : 0
@@ -50,12 +67,12 @@ final class RecoverOperation {
     /// The worker has ended, or is a replacement that an earlier broker left half-way, which is ended now.
     func begin() {
         device.recovery = self
-        device.setState(.recovering, reason: device.info.lastDeath.map { "its worker \($0)" })
+        device.setState(.recovering, reason: reason ?? device.info.lastDeath.map { "its worker \($0)" })
         device.step = .recovering
         broker.save(device)
         endWorker { [self] in
             broker.release(device)
-            let delay = device.deathLog.pauseBeforeNext
+            let delay = reason == nil ? device.deathLog.pauseBeforeNext : 0
             if delay == 0 { waitUntilQuiesced() } else { after(delay) { [self] in waitUntilQuiesced() } }
         }
     }
@@ -81,6 +98,9 @@ final class RecoverOperation {
         broker.loop.cancel(timer)
         start?.abandon()
         device.recovery = nil
+        tell(
+            .failed(
+                message: "device \(device.id) is being deleted", remedy: "see 'ubd list'", step: "delete", errno: nil))
         if isCommandInFlight { whenIdle = next } else { next() }
     }
 
@@ -95,13 +115,24 @@ final class RecoverOperation {
             let info = bytes.withUnsafeBytes { $0.loadUnaligned(as: UblkDeviceInfo.self) }
             switch UblkDeviceState(rawValue: info.state) {
             case .quiesced, .failIO: startRecovery()
-            case .live:
-                again(Deadline.quiesced, "the kernel does not let go of the dead worker") { [self] in
-                    waitUntilQuiesced()
-                }
+            case .live: waitOn()
             case .dead, nil: giveUp("the kernel stopped it")
             }
         }
+    }
+
+    /// The kernel lets go of a dead worker when the last request that it had made is done. That can take as long as its disk
+    /// hangs: nothing else would be quicker, STOP_DEV included.
+    private func waitOn() {
+        let milliseconds = (monotonicNanoseconds() - tryBegan) / 1_000_000
+        if milliseconds >= UInt64(Deadline.quiesced), !isWaitTold {
+            isWaitTold = true
+            let reason = "its worker is dead, but a file or disk does not answer what it had asked for"
+            device.setState(.recovering, reason: reason)
+            Log.warning("not-quiesced", ("device", "\(device.id)"), ("owner", "\(device.owner)"), ("why", reason))
+        }
+        after(isWaitTold ? Deadline.patientPause : pause) { [self] in waitUntilQuiesced() }
+        pause = min(pause * 2, Deadline.longestPause)
     }
 
     /// EBUSY until the last reference to the device's control node is gone: a dying process takes its time.
@@ -128,13 +159,10 @@ final class RecoverOperation {
     // MARK: The replacement
 
     private func startWorker() {
-        guard var launch = device.launch else { return giveUp("its launch message is not known") }
-        // Exactly the disk that the kernel has, whatever became of the file.
-        launch.size = device.info.sizeBytes
-        launch.blockSize = device.info.blockSize
+        guard let launch = device.relaunch else { return giveUp("its launch message is not known") }
         attempts += 1
         let start = WorkerStart(
-            launch, for: device, broker: broker,
+            launch, for: device, broker: broker, program: programs.first,
             listener: WorkerStart.Listener(
                 geometry: { [unowned self] geometry in compare(geometry) },
                 ready: { [unowned self] in endRecovery() },
@@ -145,11 +173,9 @@ final class RecoverOperation {
     }
 
     private func compare(_ geometry: Geometry) {
-        guard geometry.size == device.info.sizeBytes, geometry.logicalBlock == device.info.blockSize,
-            geometry.attributes.contains(.readOnly) == device.info.readOnly
-        else {
+        if let difference = device.difference(geometry) {
             start?.abandon()
-            return replacementFailed(StartErrors.workerBroke("it made another disk than before"))
+            return replacementFailed(StartErrors.workerBroke("it made another disk than before: \(difference)"))
         }
         start?.serve()
     }
@@ -187,6 +213,7 @@ final class RecoverOperation {
             "recovered", ("device", "\(device.id)"), ("worker", "\(device.info.workerPid ?? 0)"),
             ("milliseconds", "\(milliseconds)"), ("deaths", "\(device.info.deaths)"))
         broker.watchOver(device)
+        tell(nil)
     }
 
     /// A replacement did not get there. It must be dead before the next one is tried.
@@ -198,6 +225,7 @@ final class RecoverOperation {
     private func replacementIsDead(_ error: InterfaceError) {
         broker.release(device)
         device.deathLog.add(window: broker.configuration.deathWindow)
+        if programs.count > 1 { programs.removeFirst() }
         tryBegan = monotonicNanoseconds()
         pause = Deadline.firstPause
         device.info.lastDeath = "did not get ready (\(error.message))"
@@ -221,6 +249,16 @@ final class RecoverOperation {
         start?.abandon()
         device.recovery = nil
         broker.fail(device, because: reason)
+        tell(
+            .failed(
+                message: "device \(device.id) could not get a new worker: \(reason)",
+                remedy: "delete it and add it again", step: "recovery", errno: nil))
+    }
+
+    private func tell(_ error: InterfaceError?) {
+        let completion = completion
+        self.completion = nil
+        completion?(error)
     }
 
     private func after(_ milliseconds: Int, _ next: @escaping () -> Void) {

@@ -34,9 +34,7 @@ enum StartErrors {
     static func workerBroke(_ what: String) -> InterfaceError {
         .failed(
             message: "the worker did not get ready: \(what)",
-            remedy: what.contains("SIGSYS")
-                ? "a system call was outside its sandbox: dmesg names it (audit: type=1326)" : "see the broker's log",
-            step: "worker", errno: nil)
+            remedy: "see the broker's log", step: "worker", errno: nil)
     }
 
     static func sandboxMissing(_ problem: String) -> InterfaceError {

@@ -54,6 +54,11 @@ final class Teardown {
 
     func begin(_ manner: Manner) {
         device.teardown = self
+        // One after another: an upgrade may be at a control command, or have handed over to a recovery.
+        if let upgrade = device.upgrade {
+            return upgrade.abandon { [self] in begin(.killFirst) }
+        }
+        if let reopening = device.reopening { reopening.abandon() }
         if let recovery = device.recovery {
             // Above all END_USER_RECOVERY must be over before its worker dies.
             return recovery.abandon { [self] in begin(.killFirst) }
@@ -69,15 +74,30 @@ final class Teardown {
     }
 
     private func stopThenKill() {
-        command(.stopDevice, deadline: Deadline.stop) { [self] _ in
-            // Also when it failed or is late: without its worker it can't hold anything up.
+        // One that is late waits for the worker: without it it ends.
+        let timer = broker.loop.after(milliseconds: Deadline.stop) { [self] in hurry() }
+        stop { [self] in
+            broker.loop.cancel(timer)
             kill { [self] in delete() }
         }
     }
 
     private func stopThenDelete() {
-        guard device.mayBeStarted else { return delete() }
-        command(.stopDevice, deadline: Deadline.stop) { [self] _ in delete() }
+        if device.mayBeStarted { stop { [self] in delete() } } else { delete() }
+    }
+
+    /// STOP_DEV, to its very end: a DEL_DEV meanwhile would wait for it, and with it every ADD and DEL on the host. It
+    /// outlasts a dead worker whose requests to a hung disk the kernel can't take back.
+    private func stop(then next: @escaping () -> Void) {
+        let timer = broker.loop.after(milliseconds: 2 * Deadline.stop) { [self] in
+            becomeStuck(
+                "the kernel can not stop it: requests of its worker wait for a file or disk that does not answer",
+                step: "STOP_DEV")
+        }
+        command(.stopDevice, deadline: Deadline.stop) { [self] _ in
+            broker.loop.cancel(timer)
+            next()
+        }
     }
 
     /// Kills the worker and goes on when it is dead.

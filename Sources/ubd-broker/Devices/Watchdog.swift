@@ -3,64 +3,15 @@ import Glibc
 import SystemCalls
 import WorkerProtocol
 
-/// Whether a worker that has work gets on with it.
-struct ProgressWatch: Equatable {
-    /// What was seen in one look.
-    struct Sample: Equatable {
-        /// Requests that the kernel waits for.
-        var inFlight: Int
-        /// What the worker claims.
-        var claims: QueueStatistics
-        /// A thread of it is stopped (SIGSTOP, a debugger).
-        var isStopped: Bool
-    }
-
-    enum Verdict: Equatable {
-        case fine
-        /// It holds requests and waits for its file: a new worker would wait too.
-        case waitsForFile
-        /// It has requests and does not take them, or can't run: a new worker helps.
-        case hung
-    }
-
-    private var last: QueueStatistics?
-    /// Nanoseconds of CLOCK_MONOTONIC since when nothing went on; nil while it does.
-    private(set) var stalledSince: UInt64?
-    /// A wait for the file has been reported.
-    var isReported = false
-
-    /// Looks at a sample taken at `now`; `limit` in nanoseconds.
-    mutating func look(_ sample: Sample, now: UInt64, limit: UInt64) -> Verdict {
-        let moved = sample.claims.committed != last?.committed
-        last = sample.claims
-        guard sample.inFlight > 0, !moved else {
-            stalledSince = nil
-            return .fine
-        }
-        guard let since = stalledSince else {
-            stalledSince = now
-            return .fine
-        }
-        guard now - since >= limit else { return .fine }
-        // Only a worker that runs and holds a request waits for its file. Its claims are not trusted further than that:
-        // one that lies keeps its own device waiting, and nobody else.
-        let holdsRequests = sample.claims.taken > sample.claims.committed
-        return holdsRequests && !sample.isStopped ? .waitsForFile : .hung
-    }
-}
-
-/// Looks after every live device once a second: the kernel's own timeout does nothing for devices that root made
+/// Looks after every live device twice a second: the kernel's own timeout does nothing for devices that root made
 /// (kernel-facts, G), so without this a worker that hangs would hang its users for ever.
 final class Watchdog {
-    private static let period = 1_000
+    /// Milliseconds: a worker that hangs is found at most so much later than its device's timeout says.
+    private static let period = 500
 
     private let broker: Broker
-    private let limit: UInt64
 
-    init(_ broker: Broker) {
-        self.broker = broker
-        limit = UInt64(broker.configuration.ioTimeout) * 1_000_000_000
-    }
+    init(_ broker: Broker) { self.broker = broker }
 
     func begin() {
         broker.loop.after(milliseconds: Watchdog.period) { [self] in
@@ -73,17 +24,23 @@ final class Watchdog {
         guard let worker = device.worker, worker.end == nil, let statistics = device.statistics else { return }
         let inFlight = Watchdog.inFlight(device.id)
         let isStopped = inFlight > 0 && Watchdog.isStopped(worker.pid)
-        let sample = ProgressWatch.Sample(inFlight: inFlight, claims: statistics.total, isStopped: isStopped)
-        switch device.watch.look(sample, now: monotonicNanoseconds(), limit: limit) {
+        let sample = ProgressWatch.Sample(
+            inFlight: inFlight, claims: statistics.queues, isStopped: isStopped,
+            hasFile: device.launch?.target.needsFiles ?? true)
+        let seconds = device.info.ioTimeout ?? Int64(broker.configuration.ioTimeout)
+        let limit = UInt64(clamping: seconds) * 1_000_000_000
+        let verdict = device.watch.look(sample, now: monotonicNanoseconds(), limit: limit) {
+            Watchdog.timeSpent(worker.pid)
+        }
+        switch verdict {
         case .fine: endReport(device)
         case .waitsForFile: report(device)
         case .hung:
             device.watch = ProgressWatch()
             Log.error("watchdog", ("device", "\(device.id)"), ("worker", "\(worker.pid)"))
-            device.killedBecause =
-                "was killed by the watchdog: it had work and did nothing for "
-                + "\(broker.configuration.ioTimeout) s"
-            worker.kill()
+            broker.kill(
+                device,
+                because: "was killed by the watchdog: it had work and did nothing for \(seconds) s")
         }
     }
 
@@ -102,7 +59,7 @@ final class Watchdog {
     }
 
     /// Reads and writes that the block layer waits for: /sys/block/DISK/inflight, two numbers.
-    private static func inFlight(_ id: UInt32) -> Int {
+    static func inFlight(_ id: UInt32) -> Int {
         guard let bytes = try? readFile("/sys/block/ublkb\(id)/inflight") else { return 0 }
         return String(decoding: bytes, as: UTF8.self).split { $0 == " " || $0 == "\n" }.compactMap { Int($0) }
             .reduce(0, +)
@@ -111,5 +68,23 @@ final class Watchdog {
     private static func isStopped(_ pid: Int32) -> Bool {
         guard let status = try? ProcessStatus(of: "\(pid)") else { return false }
         return status.state == "T" || status.state == "t"
+    }
+
+    /// Field 14 of /proc/PID/task/TID/stat, in clock ticks: time in user mode. The thread of queue 0 is called "ubd-q0".
+    private static func timeSpent(_ pid: Int32) -> ProgressWatch.TimeSpent {
+        var result: ProgressWatch.TimeSpent = [:]
+        let nanosecondsPerTick = 1_000_000_000 / UInt64(max(sysconf(Int32(_SC_CLK_TCK)), 1))
+        for thread in listFolder("/proc/\(pid)/task") {
+            guard let bytes = try? readFile("/proc/\(pid)/task/\(thread)/stat"),
+                let open = bytes.firstIndex(of: UInt8(ascii: "(")), let close = bytes.lastIndex(of: UInt8(ascii: ")"))
+            else { continue }
+            let name = String(decoding: bytes[(open + 1)..<close], as: UTF8.self)
+            let fields = bytes[(close + 1)...].split(separator: UInt8(ascii: " "))
+            guard name.hasPrefix("ubd-q"), let queue = Int(name.dropFirst(5)), fields.count > 11,
+                let ticks = UInt64(String(decoding: fields[11], as: UTF8.self))
+            else { continue }
+            result[queue] = ticks * nanosecondsPerTick
+        }
+        return result
     }
 }

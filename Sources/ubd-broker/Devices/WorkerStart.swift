@@ -28,10 +28,16 @@ final class WorkerStart {
     private let device: ManagedDevice
     private let launch: LaunchMessage
     private let listener: Listener
+    private let program: WorkerProgram
     private var timer: EventLoop.Timer?
     private var isOver = false
 
-    init(_ launch: LaunchMessage, for device: ManagedDevice, broker: Broker, listener: Listener) {
+    /// `program`: nil for the one that the broker starts now.
+    init(
+        _ launch: LaunchMessage, for device: ManagedDevice, broker: Broker, program: WorkerProgram? = nil,
+        listener: Listener
+    ) {
+        self.program = program ?? broker.program
         self.launch = launch
         self.device = device
         self.broker = broker
@@ -40,17 +46,10 @@ final class WorkerStart {
 
     func begin() {
         guard let uid = broker.uids.lease() else {
-            return fail(
-                .quotaReached(
-                    message: "all \(broker.uids.range.count) worker uids are in use",
-                    remedy: "delete a device, or start the broker with a larger --uid-count", limit: "worker-uids",
-                    value: Int64(broker.uids.range.count)))
+            return fail(WorkerStart.noFreeUID(broker.uids.range.count))
         }
-        let bytes = UInt64(launch.queues) * UInt64(launch.depth) * UInt64(launch.maxIOBytes)
-        let start = WorkerLaunch(
-            binary: broker.workerBinary.raw, device: broker.nodes.char(device.id), uid: uid, gid: broker.workerGID,
-            processes: UInt64(launch.queues) * 32 + 32, lockedBytes: bytes + 1 << 20,
-            openFiles: UInt64(launch.queues) + 24, oomScore: broker.configuration.oomScore)
+        let start = WorkerStart.launch(
+            launch, program: program, node: broker.nodes.char(device.id), uid: uid, broker: broker)
         do {
             let worker = try broker.startWorker(start) { [self] event in handle(event) }
             device.adopt(worker)
@@ -60,6 +59,24 @@ final class WorkerStart {
             broker.uids.giveBack(uid)
             fail(StartErrors.broken("start the worker", error))
         }
+    }
+
+    /// What the launcher needs for a worker of that device node.
+    static func launch(
+        _ launch: LaunchMessage, program: WorkerProgram, node: String, uid: UInt32, broker: Broker
+    ) -> WorkerLaunch {
+        let bytes = UInt64(launch.queues) * UInt64(launch.depth) * UInt64(launch.maxIOBytes)
+        return WorkerLaunch(
+            binary: program.file.raw, device: node, uid: uid, gid: broker.workerGID,
+            processes: UInt64(launch.queues) * 32 + 32, lockedBytes: bytes + 1 << 20,
+            openFiles: UInt64(launch.queues) + 24, oomScore: broker.configuration.oomScore)
+    }
+
+    static func noFreeUID(_ count: Int) -> InterfaceError {
+        .quotaReached(
+            message: "all \(count) worker uids are in use",
+            remedy: "delete a device, or start the broker with a larger --uid-count", limit: "worker-uids",
+            value: Int64(count))
     }
 
     /// The kernel knows the disk: rings, walls and fetches may follow.
@@ -110,7 +127,9 @@ final class WorkerStart {
         case .launchFailed(let step, let errno):
             let what = StartFailure.launcherStep(step)
             fail(StartErrors.broken(what, SystemError(what, errno)))
-        case .message(.geometry(let geometry)): listener.geometry(geometry)
+        case .message(.geometry(let geometry)):
+            program.version = PackedVersion.text(geometry.version)
+            listener.geometry(geometry)
         case .message(.sealed(let report)): stop(report)
         case .message(.failed(let failure)): fail(StartErrors.explain(failure, device, workerGID: broker.workerGID))
         case .stopped: verify()
@@ -119,7 +138,9 @@ final class WorkerStart {
             fail(StartErrors.workerBroke("it sent \(what)"))
         case .ended(let change):
             Log.warning("worker-ended", ("device", "\(device.id)"), ("how", "\(change)"))
-            fail(StartErrors.workerBroke("it \(change)"))
+            broker.deathCauses.ask(change, pid: device.worker?.pid ?? 0) { [self] words in
+                fail(StartErrors.workerBroke("it \(words)"))
+            }
         }
     }
 
@@ -157,6 +178,7 @@ final class WorkerStart {
         }
         guard worker.isAlive else { return }
         abandon()
+        device.runs(program)
         listener.ready()
     }
 

@@ -18,7 +18,7 @@ extension UblkControlOperation {
     /// A deadline does not end these: their callers wait for the kernel's own answer.
     var mustBeHeardOut: Bool {
         switch self {
-        case .addDevice, .deleteDevice, .deleteDeviceAsync, .startDevice, .endUserRecovery: true
+        case .addDevice, .deleteDevice, .deleteDeviceAsync, .startDevice, .stopDevice, .endUserRecovery: true
         default: false
         }
     }

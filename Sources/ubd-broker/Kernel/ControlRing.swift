@@ -7,7 +7,8 @@ import SystemCalls
 /// worker's: it can do these commands, cancel them, and nothing else, on that one file.
 final class ControlRing: ControlDevice {
     static let path = "/dev/ublk-control"
-    private static let entries: UInt32 = 128
+    /// Half of them may be commands that hang, one for each stuck device.
+    private static let entries: UInt32 = 1024
     private static let controlFile: Int32 = 0
 
     private struct Pending {

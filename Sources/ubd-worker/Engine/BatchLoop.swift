@@ -64,6 +64,9 @@ struct BatchLoop<T: Target>: RequestLoop, ~Copyable {
         queue.ring.finish(completions)
         pushList()
         queue.publish()
+        #if UBD_TEST_CRASH
+            TestCrash.end(&queue)
+        #endif
         return 0
     }
 
@@ -86,6 +89,12 @@ struct BatchLoop<T: Target>: RequestLoop, ~Copyable {
         for index in 0..<count {
             let tag = tags[index]
             guard tag < queue.depth else { return -Int(EPROTO) }
+            #if UBD_TEST_CRASH
+                if let outcome = queue.crash.outcome(queue.descriptors[Int(tag)]) {
+                    commit(tag, outcome)
+                    continue
+                }
+            #endif
             let outcome = target.begin(tag, queue.descriptors[Int(tag)], on: &queue)
             if outcome != .pending { commit(tag, outcome) }
         }

@@ -67,6 +67,9 @@ struct Queue: ~Copyable {
     var live: Int
     /// Requests taken and committed so far; published once a turn.
     var counters = QueueStatistics()
+    #if UBD_TEST_CRASH
+        var crash = TestCrash()
+    #endif
     /// Where the broker reads them; a test has no broker.
     var published: UnsafeMutablePointer<QueueStatistics>?
 

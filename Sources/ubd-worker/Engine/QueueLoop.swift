@@ -34,6 +34,12 @@ struct QueueLoop<T: Target>: RequestLoop, ~Copyable {
                     continue
                 }
                 queue.counters.taken &+= 1
+                #if UBD_TEST_CRASH
+                    if let outcome = queue.crash.outcome(queue.descriptors[Int(key.tag)]) {
+                        queue.commit(key.tag, outcome)
+                        continue
+                    }
+                #endif
                 outcome = target.begin(key.tag, queue.descriptors[Int(key.tag)], on: &queue)
             } else {
                 outcome = target.finish(key, result: completion.result, on: &queue)
@@ -42,6 +48,9 @@ struct QueueLoop<T: Target>: RequestLoop, ~Copyable {
         }
         queue.ring.finish(batch)
         queue.publish()
+        #if UBD_TEST_CRASH
+            TestCrash.end(&queue)
+        #endif
         return 0
     }
 

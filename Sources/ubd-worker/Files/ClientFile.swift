@@ -68,6 +68,19 @@ package struct ClientFile {
         }
     }
 
+    /// Which file it is.
+    var identity: FileIdentity {
+        if isBlockDevice { return FileIdentity(device: UInt64(status.st_rdev)) }
+        var identity = FileIdentity(device: UInt64(status.st_dev), inode: UInt64(status.st_ino))
+        var more = statx()
+        if statx(descriptor, "", AT_EMPTY_PATH, UInt32(STATX_BTIME), &more) == 0,
+            more.stx_mask & UInt32(STATX_BTIME) != 0
+        {
+            identity.born = UInt64(bitPattern: more.stx_btime.tv_sec) &* 1_000_000_000 &+ UInt64(more.stx_btime.tv_nsec)
+        }
+        return identity
+    }
+
     /// An ioctl of block devices that fills in one number (linux/fs.h).
     func blockQuery<T: FixedWidthInteger>(_ request: UInt, _ initial: T) throws(SystemError) -> T {
         var value = initial

@@ -136,7 +136,7 @@ enum QueueThread {
     ) throws(WorkerFailure) {
         let detail = UInt64(assignment.number)
         // No queue fetches before every queue can: a device is fetched as a whole or not at all.
-        assignment.rendezvous.waitUntilMayFetch()
+        assignment.rendezvous.waitUntilMayFetch(assignment.number)
         do {
             try loop.fetchAll()
         } catch {

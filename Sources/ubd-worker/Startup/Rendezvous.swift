@@ -9,7 +9,8 @@ package final class Rendezvous: Sendable {
     private let prepared = Atomic<Int>(0)
     private let serving = Atomic<Int>(0)
     private let finished = Atomic<Int>(0)
-    private let mayFetch = Atomic<Bool>(false)
+    /// Queues that may fetch: those of lower numbers.
+    private let mayFetch = Atomic<Int>(0)
     /// Queues whose thread could still make a ring that may do anything (before Linux 7.0, only the filter forbids it).
     private let unbound = Atomic<Int>(0)
     /// 0: nobody has failed; 1: somebody is writing why; 2: it can be read.
@@ -29,8 +30,8 @@ package final class Rendezvous: Sendable {
         prepared.add(1, ordering: .releasing)
     }
 
-    func waitUntilMayFetch() {
-        while !mayFetch.load(ordering: .acquiring) { pause() }
+    func waitUntilMayFetch(_ queue: UInt16 = 0) {
+        while mayFetch.load(ordering: .acquiring) <= Int(queue) { pause() }
     }
 
     func reportServing() {
@@ -60,12 +61,13 @@ package final class Rendezvous: Sendable {
         try throwFailure()
     }
 
-    func letFetch() {
-        mayFetch.store(true, ordering: .releasing)
+    /// `count`: of queues; nil for all.
+    func letFetch(_ count: Int? = nil) {
+        mayFetch.store(count ?? queues, ordering: .releasing)
     }
 
-    func waitUntilServing() throws(WorkerFailure) {
-        while serving.load(ordering: .acquiring) < queues { try pauseUnlessFailed() }
+    func waitUntilServing(_ count: Int? = nil) throws(WorkerFailure) {
+        while serving.load(ordering: .acquiring) < count ?? queues { try pauseUnlessFailed() }
         try throwFailure()
     }
 

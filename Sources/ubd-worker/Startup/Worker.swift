@@ -4,7 +4,11 @@ import SystemCalls
 import WorkerProtocol
 
 /// The version of ubd that this worker belongs to.
-public let workerVersion = "0.1.0"
+#if UBD_TEST_CRASH
+    public let workerVersion = "0.1.0+test-crash"
+#else
+    public let workerVersion = "0.1.0"
+#endif
 
 /// The program: parses the command line, which is for curious people, and becomes the worker of one device.
 /// Returns the exit status when it is not a worker's place to be; a worker ends by itself.

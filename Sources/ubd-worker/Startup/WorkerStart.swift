@@ -58,7 +58,9 @@ package struct WorkerStart {
         if let limit = target.fileSizeLimit {
             do { try setLimit(.fileSize, to: limit) } catch { throw WorkerFailure(.geometry, errno: error.errno) }
         }
-        Control.say(.geometry(target.geometry))
+        var geometry = target.geometry
+        geometry.version = PackedVersion.pack(workerVersion)
+        Control.say(.geometry(geometry))
         return try Control.waitForServe()
     }
 
@@ -115,10 +117,10 @@ package struct WorkerStart {
         return idle
     }
 
-    /// Lets all queues fetch, now that all of them can, and waits until they have.
-    package func fetch(_ rendezvous: Rendezvous) throws(WorkerFailure) {
-        rendezvous.letFetch()
-        try rendezvous.waitUntilServing()
+    /// Lets all queues fetch, now that all of them can, and waits until they have. (For a test: only the first `count`.)
+    package func fetch(_ rendezvous: Rendezvous, count: Int? = nil) throws(WorkerFailure) {
+        rendezvous.letFetch(count)
+        try rendezvous.waitUntilServing(count)
     }
 
     /// From here on no call can make a descriptor.

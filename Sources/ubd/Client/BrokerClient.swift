@@ -30,16 +30,36 @@ struct BrokerClient {
 
     /// Adds a device. As many of `files` as the broker wants are parked with it; they stay the caller's.
     func add(_ request: AddRequest, files: [Int32]) throws(CommandFailure) -> (Device, [Notice]) {
+        try bring(files, with: .add(request), doing: "adding the device")
+    }
+
+    /// Brings the file of a device that waits for it. As many of `files` as the broker wants are parked with it.
+    func recover(_ request: RecoverRequest, files: [Int32]) throws(CommandFailure) -> Device {
+        try bring(files, with: .recover(request), doing: "recovering the device").0
+    }
+
+    /// Replaces a device's worker.
+    func upgrade(_ request: UpgradeRequest) throws(CommandFailure) -> UpgradeReply {
+        let reply = try call(.upgrade(request), seconds: environment.upgradeSeconds)
+        return try Self.read { () throws(InterfaceError) in
+            try UpgradeReply(parameters: reply.parameters, unknown: .ignore)
+        }
+    }
+
+    /// A call in which the broker asks for files.
+    private func bring(
+        _ files: [Int32], with call: BrokerCall, doing what: String
+    ) throws(CommandFailure) -> (Device, [Notice]) {
         var connection = try BrokerConnection(
             to: environment.socketPath, deadline: Deadline(seconds: environment.addSeconds))
         let console = environment.console
         let started = monotonicNanoseconds()
         connection.tick = {
             let seconds = (monotonicNanoseconds() - started) / 1_000_000_000
-            if seconds >= 1 { console.progress("ubd: adding the device, \(seconds) s …") }
+            if seconds >= 1 { console.progress("ubd: \(what), \(seconds) s …") }
         }
         defer { console.progress(nil) }
-        try connection.send(BrokerCall.add(request).call)
+        try connection.send(call.call)
         var incoming = try connection.receive(acceptsFile: true)
         if case .files(let count, _) = try Self.addReply(incoming.reply) {
             guard let parking = incoming.file.take() else {

@@ -74,6 +74,13 @@ struct AddCommand: UBDCommand {
     var recovery: String?
 
     @Option(
+        name: .customLong("io-timeout"),
+        help: ArgumentHelp(
+            "A worker that has work and does nothing for so long is replaced, 2 to 3600. (default: the broker's, 30)",
+            valueName: "seconds"))
+    var ioTimeout: Int64?
+
+    @Option(
         help: ArgumentHelp(
             "How data and requests move: copy, zero-copy, batch, batch-zero-copy or auto. (default: auto)",
             discussion: DataMode.allCases.map { "\($0.rawValue): \($0.summary)" }.joined(separator: "\n")
@@ -145,7 +152,7 @@ struct AddCommand: UBDCommand {
         return AddRequest(
             target: target, id: number, queues: queues, depth: depth,
             maxIOBytes: maxIOSize.map { Int64($0.bytes) }, readOnly: readOnly ? true : nil, mode: mode,
-            recovery: recovery,
+            recovery: recovery, ioTimeout: ioTimeout,
             options: options)
     }
 

@@ -1,5 +1,6 @@
 import ArgumentParser
 import BrokerInterface
+import Glibc
 import Varlink
 
 /// `ubd list`: the caller's devices.
@@ -15,12 +16,13 @@ struct ListCommand: UBDCommand {
             STATE is one of
               adding, starting   not ready yet
               live               serves
-              recovering         the worker died; I/O waits for the next one
+              recovering         the worker died or is being replaced; I/O waits
               deleting           is being taken down
-              unmanaged          serves, but was an earlier broker's: no recovery
+              unmanaged          serves, but was an earlier broker's: its file must be
+                                 brought again ('ubd recover') when its worker dies
               stuck              its worker can't be killed
               failed             its worker died; requests fail until it is deleted
-            QUEUES is queues x depth. A line below tells why a device is not live.
+            QUEUES is queues x depth. A line below tells since when and why a device is not live.
             """)
 
     @Option(
@@ -53,12 +55,28 @@ struct ListCommand: UBDCommand {
     /// What is worth a line below the device's own: why it does not serve, and how its workers died.
     private static func notes(_ device: Device) -> [String] {
         var notes: [String] = []
-        if let reason = device.reason { notes.append(reason) }
+        if let reason = device.reason {
+            let isOver = device.state == .live || device.since <= 0
+            notes.append(isOver ? reason : "since \(localTime(device.since)): \(reason)")
+        }
         if let last = device.lastDeath {
             let count = device.deaths == 1 ? "1 worker has" : "\(device.deaths) workers have"
             notes.append("\(count) died; the last \(last)")
         }
+        if device.workerOutdated == true {
+            let version = device.workerVersion.map { " (\($0))" } ?? ""
+            notes.append("its worker\(version) is of another program than is installed: 'ubd upgrade -n \(device.id)'")
+        }
         return notes
+    }
+
+    /// "2026-11-26 07:05:48", in the caller's time zone.
+    private static func localTime(_ seconds: Int64) -> String {
+        var (time, parts) = (time_t(seconds), tm())
+        localtime_r(&time, &parts)
+        var text = [CChar](repeating: 0, count: 64)
+        let count = strftime(&text, text.count, "%Y-%m-%d %H:%M:%S", &parts)
+        return String(decoding: text[..<count].map { UInt8(bitPattern: $0) }, as: UTF8.self)
     }
 
     static func lines(_ devices: [Device], _ host: any Machine) -> [String] {

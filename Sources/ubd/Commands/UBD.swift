@@ -32,8 +32,8 @@ struct UBD: ParsableCommand {
             """,
         version: "ubd \(UBDVersion.text)",
         subcommands: [
-            AddCommand.self, DeleteCommand.self, ListCommand.self, InfoCommand.self, FeaturesCommand.self,
-            DoctorCommand.self, FlushDeviceCommand.self,
+            AddCommand.self, DeleteCommand.self, ListCommand.self, UpgradeCommand.self, RecoverCommand.self,
+            InfoCommand.self, FeaturesCommand.self, DoctorCommand.self, FlushDeviceCommand.self,
         ])
 }
 

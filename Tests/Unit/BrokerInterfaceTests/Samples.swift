@@ -23,7 +23,7 @@ struct Sample: CustomTestStringConvertible, Sendable {
         id: 3, generation: 17, owner: 1000, target: "loop", state: .recovering, reason: "the worker died",
         node: "/dev/ublkb3", link: "/dev/ubdb3", sizeBytes: 1 << 30, blockSize: 512, physicalBlockSize: 4096,
         readOnly: true, queues: 2, depth: 128, maxIOBytes: 524288, mode: .copy, buffered: true,
-        recovery: .queue, deaths: 2, lastDeath: "killed by SIGSEGV", since: 1_790_000_001, file: "1.img",
+        recovery: .queue, ioTimeout: 7, deaths: 2, lastDeath: "killed by SIGSEGV", since: 1_790_000_001, file: "1.img",
         workerPid: 4711, workerUid: 1_879_048_192, created: 1_790_000_000)
     static let notice = Notice(code: "read-only", message: "1.img is not writable, so the device is read-only")
     static let limits = Limits(
@@ -36,7 +36,7 @@ struct Sample: CustomTestStringConvertible, Sendable {
         rule: "allow group ubd", limits: limits)
     static let add = AddRequest(
         target: "loop", id: 3, queues: 2, depth: 64, maxIOBytes: 4096, readOnly: true, mode: "zero-copy",
-        recovery: "queue",
+        recovery: "queue", ioTimeout: 20,
         fileName: "1.img", options: [OptionValue("offset", "512"), OptionValue("buffered", "true")])
 
     static let structures: [Sample] = [

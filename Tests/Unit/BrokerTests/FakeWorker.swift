@@ -20,6 +20,18 @@ final class FakeWorker: Worker {
         case violates
     }
 
+    /// Where a test can interfere.
+    enum Moment: CaseIterable {
+        /// The launcher's child runs the program.
+        case running
+        /// It is sent the launch message, and answers with its geometry,
+        case launch
+        /// then "serve", and answers that it is sealed.
+        case serve
+        case stop
+        case resume
+    }
+
     let uid: UInt32
     let pid: Int32 = 4711
     let startTime: UInt64 = 99
@@ -30,6 +42,8 @@ final class FakeWorker: Worker {
     /// A worker that waits for a dead disk.
     var survivesKill = false
     private let fault: Fault?
+    /// Called at each moment; true: it did something in place of what the worker does. What it throws, the broker's call does.
+    var interfere: ((Moment, FakeWorker) throws(SystemError) -> Bool)?
     /// What it says when it refuses the file.
     var failure = WorkerFailure(.fileIsDirectory)
     private let geometry: Geometry
@@ -49,7 +63,7 @@ final class FakeWorker: Worker {
             if fault == .launchFails {
                 self.handler(.launchFailed(step: 2, errno: EBUSY))
                 die(.exited(127))
-            } else {
+            } else if (try? interfere?(.running, self)) != true {
                 self.handler(.running)
             }
         }
@@ -72,6 +86,7 @@ final class FakeWorker: Worker {
             loop.later { [self] in die(.killed(signal: SIGKILL)) }
             throw SystemError("send", EPIPE)
         }
+        if try interfere?(.launch, self) == true { return }
         loop.later { [self] in
             switch fault {
             case .diesAtLaunch: die(.killed(signal: SIGSYS))
@@ -83,6 +98,7 @@ final class FakeWorker: Worker {
     }
 
     func send(_ message: ServeMessage) throws(SystemError) {
+        if try interfere?(.serve, self) == true { return }
         loop.later { [self] in
             switch fault {
             case .diesAfterGeometry: die(.killed(signal: SIGSEGV))
@@ -94,6 +110,7 @@ final class FakeWorker: Worker {
 
     func stop() throws(SystemError) {
         signals.append("STOP")
+        if try interfere?(.stop, self) == true { return }
         loop.later { [self] in
             if fault == .diesWhenSealed { return die(.killed(signal: SIGKILL)) }
             handler(.stopped)
@@ -101,7 +118,18 @@ final class FakeWorker: Worker {
         }
     }
 
-    func resume() throws(SystemError) { signals.append("CONT") }
+    func resume() throws(SystemError) {
+        signals.append("CONT")
+        _ = try interfere?(.resume, self)
+    }
+
+    /// Tells the broker something, in a while.
+    func tell(_ event: WorkerEvent) {
+        loop.later { [self] in if !hasEnded { handler(event) } }
+    }
+
+    /// Dies in a while.
+    func dieSoon(_ change: ProcessChange) { loop.later { [self] in die(change) } }
 
     func kill() {
         signals.append("KILL")

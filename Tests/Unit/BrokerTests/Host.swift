@@ -20,6 +20,9 @@ final class Host {
     let broker: Broker
     private(set) var workers: [FakeWorker] = []
     var fault: FakeWorker.Fault?
+    var interfere: ((FakeWorker.Moment, FakeWorker) throws(SystemError) -> Bool)?
+    /// With what starting a worker fails.
+    var startError: Int32?
     var geometry = Geometry(size: 1 << 20, logicalBlock: 512, physicalBlock: 4096)
     var failure = WorkerFailure(.fileIsDirectory)
     var sandboxProblem: String?
@@ -43,8 +46,10 @@ final class Host {
         configuration.uidCount = uids
         var surroundings = Broker.Surroundings { (launch, handler) throws(SystemError) in
             guard let host = late.host else { throw SystemError("start", ECHILD) }
+            if let errno = host.startError { throw SystemError("clone3", errno) }
             let worker = FakeWorker(launch, fault: host.fault, geometry: host.geometry, loop: loop, handler: handler)
             worker.failure = host.failure
+            worker.interfere = host.interfere
             host.workers.append(worker)
             return worker
         }
@@ -58,7 +63,7 @@ final class Host {
             policy: AccessPolicy(
                 parsing: Array(text.utf8), file: "access.policy", targets: ["null", "loop"], user: { UInt32($0) },
                 group: { UInt32($0) }),
-            walls: try Host.walls(), workerBinary: try FileDescriptor.open("/dev/null", O_RDONLY), workerGID: 12345,
+            walls: try Host.walls(), program: try Host.program(), workerGID: 12345,
             driver: Driver { () throws(SystemError) in kernel }, surroundings: surroundings)
         try broker.store.prepare()
         late.host = self
@@ -75,6 +80,12 @@ final class Host {
         var template = Array("/tmp/ubd-broker-test-XXXXXX\0".utf8CString.dropLast())
         guard mkdtemp(&template) != nil else { throw SystemError("mkdtemp", errno) }
         return String(decoding: template.prefix { $0 != 0 }.map { UInt8(bitPattern: $0) }, as: UTF8.self)
+    }
+
+    private static func program() throws -> WorkerProgram {
+        let file = try FileDescriptor.open("/dev/null", O_RDONLY)
+        let status = try file.status()
+        return WorkerProgram(file, status)
     }
 
     private static func walls() throws -> [String: Walls] {

@@ -8,12 +8,13 @@ import WorkerProtocol
 @Suite("The watchdog")
 struct WatchdogTests {
     private func sample(
-        inFlight: Int = 4, taken: UInt64 = 10, committed: UInt64 = 6, stopped: Bool = false
+        inFlight: Int = 4, taken: UInt64 = 10, committed: UInt64 = 6, stopped: Bool = false,
+        hasFile: Bool = true
     ) -> ProgressWatch.Sample {
         var claims = QueueStatistics()
         claims.taken = taken
         claims.committed = committed
-        return ProgressWatch.Sample(inFlight: inFlight, claims: claims, isStopped: stopped)
+        return ProgressWatch.Sample(inFlight: inFlight, claims: [claims], isStopped: stopped, hasFile: hasFile)
     }
 
     /// What it says in the end of the same sample every second for so long; the limit is 10 s.
@@ -34,8 +35,8 @@ struct WatchdogTests {
 
     @Test("gives a worker with work the whole time that is set")
     func patient() {
-        #expect(verdict(after: 10, of: sample(taken: 6)) == .fine)
-        #expect(verdict(after: 11, of: sample(taken: 6)) == .hung)
+        #expect(verdict(after: 9, of: sample(taken: 6)) == .fine)
+        #expect(verdict(after: 10, of: sample(taken: 6)) == .hung)
     }
 
     @Test("does not take a slow file for a dead worker")
@@ -47,6 +48,60 @@ struct WatchdogTests {
     @Test("takes a stopped worker for hung, whatever it holds")
     func stopped() {
         #expect(verdict(after: 11, of: sample(stopped: true)) == .hung)
+    }
+
+    @Test("takes a worker that holds requests for hung when there is no file to wait for")
+    func noFile() {
+        #expect(verdict(after: 9, of: sample(hasFile: false)) == .fine)
+        #expect(verdict(after: 11, of: sample(hasFile: false)) == .hung)
+    }
+
+    /// A device of two queues; the first moves with every look.
+    private func busySample(_ second: Int, holding taken: UInt64) -> ProgressWatch.Sample {
+        var busy = QueueStatistics()
+        busy.committed = UInt64(second)
+        busy.taken = UInt64(second) + 1
+        var other = QueueStatistics()
+        other.committed = 5
+        other.taken = taken
+        return ProgressWatch.Sample(inFlight: 2, claims: [busy, other], isStopped: false)
+    }
+
+    @Test("a queue that serves is no excuse for one that holds requests and gives none back")
+    func queues() {
+        var (stuck, idle) = (ProgressWatch(), ProgressWatch())
+        var verdicts: [ProgressWatch.Verdict] = []
+        for second in 0...12 {
+            let now = UInt64(second) * 1_000_000_000 + 1
+            verdicts.append(stuck.look(busySample(second, holding: 6), now: now, limit: 10_000_000_000))
+            #expect(idle.look(busySample(second, holding: 5), now: now, limit: 10_000_000_000) == .fine)
+        }
+        #expect(verdicts.prefix(10).allSatisfy { $0 == .fine })
+        #expect(verdicts.last == .waitsForFile)
+    }
+
+    @Test("a thread that runs in circles does not wait for a file", arguments: [(95, true), (40, false)])
+    func circles(percent: UInt64, isHung: Bool) {
+        var watch = ProgressWatch()
+        var verdict = ProgressWatch.Verdict.fine
+        for second in 0...11 {
+            let now = UInt64(second) * 1_000_000_000 + 1
+            verdict = watch.look(sample(), now: now, limit: 10_000_000_000) { [0: now / 100 * percent] }
+        }
+        #expect(verdict == (isHung ? .hung : .waitsForFile))
+    }
+
+    @Test("a queue whose thread runs in circles is seen while another one serves", arguments: [(95, true), (0, false)])
+    func circlesBesideOthers(percent: UInt64, isHung: Bool) {
+        var watch = ProgressWatch()
+        var verdict = ProgressWatch.Verdict.fine
+        for second in 0...11 {
+            let now = UInt64(second) * 1_000_000_000 + 1
+            var sample = busySample(second, holding: 5)
+            sample.claims[0].turns = UInt64(second)
+            verdict = watch.look(sample, now: now, limit: 10_000_000_000) { [0: now, 1: now / 100 * percent] }
+        }
+        #expect(verdict == (isHung ? .hung : .fine))
     }
 
     @Test("counts from the last request that went back")

@@ -32,6 +32,12 @@ struct Plan {
         case sealed = 2
         /// The device is live, and the test gives the sign.
         case live = 3
+        /// Nothing is tried: the worker ends when its rings are sealed and nothing is fetched,
+        case endBeforeFetch = 4
+        /// or when the first queue has fetched and no other,
+        case endHalfFetched = 5
+        /// or when all have, and the broker has not been told.
+        case endFetched = 6
     }
 
     enum Kind: UInt32 {

@@ -42,7 +42,13 @@ func serve() throws(WorkerFailure) -> Never {
         if plan.kind == .registrations { attempts?.run() }
     }
     let idle = try start.sealRings(of: rendezvous)
+    if plan?.moment == .endBeforeFetch { _exit(21) }
+    if plan?.moment == .endHalfFetched {
+        try start.fetch(rendezvous, count: 1)
+        _exit(22)
+    }
     try start.fetch(rendezvous)
+    if plan?.moment == .endFetched { _exit(23) }
 
     let report = omissions.contains(.ringReport) ? start.report.subtracting(.rings) : start.report
     let sealed = WorkerMessage.sealed(report).encoded()

@@ -9,9 +9,12 @@ public struct AccessRequest: Sendable, Equatable {
     public var maxIOBytes: UInt64
     /// Bytes of the device; nil while it is not known (a file tells it only once the worker has opened the target).
     public var sizeBytes: UInt64?
+    /// Seconds; nil: whatever is the default, brought into the line's bounds.
+    public var ioTimeout: UInt64?
 
     public init(
-        target: String, readOnly: Bool, queues: UInt64, depth: UInt64, maxIOBytes: UInt64, sizeBytes: UInt64?
+        target: String, readOnly: Bool, queues: UInt64, depth: UInt64, maxIOBytes: UInt64, sizeBytes: UInt64?,
+        ioTimeout: UInt64? = nil
     ) {
         self.target = target
         self.readOnly = readOnly
@@ -19,6 +22,7 @@ public struct AccessRequest: Sendable, Equatable {
         self.depth = depth
         self.maxIOBytes = maxIOBytes
         self.sizeBytes = sizeBytes
+        self.ioTimeout = ioTimeout
     }
 
     /// Bytes of I/O buffers that the device pins: queues * depth * largest request, or the greatest number when that
@@ -49,6 +53,8 @@ public enum AccessRefusal: Sendable, Equatable {
     /// More than the line allows. `limit` is the key as written, `max-depth`; `wanted` would be the new value, in the
     /// unit of the limit, and for `max-devices` and `max-memory` counts what the user has.
     case overLimit(AccessRule, limit: String, maximum: UInt64, wanted: UInt64)
+    /// Outside of the line's `io-timeout`, in seconds.
+    case ioTimeout(AccessRule, bounds: ClosedRange<UInt64>, wanted: UInt64)
 }
 
 public enum AccessDecision: Sendable, Equatable {
@@ -92,6 +98,9 @@ extension AccessPolicy {
                 return .refused(.overLimit(rule, limit: limit, maximum: maximum, wanted: wanted))
             }
         }
+        if let bounds = rule.limits.ioTimeout, let wanted = request.ioTimeout, !bounds.contains(wanted) {
+            return .refused(.ioTimeout(rule, bounds: bounds, wanted: wanted))
+        }
         return .allowed(rule)
     }
 
@@ -121,6 +130,9 @@ extension AccessLimits {
         result.maxMemoryBytes = greater(\.maxMemoryBytes)
         result.maxSizeBytes = greater(\.maxSizeBytes)
         result.maxIOBytes = greater(\.maxIOBytes)
+        if let one = ioTimeout, let two = other.ioTimeout {
+            result.ioTimeout = min(one.lowerBound, two.lowerBound)...max(one.upperBound, two.upperBound)
+        }
         result.zeroCopy = zeroCopy || other.zeroCopy
         result.fuse = fuse || other.fuse
         result.networkFileSystem = networkFileSystem || other.networkFileSystem

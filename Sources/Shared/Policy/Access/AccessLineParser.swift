@@ -70,7 +70,7 @@ struct AccessLineParser {
 
     private static let keys =
         "uid, user, group, target, mode, max-devices, max-queues, max-depth, max-memory, max-size, max-io-size, "
-        + "zero-copy, allow-fuse or allow-network-fs"
+        + "io-timeout, zero-copy, allow-fuse or allow-network-fs"
 
     private mutating func identity(
         _ key: String, _ value: String, at start: LineCursor, isAllow: Bool, user: AccessPolicy.NameResolver,
@@ -119,6 +119,7 @@ struct AccessLineParser {
         case "max-memory": limits.maxMemoryBytes = try size(value, at: start)
         case "max-size": limits.maxSizeBytes = try size(value, at: start)
         case "max-io-size": limits.maxIOBytes = try size(value, at: start)
+        case "io-timeout": limits.ioTimeout = try seconds(value, at: start)
         case "zero-copy": limits.zeroCopy = try yes(value, at: start)
         case "allow-fuse": limits.fuse = try yes(value, at: start)
         case "allow-network-fs": limits.networkFileSystem = try yes(value, at: start)
@@ -144,6 +145,15 @@ struct AccessLineParser {
         let (bytes, overflow) = count.multipliedReportingOverflow(by: 1 << (10 * UInt64(power.map { $0 + 1 } ?? 0)))
         if overflow { throw start.expected(wanted) }
         return bytes
+    }
+
+    /// `2-30`, or `30` for just that.
+    private func seconds(_ value: String, at start: LineCursor) throws(PolicyError) -> ClosedRange<UInt64> {
+        let ends = value.split(separator: "-", maxSplits: 1, omittingEmptySubsequences: false)
+        guard let least = Self.number(ends[0], below: 3601), let most = Self.number(ends[ends.count - 1], below: 3601),
+            2 <= least, least <= most
+        else { throw start.expected("seconds from 2 to 3600, as in 30 or 5-60") }
+        return least...most
     }
 
     private func yes(_ value: String, at start: LineCursor) throws(PolicyError) -> Bool {

@@ -26,6 +26,8 @@ public struct AccessLimits: Sendable, Equatable {
     public var maxSizeBytes: UInt64?
     /// Bytes of one request.
     public var maxIOBytes: UInt64?
+    /// Seconds that a device may be given as its I/O timeout; nil: any.
+    public var ioTimeout: ClosedRange<UInt64>?
     /// Whether the worker may use zero copy: the kernel then trusts it not to claim bytes that it did not fill.
     public var zeroCopy = false
     /// Whether the backing file may lie on a FUSE file system.

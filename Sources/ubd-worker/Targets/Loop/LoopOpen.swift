@@ -25,8 +25,10 @@ extension LoopTarget {
             zeroCopy: launch.flags.contains(.zeroCopy))
         var table = [buffered.descriptor]
         if plan.direct, let direct { table.append(direct.descriptor) }
+        var geometry = plan.geometry
+        geometry.file = buffered.identity
         return OpenTarget(
-            served: .loop(target), geometry: plan.geometry, files: table,
+            served: .loop(target), geometry: geometry, files: table,
             fileSizeLimit: facts.isBlockDevice || plan.readOnly ? nil : launch.offset + plan.geometry.size)
     }
 }

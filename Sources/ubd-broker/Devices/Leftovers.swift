@@ -1,0 +1,60 @@
+import BrokerInterface
+import Glibc
+import KernelABI
+import SystemCalls
+
+/// What a starting broker finds that belongs to no device, or not any more as it should: each is put right and logged.
+extension Broker {
+    /// Names and udev records of devices that nobody has a record of. A damaged record is one, too: its device may serve.
+    func removeStrays() {
+        let recorded = Set(store.names)
+        for name in listFolder(store.udevFolder) where !recorded.contains(name) {
+            // The next device of that number may be another server's, and udev would give it to our user.
+            unlink("\(store.udevFolder)/\(name)")
+            Log.notice("stray-udev-record", ("name", name))
+        }
+        for name in listFolder(nodes.folder) {
+            guard name.hasPrefix("ubdb"), let id = UInt32(name.dropFirst(4)), name == Nodes.linkName(id),
+                !recorded.contains("\(id)"), nodes.isStrayLink(id)
+            else { continue }
+            nodes.removeLink(id)
+            Log.notice("stray-link", ("link", nodes.link(id)))
+        }
+    }
+
+    /// A device that was taken over belongs to its owner and has its link.
+    func checkNames(_ device: ManagedDevice) {
+        let request = ControlRequest(
+            operation: .getParameters, device: device.id, buffer: UblkParameters.emptyBuffer())
+        driver.opened?.submit(request) { [self] answer in
+            guard case .result(let result, let bytes) = answer, result >= 0,
+                let numbers = UblkParameters(decoding: bytes).nodes, devices[device.id] === device,
+                device.teardown == nil
+            else { return }
+            do throws(SystemError) {
+                if try nodes.own(device.id, uid: device.owner, major: numbers.diskMajor, minor: numbers.diskMinor) {
+                    Log.notice("owner-restored", ("device", "\(device.id)"), ("owner", "\(device.owner)"))
+                }
+                guard device.info.link != nil, Nodes.linkTarget(nodes.link(device.id)) == nil else { return }
+                device.info.link = try nodes.makeLink(device.id) ? nodes.link(device.id) : nil
+                if device.info.link != nil { Log.notice("link-restored", ("device", "\(device.id)")) }
+                save(device)
+            } catch {
+                // It serves on; its owner may have to ask root.
+                Log.warning("names", ("device", "\(device.id)"), ("why", "\(error)"))
+            }
+        }
+    }
+
+    /// The program that a worker runs: the broker's own object when it is that one, or one that another device has.
+    func program(of worker: any Worker, version: String?) -> WorkerProgram? {
+        guard let found = WorkerProgram(of: worker) else {
+            Log.warning("program-unknown", ("worker", "\(worker.pid)"))
+            return nil
+        }
+        let known = [program] + devices.values.compactMap(\.program)
+        let result = known.first { $0.identity == found.identity } ?? found
+        if result.version == nil { result.version = version }
+        return result
+    }
+}

@@ -1,0 +1,162 @@
+import BrokerInterface
+import Glibc
+import SystemCalls
+import WorkerProtocol
+
+/// A device's owner brings its file again, after broker and worker died together and the way to the file with them. The
+/// file is parked as for an add; a worker in a rehearsal looks at it, and only the same file as before is taken: the same
+/// inode, made at the same time, at least as large, opened for the same use. Until then the kernel is asked for nothing,
+/// so that a wrong file leaves the device waiting as before.
+final class ReopenOperation: ClientOperation {
+    private let broker: Broker
+    private let device: ManagedDevice
+    private let handover: FileHandover
+    private var parking: FileDescriptor?
+    private var rehearsal: Rehearsal?
+    private var answer: ((ClientAnswer) -> Void)?
+
+    init(_ device: ManagedDevice, broker: Broker, answer: @escaping (ClientAnswer) -> Void) {
+        self.device = device
+        self.broker = broker
+        self.answer = answer
+        handover = FileHandover(loop: broker.loop)
+    }
+
+    /// Where the client's files lie as long as the device has not got them.
+    var parkingEnd: Int32? { parking?.raw ?? handover.descriptor }
+
+    func begin() {
+        if let refusal {
+            answer?(.failed(refusal))
+            return
+        }
+        device.reopening = self
+        do {
+            let end = try handover.begin { [self] error in
+                parking = handover.take()
+                if let error { fail(error) } else { rehearse() }
+            }
+            let isBuffered = device.launch?.flags.contains(.buffered) == true
+            answer?(.files(count: isBuffered ? 1 : 2, parking: end))
+        } catch { fail(StartErrors.broken("socketpair", error)) }
+    }
+
+    /// The client closed its connection. What has been handed to the device goes on without it.
+    func clientGone() {
+        answer = nil
+        if device.reopening === self {
+            fail(
+                .failed(
+                    message: "the client went away", remedy: "keep the connection open until the last reply",
+                    step: "client", errno: nil))
+        }
+    }
+
+    /// Somebody takes the device down.
+    func abandon() {
+        fail(
+            .failed(
+                message: "device \(device.id) is being deleted", remedy: "see 'ubd list'", step: "delete", errno: nil))
+    }
+
+    private var refusal: InterfaceError? {
+        let name = device.info.link ?? device.info.node
+        if device.reopening != nil {
+            return .busy(
+                message: "\(name) is being recovered already", remedy: "see 'ubd list -n \(device.id)'",
+                id: Int64(device.id), holder: "another recover")
+        }
+        guard device.waitsForFile else {
+            let what =
+                device.info.state == .failed ? "failed, and its disk is gone for good" : device.info.state.rawValue
+            return .failed(
+                message: "\(name) does not wait for its file: it is \(what)",
+                remedy: device.info.state == .failed
+                    ? "delete it and add it again" : "there is nothing to recover; see 'ubd list -n \(device.id)'",
+                step: "state", errno: nil)
+        }
+        guard device.launch != nil, device.file != .none else {
+            return .failed(
+                message: "the record of \(name) does not tell which file it had",
+                remedy: "delete it with --force and add it again", step: "record", errno: nil)
+        }
+        return nil
+    }
+
+    private func rehearse() {
+        guard let launch = device.relaunch, let parking = parking?.raw else {
+            return fail(StartErrors.workerBroke("its files are gone"))
+        }
+        let rehearsal = Rehearsal(of: broker.program, for: device, launch, parking: parking, broker: broker)
+        self.rehearsal = rehearsal
+        rehearsal.begin { [self] result in
+            self.rehearsal = nil
+            switch result {
+            case .failure(let error): fail(error)
+            case .success(let geometry): compare(geometry)
+            }
+        }
+    }
+
+    private func compare(_ geometry: Geometry) {
+        if device.reopening !== self { return }
+        let remedy = "give the file that it was added with; the device waits on"
+        let name = device.info.file.map { " (\($0))" } ?? ""
+        guard geometry.file == device.file else {
+            return fail(
+                .badFile(
+                    message: "this is not the file that device \(device.id) was made of\(name)", remedy: remedy,
+                    index: 0))
+        }
+        if let difference = device.difference(geometry) {
+            return fail(
+                .badFile(
+                    message: "with this file device \(device.id) would be another disk: \(difference)",
+                    remedy: remedy, index: 0))
+        }
+        recover()
+    }
+
+    private func recover() {
+        device.reopening = nil
+        device.parking = parking.take()
+        Log.notice("file-again", ("device", "\(device.id)"), ("owner", "\(device.owner)"))
+        let recovery = RecoverOperation(
+            device, broker: broker, programs: [broker.program], reason: "its owner has brought its file again"
+        ) { [self] error in
+            let answer = answer
+            self.answer = nil
+            if let error { answer?(.failed(error)) } else { answer?(.added(broker.description(of: device), [])) }
+        }
+        recovery.begin()
+    }
+
+    private func fail(_ error: InterfaceError) {
+        guard device.reopening === self else { return }
+        device.reopening = nil
+        rehearsal?.abandon()
+        rehearsal = nil
+        if parking == nil { parking = handover.take() }
+        if let parking = parking.take() { broker.undertaker.letGo(parking, owner: device.owner) }
+        Log.notice("recover-failed", ("device", "\(device.id)"), ("why", error.message))
+        let answer = answer
+        self.answer = nil
+        answer?(.failed(error))
+    }
+}
+
+extension Broker {
+    /// Starts to bring a device's file again. The answers, all of them, come through `answer`.
+    func recover(
+        _ request: RecoverRequest, peer: PeerCredentials, answer: @escaping (ClientAnswer) -> Void
+    ) -> ReopenOperation? {
+        guard let device = device(request.id, generation: request.generation, peer: peer) else {
+            answer(.failed(noSuchDevice(request.id)))
+            return nil
+        }
+        Log.info("recover", ("device", "\(device.id)"), ("uid", "\(peer.uid)"), ("pid", "\(peer.pid)"))
+        let operation = ReopenOperation(device, broker: self, answer: answer)
+        operation.begin()
+        return operation
+    }
+}

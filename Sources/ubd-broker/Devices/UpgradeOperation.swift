@@ -1,0 +1,300 @@
+import BrokerInterface
+import Glibc
+import KernelABI
+import SystemCalls
+import WorkerProtocol
+
+/// Replaces the worker of a live device by one of the program that the broker would start now. The program is tried out
+/// first (`Rehearsal`): one that crashes, or makes another disk, costs the device nothing. Then the device is quiesced
+/// where the kernel can (6.16): requests under way are finished, new ones wait in the kernel. Elsewhere the worker is
+/// killed, and the kernel gives its requests to the next one, which only `--recovery reissue` asks for. The rest is a
+/// recovery, first with the new program, and with the old one should that fail.
+final class UpgradeOperation {
+    /// Milliseconds.
+    private enum Deadline {
+        /// For the kernel to find an idle request on each queue.
+        static let quiesce = 5_000
+        static let drain = 5_000
+        static let pause = 2
+    }
+
+    enum Outcome {
+        case upgraded
+        /// Its worker is of that program already.
+        case current
+        case failed(InterfaceError)
+    }
+
+    private let broker: Broker
+    private let device: ManagedDevice
+    private var completion: ((Outcome) -> Void)?
+    private var rehearsal: Rehearsal?
+    private var candidate: WorkerProgram?
+    /// It is no longer the worker alone that decides about the device.
+    private(set) var hasDevice = false
+    private var isCommandInFlight = false
+    private var isAbandoned = false
+    private var whenIdle: (() -> Void)?
+    private var timer: EventLoop.Timer?
+    private var drainBegan: UInt64 = 0
+
+    init(_ device: ManagedDevice, broker: Broker, completion: @escaping (Outcome) -> Void) {
+        self.device = device
+        self.broker = broker
+        self.completion = completion
+    }
+
+    // MARK: Before the device is touched
+
+    func begin() {
+        if let refusal { return tell(.failed(refusal)) }
+        let candidate: WorkerProgram
+        do {
+            let opened = try broker.openProgram()
+            // The broker's own knows its version already.
+            candidate = opened.identity == broker.program.identity ? broker.program : opened
+        } catch {
+            return tell(
+                .failed(
+                    .failed(
+                        message: "there is no worker program to upgrade to: \(error)",
+                        remedy: "install it again; the device is served on", step: "open", errno: nil)))
+        }
+        if device.program?.identity == candidate.identity { return tell(.current) }
+        guard let launch = device.relaunch, let parking = device.parking?.raw else {
+            return tell(.failed(StartErrors.workerBroke("its files are gone")))
+        }
+        self.candidate = candidate
+        device.upgrade = self
+        let rehearsal = Rehearsal(of: candidate, for: device, launch, parking: parking, broker: broker)
+        self.rehearsal = rehearsal
+        rehearsal.begin { [self] result in
+            self.rehearsal = nil
+            if isAbandoned { return }
+            rehearsed(result)
+        }
+    }
+
+    /// Why this device is not upgraded; nil when it can be.
+    private var refusal: InterfaceError? {
+        let name = device.info.link ?? device.info.node
+        guard device.upgrade == nil, device.recovery == nil, device.teardown == nil, device.reopening == nil else {
+            return .busy(
+                message: "\(name) is getting a new worker, or being deleted, right now",
+                remedy: "try again a little later",
+                id: Int64(device.id), holder: "the broker")
+        }
+        guard device.info.state == .live, device.worker?.isAlive == true else {
+            let why = device.info.reason.map { ": \($0)" } ?? ""
+            return .failed(
+                message: "\(name) is \(device.info.state.rawValue), and only live devices are upgraded\(why)",
+                remedy: "see 'ubd list -n \(device.id)'; a device that is added anew has the new program",
+                step: "state", errno: nil)
+        }
+        if device.info.recovery == .none {
+            return .failed(
+                message: "\(name) was added with --recovery none: the kernel lets no second worker have it",
+                remedy: "delete it and add it again, with another --recovery for the next time", step: "recovery",
+                errno: nil)
+        }
+        if device.watch.isReported {
+            return .busy(
+                message: "\(name) waits for its file, which does not answer", remedy: "try again when it does",
+                id: Int64(device.id), holder: "its file")
+        }
+        return canQuiesce || device.info.recovery == .reissue ? nil : wouldFailRequests
+    }
+
+    private var canQuiesce: Bool { broker.driver.opened?.features.contains(.quiesce) ?? false }
+
+    /// Without QUIESCE_DEV the requests that the old worker has taken are the kernel's to repeat, or to fail.
+    private var wouldFailRequests: InterfaceError {
+        .kernelUnsupported(
+            message:
+                "\(device.info.link ?? device.info.node) was added with --recovery \(device.info.recovery.rawValue), "
+                + "and can not be quiesced: requests under way would fail",
+            remedy: "delete it and add it again, with --recovery reissue or on Linux 6.16 or later", feature: "QUIESCE")
+    }
+
+    private func rehearsed(_ result: Result<Geometry, InterfaceError>) {
+        let problem: String
+        switch result {
+        case .failure(let error): problem = error.message
+        case .success(let geometry):
+            if let difference = device.difference(geometry) {
+                problem = "it makes another disk: \(difference)"
+            } else if geometry.file != device.file, device.file != .none {
+                problem = "it tells of another file"
+            } else {
+                return takeOver()
+            }
+        }
+        Log.error("upgrade-refused", ("device", "\(device.id)"), ("why", problem))
+        tell(
+            .failed(
+                .failed(
+                    message: "the new worker program is not fit to serve: \(problem)",
+                    remedy: "the old one serves on; install a program that works and try again", step: "rehearsal",
+                    errno: nil)))
+    }
+
+    // MARK: From the old worker to the new one
+
+    private func takeOver() {
+        guard device.info.state == .live, device.recovery == nil, device.teardown == nil, let worker = device.worker,
+            worker.isAlive
+        else {
+            return tell(
+                .failed(
+                    .busy(
+                        message: "something else happened to the device meanwhile", remedy: "try again",
+                        id: Int64(device.id), holder: "the broker")))
+        }
+        hasDevice = true
+        device.setState(.recovering, reason: UpgradeOperation.reason)
+        // A broker that is killed from here on leaves a device that looks live and may have been told to take no requests:
+        // the next one must go on, not back.
+        device.step = .upgrading
+        broker.save(device)
+        worker.setHandler { [self] event in
+            if case .ended = event { ended() }
+        }
+        if worker.end != nil { return ended() }
+        if canQuiesce { quiesce() } else { worker.kill() }
+    }
+
+    static let reason = "its worker is being replaced by a newer one"
+
+    /// From its answer on no request goes to the worker, until there is a new one.
+    private func quiesce() {
+        guard let control = broker.driver.opened else { return kill() }
+        isCommandInFlight = true
+        let request = ControlRequest(
+            operation: .quiesceDevice, device: device.id, data: UInt64(Deadline.quiesce),
+            deadline: Deadline.quiesce + 5_000)
+        control.submit(request) { [self] answer in
+            isCommandInFlight = false
+            if isAbandoned {
+                let idle = whenIdle
+                whenIdle = nil
+                idle?()
+                return
+            }
+            // Its own end came first: that was waited for.
+            if device.worker?.end != nil { return ended() }
+            switch answer.errno {
+            case 0:
+                drainBegan = monotonicNanoseconds()
+                waitUntilDrained()
+            case EOPNOTSUPP, EINVAL: notQuiesced()
+            default:
+                Log.warning("quiesce", ("device", "\(device.id)"), ("errno", SystemError.name(answer.errno)))
+                kill()
+            }
+        }
+    }
+
+    /// A device that an earlier version of the broker added, which did not ask for the feature.
+    private func notQuiesced() {
+        if device.info.recovery == .reissue { return kill() }
+        device.step = .live
+        device.setState(.live)
+        broker.save(device)
+        let refusal = wouldFailRequests
+        hasDevice = false
+        device.upgrade = nil
+        broker.watchOver(device)
+        tell(.failed(refusal))
+    }
+
+    /// What the worker has taken it finishes. Then it is killed: some of its fetches the kernel has ended, and those that
+    /// were made since it was quiesced never end.
+    private func waitUntilDrained() {
+        if isAbandoned || device.worker?.end != nil { return }
+        let isDrained =
+            broker.requestsInFlight(device.id) == 0
+            && device.statistics.map { $0.total.taken == $0.total.committed } != false
+        let waited = (monotonicNanoseconds() - drainBegan) / 1_000_000
+        if isDrained || waited >= UInt64(Deadline.drain) {
+            if !isDrained { Log.warning("not-drained", ("device", "\(device.id)")) }
+            return kill()
+        }
+        timer = broker.loop.after(milliseconds: Deadline.pause) { [self] in waitUntilDrained() }
+    }
+
+    private func kill() {
+        if !isAbandoned { device.worker?.kill() }
+    }
+
+    /// The old worker is gone, by our hand or its own: QUIESCE_DEV lets an idle one end.
+    private func ended() {
+        if isAbandoned || isCommandInFlight || device.recovery != nil { return }
+        broker.loop.cancel(timer)
+        guard let candidate else { return }
+        let old = device.program
+        device.upgrade = nil
+        let recovery = RecoverOperation(
+            device, broker: broker, programs: [candidate] + [old].compactMap { $0 }, reason: UpgradeOperation.reason
+        ) { [self] error in
+            if let error { return tell(.failed(error)) }
+            guard device.program === candidate else {
+                let why = device.info.lastDeath.map { ": it \($0)" } ?? ""
+                return tell(
+                    .failed(
+                        .failed(
+                            message: "the new worker program did not get ready\(why)",
+                            remedy: "the old one has taken over again; install a program that works and try again",
+                            step: "upgrade", errno: nil)))
+            }
+            // It has shown that it can serve: from now on every new worker is one of it.
+            broker.program = candidate
+            Log.notice(
+                "upgraded", ("device", "\(device.id)"), ("version", candidate.version ?? "unknown"),
+                ("worker", "\(device.info.workerPid ?? 0)"))
+            tell(.upgraded)
+        }
+        recovery.begin()
+    }
+
+    /// Somebody takes the device down: `next` runs when the kernel has finished the command that it is at.
+    func abandon(then next: @escaping () -> Void) {
+        isAbandoned = true
+        device.upgrade = nil
+        broker.loop.cancel(timer)
+        rehearsal?.abandon()
+        rehearsal = nil
+        tell(
+            .failed(
+                .failed(
+                    message: "device \(device.id) is being deleted", remedy: "see 'ubd list'", step: "delete",
+                    errno: nil)))
+        if isCommandInFlight { whenIdle = next } else { next() }
+    }
+
+    private func tell(_ outcome: Outcome) {
+        if device.upgrade === self { device.upgrade = nil }
+        let completion = completion
+        self.completion = nil
+        completion?(outcome)
+    }
+}
+
+extension Broker {
+    func upgrade(
+        _ request: UpgradeRequest, peer: PeerCredentials,
+        completion: @escaping (Result<UpgradeReply, InterfaceError>) -> Void
+    ) {
+        guard let device = device(request.id, generation: request.generation, peer: peer) else {
+            return completion(.failure(noSuchDevice(request.id)))
+        }
+        Log.info("upgrade", ("device", "\(device.id)"), ("uid", "\(peer.uid)"), ("pid", "\(peer.pid)"))
+        let operation = UpgradeOperation(device, broker: self) { [self] outcome in
+            switch outcome {
+            case .upgraded: completion(.success(UpgradeReply(upgraded: true, device: description(of: device))))
+            case .current: completion(.success(UpgradeReply(upgraded: false, device: description(of: device))))
+            case .failed(let error): completion(.failure(error))
+            }
+        }
+        operation.begin()
+    }
+}

@@ -1,0 +1,63 @@
+import Glibc
+import PolicyCompiler
+import SystemCalls
+
+/// Says how a worker died, in words that follow "it" or "its worker". The kernel tells a parent only the signal; which
+/// system call, or that memory ran out, is in its log, a moment later.
+final class DeathCauses {
+    /// Milliseconds after the death at which the log is looked at. Audit records go through a thread of the kernel's.
+    private static let looks = [0, 10, 40, 150, 400]
+    /// So many of them for SIGKILL, which mostly is not the kernel's: it tells of that before the process can be gone.
+    private static let looksForMemory = 3
+
+    private let loop: EventLoop
+    private let log: KernelLog?
+
+    init(loop: EventLoop, log: KernelLog?) {
+        self.loop = loop
+        self.log = log
+    }
+
+    /// What is known without the log.
+    static func plain(_ change: ProcessChange) -> String {
+        guard change == .killed(signal: SIGSYS) else { return "\(change)" }
+        return "\(change): its sandbox forbids a system call, which the kernel's log names (dmesg | grep type=1326), "
+            + "or that of auditd (ausearch -m SECCOMP)"
+    }
+
+    static func words(_ change: ProcessChange, _ finding: KernelLog.Finding) -> String {
+        switch finding {
+        case .systemCall(let number, let architecture):
+            let name = systemCallName(number, auditArchitecture: architecture) ?? "unknown"
+            return "\(change): its sandbox forbids the system call \(name) (\(number))"
+        case .outOfMemory(inControlGroup: true):
+            return "\(change): its control group ran out of memory (the kernel's log has the details)"
+        case .outOfMemory: return "\(change): the host ran out of memory (the kernel's log has the details)"
+        }
+    }
+
+    /// Calls `told` once: at once, when the log has nothing to add, otherwise within half a second.
+    func ask(_ change: ProcessChange, pid: Int32, told: @escaping (String) -> Void) {
+        look(change, pid, 0, told)
+    }
+
+    private func look(_ change: ProcessChange, _ pid: Int32, _ turn: Int, _ told: @escaping (String) -> Void) {
+        guard let log, change == .killed(signal: SIGSYS) || change == .killed(signal: SIGKILL) else {
+            return told(DeathCauses.plain(change))
+        }
+        if let finding = log.finding(for: pid), DeathCauses.fits(finding, change) {
+            return told(DeathCauses.words(change, finding))
+        }
+        let most = change == .killed(signal: SIGKILL) ? DeathCauses.looksForMemory : DeathCauses.looks.count
+        guard turn + 1 < most else { return told(DeathCauses.plain(change)) }
+        let pause = DeathCauses.looks[turn + 1] - DeathCauses.looks[turn]
+        loop.after(milliseconds: pause) { [self] in look(change, pid, turn + 1, told) }
+    }
+
+    private static func fits(_ finding: KernelLog.Finding, _ change: ProcessChange) -> Bool {
+        switch finding {
+        case .systemCall: change == .killed(signal: SIGSYS)
+        case .outOfMemory: change == .killed(signal: SIGKILL)
+        }
+    }
+}

@@ -1,0 +1,84 @@
+import Glibc
+import SystemCalls
+
+/// What the kernel's log (/dev/kmsg) says, from the broker's start on, about processes that the kernel killed. Reading it
+/// takes CAP_SYSLOG where kernel.dmesg_restrict is set. With an audit daemon the records of seccomp are in its log instead.
+final class KernelLog {
+    enum Finding: Equatable {
+        /// Seccomp, for this system call of this architecture (AUDIT_ARCH).
+        case systemCall(Int32, architecture: UInt32)
+        case outOfMemory(inControlGroup: Bool)
+    }
+
+    /// Findings that are kept: nobody asks for those of other programs.
+    private static let most = 64
+    /// Records read at once: more than the kernel's buffer holds.
+    private static let mostReads = 20_000
+
+    private let file: FileDescriptor
+    /// The oldest first.
+    private var findings: [(pid: Int32, finding: Finding)] = []
+
+    /// nil where it can't be read.
+    init?(path: String = "/dev/kmsg") {
+        guard let file = try? FileDescriptor.open(path, O_RDONLY | O_NONBLOCK) else { return nil }
+        lseek(file.raw, 0, Int32(SEEK_END))
+        self.file = file
+    }
+
+    /// Why the kernel killed the process; nil when it did not, or has not said so yet. Told once.
+    func finding(for pid: Int32) -> Finding? {
+        readNews()
+        guard let index = findings.lastIndex(where: { $0.pid == pid }) else { return nil }
+        let finding = findings[index].finding
+        findings.removeAll { $0.pid == pid }
+        return finding
+    }
+
+    /// Each read gives one record: "6,339,5140900,-;text", then lines of properties.
+    private func readNews() {
+        var buffer = [UInt8](repeating: 0, count: 8192)
+        for _ in 0..<KernelLog.mostReads {
+            let count = buffer.withUnsafeMutableBytes { Glibc.read(file.raw, $0.baseAddress, $0.count) }
+            // EPIPE: records were overwritten before we came; the next read goes on with the oldest that is left.
+            if count < 0, errno == EPIPE || errno == EINTR { continue }
+            guard count > 0 else { return }
+            for line in buffer[..<count].split(separator: UInt8(ascii: "\n")) {
+                guard let found = KernelLog.parse(String(decoding: line, as: UTF8.self)) else { continue }
+                findings.append(found)
+                if findings.count > KernelLog.most { findings.removeFirst() }
+            }
+        }
+    }
+
+    static func parse(_ line: String) -> (pid: Int32, finding: Finding)? {
+        guard let semicolon = line.utf8.firstIndex(of: UInt8(ascii: ";")) else { return nil }
+        let text = line[line.index(after: semicolon)...]
+        if text.hasPrefix("audit: type=1326 ") { return seccomp(text) }
+        // mm/oom_kill.c, __oom_kill_process.
+        for (start, inControlGroup) in [
+            ("Out of memory: Killed process ", false), ("Memory cgroup out of memory: Killed process ", true),
+        ] where text.hasPrefix(start) {
+            let digits = text.dropFirst(start.count).prefix { $0.isASCII && $0.isNumber }
+            return Int32(digits).map { ($0, .outOfMemory(inControlGroup: inControlGroup)) }
+        }
+        return nil
+    }
+
+    /// kernel/auditsc.c, audit_seccomp: "… pid=8 comm="ubd-q0" … sig=31 arch=c000003e syscall=62 …". The process chose its
+    /// name, but the kernel writes one with a blank or a quote in it as hexadecimal digits.
+    private static func seccomp(_ text: Substring) -> (pid: Int32, finding: Finding)? {
+        var values: [Substring: Substring] = [:]
+        for word in text.split(separator: " ") {
+            guard let equals = word.firstIndex(of: "=") else { continue }
+            let key = word[..<equals]
+            if values[key] == nil { values[key] = word[word.index(after: equals)...] }
+        }
+        // sig=0: an action that only logs.
+        guard values["sig"] == "31", let pid = values["pid"].flatMap({ Int32($0) }),
+            let number = values["syscall"].flatMap({ Int32($0) }),
+            let architecture = values["arch"].flatMap({ UInt32($0, radix: 16) })
+        else { return nil }
+        return (pid, .systemCall(number, architecture: architecture))
+    }
+}

@@ -1,0 +1,58 @@
+import ArgumentParser
+import BrokerInterface
+import Varlink
+
+/// `ubd recover`: opens a device's file again, with the user's rights, and brings it to the broker that lost it.
+struct RecoverCommand: UBDCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "recover",
+        abstract: "Bring the file of a device again that waits for it.",
+        discussion: """
+            When the broker and a device's worker die together the way to the device's file is lost with them. The
+            device waits ('ubd list': recovering), and so do those who use it, until its owner brings the file again.
+
+            EXAMPLES
+              ubd recover -n 0                 opens the file of the name that 'ubd list' shows
+              ubd recover -n 0 -f disk.img     the same file by another name, or from another folder
+
+            Only the same file is taken: the same inode, and large enough. With another one the device waits on.
+            """)
+
+    @Option(name: [.customShort("n"), .long], help: ArgumentHelp("N of /dev/ubdbN.", valueName: "id"))
+    var number: UInt32
+
+    @Option(
+        name: [.short, .long],
+        help: ArgumentHelp(
+            "The file or block device behind it. (default: the name that it was added with)", valueName: "path"),
+        completion: .file())
+    var file: String?
+
+    @OptionGroup var output: OutputOptions
+
+    func perform(_ environment: CommandEnvironment) throws(CommandFailure) -> ExitStatus {
+        let client = BrokerClient(environment: environment)
+        guard let device = try client.list(id: number).first else { throw ListCommand.noSuchDevice(number) }
+        var options = TargetOptions()
+        options.buffered = device.buffered
+        let backing = try BackingFile.open(try path(for: device), readOnly: device.readOnly, options: options)
+        let recovered = try client.recover(
+            RecoverRequest(id: device.id, generation: device.generation), files: backing.numbers)
+        if output.asJSON {
+            environment.console.out(recovered.json.indentedText)
+        } else {
+            environment.console.out((recovered.link ?? recovered.node).printable)
+        }
+        return .success
+    }
+
+    /// The file to open. The name that the device was added with is a label: whether it is the right file, the worker sees.
+    private func path(for device: Device) throws(CommandFailure) -> String {
+        if let file { return file }
+        guard let label = device.file else {
+            throw CommandFailure(
+                .usage, "Usage", "device \(device.id) has no file name on record", remedy: "name its file with --file")
+        }
+        return label
+    }
+}
