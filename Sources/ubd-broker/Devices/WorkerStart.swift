@@ -21,6 +21,8 @@ final class WorkerStart {
 
     /// Milliseconds for everything from clone to `ready`.
     private static let deadline = 20_000
+    /// What a worker maps beside its buffers, its program, stacks and rings: all of it is locked.
+    private static let otherBytes: UInt64 = 64 << 20
     /// Milliseconds in which a killed process is gone.
     private static let dying = 200
 
@@ -68,7 +70,7 @@ final class WorkerStart {
         let bytes = UInt64(launch.queues) * UInt64(launch.depth) * UInt64(launch.maxIOBytes)
         return WorkerLaunch(
             binary: program.file.raw, device: node, uid: uid, gid: broker.workerGID,
-            processes: UInt64(launch.queues) * 32 + 32, lockedBytes: bytes + 1 << 20,
+            processes: UInt64(launch.queues) * 32 + 32, lockedBytes: bytes + WorkerStart.otherBytes,
             openFiles: UInt64(launch.queues) + 24, oomScore: broker.configuration.oomScore)
     }
 
@@ -163,6 +165,7 @@ final class WorkerStart {
     private func stop(_ report: SealReport) {
         guard let worker = device.worker else { return }
         guard report.contains(.rings) else { return fail(StartErrors.sandboxMissing("its rings are not sealed")) }
+        if !report.contains(.lockedMemory) { Log.warning("memory-not-locked", ("device", "\(device.id)")) }
         listener.sealed()
         do { try worker.stop() } catch { fail(StartErrors.broken("stop the worker", error)) }
     }
