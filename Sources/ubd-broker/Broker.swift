@@ -82,6 +82,7 @@ final class Broker {
     ) -> AddOperation? {
         do throws(InterfaceError) {
             let plan = try AddPlan(request)
+            try demandOnline(plan.cpus)
             let rule = try permit(plan, peer)
             let choice = ModeChoice(
                 kernel: try driver.ready().features, zeroCopyGranted: rule.limits.zeroCopy, rule: rule.text)
@@ -131,8 +132,20 @@ final class Broker {
         .noSuchDevice(message: "you have no device \(id)", remedy: "'ubd list' shows your devices", id: Int64(id))
     }
 
-    private func mayTouch(_ device: ManagedDevice, _ peer: PeerCredentials) -> Bool {
+    func mayTouch(_ device: ManagedDevice, _ peer: PeerCredentials) -> Bool {
         peer.uid == 0 || peer.uid == device.owner
+    }
+
+    /// Refuses processors that can't run anything. One that goes offline later costs speed, nothing else.
+    private func demandOnline(_ cpus: CPUList?) throws(InterfaceError) {
+        guard let cpus, let bytes = try? readFile("\(surroundings.sysfs)/devices/system/cpu/online"),
+            let online = CPUList(
+                String(decoding: bytes.split(separator: UInt8(ascii: "\n")).first ?? [], as: UTF8.self)),
+            let missing = cpus.first(notIn: online)
+        else { return }
+        throw .invalidOption(
+            message: "cpus can not be '\(cpus.text)': CPU \(missing) is not online",
+            remedy: "give some of \(online.text)", option: "cpus", value: cpus.text)
     }
 
     // MARK: Policy and quota
@@ -198,6 +211,15 @@ final class Broker {
     }
 
     func requestsInFlight(_ id: UInt32) -> Int { surroundings.requestsInFlight(id) }
+
+    /// The kernel finds the processors' own clocks good enough to keep its time by: they run at one pace, in step. (On
+    /// others it takes them off the list. In the first seconds after boot the TSC has the other name.)
+    var hasSteadyTicks: Bool {
+        let path = "\(surroundings.sysfs)/devices/system/clocksource/clocksource0/available_clocksource"
+        guard let bytes = try? readFile(path) else { return false }
+        return String(decoding: bytes, as: UTF8.self).split { $0 == " " || $0 == "\n" }
+            .contains { ["tsc", "tsc-early", "arch_sys_counter"].contains($0) }
+    }
 
     func holder(of device: ManagedDevice) -> String? { surroundings.holder(device.id) }
 

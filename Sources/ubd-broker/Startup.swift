@@ -82,7 +82,8 @@ enum Startup {
         prepareProcess()
         let policy = try accessPolicy(configuration)
         let walls = try walls(configuration)
-        let program = try workerProgram(configuration)
+        // Not held here: an upgrade replaces the broker's.
+        var program: WorkerProgram? = try workerProgram(configuration)
         let gid = try workerGroup(configuration)
         try RunFolder.prepare(configuration.runFolder)
         let lock = try RunFolder.lock(configuration.runFolder)
@@ -103,7 +104,7 @@ enum Startup {
                 ))
         }
         let broker = try Broker(
-            configuration: configuration, loop: loop, policy: policy, walls: walls, program: program,
+            configuration: configuration, loop: loop, policy: policy, walls: walls, program: program.take()!,
             workerGID: gid, driver: driver, surroundings: surroundings)
         for warning in policy.warnings { Log.warning("access-policy", ("what", "\(warning)")) }
         try broker.store.prepare()

@@ -1,5 +1,6 @@
 import BrokerInterface
 import Glibc
+import SystemCalls
 
 /// All that a command takes from outside its arguments, so that a test can put something else in its place.
 struct CommandEnvironment {
@@ -15,6 +16,14 @@ struct CommandEnvironment {
     var flushSeconds = 30
     /// The broker may try the new program, drain the old worker, and go back to it.
     var upgradeSeconds = 120
+    /// Nanoseconds of a clock that never goes back.
+    var now: () -> UInt64 = monotonicNanoseconds
+    /// Does nothing for so many milliseconds.
+    var pause: (UInt64) -> Void = { milliseconds in
+        let time = timespec(tv_sec: Int(milliseconds / 1000), tv_nsec: Int(milliseconds % 1000) * 1_000_000)
+        var (left, asked) = (timespec(), time)
+        while nanosleep(&asked, &left) != 0, errno == EINTR { asked = left }
+    }
 
     /// The real one.
     static func live() -> CommandEnvironment {

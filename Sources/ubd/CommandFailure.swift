@@ -77,7 +77,7 @@ extension CommandFailure {
 
     private static let flags = [
         "target": "--target", "id": "--number", "queues": "--queues", "depth": "--depth",
-        "maxIOBytes": "--max-io-size", "fileName": "--file",
+        "maxIOBytes": "--max-io-size", "fileName": "--file", "cpus": "--cpus",
     ]
 
     private static func sameName(_ option: String) -> String? {

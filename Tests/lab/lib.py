@@ -141,8 +141,9 @@ def become(user):
 class Broker:
     """ubd-broker, running as root from `with` to its end."""
 
-    def __init__(self, *arguments, program=BROKER):
-        self.arguments, self.program, self.process = arguments, program, None
+    def __init__(self, *arguments, program=BROKER, preparation=None, foreground=("--foreground",)):
+        self.arguments, self.program, self.process = (*foreground, *arguments), program, None
+        self.preparation = preparation
 
     def __enter__(self):
         self.start()
@@ -158,8 +159,8 @@ class Broker:
     def start(self):
         log = open(BROKER_LOG, "ab")
         self.process = subprocess.Popen(
-            [self.program, "--foreground", *self.arguments], stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-            env={"PATH": os.environ["PATH"]},
+            [self.program, *self.arguments], stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+            env={"PATH": os.environ["PATH"]}, preexec_fn=self.preparation,
         )  # fmt: skip
         if not eventually(15, self._answers):
             self.process.kill()

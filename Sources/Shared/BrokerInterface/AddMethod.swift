@@ -31,6 +31,8 @@ public struct AddRequest: Equatable, Sendable {
     public var recovery: String?
     /// Seconds without progress after which the worker counts as hung; nil: the broker's default.
     public var ioTimeout: Int64?
+    /// A `CPUList`: where the threads of the queues are to run.
+    public var cpus: String?
     /// A label for people: what the client calls its file.
     public var fileName: String?
     /// The target's own options.
@@ -40,6 +42,7 @@ public struct AddRequest: Equatable, Sendable {
     public init(
         target: String, id: Int64? = nil, queues: Int64? = nil, depth: Int64? = nil, maxIOBytes: Int64? = nil,
         readOnly: Bool? = nil, mode: String? = nil, recovery: String? = nil, ioTimeout: Int64? = nil,
+        cpus: String? = nil,
         fileName: String? = nil, options: [OptionValue] = []
     ) {
         self.target = target
@@ -51,6 +54,7 @@ public struct AddRequest: Equatable, Sendable {
         self.mode = mode
         self.recovery = recovery
         self.ioTimeout = ioTimeout
+        self.cpus = cpus
         self.fileName = fileName
         self.options = options
     }
@@ -69,6 +73,7 @@ public struct AddRequest: Equatable, Sendable {
         mode = try fields.optionalString("mode")
         recovery = try fields.optionalString("recovery")
         ioTimeout = try fields.optionalInteger("ioTimeout")
+        cpus = try fields.optionalString("cpus")
         fileName = try fields.optionalString("fileName")
         options = []
         if let value = fields.value("options") {
@@ -91,6 +96,7 @@ public struct AddRequest: Equatable, Sendable {
             ("depth", depth.map(JSON.integer)), ("maxIOBytes", maxIOBytes.map(JSON.integer)),
             ("readOnly", readOnly.map(JSON.bool)), ("mode", mode.map(JSON.string)),
             ("recovery", recovery.map(JSON.string)), ("ioTimeout", ioTimeout.map(JSON.integer)),
+            ("cpus", cpus.map(JSON.string)),
             ("fileName", fileName.map(JSON.string)),
             ("options", options.isEmpty ? nil : map),
         ])

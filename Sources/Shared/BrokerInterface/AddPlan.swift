@@ -18,6 +18,8 @@ public struct AddPlan: Sendable {
     public let recovery: RecoveryMode
     /// Seconds; nil: the broker's default.
     public let ioTimeout: Int64?
+    /// nil: where the kernel gives each queue its requests from.
+    public let cpus: CPUList?
     /// A label, free of control characters, at most 1024 bytes.
     public let fileName: String?
     public let options: TargetOptions
@@ -68,6 +70,7 @@ public struct AddPlan: Sendable {
         ioTimeout = try request.ioTimeout.map { (seconds) throws(InterfaceError) in
             try Self.check("ioTimeout", seconds, Self.ioTimeouts)
         }
+        cpus = try Self.checkCPUs(request.cpus)
         fileName = try Self.checkFileName(request.fileName, target)
         options = try TargetOptions(target: target, options: request.options)
     }
@@ -100,6 +103,15 @@ public struct AddPlan: Sendable {
             message: "recovery can not be '\(TargetCatalog.shown(name))'",
             remedy: "give one of: \(RecoveryMode.allCases.map(\.rawValue).joined(separator: ", "))",
             option: "recovery", value: TargetCatalog.shown(name))
+    }
+
+    private static func checkCPUs(_ text: String?) throws(InterfaceError) -> CPUList? {
+        guard let text else { return nil }
+        if let cpus = CPUList(text) { return cpus }
+        throw .invalidOption(
+            message: "cpus can not be '\(TargetCatalog.shown(text))'",
+            remedy: "give numbers up to \(CPUList.highest) and ranges, as in 0-1,3", option: "cpus",
+            value: TargetCatalog.shown(text))
     }
 
     private static func checkFileName(

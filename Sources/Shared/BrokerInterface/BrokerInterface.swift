@@ -28,6 +28,7 @@ public enum BrokerCall: Equatable, Sendable {
     case list(ListRequest)
     case upgrade(UpgradeRequest)
     case recover(RecoverRequest)
+    case stats(StatsRequest)
     case info
     case serviceInfo
     case interfaceDescription(of: String)
@@ -50,6 +51,7 @@ public enum BrokerCall: Equatable, Sendable {
             guard !call.upgrade else { throw .methodNotImplemented(method: call.method) }
             guard call.more else { throw .expectedMore }
             self = .recover(try RecoverRequest(parameters: call.parameters))
+        case (BrokerAPI.interface, "Stats"): self = .stats(try StatsRequest(parameters: call.parameters))
         case (BrokerAPI.interface, "Info"):
             try FieldReader(call.parameters).finish()
             self = .info
@@ -78,6 +80,7 @@ public enum BrokerCall: Equatable, Sendable {
         case .upgrade(let request): Call(method: BrokerAPI.interface + ".Upgrade", parameters: request.json)
         case .recover(let request):
             Call(method: BrokerAPI.interface + ".Recover", parameters: request.json, more: true)
+        case .stats(let request): Call(method: BrokerAPI.interface + ".Stats", parameters: request.json)
         case .info: Call(method: BrokerAPI.interface + ".Info")
         case .serviceInfo: Call(method: BrokerAPI.serviceInterface + ".GetInfo")
         case .interfaceDescription(let interface):

@@ -55,6 +55,8 @@ extension BrokerAPI {
           workerVersion: ?string,
           # The worker is of another program than new ones are: Upgrade would replace it.
           workerOutdated: ?bool,
+          # The CPUs where the threads of its queues run, as in 0-1,3; null when the kernel's choice for each queue is taken.
+          cpus: ?string,
           # Seconds since 1970.
           created: int
         )
@@ -79,6 +81,48 @@ extension BrokerAPI {
           targets: []string,
           readOnlyOnly: bool,
           zeroCopy: bool
+        )
+
+        # The requests of one operation that went back to the kernel.
+        type OperationCount (
+          requests: int,
+          # Bytes of those that succeeded.
+          bytes: int,
+          # How many of the requests failed.
+          errors: int
+        )
+
+        # What one queue has counted, or all queues of a device together: the claims of its worker.
+        type Counts (
+          read: OperationCount,
+          write: OperationCount,
+          flush: OperationCount,
+          discard: OperationCount,
+          writeZeroes: OperationCount,
+          # Requests that the worker holds.
+          inFlight: int,
+          wakeUps: int,
+          # Wake-ups by how many requests they brought: element n counts those of 2^n to 2^(n+1)-1. Those that brought
+          # none are not in it. Elements that are missing at the end are 0.
+          batchSizes: []int,
+          # A sample of the requests, by the time from the wake-up that brought a request to the end of the one that gave
+          # it back: element n counts those below latencyBounds[n] and not below the bound before; the last element has
+          # no bound. Elements that are missing at the end are 0. Empty on hosts whose processors' own clocks do not run
+          # in step: there no time is taken.
+          latency: []int
+        )
+
+        # The counters of one device. They count on when a worker is replaced.
+        type DeviceStats (
+          id: int,
+          # Tells the device from a later one with the same id.
+          generation: int,
+          # When the counters began at zero, in seconds since 1970.
+          since: ?int,
+          # All queues together. Null when there is no page to read, as while a device is being added.
+          total: ?Counts,
+          # Each queue by itself, when that was asked for.
+          queues: ?[]Counts
         )
 
         # Add a device. To be called with more.
@@ -108,6 +152,9 @@ extension BrokerAPI {
           recovery: ?string,
           # Seconds, 2 to 3600: a worker that has work and does nothing for so long is replaced. Default: the broker's.
           ioTimeout: ?int,
+          # The CPUs where the threads of the queues are to run, as in 0-1,3. Default: for each queue those that the kernel
+          # gives it requests from.
+          cpus: ?string,
           # What the client calls its file: a label, at most 1024 bytes without control characters.
           fileName: ?string,
           # The options of the target; sizes are decimal bytes.
@@ -156,6 +203,18 @@ extension BrokerAPI {
           # Only this device.
           id: ?int
         ) -> (devices: []Device)
+
+        # The counters of the caller's devices; root sees everyone's.
+        method Stats(
+          # Only this device.
+          id: ?int,
+          # Each queue by itself too; only together with id. Default false.
+          queues: ?bool
+        ) -> (
+          # Nanoseconds.
+          latencyBounds: []int,
+          devices: []DeviceStats
+        )
 
         # The broker, the host, and what the caller may do.
         method Info() -> (

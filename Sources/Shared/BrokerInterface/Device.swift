@@ -73,6 +73,8 @@ public struct Device: Equatable, Sendable {
     public var workerVersion: String?
     /// Its worker is of another program than new ones are, so that an upgrade would replace it; nil when that is not known.
     public var workerOutdated: Bool?
+    /// Where the threads of its queues run; nil: where the kernel gives each queue its requests from.
+    public var cpus: CPUList?
     /// When it was added, in seconds since 1970.
     public var created: Int64
 
@@ -84,7 +86,7 @@ public struct Device: Equatable, Sendable {
         recovery: RecoveryMode = .default, ioTimeout: Int64? = nil,
         deaths: Int = 0, lastDeath: String? = nil, since: Int64 = 0, file: String? = nil,
         workerPid: Int32? = nil, workerUid: UInt32? = nil, workerVersion: String? = nil, workerOutdated: Bool? = nil,
-        created: Int64
+        cpus: CPUList? = nil, created: Int64
     ) {
         self.id = id
         self.generation = generation
@@ -113,6 +115,7 @@ public struct Device: Equatable, Sendable {
         self.workerUid = workerUid
         self.workerVersion = workerVersion
         self.workerOutdated = workerOutdated
+        self.cpus = cpus
         self.created = created
     }
 
@@ -159,6 +162,10 @@ public struct Device: Equatable, Sendable {
         workerUid = try fields.optionalInteger("workerUid")
         workerVersion = try fields.optionalString("workerVersion")
         workerOutdated = try fields.optionalFlag("workerOutdated")
+        cpus = try fields.optionalString("cpus").map { (text) throws(InterfaceError) in
+            guard let cpus = CPUList(text) else { throw .invalidParameter(parameter: fields.fullName("cpus")) }
+            return cpus
+        }
         created = try fields.integer("created")
         try fields.finish()
     }
@@ -180,6 +187,7 @@ public struct Device: Equatable, Sendable {
             ("file", file.map(JSON.string)), ("workerPid", workerPid.map { .integer(clamping: $0) }),
             ("workerUid", workerUid.map { .integer(clamping: $0) }),
             ("workerVersion", workerVersion.map(JSON.string)), ("workerOutdated", workerOutdated.map(JSON.bool)),
+            ("cpus", cpus.map { .string($0.text) }),
             ("created", .integer(created)),
         ])
     }

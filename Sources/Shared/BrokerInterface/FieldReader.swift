@@ -115,6 +115,17 @@ struct FieldReader {
         }
     }
 
+    mutating func integers<Value: FixedWidthInteger>(
+        _ name: String, as type: Value.Type = Value.self
+    ) throws(InterfaceError) -> [Value] {
+        try array(name) { (element, path) throws(InterfaceError) in
+            guard case .integer(let number) = element, let exact = Value(exactly: number) else {
+                throw .invalidParameter(parameter: path)
+            }
+            return exact
+        }
+    }
+
     private func required<Value>(_ name: String, _ value: Value?) throws(InterfaceError) -> Value {
         guard let value else { throw invalid(name) }
         return value

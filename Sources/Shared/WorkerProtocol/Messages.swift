@@ -42,6 +42,8 @@ public struct LaunchMessage: Equatable, Sendable {
         public static let zeroCopy = Flags(rawValue: 1 << 5)
         /// The device was added with BATCH_IO: requests come and go many at a time.
         public static let batch = Flags(rawValue: 1 << 6)
+        /// The processors' own clocks are good enough for the kernel's: requests may be timed by them.
+        public static let steadyTicks = Flags(rawValue: 1 << 7)
     }
 
     public var target: TargetKind
@@ -107,7 +109,8 @@ public struct LaunchMessage: Equatable, Sendable {
 public struct ServeMessage: Equatable, Sendable {
     static let kind: UInt32 = 0x5542_4402
     /// Per queue the set of processors, one bit each in words of 64, that the kernel gives it requests from
-    /// (GET_QUEUE_AFFINITY): the queue's thread runs there. All sets have as many words. Empty: anywhere.
+    /// (GET_QUEUE_AFFINITY): the queue's thread runs there. All sets have as many words. A single set is for all queues.
+    /// Empty: anywhere.
     public var affinity: [[UInt64]]
 
     /// The longest message in bytes; a host with more queues and processors than fit does without affinity.
@@ -117,6 +120,11 @@ public struct ServeMessage: Equatable, Sendable {
         let words = affinity.first?.count ?? 0
         let fits = 8 + affinity.count * words * 8 <= ServeMessage.longest
         self.affinity = fits && words > 0 && affinity.allSatisfy { $0.count == words } ? affinity : []
+    }
+
+    /// Where a queue's thread runs; empty: anywhere.
+    public func processors(ofQueue queue: Int) -> [UInt64] {
+        affinity.count == 1 ? affinity[0] : queue < affinity.count ? affinity[queue] : []
     }
 
     public func encoded() -> [UInt8] {

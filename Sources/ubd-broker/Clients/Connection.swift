@@ -159,6 +159,7 @@ final class Connection {
                     self?.finish(error?.reply ?? Reply(), wantsReply)
                 }
             case .list(let request): send(Reply(parameters: try broker.list(request, peer: peer).json), wantsReply)
+            case .stats(let request): send(Reply(parameters: try broker.stats(request, peer: peer).json), wantsReply)
             case .info: send(Reply(parameters: broker.info(for: peer).json), wantsReply)
             case .serviceInfo: send(Reply(parameters: ServiceInfoReply(version: UBDVersion.text).json), wantsReply)
             case .interfaceDescription(let interface):

@@ -131,7 +131,7 @@ final class AddOperation: ClientOperation {
     private var features: UblkFeatures {
         var features = plan.recovery.features.union(mode.features)
         // For upgrades. The kernel takes it only together with recovery.
-        if plan.recovery != .none, broker.driver.opened?.features.contains(.quiesce) == true {
+        if plan.recovery != .none, !mode.isBatch, broker.driver.opened?.features.contains(.quiesce) == true {
             features.insert(.quiesce)
         }
         return features

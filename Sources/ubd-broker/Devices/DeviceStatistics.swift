@@ -8,7 +8,9 @@ import WorkerProtocol
 final class DeviceStatistics {
     let file: FileDescriptor
     private let memory: Mapping
-    private let queueCount: Int
+    let queues: Int
+    /// When it was made, in seconds since 1970; a worker has no call that could change that.
+    let since: Int64
 
     /// A new page, all zeros.
     init(queues: Int) throws(SystemError) {
@@ -18,8 +20,9 @@ final class DeviceStatistics {
         try call("size a memfd") { ftruncate(file.raw, off_t(bytes)) }
         try call("seal a memfd") { fcntl(file.raw, F_ADD_SEALS, F_SEAL_SEAL | F_SEAL_SHRINK | F_SEAL_GROW) }
         memory = try Mapping.shared(file.raw, offset: 0, bytes: bytes, writable: false)
+        since = Int64(try file.status().st_ctim.tv_sec)
         self.file = file
-        queueCount = queues
+        self.queues = queues
     }
 
     /// The page of a worker that an earlier broker started.
@@ -30,18 +33,24 @@ final class DeviceStatistics {
             throw SystemError("the statistics page is not sealed", EBADF)
         }
         memory = try Mapping.shared(file.raw, offset: 0, bytes: bytes, writable: false)
+        since = Int64(try file.status().st_ctim.tv_sec)
         self.file = file
-        queueCount = queues
+        self.queues = queues
     }
 
     /// Each queue's own claims.
-    var queues: [QueueStatistics] {
-        (0..<queueCount).map { StatisticsPage.read(UnsafeRawPointer(memory.base), queue: $0) }
+    var claims: [QueueStatistics] {
+        (0..<queues).map { StatisticsPage.read(UnsafeRawPointer(memory.base), queue: $0) }
     }
 
-    /// Of all queues together. Whatever is written there, no sum overflows.
+    /// One of a queue's words; what it means, StatisticsPage tells.
+    func word(queue: Int, _ word: Int) -> UInt64 {
+        StatisticsPage.word(UnsafeRawPointer(memory.base), queue: queue, word)
+    }
+
+    /// Of all queues together. Whatever is written there, no sum overflows and no difference is negative.
     var total: QueueStatistics {
-        queues.reduce(into: QueueStatistics()) { sum, part in
+        claims.reduce(into: QueueStatistics()) { sum, part in
             sum.taken &+= part.taken
             sum.committed &+= part.committed
             sum.turns &+= part.turns

@@ -59,7 +59,8 @@ final class ManagedDevice {
             id: id, generation: generation, owner: owner, target: plan.target.name, state: .adding, node: node,
             link: nil, sizeBytes: 0, blockSize: 0, physicalBlockSize: 0, readOnly: plan.readOnly, queues: plan.queues,
             depth: plan.depth, maxIOBytes: plan.maxIOBytes, mode: mode, buffered: plan.options.buffered,
-            recovery: plan.recovery, ioTimeout: ioTimeout, since: now, file: plan.fileName, created: now)
+            recovery: plan.recovery, ioTimeout: ioTimeout, since: now, file: plan.fileName, cpus: plan.cpus,
+            created: now)
         self.init(info: info, memoryBytes: plan.bufferBytes, step: .adding)
     }
 

@@ -6,7 +6,7 @@ import WorkerProtocol
 
 /// Replaces the worker of a live device by one of the program that the broker would start now. The program is tried out
 /// first (`Rehearsal`): one that crashes, or makes another disk, costs the device nothing. Then the device is quiesced
-/// where the kernel can (6.16): requests under way are finished, new ones wait in the kernel. Elsewhere the worker is
+/// where the kernel can (6.16, not in batch mode): requests under way are finished, new ones wait in the kernel. Elsewhere the worker is
 /// killed, and the kernel gives its requests to the next one, which only `--recovery reissue` asks for. The rest is a
 /// recovery, first with the new program, and with the old one should that fail.
 final class UpgradeOperation {
@@ -105,15 +105,21 @@ final class UpgradeOperation {
         return canQuiesce || device.info.recovery == .reissue ? nil : wouldFailRequests
     }
 
-    private var canQuiesce: Bool { broker.driver.opened?.features.contains(.quiesce) ?? false }
+    /// Not in batch mode: there QUIESCE_DEV makes the driver fail every request until the next server is ready
+    /// (ublk_batch_cancel_queue sets force_abort; Linux 7.3).
+    private var canQuiesce: Bool {
+        !device.info.mode.isBatch && broker.driver.opened?.features.contains(.quiesce) == true
+    }
 
     /// Without QUIESCE_DEV the requests that the old worker has taken are the kernel's to repeat, or to fail.
     private var wouldFailRequests: InterfaceError {
         .kernelUnsupported(
             message:
                 "\(device.info.link ?? device.info.node) was added with --recovery \(device.info.recovery.rawValue), "
-                + "and can not be quiesced: requests under way would fail",
-            remedy: "delete it and add it again, with --recovery reissue or on Linux 6.16 or later", feature: "QUIESCE")
+                + "and the kernel can not quiesce it: requests under way would fail",
+            remedy: "delete it and add it again, with --recovery reissue"
+                + (device.info.mode.isBatch ? " or with --mode copy" : " or on Linux 6.16 or later"), feature: "QUIESCE"
+        )
     }
 
     private func rehearsed(_ result: Result<Geometry, InterfaceError>) {

@@ -25,7 +25,7 @@ final class Watchdog {
         let inFlight = Watchdog.inFlight(device.id)
         let isStopped = inFlight > 0 && Watchdog.isStopped(worker.pid)
         let sample = ProgressWatch.Sample(
-            inFlight: inFlight, claims: statistics.queues, isStopped: isStopped,
+            inFlight: inFlight, claims: statistics.claims, isStopped: isStopped,
             hasFile: device.launch?.target.needsFiles ?? true)
         let seconds = device.info.ioTimeout ?? Int64(broker.configuration.ioTimeout)
         let limit = UInt64(clamping: seconds) * 1_000_000_000

@@ -82,7 +82,11 @@ final class WorkerStart {
     }
 
     /// The kernel knows the disk: rings, walls and fetches may follow.
-    func serve() { askAffinity(of: 0, known: []) }
+    func serve() {
+        guard let cpus = device.info.cpus else { return askAffinity(of: 0, known: []) }
+        // One set for all queues.
+        sendServe([cpus.words])
+    }
 
     /// Which processors the kernel gives each queue's requests from: the queue's thread belongs there. A kernel that
     /// does not tell costs speed, nothing else.
@@ -151,8 +155,16 @@ final class WorkerStart {
         else { return fail(StartErrors.workerBroke("its files are gone")) }
         worker.expect(.geometry)
         do throws(SystemError) {
-            // A new page for each worker: a dead one's claims are gone with it.
-            let statistics = try DeviceStatistics(queues: Int(launch.queues))
+            // The page is the device's: a replacement counts on where the dead worker stopped.
+            let statistics: DeviceStatistics
+            if let counted = device.statistics {
+                statistics = counted
+            } else {
+                statistics = try DeviceStatistics(queues: Int(launch.queues))
+            }
+            var launch = launch
+            // Asked anew for each worker: the kernel may have found out only now that they are not.
+            if broker.hasSteadyTicks { launch.flags.insert(.steadyTicks) }
             try worker.send(
                 launch, parking: end, statistics: statistics.file.raw, bundle: walls.bundle(for: launch.mode))
             device.statistics = statistics

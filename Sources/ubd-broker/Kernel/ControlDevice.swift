@@ -18,7 +18,8 @@ extension UblkControlOperation {
     /// A deadline does not end these: their callers wait for the kernel's own answer.
     var mustBeHeardOut: Bool {
         switch self {
-        case .addDevice, .deleteDevice, .deleteDeviceAsync, .startDevice, .stopDevice, .endUserRecovery: true
+        case .addDevice, .deleteDevice, .deleteDeviceAsync, .startDevice, .stopDevice, .endUserRecovery, .quiesceDevice:
+            true
         default: false
         }
     }

@@ -48,6 +48,8 @@ struct BatchLoop<T: Target>: RequestLoop, ~Copyable {
         if status < 0, !queue.isPassing(status) { return status }
         if queue.ring.untaken == 0 { batch.rewind() }
         var completions = queue.ring.completions()
+        let taken = queue.counters.taken
+        if queue.counters.isSampleDue { beginSample(completions) }
         while let completion = completions.take() {
             let key = RequestKey(rawValue: completion.userData)
             if key.isKind(.command) {
@@ -58,12 +60,12 @@ struct BatchLoop<T: Target>: RequestLoop, ~Copyable {
                 if status < 0 { return status }
             } else {
                 let outcome = target.finish(key, result: completion.result, on: &queue)
-                if outcome != .pending { commit(key.tag, outcome) }
+                commit(key.tag, queue.descriptors[Int(key.tag)], outcome)
             }
         }
         queue.ring.finish(completions)
         pushList()
-        queue.publish()
+        queue.counters.endTurn(takenBefore: taken)
         #if UBD_TEST_CRASH
             TestCrash.end(&queue)
         #endif
@@ -86,27 +88,54 @@ struct BatchLoop<T: Target>: RequestLoop, ~Copyable {
         let buffer = completion.flags &>> 16
         let tags = batch.tags(inBuffer: buffer & (batch.buffers &- 1))
         let count = Int(completion.result) &>> 1
-        for index in 0..<count {
+        queue.counters.take(UInt64(count))
+        // The kernel does not see it before this turn ends.
+        batch.give(buffer)
+        var index = 0
+        // Not a range: its iterator would look twice whether it has ended.
+        while index != count {
             let tag = tags[index]
+            index &+= 1
             guard tag < queue.depth else { return -Int(EPROTO) }
+            let descriptor = queue.descriptors[Int(tag)]
             #if UBD_TEST_CRASH
-                if let outcome = queue.crash.outcome(queue.descriptors[Int(tag)]) {
-                    commit(tag, outcome)
+                if let outcome = queue.crash.outcome(descriptor) {
+                    commit(tag, descriptor, outcome)
                     continue
                 }
             #endif
-            let outcome = target.begin(tag, queue.descriptors[Int(tag)], on: &queue)
-            if outcome != .pending { commit(tag, outcome) }
+            commit(tag, descriptor, target.begin(tag, descriptor, on: &queue))
         }
-        queue.counters.taken &+= UInt64(count)
-        batch.give(buffer)
         return completion.flags & IOUring.CompletionFlags.more != 0 ? 0 : fetchEnded(completion)
     }
 
     @inline(__always)
-    private mutating func commit(_ tag: UInt16, _ outcome: Outcome) {
+    private mutating func commit(_ tag: UInt16, _ descriptor: UblkIODescriptor, _ outcome: Outcome) {
+        if outcome.hasMoved {
+            queue.counters.complete(tag, descriptor, bytes: outcome.rawValue)
+            batch.add(tag, result: outcome.rawValue, address: queue.buffer(of: tag))
+        } else if outcome != .pending {
+            commitRare(tag, outcome)
+        }
+    }
+
+    @inline(never)
+    private mutating func commitRare(_ tag: UInt16, _ outcome: Outcome) {
+        queue.counters.settle(tag, queue.descriptors[Int(tag)], outcome)
         batch.add(tag, result: outcome.rawValue, address: queue.buffer(of: tag))
-        queue.counters.committed &+= 1
+    }
+
+    /// Takes the time of the first request that this turn begins; when it begins none, the next turn tries.
+    @inline(never)
+    private mutating func beginSample(_ completions: CompletionBatch) {
+        var completions = completions
+        while let completion = completions.take() {
+            guard RequestKey(rawValue: completion.userData).isKind(.command), completion.result > 1,
+                completion.flags & IOUring.CompletionFlags.buffer != 0
+            else { continue }
+            return queue.counters.beginSample(
+                batch.tags(inBuffer: completion.flags &>> 16 & (batch.buffers &- 1))[0])
+        }
     }
 
     /// Out of buffers the driver ends the fetch and keeps the requests: those of this wake-up are given back at its end,

@@ -11,7 +11,8 @@ struct Request {
     var troubled: UInt32 = 0
     /// Bytes moved so far.
     var moved: UInt32 = 0
-    /// Bytes from the start of the buffer that may hold something else than zeros (null target; outlives the request).
+    /// At least as many bytes as, from the start of the buffer, may be something else than zeros: the lengths of all
+    /// writes since then, or-ed together (null target; outlives the request).
     var dirty: UInt32 = 0
     var retries: UInt16 = 0
     /// Where what remains of the request is read from or written to, when it is not where it normally is.
@@ -65,16 +66,16 @@ struct Queue: ~Copyable {
     var descriptors: UnsafePointer<UblkIODescriptor>
     /// Tags that the driver has not taken back yet.
     var live: Int
-    /// Requests taken and committed so far; published once a turn.
-    var counters = QueueStatistics()
     #if UBD_TEST_CRASH
         var crash = TestCrash()
     #endif
-    /// Where the broker reads them; a test has no broker.
-    var published: UnsafeMutablePointer<QueueStatistics>?
+    /// What the broker can see of it.
+    var counters: Counters
 
     /// In force until the kernel's are mapped: what a test plays the kernel with.
     let ownDescriptors: UnsafeMutablePointer<UblkIODescriptor>
+    /// Where it counts when no broker gave it a page.
+    private let ownWords: UnsafeMutablePointer<UInt64>
     private let buffers: Mapping?
     private var descriptorMemory: Mapping?
 
@@ -84,10 +85,11 @@ struct Queue: ~Copyable {
         operation: IOUring.Operation.uringCommand, flags: IOUring.EntryFlags.fixedFile, file: deviceSlot)
 
     /// `depth` is at most the ring's capacity: each request has one submission at a time, so that the ring never
-    /// overflows. `maxIOBytes` in bytes.
+    /// overflows. `maxIOBytes` in bytes. `words`: where it counts, StatisticsPage.stride bytes.
     init(
         number: UInt16, depth: UInt16, maxIOBytes: UInt32, ring: consuming Ring, buffers: RequestBuffers = .own,
-        commandHead: UInt64 = Queue.deviceHead, legacyOpcodes: Bool = false
+        commandHead: UInt64 = Queue.deviceHead, legacyOpcodes: Bool = false,
+        words: UnsafeMutablePointer<UInt64>? = nil, clock: TickClock = .none
     ) throws(SystemError) {
         precondition(UInt32(depth) <= ring.capacity && depth > 0)
         switch buffers {
@@ -113,6 +115,10 @@ struct Queue: ~Copyable {
         ownDescriptors.initialize(
             repeating: UblkIODescriptor(operationAndFlags: 0, sectors: 0, startSector: 0), count: Int(depth))
         descriptors = UnsafePointer(ownDescriptors)
+        let ownWords = UnsafeMutablePointer<UInt64>.allocate(capacity: StatisticsPage.Word.count)
+        ownWords.initialize(repeating: 0, count: StatisticsPage.Word.count)
+        self.ownWords = ownWords
+        counters = Counters(words: words ?? ownWords, clock: clock)
         self.ring = ring
         self.number = number
         self.depth = depth
@@ -126,6 +132,7 @@ struct Queue: ~Copyable {
     deinit {
         requests.deallocate()
         ownDescriptors.deallocate()
+        ownWords.deallocate()
     }
 
     /// Maps the kernel's descriptors of this queue. After the fetches: a mapping before them would keep a replacement
@@ -169,18 +176,18 @@ struct Queue: ~Copyable {
         }
     }
 
-    /// Lets the broker see how far this queue is.
+    /// Gives a read or write that moved its bytes back, and asks for the next request on the same tag.
     @inline(__always)
-    mutating func publish() {
-        counters.turns &+= 1
-        published?.pointee = counters
+    mutating func commit(_ tag: UInt16, _ descriptor: UblkIODescriptor, _ outcome: Outcome) {
+        counters.complete(tag, descriptor, bytes: outcome.rawValue)
+        push(commitCommand, tag: tag, result: outcome.rawValue)
     }
 
-    /// Gives a request back with its result and asks for the next one on the same tag.
-    @inline(__always)
-    mutating func commit(_ tag: UInt16, _ outcome: Outcome) {
+    /// The same for a request that moved no data, or failed.
+    @inline(never)
+    mutating func commitRare(_ tag: UInt16, _ outcome: Outcome) {
+        counters.settle(tag, descriptors[Int(tag)], outcome)
         push(commitCommand, tag: tag, result: outcome.rawValue)
-        counters.committed &+= 1
     }
 
     @inline(__always)

@@ -24,8 +24,11 @@ struct QueueLoop<T: Target>: RequestLoop, ~Copyable {
         let status = queue.ring.submit(waitingFor: 1)
         if status < 0, !queue.isPassing(status) { return status }
         var batch = queue.ring.completions()
+        let taken = queue.counters.taken
+        if queue.counters.isSampleDue { beginSample(batch) }
         while let completion = batch.take() {
             let key = RequestKey(rawValue: completion.userData)
+            let descriptor = queue.descriptors[Int(key.tag)]
             let outcome: Outcome
             if key.isKind(.command) {
                 if completion.result != 0 {
@@ -33,25 +36,39 @@ struct QueueLoop<T: Target>: RequestLoop, ~Copyable {
                     if status < 0 { return status }
                     continue
                 }
-                queue.counters.taken &+= 1
+                queue.counters.take(1)
                 #if UBD_TEST_CRASH
-                    if let outcome = queue.crash.outcome(queue.descriptors[Int(key.tag)]) {
-                        queue.commit(key.tag, outcome)
+                    if let outcome = queue.crash.outcome(descriptor) {
+                        queue.commit(key.tag, descriptor, outcome)
                         continue
                     }
                 #endif
-                outcome = target.begin(key.tag, queue.descriptors[Int(key.tag)], on: &queue)
+                outcome = target.begin(key.tag, descriptor, on: &queue)
             } else {
                 outcome = target.finish(key, result: completion.result, on: &queue)
             }
-            if outcome != .pending { queue.commit(key.tag, outcome) }
+            if outcome.hasMoved {
+                queue.commit(key.tag, descriptor, outcome)
+            } else if outcome != .pending {
+                queue.commitRare(key.tag, outcome)
+            }
         }
         queue.ring.finish(batch)
-        queue.publish()
+        queue.counters.endTurn(takenBefore: taken)
         #if UBD_TEST_CRASH
             TestCrash.end(&queue)
         #endif
         return 0
+    }
+
+    /// Takes the time of the first request that this turn begins; when it begins none, the next turn tries.
+    @inline(never)
+    private mutating func beginSample(_ batch: CompletionBatch) {
+        var batch = batch
+        while let completion = batch.take() {
+            let key = RequestKey(rawValue: completion.userData)
+            if key.isKind(.command), completion.result == 0 { return queue.counters.beginSample(key.tag) }
+        }
     }
 
     /// The driver takes tags back when the device stops. Anything else means that it and we disagree about a tag.

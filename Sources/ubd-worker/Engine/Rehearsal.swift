@@ -19,7 +19,11 @@ public func rehearse(
     if file >= 0 { try ring.register(files: [file, file]) }
     try ring.useRegisteredIndex()
     let nop = SubmissionEntry.head(operation: IOUring.Operation.nop, flags: 0, file: -1)
-    let queue = try Queue(number: 0, depth: depth, maxIOBytes: bytes, ring: ring, commandHead: nop)
+    let first = TickClock.Reading.now()
+    usleep(2 * UInt32(TickClock.shortest / 1000))
+    let queue = try Queue(
+        number: 0, depth: depth, maxIOBytes: bytes, ring: ring, commandHead: nop,
+        clock: TickClock(first, TickClock.Reading.now()))
     for tag in 0..<Int(depth) {
         queue.ownDescriptors[tag] = UblkIODescriptor(
             operationAndFlags: UInt32(UblkIOOperation.read), sectors: bytes >> 9,

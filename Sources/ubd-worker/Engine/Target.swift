@@ -26,6 +26,10 @@ struct Outcome: Equatable, Sendable {
     @inline(__always)
     static func done(_ bytes: UInt32) -> Outcome { Outcome(rawValue: Int32(bitPattern: bytes)) }
 
+    /// Done, and data came or went: by far the most frequent end of a request.
+    @inline(__always)
+    var hasMoved: Bool { rawValue > 0 }
+
     /// `errno` is positive.
     @inline(__always)
     static func failed(_ errno: Int32) -> Outcome { Outcome(rawValue: -errno) }
@@ -33,13 +37,14 @@ struct Outcome: Equatable, Sendable {
 
 /// The disk's size and the largest request, in 512-byte sectors: what a descriptor is checked against.
 struct DiskBounds: Equatable, Sendable {
-    var sectors: UInt64
-    var maxSectors: UInt32
+    let sectors: UInt64
+    /// Not more than `sectors`.
+    let maxSectors: UInt32
 
     /// `bytes` each.
     init(size: UInt64, maxIOBytes: UInt32) {
         sectors = size >> 9
-        maxSectors = maxIOBytes >> 9
+        maxSectors = UInt32(truncatingIfNeeded: min(UInt64(maxIOBytes), size) >> 9)
     }
 
     /// The range lies on the disk.
@@ -51,6 +56,6 @@ struct DiskBounds: Equatable, Sendable {
     /// The range lies on the disk, and its data fits the request's buffer.
     @inline(__always)
     func containsData(_ descriptor: UblkIODescriptor) -> Bool {
-        descriptor.sectors <= maxSectors && contains(descriptor)
+        descriptor.sectors <= maxSectors && descriptor.startSector <= sectors &- UInt64(descriptor.sectors)
     }
 }

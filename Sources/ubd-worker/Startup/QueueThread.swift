@@ -26,6 +26,8 @@ struct QueueAssignment: Sendable {
     var legacyOpcodes: Bool
     /// Address of this queue's part of the statistics page.
     var statistics: UInt
+    /// What takes the time of requests; none where the processors' own clocks are not good for it.
+    var clock: TickClock
     var rendezvous: Rendezvous
 }
 
@@ -119,10 +121,10 @@ enum QueueThread {
             throw WorkerFailure(.ringSeal, errno: error.errno, detail: detail)
         }
         do {
-            var queue = try Queue(
+            let queue = try Queue(
                 number: assignment.number, depth: assignment.depth, maxIOBytes: assignment.maxIOBytes, ring: ring,
-                buffers: assignment.zeroCopy ? .registered() : .own, legacyOpcodes: assignment.legacyOpcodes)
-            queue.published = UnsafeMutablePointer(bitPattern: assignment.statistics)
+                buffers: assignment.zeroCopy ? .registered() : .own, legacyOpcodes: assignment.legacyOpcodes,
+                words: UnsafeMutablePointer(bitPattern: assignment.statistics), clock: assignment.clock)
             assignment.rendezvous.reportPrepared(canMakeRings: !sealed)
             return Prepared(queue: queue, batch: batch)
         } catch {

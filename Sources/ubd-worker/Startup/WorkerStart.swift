@@ -14,6 +14,7 @@ package struct WorkerStart {
     package let launch: LaunchMessage
     package let bundle: SandboxBundle
     private let kernel: KernelVersion
+    private let began = TickClock.Reading.now()
     /// What the broker will be told of the walls that it can't see.
     package private(set) var report: SealReport = []
 
@@ -81,6 +82,18 @@ package struct WorkerStart {
         return UInt(bitPattern: memory)
     }
 
+    /// What takes the time of requests once this process is sealed, which then has no call that tells it.
+    private func calibrateClock() -> TickClock {
+        guard launch.flags.contains(.steadyTicks) else { return .none }
+        var now = TickClock.Reading.now()
+        if now.nanoseconds - began.nanoseconds < TickClock.shortest {
+            var pause = timespec(tv_sec: 0, tv_nsec: Int(TickClock.shortest))
+            nanosleep(&pause, nil)
+            now = TickClock.Reading.now()
+        }
+        return TickClock(began, now)
+    }
+
     /// Starts the threads of all queues; each makes its ring, with that seal, and waits.
     package func startQueues(
         _ target: OpenTarget, _ serve: ServeMessage, seal: RingSeal
@@ -95,14 +108,16 @@ package struct WorkerStart {
             files += [Int32](repeating: -1, count: Int(Queue.zeroSlot) - files.count) + [WorkerDescriptor.zeroes]
         }
         let statistics = try mapStatistics()
+        let clock = calibrateClock()
         for number in 0..<launch.queues {
             try QueueThread.start(
                 QueueAssignment(
                     number: number, depth: launch.depth, maxIOBytes: launch.maxIOBytes, target: target.served,
                     zeroCopy: zeroCopy, batch: launch.flags.contains(.batch), files: files,
-                    processors: Int(number) < serve.affinity.count ? serve.affinity[Int(number)] : [], seal: seal,
+                    processors: serve.processors(ofQueue: Int(number)), seal: seal,
                     legacyOpcodes: launch.flags.contains(.legacyOpcodes),
-                    statistics: statistics + UInt(number) * UInt(StatisticsPage.stride), rendezvous: rendezvous))
+                    statistics: statistics + UInt(number) * UInt(StatisticsPage.stride), clock: clock,
+                    rendezvous: rendezvous))
         }
         return rendezvous
     }

@@ -15,6 +15,14 @@ struct BrokerClient {
         }
     }
 
+    /// The counters of the caller's devices; root sees everyone's. `queues` only of one device.
+    func stats(id: UInt32? = nil, queues: Bool? = nil) throws(CommandFailure) -> StatsReply {
+        let reply = try call(.stats(StatsRequest(id: id, queues: queues)), seconds: environment.callSeconds)
+        return try Self.read { () throws(InterfaceError) in
+            try StatsReply(parameters: reply.parameters, unknown: .ignore)
+        }
+    }
+
     /// The broker, the host, and what the caller may do.
     func info(seconds: Int? = nil) throws(CommandFailure) -> InfoReply {
         let reply = try call(.info, seconds: seconds ?? environment.callSeconds)

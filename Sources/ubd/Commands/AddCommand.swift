@@ -88,6 +88,12 @@ struct AddCommand: UBDCommand {
         completion: .list(DataMode.allCases.map(\.rawValue) + [DataMode.automatic]))
     var mode: String?
 
+    @Option(
+        help: ArgumentHelp(
+            "CPUs that the queues' threads may run on, as in 0-1,3. (default: those that the kernel gives each "
+                + "queue its requests from)", valueName: "list"))
+    var cpus: String?
+
     @Flag(help: "Go through the page cache even when the file takes direct I/O (loop).")
     var buffered = false
 
@@ -152,7 +158,7 @@ struct AddCommand: UBDCommand {
         return AddRequest(
             target: target, id: number, queues: queues, depth: depth,
             maxIOBytes: maxIOSize.map { Int64($0.bytes) }, readOnly: readOnly ? true : nil, mode: mode,
-            recovery: recovery, ioTimeout: ioTimeout,
+            recovery: recovery, ioTimeout: ioTimeout, cpus: cpus,
             options: options)
     }
 

@@ -17,6 +17,7 @@ struct UBD: ParsableCommand {
               ubd add -t loop -f 1.img         prints the new device, as in /dev/ubdb0
               mkfs.ext4 /dev/ubdb0             the device belongs to you
               ubd list                         your devices and what they do
+              ubd stats --watch                requests and bytes a second
               ubd del -n 0                     flushes and removes it
               ubd doctor                       what this host lacks, and how to get it
 
@@ -32,7 +33,8 @@ struct UBD: ParsableCommand {
             """,
         version: "ubd \(UBDVersion.text)",
         subcommands: [
-            AddCommand.self, DeleteCommand.self, ListCommand.self, UpgradeCommand.self, RecoverCommand.self,
+            AddCommand.self, DeleteCommand.self, ListCommand.self, StatsCommand.self, UpgradeCommand.self,
+            RecoverCommand.self,
             InfoCommand.self, FeaturesCommand.self, DoctorCommand.self, FlushDeviceCommand.self,
         ])
 }

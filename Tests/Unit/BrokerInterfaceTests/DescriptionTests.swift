@@ -43,8 +43,8 @@ struct DescriptionTests {
     func parses() throws {
         let idl = try IDL(BrokerAPI.description)
         #expect(idl.interface == "io.ubd.Broker")
-        #expect(Set(idl.types.keys) == ["Device", "Notice", "Limits"])
-        #expect(Set(idl.methods.keys) == ["Add", "Delete", "List", "Info"])
+        #expect(Set(idl.types.keys) == ["Device", "Notice", "Limits", "OperationCount", "Counts", "DeviceStats"])
+        #expect(Set(idl.methods.keys) == ["Add", "Delete", "List", "Stats", "Info"])
         #expect(Set(idl.errors.keys) == Set(Sample.errors.map { String($0.name.split(separator: ".").last!) }))
         let service = try IDL(BrokerAPI.serviceDescription)
         #expect(service.interface == "org.varlink.service")

@@ -24,7 +24,9 @@ struct Sample: CustomTestStringConvertible, Sendable {
         node: "/dev/ublkb3", link: "/dev/ubdb3", sizeBytes: 1 << 30, blockSize: 512, physicalBlockSize: 4096,
         readOnly: true, queues: 2, depth: 128, maxIOBytes: 524288, mode: .copy, buffered: true,
         recovery: .queue, ioTimeout: 7, deaths: 2, lastDeath: "killed by SIGSEGV", since: 1_790_000_001, file: "1.img",
-        workerPid: 4711, workerUid: 1_879_048_192, created: 1_790_000_000)
+        workerPid: 4711, workerUid: 1_879_048_192, workerVersion: "0.1.0", workerOutdated: false,
+        cpus: CPUList("0-1,3"),
+        created: 1_790_000_000)
     static let notice = Notice(code: "read-only", message: "1.img is not writable, so the device is read-only")
     static let limits = Limits(
         maxDevices: 8, maxQueues: 4, maxDepth: 256, maxMemoryBytes: 1 << 30, maxSizeBytes: 1 << 40,
@@ -36,10 +38,33 @@ struct Sample: CustomTestStringConvertible, Sendable {
         rule: "allow group ubd", limits: limits)
     static let add = AddRequest(
         target: "loop", id: 3, queues: 2, depth: 64, maxIOBytes: 4096, readOnly: true, mode: "zero-copy",
-        recovery: "queue", ioTimeout: 20,
+        recovery: "queue", ioTimeout: 20, cpus: "0-1,3",
         fileName: "1.img", options: [OptionValue("offset", "512"), OptionValue("buffered", "true")])
 
+    static let counts = Counts(
+        read: OperationCount(requests: 10, bytes: 40960, errors: 1), write: OperationCount(requests: 2, bytes: 1024),
+        flush: OperationCount(requests: 1), discard: OperationCount(requests: 3, bytes: 1 << 20),
+        writeZeroes: OperationCount(requests: 4, bytes: 4096), inFlight: 5, wakeUps: 9, batchSizes: [7, 0, 1],
+        latency: [0, 0, 12])
+    static let stats = DeviceStats(
+        id: 3, generation: 17, since: 1_790_000_000, total: counts, queues: [counts, Counts()])
+
     static let structures: [Sample] = [
+        Sample(place: .type("OperationCount"), full: counts.read.json) { (json, unknown) throws(InterfaceError) in
+            try OperationCount(json: json, unknown: unknown).json
+        },
+        Sample(place: .type("Counts"), full: counts.json) { (json, unknown) throws(InterfaceError) in
+            try Counts(json: json, unknown: unknown).json
+        },
+        Sample(place: .type("DeviceStats"), full: stats.json) { (json, unknown) throws(InterfaceError) in
+            try DeviceStats(json: json, unknown: unknown).json
+        },
+        Sample(
+            place: .input("Stats"), full: StatsRequest(id: 3, queues: true).json
+        ) { (json, _) throws(InterfaceError) in try StatsRequest(parameters: json).json },
+        Sample(
+            place: .output("Stats"), full: StatsReply(latencyBounds: [250, 500], devices: [stats]).json
+        ) { (json, unknown) throws(InterfaceError) in try StatsReply(parameters: json, unknown: unknown).json },
         Sample(place: .type("Device"), full: device.json) { (json, unknown) throws(InterfaceError) in
             try Device(json: json, unknown: unknown).json
         },
@@ -55,6 +80,15 @@ struct Sample: CustomTestStringConvertible, Sendable {
         Sample(
             place: .input("Delete"), full: DeleteRequest(id: 3, generation: 17, force: true).json
         ) { (json, _) throws(InterfaceError) in try DeleteRequest(parameters: json).json },
+        Sample(
+            place: .input("Upgrade"), full: UpgradeRequest(id: 3, generation: 17).json
+        ) { (json, _) throws(InterfaceError) in try UpgradeRequest(parameters: json).json },
+        Sample(
+            place: .output("Upgrade"), full: UpgradeReply(upgraded: true, device: device).json
+        ) { (json, unknown) throws(InterfaceError) in try UpgradeReply(parameters: json, unknown: unknown).json },
+        Sample(
+            place: .input("Recover"), full: RecoverRequest(id: 3, generation: 17).json
+        ) { (json, _) throws(InterfaceError) in try RecoverRequest(parameters: json).json },
         Sample(place: .input("List"), full: ListRequest(id: 3).json) { (json, _) throws(InterfaceError) in
             try ListRequest(parameters: json).json
         },

@@ -3,6 +3,7 @@ import Glibc
 import KernelABI
 import SystemCalls
 import Testing
+import WorkerProtocol
 
 @testable import ubd_broker
 
@@ -191,7 +192,9 @@ struct ReconcileTests {
             id: 3, generation: generation, owner: 1000, target: "null", state: .live, node: "/dev/ublkb3", link: nil,
             sizeBytes: 4096, blockSize: 512, physicalBlockSize: 512, readOnly: false, queues: 1, depth: 1,
             maxIOBytes: 4096, mode: .copy, buffered: false, recovery: recovery, created: 0)
-        try host.broker.store.write(DeviceRecord(step: step, device: device, worker: nil, memoryBytes: 4096))
+        var record = DeviceRecord(step: step, device: device, worker: nil, memoryBytes: 4096)
+        record.launch = LaunchMessage(target: .null, queues: 1, depth: 1, maxIOBytes: 4096)
+        try host.broker.store.write(record)
     }
 
     @Test("undoes what was half-made", arguments: [DeviceRecord.Step.adding, .starting, .deleting])
@@ -266,6 +269,35 @@ struct ReconcileTests {
         try host.run { host.broker.devices.isEmpty }
         #expect(Nodes.linkTarget(host.folder + "/ubdb3") == nil)
         #expect(host.kernel.devices[3] != nil)
+    }
+
+    @Test("removes names and udev records of devices that nobody has a record of, and no others")
+    func removesStrays() throws {
+        let host = try Host()
+        try leave(.live, in: host)
+        host.kernel.addDevice(3, generation: 77, state: .quiesced, pid: -1)
+        // 4 is nobody's, 5 has a record that is damaged, 6 is somebody else's.
+        try replaceFile(host.folder + "/state/5", with: [0x7b], mode: 0o600)
+        for (name, target) in [("ubdb4", "ublkb4"), ("ubdb5", "ublkb5"), ("ubdb6", "elsewhere")] {
+            #expect(symlink(target, "\(host.folder)/\(name)") == 0)
+        }
+        for name in ["3", "4", "5"] { try replaceFile("\(host.folder)/udev/\(name)", with: [], mode: 0o644) }
+        try host.broker.reconcile()
+        #expect(listFolder(host.folder + "/udev").sorted() == ["3", "5"])
+        #expect(listFolder(host.folder).filter { $0.hasPrefix("ubdb") }.sorted() == ["ubdb5", "ubdb6"])
+        try host.run { host.broker.devices[3]?.info.state == .live }
+    }
+
+    @Test("goes on with an upgrade that had begun: the device may have been told to take no requests")
+    func finishesUpgrade() throws {
+        let host = try Host()
+        host.kernel.features = [.perIODaemon]
+        try leave(.upgrading, in: host)
+        host.kernel.addDevice(3, generation: 77, state: .quiesced, pid: 4711)
+        try host.broker.reconcile()
+        try host.run { host.broker.devices[3]?.info.state == .live }
+        #expect(host.kernel.log.contains("endUserRecovery 3"))
+        #expect(host.broker.devices[3]?.info.deaths == 0)
     }
 
     @Test("throws away what was half written when the last one was killed")

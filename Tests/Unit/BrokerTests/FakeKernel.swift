@@ -46,7 +46,7 @@ final class FakeKernel: ControlDevice {
     func forget(_ id: UInt32) { devices[id] = nil }
 
     /// The kernel notices that a device's server is gone.
-    func quiesce(_ id: UInt32) { devices[id]?.state = UblkDeviceState.quiesced.rawValue }
+    func quiesce(_ id: UInt32, as state: UblkDeviceState = .quiesced) { devices[id]?.state = state.rawValue }
 
     func submit(_ request: ControlRequest, _ completion: @escaping (ControlAnswer) -> Void) {
         log.append("\(request.operation) \(request.device)")
@@ -67,6 +67,7 @@ final class FakeKernel: ControlDevice {
         let id = request.device
         switch request.operation {
         case .addDevice: return add(request)
+        case .quiesceDevice: return .result(devices[id] == nil ? -ENODEV : 0, [])
         case .setParameters: return .result(0, request.buffer)
         case .startDevice:
             mknod("\(folder)/ublkb\(id)", S_IFBLK | 0o600, makeDevice(id))
@@ -74,7 +75,9 @@ final class FakeKernel: ControlDevice {
             devices[id]?.serverPID = Int32(request.data)
             return .result(0, [])
         case .startUserRecovery:
-            guard devices[id]?.state == UblkDeviceState.quiesced.rawValue else { return .result(-EBUSY, []) }
+            guard let state = devices[id]?.state, [.quiesced, .failIO].contains(UblkDeviceState(rawValue: state)) else {
+                return .result(-EBUSY, [])
+            }
             return .result(0, [])
         case .endUserRecovery:
             devices[id]?.state = UblkDeviceState.live.rawValue

@@ -18,6 +18,7 @@ final class FakeWorker: Worker {
         case diesWhenSealed
         case diesWhenVerified
         case violates
+        case diesInRehearsal
     }
 
     /// Where a test can interfere.
@@ -46,6 +47,10 @@ final class FakeWorker: Worker {
     var interfere: ((Moment, FakeWorker) throws(SystemError) -> Bool)?
     /// What it says when it refuses the file.
     var failure = WorkerFailure(.fileIsDirectory)
+    /// It was given /dev/null: it must not get anywhere.
+    let isRehearsal: Bool
+    /// The descriptor of its program.
+    let binary: Int32
     private let geometry: Geometry
     private let loop: EventLoop
     private var handler: (WorkerEvent) -> Void
@@ -55,6 +60,8 @@ final class FakeWorker: Worker {
         handler: @escaping (WorkerEvent) -> Void
     ) {
         uid = launch.uid
+        isRehearsal = launch.device == "/dev/null"
+        binary = launch.binary
         self.fault = fault
         self.geometry = geometry
         self.loop = loop
@@ -79,6 +86,7 @@ final class FakeWorker: Worker {
 
     /// What it was told.
     private(set) var launch: LaunchMessage?
+    private(set) var serve: ServeMessage?
 
     func send(_ message: LaunchMessage, parking: Int32, statistics: Int32, bundle: Int32) throws(SystemError) {
         launch = message
@@ -98,8 +106,13 @@ final class FakeWorker: Worker {
     }
 
     func send(_ message: ServeMessage) throws(SystemError) {
+        serve = message
         if try interfere?(.serve, self) == true { return }
         loop.later { [self] in
+            if isRehearsal {
+                if fault == .diesInRehearsal { return die(.killed(signal: SIGSEGV)) }
+                return handler(.message(.failed(WorkerFailure(.mapDescriptors, errno: ENODEV))))
+            }
             switch fault {
             case .diesAfterGeometry: die(.killed(signal: SIGSEGV))
             case .unsealedRings: handler(.message(.sealed([])))

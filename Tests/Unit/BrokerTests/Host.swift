@@ -23,18 +23,26 @@ final class Host {
     var interfere: ((FakeWorker.Moment, FakeWorker) throws(SystemError) -> Bool)?
     /// With what starting a worker fails.
     var startError: Int32?
+    /// What a worker does wrong that is to be started, when it is not the same for all of them.
+    var faultOf: ((WorkerLaunch) -> FakeWorker.Fault?)?
+    /// What has the worker program's name now.
+    var installed: WorkerProgram
     var geometry = Geometry(size: 1 << 20, logicalBlock: 512, physicalBlock: 4096)
     var failure = WorkerFailure(.fileIsDirectory)
     var sandboxProblem: String?
     var holder: String?
+    /// What the block layer says.
+    var requestsInFlight = 0
+    var isProgramMissing = false
 
     /// Values that the closures of `Broker.Surroundings` need before `self` exists.
     private final class Late {
         weak var host: Host?
     }
 
-    init(reusing old: String? = nil, policy: String? = nil, uids: UInt32 = 8) throws {
+    init(reusing old: String? = nil, policy: String? = nil, uids: UInt32 = 8, kernelLog: KernelLog? = nil) throws {
         folder = try old ?? Host.temporaryFolder()
+        installed = try Host.program()
         loop = try EventLoop()
         let late = Late()
         let loop = loop
@@ -47,7 +55,9 @@ final class Host {
         var surroundings = Broker.Surroundings { (launch, handler) throws(SystemError) in
             guard let host = late.host else { throw SystemError("start", ECHILD) }
             if let errno = host.startError { throw SystemError("clone3", errno) }
-            let worker = FakeWorker(launch, fault: host.fault, geometry: host.geometry, loop: loop, handler: handler)
+            let worker = FakeWorker(
+                launch, fault: host.faultOf.map { $0(launch) } ?? host.fault, geometry: host.geometry, loop: loop,
+                handler: handler)
             worker.failure = host.failure
             worker.interfere = host.interfere
             host.workers.append(worker)
@@ -56,14 +66,21 @@ final class Host {
         surroundings.verify = { _, _ in late.host?.sandboxProblem }
         surroundings.holder = { _ in late.host?.holder }
         surroundings.nodes = Nodes(folder: folder)
+        surroundings.kernelLog = kernelLog
         surroundings.sysfs = folder + "/sys"
+        surroundings.requestsInFlight = { _ in late.host?.requestsInFlight ?? 0 }
+        surroundings.programNow = { _ in late.host?.installed.identity }
+        surroundings.openProgram = { (_) throws(TrustedFile.Distrust) in
+            guard let host = late.host, !host.isProgramMissing else { throw TrustedFile.Distrust(description: "gone") }
+            return host.installed
+        }
         let text = policy ?? "allow group=50 target=* max-devices=3 max-memory=1G\nallow uid=0 target=*\n"
         broker = try Broker(
             configuration: configuration, loop: loop,
             policy: AccessPolicy(
                 parsing: Array(text.utf8), file: "access.policy", targets: ["null", "loop"], user: { UInt32($0) },
                 group: { UInt32($0) }),
-            walls: try Host.walls(), program: try Host.program(), workerGID: 12345,
+            walls: try Host.walls(), program: installed, workerGID: 12345,
             driver: Driver { () throws(SystemError) in kernel }, surroundings: surroundings)
         try broker.store.prepare()
         late.host = self
@@ -82,8 +99,9 @@ final class Host {
         return String(decoding: template.prefix { $0 != 0 }.map { UInt8(bitPattern: $0) }, as: UTF8.self)
     }
 
-    private static func program() throws -> WorkerProgram {
-        let file = try FileDescriptor.open("/dev/null", O_RDONLY)
+    /// A program like no other.
+    static func program() throws -> WorkerProgram {
+        let file = FileDescriptor(owning: try call("memfd_create") { memfd_create("program", UInt32(MFD_CLOEXEC)) })
         let status = try file.status()
         return WorkerProgram(file, status)
     }

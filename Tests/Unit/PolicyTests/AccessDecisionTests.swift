@@ -57,6 +57,29 @@ struct AccessDecisionTests {
         #expect(policy.decide(member, asked, usage: nothing) == .allowed(policy.rules[0]))
     }
 
+    @Test("io-timeout bounds what is asked for on both sides; one that is not asked for is not refused")
+    func ioTimeout() throws {
+        let policy = try access("allow uid=1000 target=* io-timeout=5-60")
+        #expect(policy.rules[0].limits.ioTimeout == 5...60)
+        func decide(_ seconds: UInt64?) -> AccessDecision {
+            var asked = request()
+            asked.ioTimeout = seconds
+            return policy.decide(member, asked, usage: nothing)
+        }
+        for seconds in [nil, 5, 60] { #expect(decide(seconds) == .allowed(policy.rules[0])) }
+        for seconds: UInt64 in [4, 61] {
+            let refusal = AccessRefusal.ioTimeout(policy.rules[0], bounds: 5...60, wanted: seconds)
+            #expect(decide(seconds) == .refused(refusal))
+        }
+        #expect(try access("allow uid=1 target=* io-timeout=30").rules[0].limits.ioTimeout == 30...30)
+    }
+
+    @Test(
+        "an io-timeout that can not be is refused", arguments: ["1", "3601", "9-5", "5-", "-5", "5-6-7", "x", "05-9"])
+    func badTimeout(_ value: String) {
+        #expect(throws: PolicyError.self) { try access("allow uid=1 target=* io-timeout=" + value) }
+    }
+
     @Test(
         "each limit allows its own value and refuses one more",
         arguments: [

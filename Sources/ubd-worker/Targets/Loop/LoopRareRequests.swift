@@ -5,12 +5,16 @@ import Ring
 
 /// Everything but a read or write that ends at the first try: out of line, so that the common path stays small.
 extension LoopTarget {
-    /// Flush, discard and write-zeroes, as the kernel's own loop driver does them (drivers/block/loop.c).
+    /// Flush, discard and write-zeroes, as the kernel's own loop driver does them (drivers/block/loop.c), and reads and
+    /// writes that can't be done.
     @inline(never)
-    func beginRare(_ tag: UInt16, _ descriptor: UblkIODescriptor, on queue: inout Queue) -> Outcome {
+    mutating func beginRare(_ tag: UInt16, on queue: inout Queue) -> Outcome {
+        let descriptor = queue.descriptors[Int(tag)]
         let key = RequestKey(tag: tag, .control).rawValue
         let file = LoopTarget.bufferedFile
         switch descriptor.operation {
+        case UblkIOOperation.read: return .failed(EIO)
+        case UblkIOOperation.write: return .failed(readOnly ? EROFS : EIO)
         case UblkIOOperation.flush:
             // A read-only disk has no write cache, so none comes; if one does there is nothing to do.
             if readOnly { return .done(0) }

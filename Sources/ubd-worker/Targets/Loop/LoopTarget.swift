@@ -10,6 +10,8 @@ struct LoopTarget: Target {
     let bounds: DiskBounds
     let readOnly: Bool
     let isBlockDevice: Bool
+    /// The last operation that is common: write, or read when it is read-only. All others are rare.
+    private let lastCommon: UInt8
     /// IOUring.ReadWrite flags of every write.
     let writeFlags: UInt32
     /// First words of reads and writes, to the file that data normally goes to.
@@ -28,6 +30,7 @@ struct LoopTarget: Target {
         self.start = start
         self.bounds = bounds
         self.readOnly = readOnly
+        lastCommon = readOnly ? UblkIOOperation.read : UblkIOOperation.write
         self.isBlockDevice = isBlockDevice
         self.writeFlags = writeFlags
         let file = direct ? LoopTarget.directFile : LoopTarget.bufferedFile
@@ -48,18 +51,15 @@ struct LoopTarget: Target {
     @inline(__always)
     mutating func begin(_ tag: UInt16, _ descriptor: UblkIODescriptor, on queue: inout Queue) -> Outcome {
         let operation = descriptor.operation
-        let head: UInt64
+        guard operation <= lastCommon, bounds.containsData(descriptor) else {
+            return beginRare(tag, on: &queue)
+        }
+        var head = readHead
         var flags: UInt32 = 0
-        if operation == UblkIOOperation.read {
-            head = readHead
-        } else if operation == UblkIOOperation.write {
-            if readOnly { return .failed(EROFS) }
+        if operation == UblkIOOperation.write {
             head = writeHead
             flags = writeFlags(descriptor)
-        } else {
-            return beginRare(tag, descriptor, on: &queue)
         }
-        guard bounds.containsData(descriptor) else { return .failed(EIO) }
         queue.ring.push(
             .transfer(
                 head: head, address: queue.buffer(of: tag), length: descriptor.sectors << 9,

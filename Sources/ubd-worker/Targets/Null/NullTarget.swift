@@ -6,23 +6,26 @@ import WorkerProtocol
 struct NullTarget: Target {
     let bounds: DiskBounds
     let readOnly: Bool
+    /// The last operation that is common: write, or read when it is read-only. All others are rare.
+    private let lastCommon: UInt8
+
+    init(bounds: DiskBounds, readOnly: Bool) {
+        self.bounds = bounds
+        self.readOnly = readOnly
+        lastCommon = readOnly ? UblkIOOperation.read : UblkIOOperation.write
+    }
 
     @inline(__always)
     mutating func begin(_ tag: UInt16, _ descriptor: UblkIODescriptor, on queue: inout Queue) -> Outcome {
         let operation = descriptor.operation
+        guard operation <= lastCommon, bounds.containsData(descriptor) else { return rare(tag, &queue) }
         if operation == UblkIOOperation.read {
-            guard bounds.containsData(descriptor) else { return .failed(EIO) }
             if queue.isZeroCopy || queue.requests[Int(tag)].dirty != 0 { return clear(tag, descriptor, &queue) }
             return .done(descriptor.sectors << 9)
         }
-        if operation == UblkIOOperation.write {
-            if readOnly { return .failed(EROFS) }
-            guard bounds.containsData(descriptor) else { return .failed(EIO) }
-            // The kernel has copied the writer's bytes into the buffer, and would copy them out to the next reader.
-            queue.requests[Int(tag)].dirty = max(queue.requests[Int(tag)].dirty, descriptor.sectors << 9)
-            return .done(descriptor.sectors << 9)
-        }
-        return rare(operation, descriptor)
+        // The kernel has copied the writer's bytes into the buffer, and would copy them out to the next reader.
+        queue.requests[Int(tag)].dirty |= descriptor.sectors << 9
+        return .done(descriptor.sectors << 9)
     }
 
     @inline(__always)
@@ -40,9 +43,13 @@ struct NullTarget: Target {
         return queue.continueZeroes(tag, result, length: descriptor.sectors << 9)
     }
 
+    /// All but a read or write that can be done.
     @inline(never)
-    private func rare(_ operation: UInt8, _ descriptor: UblkIODescriptor) -> Outcome {
-        switch operation {
+    private mutating func rare(_ tag: UInt16, _ queue: inout Queue) -> Outcome {
+        let descriptor = queue.descriptors[Int(tag)]
+        switch descriptor.operation {
+        case UblkIOOperation.read: return .failed(EIO)
+        case UblkIOOperation.write: return .failed(readOnly ? EROFS : EIO)
         case UblkIOOperation.flush: return .done(0)
         case UblkIOOperation.discard, UblkIOOperation.writeZeroes:
             if readOnly { return .failed(EROFS) }
@@ -59,7 +66,7 @@ struct NullTarget: Target {
             queue.pushZeroes(tag, from: 0, length: length)
             return .pending
         }
-        memset(queue.bufferPointer(of: tag), 0, Int(queue.requests[Int(tag)].dirty))
+        memset(queue.bufferPointer(of: tag), 0, min(Int(queue.requests[Int(tag)].dirty), Int(queue.bufferStride)))
         queue.requests[Int(tag)].dirty = 0
         return .done(length)
     }

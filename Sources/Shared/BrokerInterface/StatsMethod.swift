@@ -1,0 +1,256 @@
+import Varlink
+
+/// What Stats is called with.
+public struct StatsRequest: Equatable, Sendable {
+    /// Only this device; nil: all that the caller may see.
+    public var id: UInt32?
+    /// Each queue by itself too; only of one device.
+    public var queues: Bool?
+
+    /// A request for that device, or for all.
+    public init(id: UInt32? = nil, queues: Bool? = nil) {
+        self.id = id
+        self.queues = queues
+    }
+
+    /// Reads the parameters of a call.
+    ///
+    /// - Throws: `InterfaceError.invalidParameter` that names the parameter.
+    public init(parameters: JSON) throws(InterfaceError) {
+        var fields = try FieldReader(parameters)
+        id = try fields.optionalInteger("id")
+        queues = try fields.optionalFlag("queues")
+        try fields.finish()
+    }
+
+    /// The parameters on the wire.
+    public var json: JSON { .record([("id", id.map { .integer(clamping: $0) }), ("queues", queues.map(JSON.bool))]) }
+}
+
+/// The requests of one operation that went back to the kernel.
+public struct OperationCount: Equatable, Sendable {
+    public var requests: UInt64
+    /// Bytes of those that succeeded.
+    public var bytes: UInt64
+    /// How many of the requests failed.
+    public var errors: UInt64
+
+    /// So many.
+    public init(requests: UInt64 = 0, bytes: UInt64 = 0, errors: UInt64 = 0) {
+        self.requests = requests
+        self.bytes = bytes
+        self.errors = errors
+    }
+
+    /// Reads a count.
+    ///
+    /// - Throws: `InterfaceError.invalidParameter` that names the member, below `path`.
+    public init(json: JSON, path: String = "", unknown: UnknownFields = .refuse) throws(InterfaceError) {
+        var fields = try FieldReader(json, path: path, unknown: unknown)
+        requests = try fields.integer("requests")
+        bytes = try fields.integer("bytes")
+        errors = try fields.integer("errors")
+        try fields.finish()
+    }
+
+    /// The count on the wire.
+    public var json: JSON {
+        .record([
+            ("requests", .integer(clamping: requests)), ("bytes", .integer(clamping: bytes)),
+            ("errors", .integer(clamping: errors)),
+        ])
+    }
+}
+
+/// What a queue has counted, or all queues of a device together. The worker's own claims.
+public struct Counts: Equatable, Sendable {
+    public var read: OperationCount
+    public var write: OperationCount
+    public var flush: OperationCount
+    public var discard: OperationCount
+    public var writeZeroes: OperationCount
+    /// Requests that the worker holds.
+    public var inFlight: UInt64
+    public var wakeUps: UInt64
+    /// Wake-ups by how many requests they brought: element n counts those of 2^n to 2^(n+1)-1. Wake-ups that only
+    /// brought completions are in none.
+    public var batchSizes: [UInt64]
+    /// Requests whose time was taken, by it: element n counts those that took less than `latencyBounds[n]` of the reply
+    /// and not less than the bound before; the last has no bound.
+    public var latency: [UInt64]
+
+    /// Counts of these values.
+    public init(
+        read: OperationCount = OperationCount(), write: OperationCount = OperationCount(),
+        flush: OperationCount = OperationCount(), discard: OperationCount = OperationCount(),
+        writeZeroes: OperationCount = OperationCount(), inFlight: UInt64 = 0, wakeUps: UInt64 = 0,
+        batchSizes: [UInt64] = [], latency: [UInt64] = []
+    ) {
+        self.read = read
+        self.write = write
+        self.flush = flush
+        self.discard = discard
+        self.writeZeroes = writeZeroes
+        self.inFlight = inFlight
+        self.wakeUps = wakeUps
+        self.batchSizes = batchSizes
+        self.latency = latency
+    }
+
+    /// Reads counts.
+    ///
+    /// - Throws: `InterfaceError.invalidParameter` that names the member, below `path`.
+    public init(json: JSON, path: String = "", unknown: UnknownFields = .refuse) throws(InterfaceError) {
+        var fields = try FieldReader(json, path: path, unknown: unknown)
+        self.init()
+        for (name, place) in Counts.operations {
+            guard let value = fields.value(name) else { throw .invalidParameter(parameter: fields.fullName(name)) }
+            self[keyPath: place] = try OperationCount(json: value, path: fields.fullName(name), unknown: unknown)
+        }
+        inFlight = try fields.integer("inFlight")
+        wakeUps = try fields.integer("wakeUps")
+        batchSizes = try fields.integers("batchSizes")
+        latency = try fields.integers("latency")
+        try fields.finish()
+    }
+
+    /// The counts on the wire.
+    public var json: JSON {
+        .record(
+            Counts.operations.map { ($0.name, self[keyPath: $0.place].json) } + [
+                ("inFlight", .integer(clamping: inFlight)), ("wakeUps", .integer(clamping: wakeUps)),
+                ("batchSizes", .array(batchSizes.map { .integer(clamping: $0) })),
+                ("latency", .array(latency.map { .integer(clamping: $0) })),
+            ])
+    }
+
+    /// The operations by their names on the wire, in order.
+    public static var operations: [(name: String, place: WritableKeyPath<Counts, OperationCount>)] {
+        [
+            ("read", \.read), ("write", \.write), ("flush", \.flush), ("discard", \.discard),
+            ("writeZeroes", \.writeZeroes),
+        ]
+    }
+
+    /// Of all operations.
+    public var errors: UInt64 { Counts.operations.reduce(0) { $0.addingClamped(self[keyPath: $1.place].errors) } }
+
+    /// What both have together.
+    public static func + (left: Counts, right: Counts) -> Counts {
+        left.combined(right) { $0.addingClamped($1) }
+    }
+
+    /// What came since `earlier`; never less than nothing. In flight is what it is now.
+    public func since(_ earlier: Counts) -> Counts {
+        var result = combined(earlier) { $0 > $1 ? $0 - $1 : 0 }
+        result.inFlight = inFlight
+        return result
+    }
+
+    private func combined(_ other: Counts, _ combine: (UInt64, UInt64) -> UInt64) -> Counts {
+        func lists(_ left: [UInt64], _ right: [UInt64]) -> [UInt64] {
+            (0..<max(left.count, right.count)).map { index in
+                combine(index < left.count ? left[index] : 0, index < right.count ? right[index] : 0)
+            }
+        }
+        var result = Counts(
+            inFlight: combine(inFlight, other.inFlight), wakeUps: combine(wakeUps, other.wakeUps),
+            batchSizes: lists(batchSizes, other.batchSizes), latency: lists(latency, other.latency))
+        for (_, place) in Counts.operations {
+            let (mine, theirs) = (self[keyPath: place], other[keyPath: place])
+            result[keyPath: place] = OperationCount(
+                requests: combine(mine.requests, theirs.requests), bytes: combine(mine.bytes, theirs.bytes),
+                errors: combine(mine.errors, theirs.errors))
+        }
+        return result
+    }
+}
+
+/// One device, as Stats tells of it.
+public struct DeviceStats: Equatable, Sendable {
+    public var id: UInt32
+    /// Tells this device from a later one with the same id.
+    public var generation: UInt64
+    /// When the counters began at zero, in seconds since 1970; nil when the broker can't see them.
+    public var since: Int64?
+    /// All queues together; nil when the broker can't see them.
+    public var total: Counts?
+    /// Each by itself, when that was asked for.
+    public var queues: [Counts]?
+
+    /// The counters of a device.
+    public init(id: UInt32, generation: UInt64, since: Int64?, total: Counts?, queues: [Counts]? = nil) {
+        self.id = id
+        self.generation = generation
+        self.since = since
+        self.total = total
+        self.queues = queues
+    }
+
+    /// Reads the counters of a device.
+    ///
+    /// - Throws: `InterfaceError.invalidParameter` that names the member, below `path`.
+    public init(json: JSON, path: String = "", unknown: UnknownFields = .refuse) throws(InterfaceError) {
+        var fields = try FieldReader(json, path: path, unknown: unknown)
+        id = try fields.integer("id")
+        generation = try fields.integer("generation")
+        since = try fields.optionalInteger("since")
+        total = try fields.value("total").map { (json) throws(InterfaceError) in
+            try Counts(json: json, path: fields.fullName("total"), unknown: unknown)
+        }
+        queues = try fields.optionalArray("queues") { (json, path) throws(InterfaceError) in
+            try Counts(json: json, path: path, unknown: unknown)
+        }
+        try fields.finish()
+    }
+
+    /// The counters on the wire.
+    public var json: JSON {
+        .record([
+            ("id", .integer(clamping: id)), ("generation", .integer(clamping: generation)),
+            ("since", since.map(JSON.integer)), ("total", total.map(\.json)),
+            ("queues", queues.map { .array($0.map(\.json)) }),
+        ])
+    }
+}
+
+/// What Stats replies.
+public struct StatsReply: Equatable, Sendable {
+    /// Nanoseconds: the bounds of the elements of each `latency`.
+    public var latencyBounds: [UInt64]
+    public var devices: [DeviceStats]
+
+    /// A reply with these devices.
+    public init(latencyBounds: [UInt64], devices: [DeviceStats]) {
+        self.latencyBounds = latencyBounds
+        self.devices = devices
+    }
+
+    /// Reads the parameters of a reply.
+    ///
+    /// - Throws: `InterfaceError.invalidParameter` that names the parameter.
+    public init(parameters: JSON, unknown: UnknownFields = .refuse) throws(InterfaceError) {
+        var fields = try FieldReader(parameters, unknown: unknown)
+        latencyBounds = try fields.integers("latencyBounds")
+        devices = try fields.array("devices") { (json, path) throws(InterfaceError) in
+            try DeviceStats(json: json, path: path, unknown: unknown)
+        }
+        try fields.finish()
+    }
+
+    /// The parameters on the wire.
+    public var json: JSON {
+        .record([
+            ("latencyBounds", .array(latencyBounds.map { .integer(clamping: $0) })),
+            ("devices", .array(devices.map(\.json))),
+        ])
+    }
+}
+
+extension UInt64 {
+    /// The sum, or the largest number there is.
+    func addingClamped(_ other: UInt64) -> UInt64 {
+        let (sum, overflow) = addingReportingOverflow(other)
+        return overflow ? .max : sum
+    }
+}

@@ -1,0 +1,185 @@
+import CShims
+import Glibc
+import KernelABI
+import Ring
+import WorkerProtocol
+
+/// What a queue tells of itself: words in a shared page (StatisticsPage), changed in place with plain loads and stores.
+/// A common request costs four of them; all that is rare is counted out of line.
+struct Counters {
+    /// A request in so many has its time taken; never two at once.
+    static let sampleInterval: UInt64 = 64
+
+    /// This queue's part of the page.
+    let words: UnsafeMutablePointer<UInt64>
+    /// The request whose time is being taken: its tag, or one of the two values below, which no tag has.
+    private(set) var sampled: UInt32 = Counters.nothing
+    /// The next one is taken when so many requests have come.
+    private var due: UInt64
+    private var sampleBegan: UInt64 = 0
+    private let clock: TickClock
+
+    private static let nothing: UInt32 = .max
+    /// The sampled request is done, and goes back to the kernel at the end of this turn.
+    private static let givenBack: UInt32 = .max - 1
+
+    /// `words`: what a dead worker counted before, or zeros.
+    init(words: UnsafeMutablePointer<UInt64>, clock: TickClock) {
+        self.words = words
+        self.clock = clock
+        due = .max
+        // What the dead one held is brought again.
+        words[StatisticsPage.Word.taken] = committed
+        if clock.isSteady { due = words[StatisticsPage.Word.taken] &+ Counters.sampleInterval }
+    }
+
+    /// Requests taken from the kernel.
+    @inline(__always)
+    var taken: UInt64 { words[StatisticsPage.Word.taken] }
+
+    /// Requests given back.
+    var committed: UInt64 {
+        (0..<8).reduce(0) { $0 &+ words[StatisticsPage.Word.requests + $1] }
+    }
+
+    @inline(__always)
+    func take(_ count: UInt64) {
+        words[StatisticsPage.Word.taken] &+= count
+    }
+
+    /// A read or write has moved its bytes. Anything else comes to `settle`.
+    @inline(__always)
+    mutating func complete(_ tag: UInt16, _ descriptor: UblkIODescriptor, bytes: Int32) {
+        // Read or write: 0 or 1. Masked, so that nothing the driver could write there reaches beyond the page.
+        let operation = Int(descriptor.operation & 1)
+        words[StatisticsPage.Word.requests &+ operation] &+= 1
+        words[StatisticsPage.Word.bytes &+ operation] &+= UInt64(UInt32(bitPattern: bytes))
+        if UInt32(tag) == sampled { endSample() }
+    }
+
+    /// A request has ended that moved no data, or failed.
+    @inline(never)
+    mutating func settle(_ tag: UInt16, _ descriptor: UblkIODescriptor, _ outcome: Outcome) {
+        let operation = Counters.operation(descriptor.operation)
+        words[StatisticsPage.Word.requests + operation.rawValue] &+= 1
+        if outcome.rawValue < 0 {
+            words[StatisticsPage.Word.errors + operation.rawValue] &+= 1
+        } else if operation == .discard || operation == .writeZeroes {
+            words[StatisticsPage.Word.bytes + operation.rawValue] &+= UInt64(descriptor.sectors) << 9
+        }
+        if UInt32(tag) == sampled { endSample() }
+    }
+
+    private static func operation(_ operation: UInt8) -> StatisticsPage.Operation {
+        switch operation {
+        case UblkIOOperation.read: .read
+        case UblkIOOperation.write: .write
+        case UblkIOOperation.flush: .flush
+        case UblkIOOperation.discard: .discard
+        case UblkIOOperation.writeZeroes: .writeZeroes
+        default: .other
+        }
+    }
+
+    // MARK: Turns
+
+    /// A turn has handled its completions; `before` is what `taken` was when it began.
+    @inline(__always)
+    mutating func endTurn(takenBefore before: UInt64) {
+        let came = taken &- before
+        words[StatisticsPage.Word.turns] &+= 1
+        if came != 0 {
+            let size = (63 &- came.leadingZeroBitCount) & (StatisticsPage.batchSizes &- 1)
+            words[StatisticsPage.Word.batchSizes &+ size] &+= 1
+        }
+        if sampled == Counters.givenBack { recordSample() }
+    }
+
+    // MARK: Time
+
+    /// It is time to take the time of a request that this turn begins.
+    @inline(__always)
+    var isSampleDue: Bool { taken >= due }
+
+    /// Called at the beginning of the turn that begins the request.
+    mutating func beginSample(_ tag: UInt16) {
+        sampled = UInt32(tag)
+        sampleBegan = ubd_ticks()
+        due = .max
+    }
+
+    @inline(__always)
+    private mutating func endSample() { sampled = Counters.givenBack }
+
+    @inline(never)
+    private mutating func recordSample() {
+        sampled = Counters.nothing
+        due = taken &+ Counters.sampleInterval
+        let ticks = ubd_ticks() &- sampleBegan
+        // Two processors' clocks may differ by a little: such a time is none.
+        guard ticks < 1 << 62 else { return }
+        words[StatisticsPage.Word.latencies + StatisticsPage.Latency.index(units: clock.units(ticks))] &+= 1
+    }
+}
+
+/// What a tick of the processor's own clock is in `StatisticsPage.Latency.unit`s. Found before the worker is sealed.
+struct TickClock: Equatable, Sendable {
+    /// Units in 2^32 ticks; 0: not known, and no time is taken.
+    let scale: UInt64
+
+    var isSteady: Bool { scale != 0 }
+
+    static let none = TickClock(scale: 0)
+
+    func units(_ ticks: UInt64) -> UInt64 {
+        let product = ticks.multipliedFullWidth(by: scale)
+        return product.high >> 32 == 0 ? product.high << 32 | product.low >> 32 : .max
+    }
+
+    /// The processor's clock and the kernel's at one moment.
+    struct Reading: Sendable {
+        var ticks: UInt64
+        /// Of CLOCK_MONOTONIC.
+        var nanoseconds: UInt64
+
+        /// Takes the closest of a few: a thread may lose its processor between the two looks.
+        static func now() -> Reading {
+            var best: (reading: Reading, width: UInt64)?
+            for _ in 0..<5 {
+                let before = ubd_ticks()
+                var time = timespec()
+                clock_gettime(CLOCK_MONOTONIC, &time)
+                let width = ubd_ticks() &- before
+                if let best, best.width <= width { continue }
+                best = (
+                    Reading(
+                        ticks: before &+ width / 2,
+                        nanoseconds: UInt64(time.tv_sec) * 1_000_000_000 + UInt64(time.tv_nsec)), width
+                )
+            }
+            return best!.reading
+        }
+    }
+
+    /// Nanoseconds between two readings that tell the frequency well enough for classes of a factor of two.
+    static let shortest: UInt64 = 1_000_000
+
+    init(scale: UInt64) { self.scale = scale }
+
+    /// The clock by two readings at least `shortest` apart.
+    init(_ first: Reading, _ second: Reading) {
+        let ticks = second.ticks &- first.ticks
+        let nanoseconds = second.nanoseconds &- first.nanoseconds
+        guard ticks > 0, ticks < 1 << 62, nanoseconds >= TickClock.shortest, nanoseconds < 1 << 40 else {
+            self = .none
+            return
+        }
+        let units = nanoseconds.multipliedFullWidth(by: 1 << 32)
+        let divisor = ticks.multipliedReportingOverflow(by: StatisticsPage.Latency.unit)
+        guard !divisor.overflow, units.high < divisor.partialValue else {
+            self = .none
+            return
+        }
+        scale = divisor.partialValue.dividingFullWidth(units).quotient
+    }
+}

@@ -1,0 +1,112 @@
+/* Runs a program and kills it at the N-th of the steps by which it changes the world: deterministic, with the program as
+ * it is installed. usage: die-at FILE PROGRAM [ARGUMENT...]
+ * Steps are counted while FILE exists; it says N. When the program is killed FILE.died says at which step. A step is a
+ * system call that renames, removes, links or gives away a name, sends a message or a signal, makes a process, or submits
+ * to a ring; the latter counts twice: before it, and right after it. The program's children are left alone.
+ */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ptrace.h>
+#include <sys/syscall.h>
+#include <sys/uio.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+static const char *file;
+static pid_t child;
+
+static int wanted(void) {
+    int number = 0;
+    FILE *f = fopen(file, "r");
+    if (!f) return 0;
+    if (fscanf(f, "%d", &number) != 1) number = 0;
+    fclose(f);
+    return number;
+}
+
+static const char *text_at(unsigned long address) {
+    static char text[256];
+    struct iovec here = {text, sizeof text - 1}, there = {(void *)address, sizeof text - 1};
+    memset(text, 0, sizeof text);
+    /* It may lie less than that before the end of a mapping. */
+    while (there.iov_len && process_vm_readv(child, &here, 1, &there, 1, 0) == -1) here.iov_len = there.iov_len /= 2;
+    text[strcspn(text, "\n")] = 0;
+    return text;
+}
+
+/* What a system call does, in words; NULL when it is no step. */
+static const char *step(const struct __ptrace_syscall_info *i, unsigned long number, const unsigned long *a) {
+    static char words[320];
+    const char *name = NULL, *path = "";
+    switch (number) {
+    case SYS_rename: name = "rename to", path = text_at(a[1]); break;
+    case SYS_unlink: name = "remove", path = text_at(a[0]); break;
+    case SYS_symlink: name = "link", path = text_at(a[1]); break;
+    case SYS_chmod: name = "chmod", path = text_at(a[0]); break;
+    case SYS_fchownat: name = "chown of a node"; break;
+    case SYS_sendmsg: name = "message"; break;
+    case SYS_clone3: name = "clone3"; break;
+    case SYS_pidfd_send_signal: name = "signal", path = sigabbrev_np((int)a[1]); break;
+    case SYS_io_uring_enter:
+        if (a[1]) name = i->op == PTRACE_SYSCALL_INFO_EXIT ? "after a control command" : "before a control command";
+        break;
+    }
+    if (!name || (i->op == PTRACE_SYSCALL_INFO_EXIT && number != SYS_io_uring_enter)) return NULL;
+    snprintf(words, sizeof words, "%s%s%s", name, path && *path ? " " : "", path ? path : "");
+    return words;
+}
+
+static void die(const char *words) {
+    char name[256];
+    snprintf(name, sizeof name, "%s.died", file);
+    kill(child, SIGKILL);
+    waitpid(child, NULL, 0);
+    FILE *f = fopen(name, "w");
+    if (f) fprintf(f, "%s\n", words), fclose(f);
+    exit(0);
+}
+
+int main(int count, char **arguments) {
+    if (count < 3) return 2;
+    file = arguments[1];
+    child = fork();
+    if (child == 0) {
+        ptrace(PTRACE_TRACEME, 0, 0, 0);
+        raise(SIGSTOP);
+        execv(arguments[2], arguments + 2);
+        _exit(127);
+    }
+    int status, counted = 0, signal = 0;
+    unsigned long number = 0, a[6] = {0};
+    if (waitpid(child, &status, 0) != child || !WIFSTOPPED(status)) return 3;
+    ptrace(PTRACE_SETOPTIONS, child, 0, PTRACE_O_TRACESYSGOOD | PTRACE_O_EXITKILL);
+    for (;;) {
+        if (ptrace(PTRACE_SYSCALL, child, 0, signal) == -1 && errno != ESRCH) return 4;
+        while (waitpid(child, &status, 0) == -1)
+            if (errno != EINTR) return 5;
+        if (WIFEXITED(status)) return WEXITSTATUS(status);
+        if (WIFSIGNALED(status)) return 128 + WTERMSIG(status);
+        signal = 0;
+        if (WSTOPSIG(status) != (SIGTRAP | 0x80)) {
+            if (WSTOPSIG(status) != SIGTRAP) signal = WSTOPSIG(status);
+            continue;
+        }
+        struct __ptrace_syscall_info info;
+        if (ptrace(PTRACE_GET_SYSCALL_INFO, child, sizeof info, &info) <= 0) continue;
+        if (info.op == PTRACE_SYSCALL_INFO_ENTRY) {
+            number = info.entry.nr;
+            for (int n = 0; n < 6; n++) a[n] = info.entry.args[n];
+        } else if (info.op != PTRACE_SYSCALL_INFO_EXIT) {
+            continue;
+        }
+        const char *words = step(&info, number, a);
+        if (!words) continue;
+        int limit = wanted();
+        if (!limit) counted = 0;
+        else if (++counted == limit) die(words);
+    }
+}
