@@ -51,12 +51,17 @@ final class RecoverOperation {
     /// Hears the end: nil when the device is live.
     private var completion: ((InterfaceError?) -> Void)?
 
-    /// `programs`: none for the one that served before, then the one that the broker starts now.
+    /// `programs`: none for the one that served before.
     init(
         _ device: ManagedDevice, broker: Broker, programs: [WorkerProgram] = [], reason: String? = nil,
         completion: ((InterfaceError?) -> Void)? = nil
     ) {
-        self.programs = programs.isEmpty ? [device.program ?? broker.program, broker.program] : programs
+        self.programs = programs
+        if programs.isEmpty {
+            // What served before, again and again; something else when that can't be the reason any more.
+            let own = device.program ?? broker.program
+            self.programs = broker.canRepeatRecovery ? [own, own, own, broker.program] : [own]
+        }
         self.reason = reason
         self.completion = completion
         self.device = device

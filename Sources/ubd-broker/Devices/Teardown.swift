@@ -56,7 +56,8 @@ final class Teardown {
         device.teardown = self
         // One after another: an upgrade may be at a control command, or have handed over to a recovery.
         if let upgrade = device.upgrade {
-            return upgrade.abandon { [self] in begin(.killFirst) }
+            let isRehearsal = !upgrade.hasDevice
+            return upgrade.abandon { [self] in begin(isRehearsal ? manner : .killFirst) }
         }
         if let reopening = device.reopening { reopening.abandon() }
         if let recovery = device.recovery {

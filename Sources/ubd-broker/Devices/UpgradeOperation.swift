@@ -217,9 +217,7 @@ final class UpgradeOperation {
     /// were made since it was quiesced never end.
     private func waitUntilDrained() {
         if isAbandoned || device.worker?.end != nil { return }
-        let isDrained =
-            broker.requestsInFlight(device.id) == 0
-            && device.statistics.map { $0.total.taken == $0.total.committed } != false
+        let isDrained = broker.requestsInFlight(device.id) == 0
         let waited = (monotonicNanoseconds() - drainBegan) / 1_000_000
         if isDrained || waited >= UInt64(Deadline.drain) {
             if !isDrained { Log.warning("not-drained", ("device", "\(device.id)")) }

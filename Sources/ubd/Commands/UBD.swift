@@ -33,9 +33,8 @@ struct UBD: ParsableCommand {
             """,
         version: "ubd \(UBDVersion.text)",
         subcommands: [
-            AddCommand.self, DeleteCommand.self, ListCommand.self, StatsCommand.self, UpgradeCommand.self,
-            RecoverCommand.self,
-            InfoCommand.self, FeaturesCommand.self, DoctorCommand.self, FlushDeviceCommand.self,
+            AddCommand.self, DeleteCommand.self, ListCommand.self, UpgradeCommand.self, RecoverCommand.self,
+            StatsCommand.self, InfoCommand.self, FeaturesCommand.self, DoctorCommand.self, FlushDeviceCommand.self,
         ])
 }
 

@@ -44,7 +44,7 @@ struct DescriptionTests {
         let idl = try IDL(BrokerAPI.description)
         #expect(idl.interface == "io.ubd.Broker")
         #expect(Set(idl.types.keys) == ["Device", "Notice", "Limits", "OperationCount", "Counts", "DeviceStats"])
-        #expect(Set(idl.methods.keys) == ["Add", "Delete", "List", "Stats", "Info"])
+        #expect(Set(idl.methods.keys) == ["Add", "Delete", "List", "Stats", "Upgrade", "Recover", "Info"])
         #expect(Set(idl.errors.keys) == Set(Sample.errors.map { String($0.name.split(separator: ".").last!) }))
         let service = try IDL(BrokerAPI.serviceDescription)
         #expect(service.interface == "org.varlink.service")

@@ -1,0 +1,136 @@
+import BrokerInterface
+import Glibc
+import Synchronization
+import Testing
+import Varlink
+
+@testable import ubd
+
+@Suite("ubd upgrade")
+struct UpgradeTests {
+    /// Serves the list, then every Upgrade with `answer`.
+    private func broker(
+        _ devices: [Device], upgrades: Int, _ answer: @escaping @Sendable (UpgradeRequest) -> Reply
+    ) -> FakeBroker {
+        FakeBroker(connections: 1 + upgrades) { connection, call in
+            switch try? BrokerCall(call) {
+            case .list: connection.send(Reply(parameters: ListReply(devices: devices).json))
+            case .upgrade(let request): connection.send(answer(request))
+            default: break
+            }
+        }
+    }
+
+    private static func reply(_ id: UInt32, upgraded: Bool) -> Reply {
+        var device = FakeBroker.device(id: id)
+        device.workerVersion = "0.2.0"
+        return Reply(parameters: UpgradeReply(upgraded: upgraded, device: device).json)
+    }
+
+    @Test("asks for that generation of a device, and says what its worker is now")
+    func one() throws {
+        let broker = broker([FakeBroker.device(id: 3)], upgrades: 1) { Self.reply($0.id, upgraded: true) }
+        let console = Recorder()
+        #expect(CommandLineTool.run(["upgrade", "-n", "3"], broker.environment(console)) == 0)
+        #expect(broker.finish())
+        #expect(console.output == ["/dev/ubdb3: upgraded to 0.2.0"])
+        #expect(try BrokerCall(#require(broker.received.last)) == .upgrade(UpgradeRequest(id: 3, generation: 43)))
+    }
+
+    @Test("says so when a worker was of the installed program already")
+    func current() throws {
+        let broker = broker([FakeBroker.device()], upgrades: 1) { Self.reply($0.id, upgraded: false) }
+        let console = Recorder()
+        #expect(CommandLineTool.run(["upgrade", "-n", "0"], broker.environment(console)) == 0)
+        #expect(console.output == ["/dev/ubdb0: is of the installed program 0.2.0 already"])
+    }
+
+    @Test("goes on with the other devices when one fails, and fails in the end")
+    func all() throws {
+        let broker = broker([FakeBroker.device(id: 0), FakeBroker.device(id: 1)], upgrades: 2) { request in
+            request.id == 0
+                ? InterfaceError.failed(message: "not fit", remedy: "mend it", step: "rehearsal", errno: nil).reply
+                : Self.reply(1, upgraded: true)
+        }
+        let console = Recorder()
+        #expect(CommandLineTool.run(["upgrade", "--all"], broker.environment(console)) == 1)
+        #expect(console.output == ["/dev/ubdb1: upgraded to 0.2.0"])
+        #expect(console.errors == ["ubd: not fit; mend it"])
+    }
+
+    @Test("prints JSON when asked")
+    func json() throws {
+        let broker = broker([FakeBroker.device()], upgrades: 1) { Self.reply($0.id, upgraded: true) }
+        let console = Recorder()
+        #expect(CommandLineTool.run(["upgrade", "-n", "0", "--json"], broker.environment(console)) == 0)
+        let json = try JSON(parsing: Array(console.output.joined().utf8))
+        guard case .array(let replies) = json else {
+            Issue.record("no array: \(console.output)")
+            return
+        }
+        #expect(try replies.map { try UpgradeReply(parameters: $0).upgraded } == [true])
+    }
+}
+
+@Suite("ubd recover")
+struct RecoverTests {
+    /// Serves the list, then takes the files of a Recover; `inodes` of what came.
+    private func run(
+        _ arguments: [String], device: Device, console: Recorder = Recorder()
+    ) throws -> (status: Int32, inodes: [UInt], calls: [Call]) {
+        let inodes = Mutex<[UInt]>([])
+        let broker = FakeBroker(connections: 2) { connection, call in
+            switch try? BrokerCall(call) {
+            case .list: connection.send(Reply(parameters: ListReply(devices: [device]).json))
+            case .recover:
+                for fd in connection.askForFiles(2) {
+                    var status = stat()
+                    fstat(fd, &status)
+                    inodes.withLock { $0.append(UInt(status.st_ino)) }
+                    close(fd)
+                }
+                connection.send(AddReply.added(FakeBroker.device(), notices: []).reply)
+            default: break
+            }
+        }
+        let status = CommandLineTool.run(["recover"] + arguments, broker.environment(console))
+        return (status, inodes.withLock { $0 }, broker.received)
+    }
+
+    private func inode(_ path: String) -> UInt {
+        var status = stat()
+        stat(path, &status)
+        return UInt(status.st_ino)
+    }
+
+    @Test("brings the file that is named, opened twice")
+    func named() throws {
+        let folder = TemporaryFolder()
+        let file = folder.file("1.img", bytes: 1 << 20)
+        let console = Recorder()
+        let device = FakeBroker.device(state: .recovering, file: "other.img")
+        let (status, inodes, calls) = try run(["-n", "0", "-f", file], device: device, console: console)
+        #expect(status == 0 && console.output == ["/dev/ubdb0"])
+        #expect(inodes == [inode(file), inode(file)])
+        #expect(try BrokerCall(#require(calls.last)) == .recover(RecoverRequest(id: 0, generation: 40)))
+    }
+
+    @Test("without a name takes the one on record")
+    func onRecord() throws {
+        let folder = TemporaryFolder()
+        let file = folder.file("1.img", bytes: 1 << 20)
+        let (status, inodes, _) = try run(["-n", "0"], device: FakeBroker.device(state: .recovering, file: file))
+        #expect(status == 0 && inodes == [inode(file), inode(file)])
+    }
+
+    @Test("says what is missing when there is none on record, or no such file")
+    func missing() throws {
+        for (name, problem) in [(nil, "no file name on record"), ("/nowhere/1.img", "/nowhere/1.img: No such file")] {
+            let console = Recorder()
+            let device = FakeBroker.device(state: .recovering, file: name)
+            let (status, _, _) = try run(["-n", "0"], device: device, console: console)
+            #expect(status == 2)
+            #expect(console.errors.first?.contains(problem) == true, "\(console.errors)")
+        }
+    }
+}
