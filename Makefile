@@ -17,9 +17,10 @@ hosted := --static-swift-stdlib -Xlinker -z -Xlinker now -Xlinker -s
 # These flags differ from the others', so it is built in a folder of its own.
 static := --scratch-path $(SCRATCH)/worker -Xswiftc -static-executable -Xswiftc -use-ld=lld \
 	-Xswiftc -Xclang-linker -Xswiftc -static-pie -Xlinker -z -Xlinker now -Xlinker -s
-sources := Package.swift Sources Tests
+sources := Package.swift Sources Tests Benchmarks
 
-.PHONY: help dependencies build escape crash-worker install test unit lab-test soak lint format demo lab clean
+.PHONY: help dependencies build poison-worker crash-worker bare-worker escape install bench bench-check test unit lab-test soak \
+	lint format demo lab clean
 
 help:
 	@echo 'ubd: block devices served from userspace, for users who are not root.'
@@ -56,6 +57,12 @@ define install-files
 	install -D -m $(1) -t '$(DESTDIR)$(2)' $(3)
 endef
 
+# Not part of ubd: a worker that fills its buffers before each read, so that the lab sees what nobody has filled.
+poison-worker:
+	$(swift_build) $(subst $(SCRATCH)/worker,$(SCRATCH)/poison,$(static)) -Xswiftc -DPOISONED_BUFFERS --product ubd-worker
+	@mkdir -p .build/lab
+	@cp $(SCRATCH)/poison/release/ubd-worker .build/lab/poison-worker
+
 # Not part of ubd: what the lab starts in a worker's place.
 escape:
 	$(swift_build) $(static) --product ubd-escape
@@ -87,12 +94,11 @@ install:
 	$(call install-files,0644,$(PREFIX)/share/man/man5,docs/man/*.5)
 	$(call install-files,0644,$(PREFIX)/share/man/man8,docs/man/*.8)
 
-# The worker that the benchmark counts: at a fixed address, otherwise as it is installed.
-bench-worker:
-	$(swift_build) --scratch-path $(SCRATCH)/bench -Xswiftc -static-executable -Xswiftc -use-ld=lld \
-		-Xlinker --image-base=0x20000000 -Xlinker -s --product ubd-worker
-	@mkdir -p .build/ubd/bench
-	@cp $(SCRATCH)/bench/release/ubd-worker .build/ubd/bench/
+# Not part of ubd: the worker without its walls, to measure what they cost.
+bare-worker:
+	$(swift_build) $(static) --product ubd-bare-worker
+	@mkdir -p .build/bench
+	@cp $(SCRATCH)/worker/release/ubd-bare-worker .build/bench/
 
 bench: dependencies
 	@Benchmarks/system/bench

@@ -83,6 +83,11 @@ let package = Package(
             name: "engine-benchmark", dependencies: ["Worker", "WorkerProtocol", "CShims"], path: "Benchmarks/engine",
             exclude: ["thresholds"], cSettings: cSettings, swiftSettings: swiftSettings),
 
+        // The worker without any wall, to measure what they cost; no broker takes it.
+        .executableTarget(
+            name: "ubd-bare-worker", dependencies: ["Worker", "WorkerProtocol"], path: "Benchmarks/system/bare-worker",
+            cSettings: cSettings, swiftSettings: swiftSettings),
+
         // For the lab: a program that is a worker until it tries to be more (Tests/lab/groups/escape).
         .target(name: "CEscape", path: "Tests/escape/CEscape", cSettings: cSettings),
         .executableTarget(

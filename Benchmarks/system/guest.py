@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""Runs in the lab's guest: serves each device of /job/plan.json with its server, lets fio read and write it, and prints one
-JSON object a line: what fio and the scheduler counted. `labmark` before and after each run tells the counting plugin.
+"""Runs in the lab's guest: does what /job/plan.json says and prints one JSON object a line. `labmark` at both ends of a
+window tells the counting plugin; each line names its windows by their number, from 0 on.
 """
 import glob
 
@@ -10,6 +10,7 @@ DEPTH = 128
 FILE = "/tmp/backing.img"
 FILE_MIB = 64
 KUBLK = {"copy": [], "auto-zc": ["--auto_zc"], "batch": ["-b"], "batch-auto-zc": ["-b", "--auto_zc"]}
+WINDOWS = 0
 
 
 def must(*command, **more):
@@ -17,6 +18,23 @@ def must(*command, **more):
     if result.returncode:
         raise RuntimeError(f"{command}: {result.stdout} {result.stderr}")
     return result.stdout.strip()
+
+
+def tell(line):
+    print(json.dumps(line), flush=True)
+
+
+@contextlib.contextmanager
+def window():
+    """What runs in it is counted; yields its number."""
+    global WINDOWS
+    WINDOWS += 1
+    must("/job/labmark")
+    yield WINDOWS - 1
+    must("/job/labmark")
+
+
+# --- servers ----------------------------------------------------------------------------------------------------------
 
 
 @contextlib.contextmanager
@@ -27,9 +45,9 @@ def null_blk(_target, _mode):
 
 
 @contextlib.contextmanager
-def kernel_loop(_target, _mode):
+def kernel_loop(_target, mode):
     must("modprobe", "loop")
-    device = must("losetup", "--find", "--show", FILE)
+    device = must("losetup", f"--direct-io={'on' if mode == 'direct' else 'off'}", "--find", "--show", FILE)
     yield device, None
     must("losetup", "--detach", device)
 
@@ -42,24 +60,47 @@ def kublk(target, mode):
     must("/job/kublk", "del", "-n", 7)
 
 
+def add(*arguments):
+    """A device, whose worker's code is where the plugin counts it."""
+    device = json.loads(must("ubd", "add", *map(str, arguments), "--json"))["device"]
+    code = [line.split()[0].split("-") for line in open(f"/proc/{device['workerPid']}/maps") if "ubd-worker" in line and " r-xp " in line]
+    for low, high in code:
+        if int(low, 16) > PLAN["worker"][0] or int(high, 16) < PLAN["worker"][1]:
+            raise RuntimeError(f"the worker's code is at {low}-{high}, not at {[hex(n) for n in PLAN['worker']]}")
+    if not code:
+        raise RuntimeError("the worker has no code")
+    return device
+
+
 @contextlib.contextmanager
 def ubd(target, mode):
     file = ["-f", FILE] if target == "loop" else []
-    reply = must("ubd", "add", "-t", target, "-d", DEPTH, "--max-io-size", "1M", "--mode", mode, *file, "--json")
-    device = json.loads(reply)["device"]
+    device = add("-t", target, "-d", DEPTH, "--max-io-size", "1M", "--mode", mode, *file)
     if device["mode"] != mode:
         raise RuntimeError(f"asked for mode {mode}, got {device['mode']}")
     yield device["node"], "ubd-worker"
     must("ubd", "del", "-n", device["id"])
 
 
-SERVERS = {"null_blk": null_blk, "loop": kernel_loop, "kublk": kublk, "ubd": ubd}
+@contextlib.contextmanager
+def bare(target, mode):
+    """ubd's worker without its walls."""
+    from bare import BareDevice
+
+    with BareDevice(target, mode, DEPTH, 1 << 20, FILE if target == "loop" else None) as device:
+        yield device.path, "ubd-bare"
+
+
+SERVERS = {"null_blk": null_blk, "loop": kernel_loop, "kublk": kublk, "ubd": ubd, "bare": bare}
+
+
+# --- points -----------------------------------------------------------------------------------------------------------
 
 
 def run_time(name):
     """Nanoseconds that all threads of the server have run, the kernel's helpers for its ring included."""
     total = 0
-    for comm in glob.glob("/proc/[0-9]*/comm"):
+    for comm in glob.glob("/proc/[0-9]*/comm") if name else ():
         with contextlib.suppress(OSError):
             if open(comm).read().startswith(name):
                 for task in glob.glob(os.path.dirname(comm) + "/task/*/schedstat"):
@@ -67,48 +108,119 @@ def run_time(name):
     return total
 
 
-def load(path, way, block, depth, requests):
-    """fio, with one thread; returns how many requests it made and the milliseconds that they took."""
+def load(path, way, block, depth, requests, *more, jobs=1):
+    """fio, one thread a job; returns the milliseconds that the requests of all jobs took."""
     line = [
         "fio", "--name=job", "--output-format=json", f"--filename={path}", "--direct=1", "--ioengine=io_uring",
         f"--iodepth={depth}", f"--bs={block}", f"--rw={way}", f"--number_ios={requests}", f"--size={FILE_MIB}m",
         f"--io_size={requests * block}", "--norandommap", "--randrepeat=1", "--gtod_reduce=1", "--group_reporting",
+        f"--numjobs={jobs}", *more,
     ]  # fmt: skip
-    text = must(*line, timeout=600)
+    text = must(*line, timeout=1200)
     job = json.loads(text[text.find("{") :])["jobs"][0]
     side = job["read" if "read" in way else "write"]
-    if job["error"] or side["total_ios"] != requests:
-        raise RuntimeError(f"fio: error {job['error']}, {side['total_ios']} requests instead of {requests}")
-    return side["total_ios"], side["runtime"]
+    if job["error"] or side["total_ios"] != requests * jobs:
+        raise RuntimeError(f"fio: error {job['error']}, {side['total_ios']} requests instead of {requests * jobs}")
+    return side["runtime"]
+
+
+def scheduler_none(path):
+    with open(f"/sys/block/{os.path.basename(path)}/queue/scheduler", "w") as file:
+        file.write("none")
+
+
+def warm(path, *more, jobs=1):
+    """Every tag once at least: the first use of a buffer makes its memory, which is no part of a request's cost."""
+    for way in ("randwrite", "randread"):
+        load(path, way, 4096, DEPTH, 1000, *more, jobs=jobs)
+
+
+def counted_load(name, path, way, block, depth, requests, *more, jobs=1):
+    before = run_time(name)
+    with window() as number:
+        milliseconds = load(path, way, block, depth, requests, *more, jobs=jobs)
+    return {"window": number, "requests": requests * jobs, "milliseconds": milliseconds, "run_ns": run_time(name) - before}
 
 
 def measure(server, target, mode, points):
+    """Two runs a point, a long one and a short one: their difference has nothing of fio's start and end in it."""
     with SERVERS[server](target, mode) as (path, name):
-        with open(f"/sys/block/{os.path.basename(path)}/queue/scheduler", "w") as file:
-            file.write("none")
-        # Every tag once at least: the first use of a buffer makes its memory, which is no part of a request's cost.
-        for way in ("randwrite", "randread"):
-            load(path, way, 4096, DEPTH, 4000)
+        scheduler_none(path)
+        warm(path)
         for way, block, depth, requests in points:
-            before = run_time(name) if name else 0
-            must("/job/labmark")
-            count, milliseconds = load(path, way, block, depth, requests)
-            must("/job/labmark")
-            ran = run_time(name) - before if name else 0
-            point = {"server": server, "target": target, "mode": mode, "way": way, "block": block, "depth": depth}
-            print(json.dumps(point | {"requests": count, "milliseconds": milliseconds, "run_ns": ran}), flush=True)
+            short = counted_load(name, path, way, block, depth, max(requests // 16, depth))
+            long = counted_load(name, path, way, block, depth, requests)
+            tell({"server": server, "target": target, "mode": mode, "way": way, "block": block, "depth": depth,
+                  "short": short, "long": long})  # fmt: skip
+
+
+def points(plan):
+    for entry in plan["points"]:
+        measure(**entry)
+
+
+# --- queues, devices --------------------------------------------------------------------------------------------------
+
+
+def queues(plan):
+    """As many jobs and queues as processors, each job on a processor, and so a queue, of its own."""
+    for target, mode, way, number, depth, requests in plan["queues"]:
+        file = ["-f", FILE] if target == "loop" else []
+        device = add("-t", target, "-q", number, "-d", DEPTH, "--max-io-size", "128K", "--mode", mode, *file)
+        if (device["mode"], device["queues"]) != (mode, number):
+            raise RuntimeError(f"asked for {number} queues in mode {mode}, got {device}")
+        spread = [f"--cpus_allowed=0-{number - 1}", "--cpus_allowed_policy=split"]
+        scheduler_none(device["node"])
+        warm(device["node"], *spread, jobs=number)
+        short = counted_load("ubd-worker", device["node"], way, 4096, depth, requests // 16, *spread, jobs=number)
+        long = counted_load("ubd-worker", device["node"], way, 4096, depth, requests, *spread, jobs=number)
+        tell({"target": target, "mode": mode, "way": way, "depth": depth, "queues": number, "short": short, "long": long})
+        must("ubd", "del", "-n", device["id"])
+
+
+def private_memory(pid):
+    """Kilobytes that only this process holds."""
+    rollup = open(f"/proc/{pid}/smaps_rollup").read().splitlines()
+    return sum(int(line.split()[1]) for line in rollup if line.startswith("Private_"))
+
+
+def devices(plan):
+    """What `ubd add` costs, from the command to its answer, and what memory idle workers hold."""
+    adds = []
+    for _ in range(plan["devices"]):
+        with window() as number:
+            device = add("-t", "null", "--size", "1G", "-d", 16, "--max-io-size", "64K")
+        adds.append((number, device))
+    # Idle: nothing has been read or written, so no buffer has been touched.
+    memory = [private_memory(device["workerPid"]) for _, device in adds]
+    with window() as nothing:
+        must("/bin/true")
+    for (number, device), kilobytes in zip(adds, memory):
+        tell({"device": device["id"], "mode": device["mode"], "window": number, "nothing": nothing, "private_kib": kilobytes})
+    for _, device in adds:
+        must("ubd", "del", "-n", device["id"])
+
+
+SECTIONS = {"points": points, "queues": queues, "devices": devices}
 
 
 def main():
+    global PLAN
     with open("/job/plan.json") as file:
-        plan = json.load(file)
+        plan = PLAN = json.load(file)
     with open(FILE, "wb") as file:
         for _ in range(FILE_MIB):
             file.write(os.urandom(1 << 20))
+    tell({"kernel": os.uname().release})
+    if plan.get("symbols"):
+        os.makedirs("/job/out", exist_ok=True)
+        must("modprobe", "-a", "loop", "null_blk")
+        with open("/job/out/symbols", "w") as out:
+            out.writelines(line for line in open("/proc/kallsyms") if line.split()[1] in "tTwW")
     with Broker():
-        print(json.dumps({"kernel": os.uname().release}), flush=True)
-        for entry in plan:
-            measure(**entry)
+        for name, section in SECTIONS.items():
+            if name in plan:
+                section(plan)
 
 
 run_group(main)

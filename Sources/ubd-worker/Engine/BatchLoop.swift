@@ -46,7 +46,15 @@ struct BatchLoop<T: Target>: RequestLoop, ~Copyable {
         // The lists' own completions are no reason to wake up: without them there is nothing to do.
         let status = queue.ring.submit(waitingFor: 1 &+ batch.lists)
         if status < 0, !queue.isPassing(status) { return status }
-        if queue.ring.untaken == 0 { batch.rewind() }
+        return handleCompletions()
+    }
+
+    /// All completions that are there, after a submission. None while a part of it is left, because the kernel is short of
+    /// memory: the list is the last of it, and what comes now would be added to a list that still waits to be taken.
+    @inline(__always)
+    mutating func handleCompletions() -> Int {
+        if queue.ring.untaken != 0 { return 0 }
+        batch.rewind()
         var completions = queue.ring.completions()
         let taken = queue.counters.taken
         if queue.counters.isSampleDue { beginSample(completions) }
@@ -98,6 +106,7 @@ struct BatchLoop<T: Target>: RequestLoop, ~Copyable {
             index &+= 1
             guard tag < queue.depth else { return -Int(EPROTO) }
             let descriptor = queue.descriptors[Int(tag)]
+            queue.poison(tag, descriptor)
             #if UBD_TEST_CRASH
                 if let outcome = queue.crash.outcome(descriptor) {
                     commit(tag, descriptor, outcome)

@@ -37,6 +37,7 @@ struct QueueLoop<T: Target>: RequestLoop, ~Copyable {
                     continue
                 }
                 queue.counters.take(1)
+                queue.poison(key.tag, descriptor)
                 #if UBD_TEST_CRASH
                     if let outcome = queue.crash.outcome(descriptor) {
                         queue.commit(key.tag, descriptor, outcome)

@@ -3,6 +3,14 @@ import Glibc
 import SystemCalls
 import WorkerProtocol
 
+/// What a file wants of direct I/O, in bytes.
+struct DirectNeeds: Equatable, Sendable {
+    /// Offset and length are multiples of it.
+    var block: UInt32
+    /// Memory begins at multiples of it.
+    var memory: UInt32 = 512
+}
+
 /// One of the client's files, checked: it may back a device. The client is not trusted and shares the open file: it can
 /// spoil its own disk with it, but nothing here may crash over it.
 package struct ClientFile {
@@ -11,6 +19,8 @@ package struct ClientFile {
     let status: stat
     /// O_RDONLY, O_RDWR and so on, from F_GETFL.
     let flags: Int32
+    /// nil for a block device.
+    let fileSystem: FileSystemKind?
 
     var isBlockDevice: Bool { status.st_mode & S_IFMT == S_IFBLK }
     var isWritable: Bool { flags & O_ACCMODE == O_RDWR }
@@ -42,11 +52,15 @@ package struct ClientFile {
         if flags & O_APPEND != 0 { throw refuse(.fileIsAppendOnly) }
         if flags & O_ACCMODE == O_WRONLY || flags & O_ACCMODE == O_ACCMODE { throw refuse(.fileIsWriteOnly) }
         // A block device's data is not on the file system that its node lies on.
-        if status.st_mode & S_IFMT == S_IFREG {
+        if status.st_mode & S_IFMT == S_IFBLK {
+            fileSystem = nil
+        } else {
             var system = statfs()
             // May wait for a FUSE or network server for ever: that is why a worker does it and not the broker.
             if fstatfs(descriptor, &system) != 0 { throw refuse(.fileStatus, errno) }
-            switch FileSystemKind(magic: UInt32(truncatingIfNeeded: system.f_type)) {
+            let kind = FileSystemKind(magic: UInt32(truncatingIfNeeded: system.f_type))
+            fileSystem = kind
+            switch kind {
             case .local: break
             case .kernel: throw refuse(.fileOnKernelFilesystem)
             case .fuse: if !launch.flags.contains(.allowFUSE) { throw refuse(.fileOnFUSE) }
@@ -88,19 +102,20 @@ package struct ClientFile {
         return value
     }
 
-    /// Bytes that offset and length of direct I/O must be a multiple of; nil when the file does no direct I/O.
-    func directAlignment(smallest: UInt32) -> UInt32? {
+    /// What direct I/O on the file demands; nil when it does none.
+    func directNeeds(smallest: UInt32) -> DirectNeeds? {
         var result = statx()
         if statx(descriptor, "", AT_EMPTY_PATH, UInt32(STATX_DIOALIGN), &result) == 0,
             result.stx_mask & UInt32(STATX_DIOALIGN) != 0
         {
-            return result.stx_dio_offset_align == 0 ? nil : max(result.stx_dio_offset_align, smallest)
+            if result.stx_dio_offset_align == 0 { return nil }
+            return DirectNeeds(block: max(result.stx_dio_offset_align, smallest), memory: result.stx_dio_mem_align)
         }
-        return probeDirectAlignment(smallest: smallest)
+        return probeDirectBlock(smallest: smallest).map { DirectNeeds(block: $0, memory: 512) }
     }
 
     /// For file systems that don't tell: the smallest block that can be read. Reading changes nothing, whatever the file.
-    private func probeDirectAlignment(smallest: UInt32) -> UInt32? {
+    private func probeDirectBlock(smallest: UInt32) -> UInt32? {
         var memory: UnsafeMutableRawPointer?
         guard posix_memalign(&memory, 4096, 4096) == 0, let memory else { return nil }
         defer { free(memory) }

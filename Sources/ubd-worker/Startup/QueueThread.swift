@@ -21,7 +21,8 @@ struct QueueAssignment: Sendable {
     var files: [Int32]
     /// Set of processors, one bit each, that the kernel gives this queue requests from; empty: not known.
     var processors: [UInt64]
-    var seal: RingSeal
+    /// nil only in Benchmarks/system/bare, which no broker takes for a worker.
+    var seal: RingSeal?
     /// Command numbers of drivers before Linux 6.4.
     var legacyOpcodes: Bool
     /// Address of this queue's part of the statistics page.
@@ -116,7 +117,7 @@ enum QueueThread {
             queue: assignment.number, entries: entries, tables: tables, seal: assignment.seal)
         let sealed: Bool
         do {
-            sealed = try forbidFutureRings()
+            sealed = assignment.seal == nil ? false : try forbidFutureRings()
         } catch {
             throw WorkerFailure(.ringSeal, errno: error.errno, detail: detail)
         }

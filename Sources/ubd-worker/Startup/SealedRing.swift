@@ -28,9 +28,9 @@ package enum SealedRing {
         package init(files: [Int32] = []) { self.files = files }
     }
 
-    /// `detail` of a failure is the queue.
+    /// `detail` of a failure is the queue. Without a seal only for programs that are no workers: Benchmarks/system/bare.
     package static func make(
-        queue: UInt16, entries: UInt32, tables: Tables, seal: RingSeal
+        queue: UInt16, entries: UInt32, tables: Tables, seal: RingSeal?
     ) throws(WorkerFailure) -> Ring {
         do {
             var ring = try Ring(entries: max(entries, 4), completions: max(entries, 4) * 2, flags: flags)
@@ -42,10 +42,9 @@ package enum SealedRing {
             try ring.limitWorkers(bounded: fileWorkers, unbounded: otherWorkers)
             // Before the restrictions, which would forbid it; afterwards no descriptor of the ring exists any more.
             try ring.useRegisteredIndex()
-            try ring.restrict(to: seal)
+            if let seal { try ring.restrict(to: seal) }
             try ring.enable()
-            let hole = try probe(&ring, seal)
-            guard hole == nil else { throw WorkerFailure(.ringSeal, detail: UInt64(queue)) }
+            if let seal, try probe(&ring, seal) != nil { throw WorkerFailure(.ringSeal, detail: UInt64(queue)) }
             return ring
         } catch let failure as WorkerFailure {
             throw failure

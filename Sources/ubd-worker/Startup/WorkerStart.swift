@@ -96,7 +96,7 @@ package struct WorkerStart {
 
     /// Starts the threads of all queues; each makes its ring, with that seal, and waits.
     package func startQueues(
-        _ target: OpenTarget, _ serve: ServeMessage, seal: RingSeal
+        _ target: OpenTarget, _ serve: ServeMessage, seal: RingSeal?
     ) throws(WorkerFailure) -> Rendezvous {
         // One arena: those of threads are made with mmap, at their first allocation.
         mallopt(M_ARENA_MAX, 1)

@@ -1,4 +1,5 @@
 import BrokerInterface
+import CShims
 import Foundation
 import Glibc
 import Synchronization
@@ -46,9 +47,12 @@ struct AddTests {
         #expect(files[0].inode == files[1].inode)
         #expect(files[0].flags & O_DIRECT == 0)
         #expect(files[1].flags & O_DIRECT != 0)
+        #expect(files[0].flags & O_NONBLOCK == 0)
+        // Where reads and writes never wait, io_uring is told so.
+        #expect((files[1].flags & O_NONBLOCK != 0) == isInMemory(file))
         for file in files {
             #expect(file.flags & O_ACCMODE == O_RDWR)
-            #expect(file.flags & (O_NONBLOCK | O_APPEND) == 0)
+            #expect(file.flags & O_APPEND == 0)
         }
     }
 
@@ -254,4 +258,9 @@ struct AddTests {
         let long = AddCommand.label(String(repeating: "é", count: 2000) + "end")
         #expect(long.utf8.count <= 1024 && long.hasSuffix("end"))
     }
+}
+
+private func isInMemory(_ path: String) -> Bool {
+    var system = statfs()
+    return statfs(path, &system) == 0 && system.f_type == 0x0102_1994
 }

@@ -125,6 +125,30 @@ struct BatchTests {
         #expect(statuses == [0, 0, 0])
     }
 
+    @Test("completions wait while the kernel has taken only a part, so that the list never grows beyond its memory")
+    func partlyTaken() throws {
+        var loop = try loop()
+        // What the driver would bring, in a ring that can be told so: a NOP with the key of a zero-copy read.
+        let nop = SubmissionEntry(
+            operation: IOUring.Operation.nop, flags: 0, file: -1, userData: RequestKey(tag: 1, .data).rawValue)
+        loop.queue.ring.push(nop)
+        #expect(loop.queue.ring.submit(waitingFor: 1) == 0)
+        var statuses = [bring([5, 6], buffer: 0, to: &loop)]
+        loop.pushList()
+        statuses.append(loop.handleCompletions())
+        let (waiting, lists, committed) = (
+            loop.queue.ring.completions().count, loop.batch.lists, loop.queue.counters.committed
+        )
+        #expect((waiting, lists, committed) == (1, 1, 2))
+        // Then it takes the rest.
+        loop.queue.ring.discardPending()
+        statuses.append(loop.handleCompletions())
+        let (left, next) = (loop.queue.ring.completions().count, loop.queue.ring.pendingEntries())
+        #expect(left == 0)
+        #expect(try next.map { try tags($0) } == [[1]])
+        #expect(statuses == [0, 0, 0])
+    }
+
     @Test("a fetch that ran out of buffers or ended without saying why is begun again")
     func again() throws {
         var loop = try loop()

@@ -116,9 +116,9 @@ struct ClientFileTests {
     func alignment() throws {
         let file = try TestFile(bytes: 8192)
         let direct = try FileDescriptor.open(file.path, O_RDWR | O_DIRECT)
-        let alignment = try #require(try check(direct.raw).directAlignment(smallest: 512))
+        let alignment = try #require(try check(direct.raw).directNeeds(smallest: 512)?.block)
         #expect([512, 1024, 2048, 4096].contains(alignment))
-        #expect(try check(direct.raw).directAlignment(smallest: 4096) == 4096)
+        #expect(try check(direct.raw).directNeeds(smallest: 4096)?.block == 4096)
     }
 
     @Test("is judged by the magic number of its file system")

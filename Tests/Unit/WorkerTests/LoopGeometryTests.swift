@@ -9,7 +9,8 @@ struct LoopGeometryTests {
     static let megabyte: UInt64 = 1 << 20
 
     private func plan(
-        _ file: BackingFile = BackingFile(size: megabyte, directAlignment: 512), flags: LaunchMessage.Flags = [],
+        _ file: BackingFile = BackingFile(size: megabyte, direct: DirectNeeds(block: 512)),
+        flags: LaunchMessage.Flags = [],
         offset: UInt64 = 0, size: UInt64 = 0, blockSize: UInt32 = 0
     ) throws -> LoopPlan {
         try LoopPlan(
@@ -44,7 +45,7 @@ struct LoopGeometryTests {
 
     @Test("has blocks as large as direct I/O needs, unless smaller ones were asked for: those go without")
     func alignment() throws {
-        let file = BackingFile(size: Self.megabyte, directAlignment: 4096)
+        let file = BackingFile(size: Self.megabyte, direct: DirectNeeds(block: 4096))
         #expect(try plan(file).geometry.logicalBlock == 4096)
         #expect(try plan(file).direct)
         let small = try plan(file, blockSize: 512)
@@ -53,7 +54,28 @@ struct LoopGeometryTests {
         #expect(small.geometry.attributes.contains(.directRefused))
         #expect(try plan(file, blockSize: 4096).direct)
         // More than any disk's block can be.
-        #expect(try !plan(BackingFile(size: Self.megabyte, directAlignment: 65536)).direct)
+        #expect(try !plan(BackingFile(size: Self.megabyte, direct: DirectNeeds(block: 65536))).direct)
+    }
+
+    @Test("goes without direct I/O when memory would have to be aligned better than it is")
+    func memoryAlignment() throws {
+        func direct(_ memory: UInt32, _ flags: LaunchMessage.Flags) throws -> Bool {
+            try plan(BackingFile(size: Self.megabyte, direct: DirectNeeds(block: 512, memory: memory)), flags: flags)
+                .direct
+        }
+        #expect(try direct(4, .zeroCopy))
+        #expect(try direct(512, .zeroCopy))
+        #expect(try !direct(4096, .zeroCopy))
+        // Our own buffers begin pages.
+        #expect(try direct(4096, []))
+        #expect(try !direct(65536, []))
+    }
+
+    @Test("forces no write on a file system that would not, so that the kernel flushes instead")
+    func forcedWrites() throws {
+        let plan = try plan(BackingFile(size: Self.megabyte, forcesWrites: false))
+        #expect(plan.geometry.attributes.contains(.volatileCache))
+        #expect(!plan.geometry.attributes.contains(.fua))
     }
 
     @Test("starts where it was told, without direct I/O when that is not aligned")
@@ -109,7 +131,8 @@ struct LoopGeometryTests {
         #expect(try plan(device).geometry.logicalBlock == 4096)
         // A device with blocks larger than any that we can offer still works through the page cache.
         let large = BackingFile(
-            size: Self.megabyte, isBlockDevice: true, logicalBlock: 16384, preferredBlock: 16384, directAlignment: 16384
+            size: Self.megabyte, isBlockDevice: true, logicalBlock: 16384, preferredBlock: 16384,
+            direct: DirectNeeds(block: 16384)
         )
         #expect(try plan(large).geometry.logicalBlock == 4096)
         #expect(try !plan(large).direct)
@@ -133,7 +156,7 @@ struct LoopGeometryTests {
         let asked = try plan(flags: .readOnly)
         #expect(asked.readOnly)
         #expect(asked.geometry.attributes == .readOnly)
-        let file = try plan(BackingFile(size: Self.megabyte, writable: false, directAlignment: 512))
+        let file = try plan(BackingFile(size: Self.megabyte, writable: false, direct: DirectNeeds(block: 512)))
         #expect(file.readOnly)
         #expect(file.geometry.attributes == [.readOnly, .fileReadOnly])
         #expect(file.geometry.maxDiscardSectors == 0)
@@ -142,7 +165,8 @@ struct LoopGeometryTests {
 
     @Test("of a block device names it, and discards only where the kernel can")
     func blockDevice() throws {
-        var device = BackingFile(size: Self.megabyte, isBlockDevice: true, preferredBlock: 4096, directAlignment: 512)
+        var device = BackingFile(
+            size: Self.megabyte, isBlockDevice: true, preferredBlock: 4096, direct: DirectNeeds(block: 512))
         device.major = 259
         device.minor = 4
         let plan = try plan(device)
@@ -165,7 +189,8 @@ struct LoopGeometryTests {
                 for alignment in [nil, 512, 4096, 1000] as [UInt32?] {
                     for offset in [0, 100, 512] as [UInt64] where offset + 4096 <= size {
                         for block in [0, 512, 4096] as [UInt32] where UInt64(block) + offset <= size {
-                            let file = BackingFile(size: size, preferredBlock: preferred, directAlignment: alignment)
+                            let file = BackingFile(
+                                size: size, preferredBlock: preferred, direct: alignment.map { DirectNeeds(block: $0) })
                             let message = WorkerMessage.geometry(
                                 try plan(file, offset: offset, blockSize: block).geometry)
                             #expect(WorkerMessage(decoding: message.encoded()) == message)

@@ -236,4 +236,66 @@ struct LoopTargetTests {
         #expect(outcome(UblkIOOperation.write, [512, -ENOSPC]) == .failed(ENOSPC))
         #expect(outcome(UblkIOOperation.read, [4096]) == .done(4096))
     }
+
+    @Test("says 'no room' to the writer for a quota and for a limit of the file's size, which no block device can name")
+    func noRoom() throws {
+        var target = target()
+        var queue = try TestQueue(target)
+        for (operation, kind) in [
+            (UblkIOOperation.write, .data), (UblkIOOperation.writeZeroes, .control), (UblkIOOperation.flush, .control),
+        ] as [(UInt8, RequestKey.Kind)] {
+            queue.loop.queue.ownDescriptors[0] = UblkIODescriptor(
+                operationAndFlags: UInt32(operation), sectors: 8, startSector: 0)
+            for (errno, wanted) in [(EDQUOT, ENOSPC), (EFBIG, ENOSPC), (ENOSPC, ENOSPC), (EIO, EIO)] {
+                let outcome = target.finish(RequestKey(tag: 0, kind), result: -errno, on: &queue.loop.queue)
+                #expect(outcome == .failed(wanted))
+            }
+        }
+    }
+
+    @Test("begins an interrupted flush, discard or write-zeroes anew, a number of times", arguments: [EINTR, EAGAIN])
+    func interrupted(errno: Int32) throws {
+        var target = target()
+        var queue = try TestQueue(target)
+        for operation in [UblkIOOperation.flush, UblkIOOperation.discard, UblkIOOperation.writeZeroes] {
+            queue.loop.queue.ring.discardPending()
+            queue.loop.queue.ownDescriptors[0] = UblkIODescriptor(
+                operationAndFlags: UInt32(operation), sectors: 8, startSector: 16)
+            let key = RequestKey(tag: 0, .control)
+            let first = target.beginRare(0, on: &queue.loop.queue)
+            #expect(first == .pending)
+            for _ in 0..<Queue.mostRetries {
+                #expect(target.finish(key, result: -errno, on: &queue.loop.queue) == .pending)
+            }
+            let entries = queue.loop.queue.ring.pendingEntries()
+            #expect(entries.count == Int(Queue.mostRetries) + 1)
+            #expect(entries.allSatisfy { $0 == entries[0] })
+            #expect(target.finish(key, result: -errno, on: &queue.loop.queue) == .failed(EIO))
+            #expect(queue.loop.queue.requests[0].retries == 0)
+            // The next one has all its tries again.
+            #expect(target.finish(key, result: -errno, on: &queue.loop.queue) == .pending)
+            #expect(target.finish(key, result: 0, on: &queue.loop.queue) == .done(0))
+            #expect(queue.loop.queue.requests[0].troubled == 0)
+        }
+    }
+
+    @Test("writes the rest of a part to the direct file, where no page of it is left in the cache")
+    func shortWrite() throws {
+        var target = target(direct: true)
+        var queue = try TestQueue(target)
+        queue.loop.queue.ownDescriptors[0] = UblkIODescriptor(
+            operationAndFlags: UInt32(UblkIOOperation.write) | Self.fua, sectors: 16, startSector: 8)
+        let key = RequestKey(tag: 0, .data)
+        #expect(target.finish(key, result: 4096, on: &queue.loop.queue) == .pending)
+        let rest = try #require(queue.loop.queue.ring.pendingEntries().last)
+        let buffer = queue.loop.queue.buffer(of: 0)
+        #expect(rest.file == LoopTarget.directFile)
+        #expect((rest.offset, rest.address, rest.length) == (8 * 512 + 4096, buffer + 4096, 4096))
+        // Still forced.
+        #expect(rest.operationFlags == IOUring.ReadWrite.dataSync)
+        // Unless the direct file does not take what remains.
+        #expect(target.finish(key, result: -EINVAL, on: &queue.loop.queue) == .pending)
+        #expect(queue.loop.queue.ring.pendingEntries().last?.file == LoopTarget.bufferedFile)
+        #expect(target.finish(key, result: 4096, on: &queue.loop.queue) == .done(8192))
+    }
 }

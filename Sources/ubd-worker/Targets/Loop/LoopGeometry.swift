@@ -13,9 +13,10 @@ struct BackingFile: Equatable, Sendable {
     var logicalBlock: UInt32 = 512
     /// Bytes that the storage prefers to get at once: a file's st_blksize, a device's physical block.
     var preferredBlock: UInt32 = 4096
-    /// Bytes that offset and length of direct I/O must be a multiple of; nil when there is no direct file, or when it
-    /// turned out that it can't do direct I/O.
-    var directAlignment: UInt32?
+    /// nil when there is no direct file, or when it turned out that it can't do direct I/O.
+    var direct: DirectNeeds?
+    /// A forced write is on stable storage when it is done. FUSE passes direct writes to its server without that wish.
+    var forcesWrites = true
     var major: UInt32 = 0
     var minor: UInt32 = 0
     /// The kernel discards blocks of a block device through a ring (Linux 6.12).
@@ -34,9 +35,12 @@ struct LoopPlan: Equatable, Sendable {
         }
         // The smallest block that the file takes without direct I/O.
         let plain = min(max(512, launch.blockSize, file.logicalBlock), 4096)
-        let alignment = file.directAlignment ?? 0
+        let alignment = file.direct?.block ?? 0
+        // Without a copy it is users' memory, which the block layer aligns to 512 bytes; our own buffers begin pages.
+        let memory: UInt32 = launch.flags.contains(.zeroCopy) ? 512 : 4096
         let fits =
-            alignment > 0 && alignment <= 4096 && alignment.nonzeroBitCount == 1
+            file.direct.map { $0.memory <= memory } ?? false && alignment > 0 && alignment <= 4096
+            && alignment.nonzeroBitCount == 1
             && launch.offset % UInt64(alignment) == 0
             && (launch.blockSize == 0 || launch.blockSize >= alignment)
         direct = fits && !launch.flags.contains(.buffered)
@@ -58,7 +62,9 @@ struct LoopPlan: Equatable, Sendable {
     }
 
     private mutating func allowWrites(_ file: BackingFile, _ launch: LaunchMessage) {
-        geometry.attributes.formUnion([.volatileCache, .fua])
+        geometry.attributes.insert(.volatileCache)
+        // Without it the kernel lets a flush follow instead.
+        if file.forcesWrites { geometry.attributes.insert(.fua) }
         let block = geometry.logicalBlock
         // A file's holes come in its own blocks; those of a disk that starts in mid-block are never aligned to them.
         let unit =

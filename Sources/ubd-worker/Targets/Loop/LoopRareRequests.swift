@@ -39,21 +39,36 @@ extension LoopTarget {
     }
 
     @inline(never)
-    func finishRare(_ key: RequestKey, result: Int32, on queue: inout Queue) -> Outcome {
-        guard key.isKind(.data) else { return LoopTarget.controlOutcome(result) }
+    mutating func finishRare(_ key: RequestKey, result: Int32, on queue: inout Queue) -> Outcome {
         let request = queue.requests + Int(key.tag)
         request.pointee.troubled = 1
-        let outcome = continueData(key.tag, result, on: &queue)
+        let outcome =
+            key.isKind(.data)
+            ? continueData(key.tag, result, on: &queue) : continueControl(key.tag, result, on: &queue)
         if outcome != .pending { request.pointee.settle() }
         return outcome
     }
 
-    /// What a flush, discard or write-zeroes came to.
-    private static func controlOutcome(_ result: Int32) -> Outcome {
-        if result >= 0 { return .done(0) }
+    /// What a flush, discard or write-zeroes came to. One that was interrupted is begun anew: doing it twice is harmless.
+    private mutating func continueControl(_ tag: UInt16, _ result: Int32, on queue: inout Queue) -> Outcome {
+        switch result {
+        case 0...: return .done(0)
+        case -EINTR, -EAGAIN:
+            let request = queue.requests + Int(tag)
+            request.pointee.retries += 1
+            if request.pointee.retries > Queue.mostRetries { return .failed(EIO) }
+            return beginRare(tag, on: &queue)
         // "Not supported" makes the block layer write zeros itself, or stop discarding. A file system that can't do it at
         // this alignment says EINVAL, a kernel that lacks it ENOSYS: for us that is the same.
-        return result == -EINVAL || result == -ENOSYS ? .failed(EOPNOTSUPP) : .failed(-result)
+        case -EINVAL, -ENOSYS: return .failed(EOPNOTSUPP)
+        default: return LoopTarget.failure(-result)
+        }
+    }
+
+    /// The block layer passes few errors on to the writer; all others arrive as EIO. It has no word for a quota or for a
+    /// limit of the file's size, but one for "no room", which is what both come to.
+    private static func failure(_ errno: Int32) -> Outcome {
+        .failed(errno == EDQUOT || errno == EFBIG ? ENOSPC : errno)
     }
 
     /// A read or write that did not move all of its bytes at the first try: goes on where it stopped, or ends as an
@@ -72,8 +87,9 @@ extension LoopTarget {
             guard UInt32(result) <= length - request.pointee.moved else { return .failed(EIO) }
             request.pointee.moved += UInt32(result)
             if request.pointee.moved == length { return .done(length) }
-            // What remains need not fit the direct file's alignment.
-            request.pointee.detour = .buffered
+            // What remains need not fit the direct file's alignment. A write tries all the same: what it left in the page
+            // cache would get in the way of direct writes beside it.
+            if isRead { request.pointee.detour = .buffered }
             request.pointee.retries = 0
         case 0:
             guard isRead else { return .failed(EIO) }
@@ -96,7 +112,7 @@ extension LoopTarget {
             // place of the data in the user's own memory.
             request.pointee.detour = .buffered
         default:
-            return .failed(-result)
+            return LoopTarget.failure(-result)
         }
         resubmit(tag, descriptor, on: &queue)
         return .pending

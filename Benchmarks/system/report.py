@@ -1,0 +1,265 @@
+"""docs/performance.md, from what the sections of `bench` measured."""
+KERNEL_SERVERS = ("null_blk", "loop")
+
+
+def number(value):
+    return f"{value:,.0f}"
+
+
+def find(results, **wanted):
+    """The points that have these values."""
+    return [p for p in results if all(p.get(name) == value for name, value in wanted.items())]
+
+
+def one(results, what, **wanted):
+    found = find(results, **wanted)
+    if len(found) != 1:
+        raise SystemExit(f"bench: {len(found)} points instead of one: {wanted}")
+    return found[0][what]
+
+
+def table(results, target, block, depth, ways):
+    """One line per server and mode; per way: user instructions, the server's run time, and everything, each per request."""
+    lines = ["| server | mode | " + " | ".join(f"{way}: user | run | all" for way in ways) + " |", "|---|---|" + "---:|" * (3 * len(ways))]
+    servers = {}
+    for point in find(results, target=target, block=block, depth=depth):
+        servers.setdefault((point["server"], point["mode"]), {})[point["way"]] = point
+    for (server, mode), by_way in servers.items():
+        cells = []
+        for way in ways:
+            point = by_way[way]
+            own = ["–", "–"] if server in KERNEL_SERVERS else [number(point["user"]), number(point["run"])]
+            cells += [*own, ("≈ " if point.get("rough") else "") + number(point["all"])]
+        lines.append(f"| {server} | {mode} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+# --- what must hold ---------------------------------------------------------------------------------------------------
+
+# (what, target, mode, depth, most user instructions per request): issue 3 of the project.
+USER_LIMITS = [
+    ("null, copy", "null", "copy", 32, 130),
+    ("null, copy, depth 1", "null", "copy", 1, 300),
+    ("null, batch", "null", "batch", 32, 80),
+    ("null, zero copy", "null", "zero-copy", 32, 300),
+    ("loop, copy", "loop", "copy", 32, 260),
+    ("loop, batch", "loop", "batch", 32, 220),
+    ("loop, zero copy", "loop", "zero-copy", 32, 280),
+]
+WAYS = ("randread", "randwrite")
+
+
+def requirement(what, came_out, most, unit, less=False, digits=0):
+    good = came_out < most if less else came_out <= most
+    bound, value = f"{most:,.{digits}f}", f"{came_out:,.{digits}f}"
+    return f"| {what} | {'below' if less else 'at most'} {bound} | {value} | {'yes' if good else '**no**'} | {unit} |"
+
+
+def requirements(sections):
+    lines = ["| what | must be | is | holds | |", "|---|---:|---:|---|---|"]
+    results = sections["requests"]["results"]
+    for what, target, mode, depth, most in USER_LIMITS:
+        for way in WAYS:
+            value = one(results, "user", server="ubd", target=target, mode=mode, depth=depth, way=way, block=4096)
+            lines.append(requirement(f"{what}, {way}", value, most, "user instructions"))
+    everything = "instructions of the whole system"
+    for depth in (1, 8, 32, 128):
+        for mode in ("copy", "batch"):
+            for way in WAYS:
+                same = {"target": "null", "mode": mode, "depth": depth, "way": way, "block": 4096}
+                other = one(results, "all", server="kublk", **same)
+                lines.append(requirement(f"null, {mode}, {way}, depth {depth}: no more than kublk", one(results, "all", server="ubd", **same), other, everything))
+    same = {"target": "loop", "depth": 32, "way": "randread", "block": 4096}
+    best = min(p["all"] for p in find(results, server="kublk", **same))
+    ours = one(results, "all", server="ubd", mode="batch-zero-copy", **same)
+    lines.append(requirement("loop, zero copy and batch, randread: below kublk's best mode", ours, best, everything, less=True))
+    lines.append(requirement("the same: 5 % below 17,875 (kublk's auto-zc of the first measurement, by fio's clock)",
+                             one(results, "fio", server="ubd", mode="batch-zero-copy", **same), 0.95 * 17875, "nanoseconds by fio's clock"))  # fmt: skip
+    same = {"target": "loop", "depth": 4, "way": "read", "block": 1 << 20}
+    loop = one(results, "all", server="loop", **same)
+    for mode in ("zero-copy", "batch-zero-copy"):
+        lines.append(requirement(f"loop, 1 MiB reads, {mode}: at least the kernel loop's rate", one(results, "all", server="ubd", mode=mode, **same), loop, everything))
+    old = sections["old-kernel"]["results"]
+    for target, most in (("null", 240), ("loop", 606)):
+        for way in WAYS:
+            value = one(old, "user", server="ubd", target=target, mode="copy", depth=32, way=way)
+            lines.append(requirement(f"Linux 6.12: {target}, copy, {way}", value, most, "user instructions", less=True))
+    for line in walls(sections["walls"]["results"]):
+        lines.append(requirement(f"walls: {line['name']}", 100 * line["ratio"], 1, "percent more than without", less=True, digits=2))
+    for name, spread in queue_spread(sections["queues"]["results"]).items():
+        lines.append(requirement(f"1, 2, 4 queues: {', '.join(name)}", 100 * spread, 5, "percent between the least and the most user instructions", digits=1))
+    for kernel, these in by_kernel(sections["devices"]["results"]).items():
+        lines.append(requirement(f"{kernel}: `ubd add`, the dearest of {len(these)}", max(d["instructions"] for d in these), 100e6, everything))
+        lines.append(requirement(f"{kernel}: private memory of an idle worker", max(d["private_kib"] for d in these), 4096, "KiB"))
+    return "\n".join(lines)
+
+
+# --- the smaller sections ---------------------------------------------------------------------------------------------
+
+
+def walls(results):
+    """What the walls add to a request: a fraction of what it costs without them."""
+    for bare in find(results, server="bare"):
+        same = {name: bare[name] for name in ("target", "mode", "way", "block", "depth")}
+        walled = one(results, "all", server="ubd", **same)
+        name = f"{bare['target']}, {bare['mode']}, {bare['way']}, depth {bare['depth']}"
+        yield {"name": name, "bare": bare["all"], "walled": walled, "ratio": walled / bare["all"] - 1}
+
+
+def walls_table(results):
+    lines = ["| | without | with | more |", "|---|---:|---:|---:|"]
+    lines += [f"| {w['name']} | {number(w['bare'])} | {number(w['walled'])} | {100 * w['ratio']:.2f} % |" for w in walls(results)]
+    return "\n".join(lines)
+
+
+def by_queues(results):
+    found = {}
+    for point in results:
+        found.setdefault((point["target"], point["mode"], point["way"]), {})[point["queues"]] = point
+    return found
+
+
+def queue_spread(results):
+    found = {}
+    for name, these in by_queues(results).items():
+        users = [point["user"] for point in these.values()]
+        found[name] = max(users) / min(users) - 1
+    return found
+
+
+def queues_table(results):
+    lines = ["| target | mode | | 1 queue | 2 queues | 4 queues |", "|---|---|---|---:|---:|---:|"]
+    for (target, mode, way), these in by_queues(results).items():
+        lines.append(f"| {target} | {mode} | {way} | " + " | ".join(f"{these[n]['user']:.1f}" for n in sorted(these)) + " |")
+    return "\n".join(lines)
+
+
+def by_kernel(results):
+    found = {}
+    for device in results:
+        found.setdefault(device["kernel"], []).append(device)
+    return found
+
+
+def devices_table(results):
+    lines = ["| kernel | add: 1st | 2nd | 8th | 50th | 64th | idle worker, KiB | all workers, MiB |", "|---|---:|---:|---:|---:|---:|---:|---:|"]
+    for kernel, these in by_kernel(results).items():
+        costs = " | ".join(number(these[n - 1]["instructions"] / 1e6) + " M" for n in (1, 2, 8, 50, 64))
+        memory = [device["private_kib"] for device in these]
+        lines.append(f"| {kernel} | {costs} | {number(max(memory))} | {sum(memory) / 1024:.1f} |")
+    return "\n".join(lines)
+
+
+def profile_table(kublk, ubd, most=40):
+    names = sorted(set(kublk["symbols"]) | set(ubd["symbols"]), key=lambda name: -ubd["symbols"].get(name, 0))
+    lines = [f"| function | kublk ({kublk['mode']}) | ubd ({ubd['mode']}) |", "|---|---:|---:|"]
+    lines += [f"| user space of the server | {number(kublk['user'])} | {number(ubd['user'])} |"]
+    for name in names[:most]:
+        lines.append(f"| `{name}` | {kublk['symbols'].get(name, 0):.0f} | {ubd['symbols'].get(name, 0):.0f} |")
+    rest = [sum(p["symbols"].get(name, 0) for name in names[most:]) for p in (kublk, ubd)]
+    lines.append(f"| {len(names) - most} more functions of the kernel | {number(rest[0])} | {number(rest[1])} |")
+    fio = [p["all"] - p["user"] - sum(p["symbols"].values()) for p in (kublk, ubd)]
+    lines.append(f"| fio and all other programs | {number(fio[0])} | {number(fio[1])} |")
+    lines.append(f"| all | {number(kublk['all'])} | {number(ubd['all'])} |")
+    return "\n".join(lines)
+
+
+def differences_table(kublk, ubd, most=30):
+    """The functions in which the two differ most; the sum of the rest, so that it adds up."""
+    more = {"user space of the server": ubd["user"] - kublk["user"]}
+    for name in set(kublk["symbols"]) | set(ubd["symbols"]):
+        more[f"`{name}`"] = ubd["symbols"].get(name, 0) - kublk["symbols"].get(name, 0)
+    names = sorted(more, key=lambda name: -abs(more[name]))
+    whole = ubd["all"] - kublk["all"]
+    lines = ["| function | ubd more than kublk |", "|---|---:|", *(f"| {name} | {more[name]:+.1f} |" for name in names[:most])]
+    lines.append(f"| all else | {whole - sum(more[name] for name in names[:most]):+.1f} |")
+    return "\n".join([*lines, f"| all ({number(kublk['all'])} and {number(ubd['all'])}) | {whole:+.1f} |"])
+
+
+# --- the page ---------------------------------------------------------------------------------------------------------
+
+
+def source(section):
+    return f"(Linux {section['kernel']}, ubd at {section['revision']}, {section['date']})"
+
+
+def document(sections):
+    requests, profile = sections["requests"], sections["profile"]["results"]
+    text = f"""# What ubd costs
+
+Written by `make bench` ({requests['date']}, ubd at {requests['revision']}, Linux {requests['kernel']}); not to be edited.
+How it is measured, what to install, and what `make test` watches: [benchmarks.md](benchmarks.md).
+
+**Time is a count of executed instructions**: one boot per section, in QEMU with one processor (`-icount`), so the numbers
+repeat within some tenths of a percent, whatever machine runs it. They say how much work is done, not how fast a real
+processor does it; and a copy is overcharged about tenfold, since each byte counts as an instruction: compare copy with copy
+and zero copy with zero copy.
+
+Per request: **user**: user instructions of the server. **run**: nanoseconds that the server's threads ran, in the kernel
+too, its helpers for io_uring included. **all**: instructions of the whole system, so fio (io_uring, direct), block layer
+and server; one takes one nanosecond of that guest's time. Each is the difference of a long and a short run, in which
+nothing of fio's start and end is left. With ≈ it is by fio's clock, whose unit is a millisecond: the kernel did something
+else in that run.
+
+`ubd` runs as it is installed, with its whole sandbox (the worker is linked at a fixed address, to be counted). `kublk` is
+the ublk server of the kernel's tests, run by root without any. `loop` files lie on tmpfs. No I/O scheduler anywhere.
+
+## What must hold
+
+{requirements(sections)}
+"""
+    for target, title in (("null", "No data: null_blk, null"), ("loop", "A file on tmpfs: loop")):
+        for block, ways in ((4096, WAYS), (1 << 20, ("read", "write"))):
+            for depth in sorted({p["depth"] for p in requests["results"] if p["block"] == block}):
+                size = "1 MiB, in order" if block > 4096 else "4 KiB, at random"
+                text += f"\n## {title}, {size}, depth {depth}\n\n{table(requests['results'], target, block, depth, ways)}\n"
+    old = sections["old-kernel"]
+    for target in ("null", "loop"):
+        for depth in (1, 32):
+            text += f"\n## Linux 6.12: {target}, 4 KiB, at random, depth {depth}\n\n{source(old)}\n\n{table(old['results'], target, 4096, depth, WAYS)}\n"
+    text += f"""
+## What the walls cost
+
+The worker as it is installed beside the same worker as root, in no namespace, without limits, Landlock, seccomp filters and
+the seal of its rings (Benchmarks/system/bare-worker); 4 KiB; **all** per request. {source(sections['walls'])}
+
+{walls_table(sections['walls']['results'])}
+
+## More queues
+
+User instructions per request with as many queues and fio jobs, each on a processor of its own, of a guest with four;
+counted by the plugin, without `-icount`. Depth 32. {source(sections['queues'])}
+
+{queues_table(sections['queues']['results'])}
+
+## Devices
+
+What `ubd add -t null` costs in millions of instructions of the whole system, from the command's start to its answer, with
+none to 63 devices there before; and the private memory (smaps_rollup) of workers that have not served anything yet, so
+without buffers. Depth 16, 64 KiB. {source(sections['devices'])}
+
+{devices_table(sections['devices']['results'])}
+
+## Where the instructions of a zero-copy read go
+
+Loop on tmpfs, 4 KiB, depth 32, read at random, by function, per request: kublk's best mode beside ubd's.
+{source(sections['profile'])}
+
+{profile_table(*find(profile, target='loop'))}
+
+## Where writes to null differ
+
+4 KiB, depth 32, at random: what ubd spends more than kublk, by function. The less a server does in user space, the sooner it is
+done with the requests that are there, and the fewer they are when it is woken: the difference is the scheduler's
+(`__schedule`, `update_load_avg`, `psi_task_switch` and all that a switch between fio and the server takes), which the two
+seccomp filters (`__seccomp_filter`, `populate_seccomp_data`) and the ring's restrictions (in `io_submit_sqes`) add little to.
+
+Mode copy:
+
+{differences_table(*find(profile, target='null', mode='copy'))}
+
+Mode batch:
+
+{differences_table(*find(profile, target='null', mode='batch'))}
+"""
+    return text

@@ -1,0 +1,90 @@
+import KernelABI
+import Testing
+
+@testable import Worker
+
+@Suite("Hostile descriptors")
+struct HostileDescriptorTests {
+    /// Numbers of all magnitudes, and those on both sides of the limits.
+    private struct Numbers: RandomNumberGenerator {
+        var state: UInt64
+
+        mutating func next() -> UInt64 {
+            // splitmix64
+            state &+= 0x9e37_79b9_7f4a_7c15
+            var value = state
+            value = (value ^ value >> 30) &* 0xbf58_476d_1ce4_e5b9
+            value = (value ^ value >> 27) &* 0x94d0_49bb_1331_11eb
+            return value ^ value >> 31
+        }
+
+        mutating func near(_ limits: [UInt64]) -> UInt64 {
+            switch next() % 4 {
+            case 0: next() >> (next() % 64)
+            case 1: next() % 4
+            case 2: .max - next() % 4
+            default: limits[Int(next() % UInt64(limits.count))] &+ next() % 5 &- 2
+            }
+        }
+    }
+
+    @Test("let nothing pass that is not wholly on the disk, whatever the descriptor says")
+    func hostileDescriptors() {
+        var numbers = Numbers(state: UInt64.random(in: .min ... .max))
+        let seed = numbers.state
+        var inside = 0
+        for _ in 0..<200_000 {
+            let size = numbers.next() >> (1 + numbers.next() % 60)
+            let maximum = UInt32(truncatingIfNeeded: numbers.next() >> (32 + numbers.next() % 30))
+            let bounds = DiskBounds(size: size, maxIOBytes: maximum)
+            let sectors = size / 512
+            let descriptor = UblkIODescriptor(
+                operationAndFlags: UInt32(truncatingIfNeeded: numbers.next()),
+                sectors: UInt32(truncatingIfNeeded: numbers.near([sectors, UInt64(maximum / 512)])),
+                startSector: numbers.near([sectors, sectors &- UInt64(maximum / 512)]),
+                address: numbers.next())
+            // In so many bits that nothing can overflow.
+            let (end, overflow) = descriptor.startSector.addingReportingOverflow(UInt64(descriptor.sectors))
+            let fits = !overflow && end <= sectors
+            let hasRoom = fits && UInt64(descriptor.sectors) * 512 <= UInt64(maximum)
+            inside += fits ? 1 : 0
+            #expect(bounds.contains(descriptor) == fits, "seed \(seed): \(descriptor) on \(size) bytes")
+            #expect(bounds.containsData(descriptor) == hasRoom, "seed \(seed): \(descriptor), at most \(maximum)")
+        }
+        // Both answers were asked for often.
+        #expect(inside > 5_000 && inside < 195_000, "seed \(seed): \(inside) of 200000 fit")
+    }
+
+    @Test("are what a loop target and a null target submit and answer by", arguments: [0, 4096, 1 << 40] as [UInt64])
+    func targets(start: UInt64) throws {
+        let size: UInt64 = 1 << 20
+        let bounds = DiskBounds(size: size, maxIOBytes: 65536)
+        var loop = LoopTarget(
+            start: start, bounds: bounds, readOnly: false, isBlockDevice: false, direct: false, writeFlags: 0)
+        var null = NullTarget(bounds: bounds, readOnly: false)
+        var queue = try TestQueue(null)
+        var numbers = Numbers(state: UInt64.random(in: .min ... .max))
+        let seed = numbers.state
+        for _ in 0..<20_000 {
+            let descriptor = UblkIODescriptor(
+                operationAndFlags: UInt32(truncatingIfNeeded: numbers.next() & 0xffff_ff00 | numbers.next() % 8),
+                sectors: UInt32(truncatingIfNeeded: numbers.near([128, 2048])), startSector: numbers.near([2048, 1920]))
+            queue.loop.queue.ownDescriptors[0] = descriptor
+            let outcome = loop.begin(0, descriptor, on: &queue.loop.queue)
+            #expect((outcome == .pending) == !queue.loop.queue.ring.pendingEntries().isEmpty)
+            for entry in queue.loop.queue.ring.pendingEntries() where entry.operation != IOUring.Operation.fsync {
+                // Of a data transfer; a range has its length where the address is otherwise.
+                let isData = entry.operation == IOUring.Operation.read || entry.operation == IOUring.Operation.write
+                let length = isData ? UInt64(entry.length) : entry.address
+                #expect(entry.offset >= start && entry.offset - start <= size, "seed \(seed): \(descriptor)")
+                #expect(length <= size - (entry.offset - start), "seed \(seed): \(descriptor)")
+                if isData { #expect(length <= 65536, "seed \(seed): \(descriptor)") }
+            }
+            queue.loop.queue.ring.discardPending()
+            let answer = null.begin(0, descriptor, on: &queue.loop.queue)
+            if answer.rawValue > 0 {
+                #expect(bounds.containsData(descriptor) && answer.rawValue == Int32(descriptor.sectors * 512))
+            }
+        }
+    }
+}
