@@ -209,4 +209,6 @@ public struct SealReport: OptionSet, Sendable {
     /// No thread can make a useful ring any more (Linux 7.0).
     public static let futureRings = SealReport(rawValue: 1 << 1)
     public static let landlock = SealReport(rawValue: 1 << 2)
+    /// No wall: nothing of it is swapped out.
+    public static let lockedMemory = SealReport(rawValue: 1 << 3)
 }

@@ -21,6 +21,10 @@ final class WorkerStart {
 
     /// Milliseconds for everything from clone to `ready`.
     private static let deadline = 20_000
+    /// What a worker maps beside its buffers, its program, stacks and rings: all of it is locked.
+    private static let otherBytes: UInt64 = 64 << 20
+    /// Milliseconds in which a killed process is gone.
+    private static let dying = 200
 
     private let broker: Broker
     private let device: ManagedDevice
@@ -66,7 +70,7 @@ final class WorkerStart {
         let bytes = UInt64(launch.queues) * UInt64(launch.depth) * UInt64(launch.maxIOBytes)
         return WorkerLaunch(
             binary: program.file.raw, device: node, uid: uid, gid: broker.workerGID,
-            processes: UInt64(launch.queues) * 32 + 32, lockedBytes: bytes + 1 << 20,
+            processes: UInt64(launch.queues) * 32 + 32, lockedBytes: bytes + WorkerStart.otherBytes,
             openFiles: UInt64(launch.queues) + 24, oomScore: broker.configuration.oomScore)
     }
 
@@ -173,6 +177,7 @@ final class WorkerStart {
     private func stop(_ report: SealReport) {
         guard let worker = device.worker else { return }
         guard report.contains(.rings) else { return fail(StartErrors.sandboxMissing("its rings are not sealed")) }
+        if !report.contains(.lockedMemory) { Log.warning("memory-not-locked", ("device", "\(device.id)")) }
         listener.sealed()
         do { try worker.stop() } catch { fail(StartErrors.broken("stop the worker", error)) }
     }
@@ -180,8 +185,10 @@ final class WorkerStart {
     private func verify() {
         guard let worker = device.worker else { return }
         if let problem = broker.verification(of: worker, threads: Int(launch.queues) + 1) {
-            // One that was killed has no status to be read; how it died is told by `.ended`, which comes next.
-            if worker.isAlive { fail(StartErrors.sandboxMissing(problem)) }
+            // One that was just killed loses its threads and its status before its pidfd fires. It is stopped and gets no
+            // further; when it has died by then, `.ended` has told of that.
+            _ = broker.loop.after(milliseconds: WorkerStart.dying) { [self] in fail(StartErrors.sandboxMissing(problem))
+            }
             return
         }
         guard worker.isAlive else { return }

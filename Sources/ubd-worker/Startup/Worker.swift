@@ -50,6 +50,7 @@ public func runWorker(arguments: [String] = CommandLine.arguments) -> Int32 {
 /// From the launch message to serving, in the steps of WorkerStart.
 func becomeWorker() throws(WorkerFailure) -> Never {
     var start = try WorkerStart()
+    start.lockMemory()
     try start.denyFiles()
     try start.loadSetupFilter()
     let target = try start.openTarget()

@@ -33,6 +33,13 @@ package struct WorkerStart {
             flagsAllowed: bundle.ringFlagsAllowed, flagsRequired: bundle.ringFlagsRequired)
     }
 
+    /// Nothing that this process has touched once is ever swapped out or dropped, its program included: to get that back it
+    /// might need the very disk that it serves, and memory that only its own writes can free. Costs nothing at once. The
+    /// launcher's limit allows it; the report tells when something does not.
+    package mutating func lockMemory() {
+        if mlockall(MCL_CURRENT | MCL_FUTURE | MCL_ONFAULT) == 0 { report.insert(.lockedMemory) }
+    }
+
     // Before the first touch of anything that comes from the client.
 
     /// Landlock.

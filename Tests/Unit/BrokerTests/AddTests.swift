@@ -126,6 +126,20 @@ struct AddTests {
         try host.run { host.leftovers.isEmpty }
     }
 
+    @Test("a worker that is killed is told as killed, not as what it broke", arguments: [false, true])
+    func namesDeath(_ whileVerified: Bool) throws {
+        let host = try Host()
+        if whileVerified {
+            host.fault = .diesWhenVerified
+            host.sandboxProblem = "2 threads instead of 3"
+        } else {
+            host.fault = .closesSocket
+        }
+        let error = #expect(throws: InterfaceError.self) { try host.add().get() }
+        #expect(error?.message == "the worker did not get ready: it was killed by SIGKILL")
+        #expect(host.leftovers == [])
+    }
+
     @Test("a worker whose sandbox does not stand never goes live")
     func refusesUnconfined() throws {
         let host = try Host()

@@ -10,10 +10,13 @@ final class FakeWorker: Worker {
     enum Fault: CaseIterable {
         case launchFails
         case diesAtLaunch
+        /// Its end of the socket is closed before its death is known.
+        case closesSocket
         case refusesFile
         case diesAfterGeometry
         case unsealedRings
         case diesWhenSealed
+        case diesWhenVerified
         case violates
         case diesInRehearsal
     }
@@ -87,6 +90,10 @@ final class FakeWorker: Worker {
 
     func send(_ message: LaunchMessage, parking: Int32, statistics: Int32, bundle: Int32) throws(SystemError) {
         launch = message
+        if fault == .closesSocket {
+            loop.later { [self] in die(.killed(signal: SIGKILL)) }
+            throw SystemError("send", EPIPE)
+        }
         if try interfere?(.launch, self) == true { return }
         loop.later { [self] in
             switch fault {
@@ -118,7 +125,9 @@ final class FakeWorker: Worker {
         signals.append("STOP")
         if try interfere?(.stop, self) == true { return }
         loop.later { [self] in
-            if fault == .diesWhenSealed { die(.killed(signal: SIGKILL)) } else { handler(.stopped) }
+            if fault == .diesWhenSealed { return die(.killed(signal: SIGKILL)) }
+            handler(.stopped)
+            if fault == .diesWhenVerified { die(.killed(signal: SIGKILL)) }
         }
     }
 

@@ -23,6 +23,7 @@ func serve() throws(WorkerFailure) -> Never {
     let plan = try Plan.peeked(start.launch)
     let omissions = plan?.omissions ?? []
 
+    start.lockMemory()
     if !omissions.contains(.landlock) { try start.denyFiles() }
     if !omissions.contains(.setupFilter) { try start.loadSetupFilter() }
     let target = try start.openTarget()
