@@ -201,8 +201,8 @@ and server; one takes one nanosecond of that guest's time. Each is the differenc
 nothing of fio's start and end is left. With ≈ it is by fio's clock, whose unit is a millisecond: the kernel did something
 else in that run.
 
-`ubd` runs as it is installed, with its whole sandbox (the worker is linked at a fixed address, to be counted). `kublk` is
-the ublk server of the kernel's tests, run by root without any. `loop` files lie on tmpfs. No I/O scheduler anywhere.
+`ubd` runs as it is installed, with its whole sandbox. `kublk` is the ublk server of the kernel's tests, run by root without
+any. `loop` files lie on tmpfs. No I/O scheduler anywhere.
 
 ## What must hold
 
