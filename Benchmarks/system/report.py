@@ -257,6 +257,7 @@ Loop on tmpfs, 4 KiB, depth 32, read at random, by function, per request: kublk'
 done with the requests that are there, and the fewer they are when it is woken: the difference is the scheduler's
 (`__schedule`, `update_load_avg`, `psi_task_switch` and all that a switch between fio and the server takes), which the two
 seccomp filters (`__seccomp_filter`, `populate_seccomp_data`) and the ring's restrictions (in `io_submit_sqes`) add little to.
+Where `collapse_huge_page` and `clear_highpages_kasan_tagged` show up, the kernel's khugepaged ran in that window: no server's.
 
 Mode copy:
 
