@@ -95,7 +95,7 @@ class Guest:
             "all": (all_long - all_short) / requests,
             "fio": long["milliseconds"] * 1e6 / long["requests"],
         }
-        # Now and then the kernel does something of its own, outside of fio's time: 35 million instructions of it. Then fio's
+        # Now and then khugepaged runs, outside of fio's time: 35 million instructions (the profile section showed it). Then fio's
         # clock must do, which counts milliseconds.
         by_clock = (long["milliseconds"] - short["milliseconds"]) * 1e6
         if self.is_counted and abs(all_long - all_short - by_clock) > 5e6:

@@ -191,7 +191,7 @@ Written by `make bench` ({requests['date']}, ubd at {requests['revision']}, Linu
 How it is measured, what to install, and what `make test` watches: [benchmarks.md](benchmarks.md).
 
 **Time is a count of executed instructions**: one boot per section, in QEMU with one processor (`-icount`), so the numbers
-repeat within some tenths of a percent, whatever machine runs it. They say how much work is done, not how fast a real
+repeat within a percent or less, whatever machine runs it. They say how much work is done, not how fast a real
 processor does it; and a copy is overcharged about tenfold, since each byte counts as an instruction: compare copy with copy
 and zero copy with zero copy.
 
@@ -221,14 +221,18 @@ any. `loop` files lie on tmpfs. No I/O scheduler anywhere.
 ## What the walls cost
 
 The worker as it is installed beside the same worker as root, in no namespace, without limits, Landlock, seccomp filters and
-the seal of its rings (Benchmarks/system/bare-worker); 4 KiB; **all** per request. {source(sections['walls'])}
+the seal of its rings (Benchmarks/system/bare-worker); 4 KiB; **all** per request. The same point differs by up to about one
+percent from boot to boot, either way, by what the guest's scheduler makes of chance; what is the walls' own, and their size, the
+last section shows by function. {source(sections['walls'])}
 
 {walls_table(sections['walls']['results'])}
 
 ## More queues
 
 User instructions per request with as many queues and fio jobs, each on a processor of its own, of a guest with four;
-counted by the plugin, without `-icount`. Depth 32. {source(sections['queues'])}
+counted by the plugin, without `-icount`. Depth 32. This is real time on a busy machine: how many requests a wake-up brings
+varies, and with it what each pays of the wake-up; how much of the difference that is was not measured.
+{source(sections['queues'])}
 
 {queues_table(sections['queues']['results'])}
 
@@ -253,6 +257,7 @@ Loop on tmpfs, 4 KiB, depth 32, read at random, by function, per request: kublk'
 done with the requests that are there, and the fewer they are when it is woken: the difference is the scheduler's
 (`__schedule`, `update_load_avg`, `psi_task_switch` and all that a switch between fio and the server takes), which the two
 seccomp filters (`__seccomp_filter`, `populate_seccomp_data`) and the ring's restrictions (in `io_submit_sqes`) add little to.
+Where `collapse_huge_page` and `clear_highpages_kasan_tagged` show up, the kernel's khugepaged ran in that window: no server's.
 
 Mode copy:
 
