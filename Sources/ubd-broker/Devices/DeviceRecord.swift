@@ -46,8 +46,10 @@ struct DeviceRecord: Equatable {
     var launch: LaunchMessage?
     /// The file behind it.
     var file = FileIdentity.none
-    /// START_USER_RECOVERY was sent for the present death: before 6.16 it must not be sent again.
+    /// START_USER_RECOVERY was sent for the present death, or was about to be.
     var recoveryStarted = false
+    /// And the kernel's answer was heard, so that replacements may have been tried: before 6.16 it must not be sent again.
+    var recoveryAnswered = false
     /// Bytes of I/O buffers, for the owner's quota.
     var memoryBytes: UInt64
 
@@ -55,6 +57,7 @@ struct DeviceRecord: Equatable {
         .record([
             ("version", .integer(DeviceRecord.version)), ("step", .string(step.rawValue)), ("device", device.json),
             ("memoryBytes", .integer(Int64(clamping: memoryBytes))), ("recoveryStarted", .bool(recoveryStarted)),
+            ("recoveryAnswered", .bool(recoveryAnswered)),
             ("launch", launch.map { .string(DeviceRecord.hexadecimal($0.encoded())) }),
             (
                 "file",
@@ -98,6 +101,8 @@ struct DeviceRecord: Equatable {
         self.device = device
         memoryBytes = UInt64(bytes)
         recoveryStarted = json["recoveryStarted"] == .bool(true)
+        // An earlier broker that did not tell them apart may have tried replacements.
+        recoveryAnswered = json["recoveryAnswered"].map { $0 == .bool(true) } ?? recoveryStarted
         if case .string(let text)? = json["launch"] {
             // Of another version: without it the device can't have another worker, but it serves on.
             launch = DeviceRecord.bytes(text).flatMap(LaunchMessage.init(decoding:))

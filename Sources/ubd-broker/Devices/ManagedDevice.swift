@@ -33,8 +33,10 @@ final class ManagedDevice {
     var sockets: DeviceRecord.Sockets?
     /// Its worker is being replaced.
     var recovery: RecoverOperation?
-    /// START_USER_RECOVERY was sent and not ended: before 6.16 it must not be sent again.
+    /// START_USER_RECOVERY was sent and not ended.
     var recoveryStarted = false
+    /// And answered, so that replacements may have been tried: before 6.16 it must not be sent again.
+    var recoveryAnswered = false
     /// Its worker is being replaced by one of another program, or that is being tried out.
     var upgrade: UpgradeOperation?
     /// Its owner brings its file again.
@@ -75,6 +77,7 @@ final class ManagedDevice {
         var record = DeviceRecord(step: step, device: info, worker: worker, memoryBytes: memoryBytes)
         record.launch = launch
         record.recoveryStarted = recoveryStarted
+        record.recoveryAnswered = recoveryAnswered
         record.file = file
         if let control = self.worker?.controlInode, let parking = parkingInode {
             record.sockets = DeviceRecord.Sockets(control: control, parking: parking)

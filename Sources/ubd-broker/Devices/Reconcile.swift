@@ -32,6 +32,7 @@ extension Broker {
             device.worker = worker
             device.launch = record.launch
             device.recoveryStarted = record.recoveryStarted
+            device.recoveryAnswered = record.recoveryAnswered
             device.sockets = record.sockets
             device.file = record.file
             if let worker { device.program = program(of: worker, version: record.device.workerVersion) }
@@ -111,6 +112,7 @@ extension Broker {
         case .live where serves, .recovering where serves:
             device.step = .live
             device.recoveryStarted = false
+            device.recoveryAnswered = false
             takeOver(device)
         // It may have been told to take no more requests: only a new worker helps.
         case .upgrading where state != .dead: mend(device, state)

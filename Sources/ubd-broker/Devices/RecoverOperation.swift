@@ -40,7 +40,10 @@ final class RecoverOperation {
     /// START_USER_RECOVERY was sent for this death. Recorded before it is sent.
     private var isRecovering: Bool {
         get { device.recoveryStarted }
-        set { device.recoveryStarted = newValue }
+        set {
+            device.recoveryStarted = newValue
+            if !newValue { device.recoveryAnswered = false }
+        }
     }
     /// Replacements tried after it, one of an earlier broker included.
     private var attempts: Int
@@ -66,7 +69,7 @@ final class RecoverOperation {
         self.completion = completion
         self.device = device
         self.broker = broker
-        attempts = device.recoveryStarted ? 1 : 0
+        attempts = device.recoveryAnswered ? 1 : 0
     }
 
     /// The worker has ended, or is a replacement that an earlier broker left half-way, which is ended now.
@@ -142,7 +145,9 @@ final class RecoverOperation {
 
     /// EBUSY until the last reference to the device's control node is gone: a dying process takes its time.
     private func startRecovery() {
-        if isRecovering, !broker.canRepeatRecovery { return startWorker() }
+        if device.recoveryAnswered, !broker.canRepeatRecovery { return startWorker() }
+        // By an earlier broker, which was killed before it had recorded the answer, and so before any replacement.
+        let mayHaveBeenSent = isRecovering
         isRecovering = true
         do throws(SystemError) { try broker.store.write(device.record) } catch {
             // A later broker would not know that it must not be sent again.
@@ -150,15 +155,28 @@ final class RecoverOperation {
         }
         command(ControlRequest(operation: .startUserRecovery, device: device.id)) { [self] answer in
             switch answer.errno {
-            case 0: startWorker()
+            case 0: recoveryStarted()
+            // It was: "nothing is ready" is what the kernel says when it is sent again before a replacement has fetched.
+            case EINVAL where mayHaveBeenSent && !broker.canRepeatRecovery: recoveryStarted()
             case EBUSY:
-                isRecovering = false
+                isRecovering = mayHaveBeenSent
                 broker.save(device)
                 again(Deadline.startRecovery, "the dead worker's files stay open") { [self] in startRecovery() }
             default:
                 giveUp("the kernel refused START_USER_RECOVERY: \(SystemError.message(answer.errno))")
             }
         }
+    }
+
+    /// Recorded before the first replacement can fetch: from then on it must not be sent again where that can crash the host.
+    private func recoveryStarted() {
+        if !broker.canRepeatRecovery {
+            device.recoveryAnswered = true
+            do throws(SystemError) { try broker.store.write(device.record) } catch {
+                return giveUp("its record can not be written: \(error)")
+            }
+        }
+        startWorker()
     }
 
     // MARK: The replacement

@@ -186,7 +186,8 @@ struct DeleteTests {
 @Suite("A broker that starts")
 struct ReconcileTests {
     private func leave(
-        _ step: DeviceRecord.Step, in host: Host, generation: UInt64 = 77, recovery: RecoveryMode = .reissue
+        _ step: DeviceRecord.Step, in host: Host, generation: UInt64 = 77, recovery: RecoveryMode = .reissue,
+        started: Bool = false, answered: Bool = false
     ) throws {
         let device = Device(
             id: 3, generation: generation, owner: 1000, target: "null", state: .live, node: "/dev/ublkb3", link: nil,
@@ -194,6 +195,8 @@ struct ReconcileTests {
             maxIOBytes: 4096, mode: .copy, buffered: false, recovery: recovery, created: 0)
         var record = DeviceRecord(step: step, device: device, worker: nil, memoryBytes: 4096)
         record.launch = LaunchMessage(target: .null, queues: 1, depth: 1, maxIOBytes: 4096)
+        record.recoveryStarted = started
+        record.recoveryAnswered = answered
         try host.broker.store.write(record)
     }
 
@@ -297,6 +300,47 @@ struct ReconcileTests {
         try host.broker.reconcile()
         try host.run { host.kernel.log.contains("endUserRecovery 3") && host.broker.devices[3]?.info.state == .live }
         #expect(host.broker.devices[3]?.info.deaths == 0)
+    }
+
+    @Test(
+        "begins a recovery that may have been begun, where a second beginning can crash the host, only if no answer is recorded",
+        arguments: [(false, 0, 1), (false, EINVAL, 1), (true, 0, 0)])
+    func beginsRecoveryOnce(answered: Bool, errno: Int32, asked: Int) throws {
+        let host = try Host()
+        host.geometry.size = 4096
+        try leave(.recovering, in: host, started: true, answered: answered)
+        host.kernel.addDevice(3, generation: 77, state: .quiesced, pid: 4711)
+        if errno != 0 { host.kernel.failures[.startUserRecovery] = errno }
+        try host.broker.reconcile()
+        try host.run { host.kernel.log.contains("endUserRecovery 3") && host.broker.devices[3]?.info.state == .live }
+        #expect(host.kernel.log.filter { $0 == "startUserRecovery 3" }.count == asked)
+        #expect(host.broker.store.load().records.first?.recoveryStarted == false)
+    }
+
+    @Test("has recorded the kernel's answer before a replacement can fetch")
+    func recordsAnswer() throws {
+        let host = try Host()
+        host.geometry.size = 4096
+        try leave(.recovering, in: host)
+        host.kernel.addDevice(3, generation: 77, state: .quiesced, pid: 4711)
+        var recorded: [Bool?] = []
+        host.kernel.beforeAnswer[.endUserRecovery] = {
+            recorded.append(host.broker.store.load().records.first?.recoveryAnswered)
+        }
+        try host.broker.reconcile()
+        try host.run { host.kernel.log.contains("endUserRecovery 3") && host.broker.devices[3]?.info.state == .live }
+        #expect(recorded == [true])
+    }
+
+    @Test("takes a beginning that an earlier broker recorded for one that was answered")
+    func oldRecord() throws {
+        let host = try Host()
+        try leave(.recovering, in: host, started: true)
+        let path = host.folder + "/state/3"
+        let text = String(decoding: try readFile(path), as: UTF8.self)
+        #expect(text.contains("recoveryAnswered"))
+        try replaceFile(path, with: Array(text.replacing("recoveryAnswered", with: "somethingElse").utf8), mode: 0o600)
+        #expect(host.broker.store.load().records.first?.recoveryAnswered == true)
     }
 
     @Test("throws away what was half written when the last one was killed")

@@ -14,11 +14,12 @@ struct LoopTargetTests {
     static let noUnmap: UInt32 = 1 << 15
 
     private func target(
-        start: UInt64 = 0, size: UInt64 = 1 << 20, readOnly: Bool = false, direct: Bool = false, writeFlags: UInt32 = 0
+        start: UInt64 = 0, size: UInt64 = 1 << 20, readOnly: Bool = false, direct: Bool = false, writeFlags: UInt32 = 0,
+        isBlockDevice: Bool = false
     ) -> LoopTarget {
         LoopTarget(
-            start: start, bounds: DiskBounds(size: size, maxIOBytes: 65536), readOnly: readOnly, isBlockDevice: false,
-            direct: direct, writeFlags: writeFlags)
+            start: start, bounds: DiskBounds(size: size, maxIOBytes: 65536), readOnly: readOnly,
+            isBlockDevice: isBlockDevice, direct: direct, writeFlags: writeFlags)
     }
 
     @Test("reads what is in the file, and writes what it is told, at its offset")
@@ -62,6 +63,17 @@ struct LoopTargetTests {
         #expect(try queue.read(sector: 0, sectors: 8).result == 4096)
         let files = queue.submitted.map(\.file)
         #expect(files == [2, 1, 2, 1])
+    }
+
+    @Test("fails what a block device has lost: one that ends early was unplugged")
+    func unplugged() throws {
+        let file = try TestFile(bytes: 1 << 20)
+        var queue = try TestQueue(target(isBlockDevice: true), files: [file.file.raw])
+        #expect(try queue.read(sector: 0, sectors: 8).result == 4096)
+        #expect(ftruncate(file.file.raw, 6144) == 0)
+        #expect(try queue.read(sector: 8, sectors: 8).result == -EIO)
+        #expect(try queue.read(sector: 512, sectors: 8).result == -EIO)
+        #expect(try queue.read(sector: 0, sectors: 8).result == 4096)
     }
 
     @Test("fills with zeros what the file has lost, behind what it still has")

@@ -92,7 +92,8 @@ extension LoopTarget {
             if isRead { request.pointee.detour = .buffered }
             request.pointee.retries = 0
         case 0:
-            guard isRead else { return .failed(EIO) }
+            // A block device that ends early has been unplugged: its data is not zeros, it is gone.
+            guard isRead, !isBlockDevice else { return .failed(EIO) }
             // The file has become shorter than the disk: what is not there reads as zeros, as in a hole.
             if queue.isZeroCopy {
                 request.pointee.detour = .zeroes
