@@ -71,6 +71,8 @@ struct Queue: ~Copyable {
     #endif
     /// What the broker can see of it.
     var counters: Counters
+    /// Discards and write-zeroes.
+    var ranges: RangeLimit
 
     /// In force until the kernel's are mapped: what a test plays the kernel with.
     let ownDescriptors: UnsafeMutablePointer<UblkIODescriptor>
@@ -119,6 +121,7 @@ struct Queue: ~Copyable {
         ownWords.initialize(repeating: 0, count: StatisticsPage.Word.count)
         self.ownWords = ownWords
         counters = Counters(words: words ?? ownWords, clock: clock)
+        ranges = RangeLimit(depth: depth)
         self.ring = ring
         self.number = number
         self.depth = depth
@@ -133,6 +136,7 @@ struct Queue: ~Copyable {
         requests.deallocate()
         ownDescriptors.deallocate()
         ownWords.deallocate()
+        ranges.deallocate()
     }
 
     /// Maps the kernel's descriptors of this queue. After the fetches: a mapping before them would keep a replacement

@@ -5,6 +5,7 @@ import SystemCalls
 import Testing
 import WorkerProtocol
 
+@testable import Ring
 @testable import Worker
 
 /// The loop target over real files and the host's kernel.
@@ -247,6 +248,39 @@ struct LoopTargetTests {
         #expect(outcome(UblkIOOperation.read, [1, 1, 0]) == .done(4096))
         #expect(outcome(UblkIOOperation.write, [512, -ENOSPC]) == .failed(ENOSPC))
         #expect(outcome(UblkIOOperation.read, [4096]) == .done(4096))
+    }
+
+    @Test("has few discards and write-zeroes under way at once, and begins the others in their order as those end")
+    func fewRanges() throws {
+        var target = target()
+        let ring = try Ring(entries: 8, completions: 16, flags: SealedRing.flags & ~IOUring.Setup.disabled)
+        var queue = try Queue(number: 0, depth: 8, maxIOBytes: 4096, ring: ring)
+        for tag in 0..<8 {
+            let operation = tag % 2 == 0 ? UblkIOOperation.discard : UblkIOOperation.writeZeroes
+            queue.ownDescriptors[tag] = UblkIODescriptor(
+                operationAndFlags: UInt32(operation), sectors: 8, startSector: UInt64(tag) * 8)
+        }
+        func submitted() -> [UInt64] {
+            defer { queue.ring.discardPending() }
+            return queue.ring.pendingEntries().map { $0.offset / 4096 }
+        }
+        func finish(_ tag: UInt16, _ result: Int32) -> Outcome {
+            target.finish(RequestKey(tag: tag, .control), result: result, on: &queue)
+        }
+        for tag: UInt16 in 0..<8 {
+            #expect(target.begin(tag, queue.descriptors[Int(tag)], on: &queue) == .pending)
+        }
+        #expect(submitted() == [0, 1, 2, 3])
+        #expect(finish(2, 0) == .done(0))
+        #expect(submitted() == [4])
+        #expect(finish(0, -EIO) == .failed(EIO))
+        #expect(finish(1, -EINTR) == .pending)
+        #expect(submitted() == [5, 1])
+        for tag: UInt16 in [1, 3, 4, 5, 6, 7] { #expect(finish(tag, 0) == .done(0)) }
+        #expect(submitted() == [6, 7])
+        #expect(queue.ranges.underWay == 0)
+        #expect(target.begin(2, queue.descriptors[2], on: &queue) == .pending)
+        #expect(submitted() == [2])
     }
 
     @Test("says 'no room' to the writer for a quota and for a limit of the file's size, which no block device can name")

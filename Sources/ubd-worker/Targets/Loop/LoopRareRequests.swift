@@ -22,20 +22,28 @@ extension LoopTarget {
         case UblkIOOperation.discard, UblkIOOperation.writeZeroes:
             if readOnly { return .failed(EROFS) }
             guard bounds.contains(descriptor) else { return .failed(EIO) }
-            let offset = start &+ descriptor.startSector << 9
-            let bytes = UInt64(descriptor.sectors) << 9
-            if isBlockDevice, descriptor.operation == UblkIOOperation.discard {
-                queue.ring.push(.discardBlocks(file: file, offset: offset, bytes: bytes, userData: key))
-            } else {
-                // A discard on a file is a hole; so are zeroes, unless the blocks must stay allocated.
-                let keep = descriptor.operation == UblkIOOperation.writeZeroes && descriptor.mustNotUnmap
-                let mode = FALLOC_FL_KEEP_SIZE | (keep ? FALLOC_FL_ZERO_RANGE : FALLOC_FL_PUNCH_HOLE)
-                queue.ring.push(.allocate(file: file, mode: Int32(mode), offset: offset, bytes: bytes, userData: key))
-            }
+            if queue.ranges.begin(tag) { submitRange(tag, descriptor, on: &queue) }
         default:
             return .failed(EOPNOTSUPP)
         }
         return .pending
+    }
+
+    /// A discard or write-zeroes.
+    private func submitRange(_ tag: UInt16, _ descriptor: UblkIODescriptor, on queue: inout Queue) {
+        let key = RequestKey(tag: tag, .control).rawValue
+        let file = LoopTarget.bufferedFile
+        let offset = start &+ descriptor.startSector << 9
+        // Checked when it came; one that has changed since does nothing, and is refused by the kernel.
+        let bytes = bounds.contains(descriptor) ? UInt64(descriptor.sectors) << 9 : 0
+        if isBlockDevice, descriptor.operation == UblkIOOperation.discard {
+            queue.ring.push(.discardBlocks(file: file, offset: offset, bytes: bytes, userData: key))
+        } else {
+            // A discard on a file is a hole; so are zeroes, unless the blocks must stay allocated.
+            let keep = descriptor.operation == UblkIOOperation.writeZeroes && descriptor.mustNotUnmap
+            let mode = FALLOC_FL_KEEP_SIZE | (keep ? FALLOC_FL_ZERO_RANGE : FALLOC_FL_PUNCH_HOLE)
+            queue.ring.push(.allocate(file: file, mode: Int32(mode), offset: offset, bytes: bytes, userData: key))
+        }
     }
 
     @inline(never)
@@ -45,7 +53,14 @@ extension LoopTarget {
         let outcome =
             key.isKind(.data)
             ? continueData(key.tag, result, on: &queue) : continueControl(key.tag, result, on: &queue)
-        if outcome != .pending { request.pointee.settle() }
+        if outcome != .pending {
+            request.pointee.settle()
+            let operation = queue.descriptors[Int(key.tag)].operation
+            let isRange = operation == UblkIOOperation.discard || operation == UblkIOOperation.writeZeroes
+            if isRange, key.isKind(.control), let next = queue.ranges.end() {
+                submitRange(next, queue.descriptors[Int(next)], on: &queue)
+            }
+        }
         return outcome
     }
 
@@ -57,6 +72,11 @@ extension LoopTarget {
             let request = queue.requests + Int(tag)
             request.pointee.retries += 1
             if request.pointee.retries > Queue.mostRetries { return .failed(EIO) }
+            let descriptor = queue.descriptors[Int(tag)]
+            if descriptor.operation != UblkIOOperation.flush {
+                submitRange(tag, descriptor, on: &queue)
+                return .pending
+            }
             return beginRare(tag, on: &queue)
         // "Not supported" makes the block layer write zeros itself, or stop discarding. A file system that can't do it at
         // this alignment says EINVAL, a kernel that lacks it ENOSYS: for us that is the same.
