@@ -159,7 +159,28 @@ extension Broker {
             return fail(device, because: "its worker died while no broker was there; delete it and add it again")
         }
         // The files lie in the parking socket, of which a replacement that was under way holds the last end.
-        if let worker = device.worker, worker.isAlive { _ = reclaim(device, worker) }
+        if let worker = device.worker, worker.isAlive {
+            _ = reclaim(device, worker)
+            if device.recoveryAnswered, !canRepeatRecovery { return awaitSeal(device, worker, looks: 150) }
+        }
+        replaceWorker(device)
+    }
+
+    /// Before 6.16 it is decisive whether a replacement has fetched all or nothing: one that has fetched all is a sealed
+    /// worker, for whose death START_USER_RECOVERY may be sent. Its second filter tells: it comes after the fetches.
+    private func awaitSeal(_ device: ManagedDevice, _ worker: any Worker, looks: Int) {
+        guard devices[device.id] === device, device.teardown == nil else { return }
+        if verification(of: worker, threads: Int(device.info.queues) + 1) == nil {
+            device.recoveryStarted = false
+            device.recoveryAnswered = false
+            save(device)
+            return replaceWorker(device)
+        }
+        guard looks > 0, worker.isAlive else { return replaceWorker(device) }
+        loop.after(milliseconds: 20) { [self] in awaitSeal(device, worker, looks: looks - 1) }
+    }
+
+    private func replaceWorker(_ device: ManagedDevice) {
         if device.worker == nil, device.info.workerPid != nil {
             device.info.deaths += 1
             device.info.lastDeath = "ended while no broker was there"
