@@ -19,7 +19,7 @@ static := --scratch-path $(SCRATCH)/worker -Xswiftc -static-executable -Xswiftc 
 	-Xswiftc -Xclang-linker -Xswiftc -static-pie -Xlinker -z -Xlinker now -Xlinker -s
 sources := Package.swift Sources Tests Benchmarks
 
-.PHONY: help dependencies build poison-worker crash-worker bare-worker escape install bench bench-check test unit lab-test soak \
+.PHONY: help dependencies build poison-worker crash-worker failing-broker bare-worker escape install bench bench-check test unit lab-test soak \
 	lint format demo lab clean
 
 help:
@@ -75,6 +75,12 @@ crash-worker:
 		-Xswiftc -DUBD_TEST_CRASH --product ubd-worker
 	@mkdir -p .build/lab
 	@cp $(SCRATCH)/crash/release/ubd-worker .build/lab/ubd-crash-worker
+
+# Nor this: a broker whose control commands and messages fail when the lab says so (Kernel/TestFailures.swift).
+failing-broker:
+	$(swift_build) --scratch-path $(SCRATCH)/failing $(hosted) -Xswiftc -DUBD_TEST_FAILURES --product ubd-broker
+	@mkdir -p .build/lab
+	@cp $(SCRATCH)/failing/release/ubd-broker .build/lab/ubd-failing-broker
 
 install:
 	@test -x $(bin)/ubd -a -x $(bin)/ubd-broker -a -x $(bin)/ubd-worker || \

@@ -181,14 +181,11 @@ static pid_t start(uint64_t namespaces, int *pidfd) {
     return (pid_t)syscall(SYS_clone3, &arguments, sizeof arguments);
 }
 
-/* Waits until the child has closed what is not its own. */
-static int wait_until_begun(int pipe) {
-    struct ubd_launch_report first;
-    ssize_t count;
-    do count = read(pipe, &first, sizeof first);
-    while (count == -1 && errno == EINTR);
-    if (count != sizeof first) return -ECHILD;
-    return first.step == UBD_LAUNCH_BEGUN ? 0 : -first.error;
+/* Waits until the child has closed what is not its own, and says so, or has failed at that, or died. */
+static void wait_until_begun(int pipe) {
+    struct pollfd word = {.fd = pipe, .events = POLLIN};
+    while (poll(&word, 1, -1) == -1 && errno == EINTR) {
+    }
 }
 
 int ubd_launch(const struct ubd_launch *launch, struct ubd_child *child) {
@@ -202,7 +199,6 @@ int ubd_launch(const struct ubd_launch *launch, struct ubd_child *child) {
         close(ends[0]);
         return error;
     }
-    /* A child that could not even close its files is seen by its exit, like any other that dies early. */
     wait_until_begun(ends[0]);
     fcntl(ends[0], F_SETFL, O_NONBLOCK);
     *child = (struct ubd_child){pid, pidfd, ends[0]};
@@ -232,8 +228,10 @@ int ubd_undertake(const int *files, unsigned count, struct ubd_child *child) {
     close(ends[1]);
     if (!error) {
         /* Only once the child holds the files for itself may the caller let go of its own copies. */
-        error = wait_until_begun(ends[0]);
-        if (error) {
+        struct ubd_launch_report first;
+        wait_until_begun(ends[0]);
+        if (read(ends[0], &first, sizeof first) != sizeof first) {
+            error = -ECHILD;
             syscall(SYS_wait4, pid, NULL, 0, NULL);
             close(pidfd);
         }

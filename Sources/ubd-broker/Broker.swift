@@ -76,9 +76,11 @@ final class Broker {
 
     // MARK: What clients ask
 
-    /// Starts an add; nil when it is refused at once. The answers, all of them, come through `answer`.
+    /// Starts an add; nil when it is refused at once. The answers, all of them, come through `answer`; it is undone when
+    /// its client is not there any more at the end.
     func add(
-        _ request: AddRequest, peer: PeerCredentials, answer: @escaping (AddOperation.Answer) -> Void
+        _ request: AddRequest, peer: PeerCredentials, isWanted: @escaping () -> Bool = { true },
+        answer: @escaping (AddOperation.Answer) -> Void
     ) -> AddOperation? {
         do throws(InterfaceError) {
             let plan = try AddPlan(request)
@@ -88,7 +90,8 @@ final class Broker {
                 kernel: try driver.ready().features, zeroCopyGranted: rule.limits.zeroCopy, rule: rule.text)
             let mode = try choice.mode(for: plan)
             let operation = AddOperation(
-                plan, mode: mode, owner: peer.uid, rule: rule, broker: self, answer: answer)
+                plan, mode: mode, owner: peer.uid, rule: rule, broker: self, isWanted: isWanted,
+                answer: answer)
             adds[ObjectIdentifier(operation)] = operation
             operation.begin()
             return operation

@@ -88,12 +88,20 @@ enum Startup {
         try RunFolder.prepare(configuration.runFolder)
         let lock = try RunFolder.lock(configuration.runFolder)
         let loop = try EventLoop()
-        let driver = Driver { () throws(SystemError) in
-            try ControlRing(loop: loop, encoding: configuration.usesLegacyOpcodes ? .legacy : .ioctl)
-        }
-        var surroundings = Broker.Surroundings { (launch, handler) throws(SystemError) in
-            try WorkerProcess(launch, loop: loop, handler: handler)
-        }
+        let encoding: ControlRing.Encoding = configuration.usesLegacyOpcodes ? .legacy : .ioctl
+        #if UBD_TEST_FAILURES
+            let driver = Driver { () throws(SystemError) in
+                FailingControlDevice(try ControlRing(loop: loop, encoding: encoding), loop: loop)
+            }
+            var surroundings = Broker.Surroundings { (launch, handler) throws(SystemError) in
+                try FailingWorker.start(launch, loop: loop, handler: handler)
+            }
+        #else
+            let driver = Driver { () throws(SystemError) in try ControlRing(loop: loop, encoding: encoding) }
+            var surroundings = Broker.Surroundings { (launch, handler) throws(SystemError) in
+                try WorkerProcess(launch, loop: loop, handler: handler)
+            }
+        #endif
         surroundings.kernelLog = KernelLog()
         if surroundings.kernelLog == nil {
             Log.notice(

@@ -46,7 +46,7 @@ struct ubd_launch {
 struct ubd_child {
     pid_t pid;  /* in the caller's pid namespace */
     int pidfd;
-    int report; /* of a worker: one ubd_launch_report if a step fails, end of file once it runs */
+    int report; /* of a worker: UBD_LAUNCH_BEGUN, then the step that fails, or end of file once it runs */
 };
 
 /* Starts a worker. Returns 0 or a negated errno. It waits until the child has closed what is not its own (so that the

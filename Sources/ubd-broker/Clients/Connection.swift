@@ -143,7 +143,11 @@ final class Connection {
         do throws(InterfaceError) {
             let request = try BrokerCall(call)
             switch request {
-            case .add(let request): begin { [self] answer in broker.add(request, peer: peer, answer: answer) }
+            case .add(let request):
+                begin { [self] answer in
+                    let isWanted = { [weak self] in self?.clientIsThere ?? false }
+                    return broker.add(request, peer: peer, isWanted: isWanted, answer: answer)
+                }
             case .recover(let request): begin { [self] answer in broker.recover(request, peer: peer, answer: answer) }
             case .upgrade(let request):
                 setBusy(true)
@@ -211,6 +215,13 @@ final class Connection {
         isBusy = busy
         updateInterest()
         restartTimer()
+    }
+
+    /// What the kernel says now: the event loop may not have had its turn since the client went.
+    private var clientIsThere: Bool {
+        guard let fd = socket?.raw else { return false }
+        var socket = pollfd(fd: fd, events: 0, revents: 0)
+        return poll(&socket, 1, 0) == 0
     }
 
     // MARK: Bytes out

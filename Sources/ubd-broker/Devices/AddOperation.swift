@@ -25,6 +25,8 @@ final class AddOperation: ClientOperation {
     private let rule: AccessRule
     private let mode: DataMode
     private let answer: (Answer) -> Void
+    /// False once the client is gone, which the event loop may not have heard yet.
+    private let isWanted: () -> Bool
 
     private var device: ManagedDevice?
     private var parking: FileDescriptor?
@@ -40,13 +42,14 @@ final class AddOperation: ClientOperation {
 
     init(
         _ plan: AddPlan, mode: DataMode, owner: UInt32, rule: AccessRule, broker: Broker,
-        answer: @escaping (Answer) -> Void
+        isWanted: @escaping () -> Bool, answer: @escaping (Answer) -> Void
     ) {
         self.plan = plan
         self.mode = mode
         self.owner = owner
         self.rule = rule
         self.broker = broker
+        self.isWanted = isWanted
         self.answer = answer
         handover = FileHandover(loop: broker.loop)
     }
@@ -301,6 +304,8 @@ final class AddOperation: ClientOperation {
         if plan.recovery != .none, !broker.canRepeatRecovery {
             broker.nodes.noticeDeathsSoon(device.id, depth: device.info.depth)
         }
+        // From here on it stays: a client that died while the kernel started it has not been heard of yet.
+        guard isWanted() else { return clientGone() }
         device.step = .live
         device.setState(.live)
         broker.save(device)

@@ -168,11 +168,16 @@ final class WorkerProcess: Worker {
     }
 
     private func readReport() {
-        guard let file = report.take() else { return }
-        endWatch(of: file.raw)
+        guard let file = report?.raw else { return }
         var result = ubd_launch_report()
-        let count = read(file.raw, &result, MemoryLayout<ubd_launch_report>.size)
-        if count == MemoryLayout<ubd_launch_report>.size {
+        let size = MemoryLayout<ubd_launch_report>.size
+        var count = 0
+        // First it says that it has begun, which ubd_launch waited for.
+        repeat { count = read(file, &result, size) } while count == size && result.step == 0
+        if count == -1, errno == EAGAIN || errno == EINTR { return }
+        endWatch(of: file)
+        report = nil
+        if count == size {
             handler?(.launchFailed(step: result.step, errno: result.error))
         } else {
             handler?(.running)

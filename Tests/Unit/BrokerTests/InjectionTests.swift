@@ -164,6 +164,18 @@ struct InjectionTests {
         #expect(try host.add().get().0.state == .live)
     }
 
+    @Test("a client that has gone away while the kernel started its device, unheard")
+    func unheard() throws {
+        let host = try Host()
+        var (isThere, isOver) = (true, false)
+        host.kernel.beforeAnswer[.getParameters] = { isThere = false }
+        _ = host.broker.add(AddRequest(target: "null"), peer: Host.alice, isWanted: { isThere }) { _ in isOver = true }
+        try host.run { isOver }
+        #expect(host.leftovers == [])
+        host.kernel.beforeAnswer = [:]
+        #expect(try host.add().get().0.state == .live)
+    }
+
     @Test("the records: that of the device, and that for udev", arguments: ["state", "udev"])
     func records(_ name: String) throws {
         let host = try Host()

@@ -1,0 +1,136 @@
+#if UBD_TEST_FAILURES
+    import Glibc
+    import KernelABI
+    import SystemCalls
+    import WorkerProtocol
+
+    /// For the lab only, and only where the compiler is told so (`make failing-broker`): control commands, and messages
+    /// between broker and worker, that go wrong when the lab says so. What goes wrong stands in a file of one line, which is
+    /// used up by the first step that it names:
+    ///
+    ///     STEP error NUMBER     the step is not done and fails with that errno; a message of the worker's: it is dead instead
+    ///     STEP lie NUMBER       the kernel does it, and the broker hears that errno
+    ///     STEP stop             the broker stops itself (SIGSTOP) before the step; done when it goes on
+    ///
+    /// STEP is a name of UblkControlOperation, or one of launch, serve, stop, resume, geometry, sealed.
+    struct TestFailure {
+        enum Kind {
+            case error(Int32)
+            case lie(Int32)
+            case stop
+        }
+
+        private static let path = "/run/lab/fail"
+
+        /// What is to happen at this step, once; nil nearly always.
+        static func take(_ step: String) -> Kind? {
+            guard let file = fopen(path, "r") else { return nil }
+            var line = [CChar](repeating: 0, count: 100)
+            let read = fgets(&line, 100, file) != nil
+            fclose(file)
+            let text = String(decoding: line.prefix { $0 != 0 }.map { UInt8(bitPattern: $0) }, as: UTF8.self)
+            let words = text.split { $0 == " " || $0 == "\n" }
+            guard read, words.count >= 2, words[0] == step else { return nil }
+            unlink(path)
+            let number = words.count > 2 ? Int32(words[2]) ?? EIO : EIO
+            return words[1] == "stop" ? .stop : words[1] == "lie" ? .lie(number) : .error(number)
+        }
+
+        /// Stops the process, or returns the errno with which the step fails.
+        static func happen(_ step: String) -> Int32? {
+            switch take(step) {
+            case nil: return nil
+            case .error(let number), .lie(let number): return number
+            case .stop:
+                raise(SIGSTOP)
+                return nil
+            }
+        }
+    }
+
+    final class FailingControlDevice: ControlDevice {
+        private let inner: any ControlDevice
+        private let loop: EventLoop
+        init(_ inner: any ControlDevice, loop: EventLoop) { (self.inner, self.loop) = (inner, loop) }
+
+        var features: UblkFeatures { inner.features }
+
+        func submit(_ request: ControlRequest, _ completion: @escaping (ControlAnswer) -> Void) {
+            switch TestFailure.take("\(request.operation)") {
+            case nil: return inner.submit(request, completion)
+            case .stop:
+                raise(SIGSTOP)
+                inner.submit(request, completion)
+            case .error(let number): loop.later { completion(.result(-number, request.buffer)) }
+            case .lie(let number):
+                inner.submit(request) { _ in completion(.result(-number, request.buffer)) }
+            }
+        }
+    }
+
+    final class FailingWorker: Worker {
+        private let inner: any Worker
+        private init(_ inner: any Worker) { self.inner = inner }
+
+        static func start(
+            _ launch: WorkerLaunch, loop: EventLoop, handler: @escaping (WorkerEvent) -> Void
+        ) throws(SystemError) -> any Worker {
+            let worker = FailingWorker(try WorkerProcess(launch, loop: loop) { _ in })
+            worker.setHandler(handler)
+            return worker
+        }
+
+        var uid: UInt32 { inner.uid }
+        var pid: Int32 { inner.pid }
+        var startTime: UInt64 { inner.startTime }
+        var isAlive: Bool { inner.isAlive }
+        var end: ProcessChange? { inner.end }
+        var controlInode: UInt64? { inner.controlInode }
+
+        func reclaim(_ sockets: DeviceRecord.Sockets) throws(SystemError) -> FileDescriptor {
+            try inner.reclaim(sockets)
+        }
+        func reclaimStatistics() throws(SystemError) -> FileDescriptor { try inner.reclaimStatistics() }
+        func setHandler(_ handler: @escaping (WorkerEvent) -> Void) { inner.setHandler(hears(handler)) }
+        func expect(_ expectation: WorkerExpectation) { inner.expect(expectation) }
+
+        /// A handler that does not hear a message that is to fail; its worker dies instead.
+        private func hears(_ handler: @escaping (WorkerEvent) -> Void) -> (WorkerEvent) -> Void {
+            { [weak inner] event in
+                var step: String?
+                if case .message(.geometry) = event { step = "geometry" }
+                if case .message(.sealed) = event { step = "sealed" }
+                if let step, TestFailure.happen(step) != nil { return inner?.kill() ?? () }
+                handler(event)
+            }
+        }
+
+        private func fail(_ step: String) throws(SystemError) {
+            if let number = TestFailure.happen(step) { throw SystemError(step, number) }
+        }
+
+        func send(_ message: LaunchMessage, parking: Int32, statistics: Int32, bundle: Int32) throws(SystemError) {
+            try fail("launch")
+            try inner.send(message, parking: parking, statistics: statistics, bundle: bundle)
+        }
+
+        func send(_ message: ServeMessage) throws(SystemError) {
+            try fail("serve")
+            try inner.send(message)
+        }
+
+        func stop() throws(SystemError) {
+            try fail("stop")
+            try inner.stop()
+        }
+
+        func resume() throws(SystemError) {
+            try fail("resume")
+            try inner.resume()
+        }
+
+        func kill() { inner.kill() }
+        func checkStopped() { inner.checkStopped() }
+        func forget(undertaker: Undertaker, owner: UInt32) { inner.forget(undertaker: undertaker, owner: owner) }
+    }
+#endif
