@@ -63,10 +63,11 @@ static const char *step(const struct __ptrace_syscall_info *i, unsigned long num
 static void die(const char *words) {
     char name[256];
     snprintf(name, sizeof name, "%s.died", file);
-    kill(child, SIGKILL);
-    waitpid(child, NULL, 0);
+    /* Before the death: whoever sees that must find the words. */
     FILE *f = fopen(name, "w");
     if (f) fprintf(f, "%s\n", words), fclose(f);
+    kill(child, SIGKILL);
+    waitpid(child, NULL, 0);
     exit(0);
 }
 
