@@ -83,6 +83,17 @@ def ubd(target, mode):
 
 
 @contextlib.contextmanager
+def batch_policy(target, mode):
+    """ubd whose worker the host's scheduler lets preempt nobody when it is woken (SCHED_BATCH, sched(7))."""
+    with ubd(target, mode) as (path, name):
+        for comm in glob.glob("/proc/[0-9]*/comm"):
+            if open(comm).read().startswith(name):
+                for task in os.listdir(os.path.dirname(comm) + "/task"):
+                    os.sched_setscheduler(int(task), os.SCHED_BATCH, os.sched_param(0))
+        yield path, name
+
+
+@contextlib.contextmanager
 def bare(target, mode):
     """ubd's worker without its walls."""
     from bare import BareDevice
@@ -91,7 +102,7 @@ def bare(target, mode):
         yield device.path, "ubd-bare"
 
 
-SERVERS = {"null_blk": null_blk, "loop": kernel_loop, "kublk": kublk, "ubd": ubd, "bare": bare}
+SERVERS = {"null_blk": null_blk, "loop": kernel_loop, "kublk": kublk, "ubd": ubd, "ubd under SCHED_BATCH": batch_policy, "bare": bare}
 
 
 # --- points -----------------------------------------------------------------------------------------------------------
@@ -162,19 +173,30 @@ def points(plan):
 # --- queues, devices --------------------------------------------------------------------------------------------------
 
 
+def wake_ups(device):
+    found = json.loads(must("ubd", "stats", "-n", device["id"], "--json"))["devices"]
+    return found[0]["total"]["wakeUps"]
+
+
 def queues(plan):
-    """As many jobs and queues as processors, each job on a processor, and so a queue, of its own."""
-    for target, mode, way, number, depth, requests in plan["queues"]:
+    """As many jobs and queues as processors, each job on a processor, and so a queue, of its own. `at_once`: fio gives and
+    takes so many requests by one call."""
+    for target, mode, way, number, depth, at_once, requests in plan["queues"]:
         file = ["-f", FILE] if target == "loop" else []
         device = add("-t", target, "-q", number, "-d", DEPTH, "--max-io-size", "128K", "--mode", mode, *file)
         if (device["mode"], device["queues"]) != (mode, number):
             raise RuntimeError(f"asked for {number} queues in mode {mode}, got {device}")
-        spread = [f"--cpus_allowed=0-{number - 1}", "--cpus_allowed_policy=split"]
+        more = [f"--cpus_allowed=0-{number - 1}", "--cpus_allowed_policy=split", f"--iodepth_batch_submit={at_once}",
+                f"--iodepth_batch_complete_min={at_once}", f"--iodepth_batch_complete_max={depth}"]  # fmt: skip
         scheduler_none(device["node"])
-        warm(device["node"], *spread, jobs=number)
-        short = counted_load("ubd-worker", device["node"], way, 4096, depth, requests // 16, *spread, jobs=number)
-        long = counted_load("ubd-worker", device["node"], way, 4096, depth, requests, *spread, jobs=number)
-        tell({"target": target, "mode": mode, "way": way, "depth": depth, "queues": number, "short": short, "long": long})
+        warm(device["node"], *more[:2], jobs=number)
+        woken = [wake_ups(device)]
+        runs = []
+        for count in (requests // 16, requests):
+            runs.append(counted_load("ubd-worker", device["node"], way, 4096, depth, count // depth * depth, *more, jobs=number))
+            woken.append(wake_ups(device))
+        tell({"target": target, "mode": mode, "way": way, "depth": depth, "queues": number, "at_once": at_once, "short": runs[0], "long": runs[1],
+              "wake_ups": woken[2] - 2 * woken[1] + woken[0]})  # fmt: skip
         must("ubd", "del", "-n", device["id"])
 
 
@@ -212,6 +234,9 @@ def main():
         for _ in range(FILE_MIB):
             file.write(os.urandom(1 << 20))
     tell({"kernel": os.uname().release})
+    # khugepaged would do 35 million instructions' work in some window or other.
+    with open("/sys/kernel/mm/transparent_hugepage/khugepaged/scan_sleep_millisecs", "w") as file:
+        file.write("4294967295")
     if plan.get("symbols"):
         os.makedirs("/job/out", exist_ok=True)
         must("modprobe", "-a", "loop", "null_blk")
