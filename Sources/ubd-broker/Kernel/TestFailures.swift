@@ -20,7 +20,7 @@
             case stop
         }
 
-        private static let path = "/run/lab/fail"
+        private static let path = "/run/lab/failing-broker"
 
         /// What is to happen at this step, once; nil nearly always.
         static func take(_ step: String) -> Kind? {
