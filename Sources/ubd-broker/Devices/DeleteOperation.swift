@@ -23,15 +23,19 @@ final class DeleteOperation {
 
     func begin(force: Bool) {
         if device.info.state == .adding || device.info.state == .starting {
-            return refuse(busyWith: "being added right now")
+            return refuse(busyWith: "being added right now", remedy: "try again in a moment")
         }
         if force { return forced() }
         guard device.teardown == nil, device.info.state != .deleting else {
-            return refuse(busyWith: "being deleted already")
+            return refuse(
+                busyWith: "being deleted already",
+                remedy: "wait for that, or hurry it with --force (what is not written yet is lost)")
         }
         if let holder = broker.holder(of: device) { return refuse(busyWith: holder) }
         if device.recovery != nil || device.upgrade?.hasDevice == true {
-            return refuse(busyWith: "getting a new worker right now")
+            return refuse(
+                busyWith: "getting a new worker right now",
+                remedy: "try again in a moment, or delete with --force (what is not written yet is lost)")
         }
         if device.watch.isReported { return refuse(busyWith: "waiting for its file, which does not answer") }
         // STOP_DEV of a device whose worker does not serve would hang.
@@ -86,11 +90,13 @@ final class DeleteOperation {
         Teardown(device, broker: broker, completion: completion).begin(manner)
     }
 
-    private func refuse(busyWith holder: String) {
+    private func refuse(
+        busyWith holder: String,
+        remedy: String = "release it first, or delete with --force (what is not written yet is lost)"
+    ) {
         completion(
             .busy(
-                message: "\(device.info.link ?? device.info.node) is \(holder)",
-                remedy: "release it first, or delete with --force (what is not written yet is lost)",
+                message: "\(device.info.link ?? device.info.node) is \(holder)", remedy: remedy,
                 id: Int64(device.id), holder: holder))
     }
 }
