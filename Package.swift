@@ -66,8 +66,8 @@ let package = Package(
         .executableTarget(
             name: "ubd-broker",
             dependencies: [
-                "SystemCalls", "KernelABI", "Ring", "Policy", "PolicyCompiler", "WorkerProtocol", "Varlink",
-                "BrokerInterface", "CShims", "CLauncher",
+                "SystemCalls", "KernelABI", "Ring", "Policy", "PolicyCompiler", "Sandbox", "WorkerProtocol",
+                "Varlink", "BrokerInterface", "CShims", "CLauncher",
             ],
             cSettings: cSettings, swiftSettings: swiftSettings),
         // The queue engine and all targets are one module, so that the compiler makes one piece of a queue's loop and its

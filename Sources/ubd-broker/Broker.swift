@@ -40,8 +40,8 @@ final class Broker {
     let orphans: Orphans
     let deathCauses: DeathCauses
     let started = Int64(time(nil))
-    /// The broker's own seccomp filters, which its workers inherit.
-    private let ownFilters: Int
+    /// The broker's own seccomp filters, which its workers inherit. If that can't be read, no worker is believed.
+    private var ownFilters: Int { (try? ProcessStatus(of: "self").seccompFilters) ?? .max - 2 }
     private let surroundings: Surroundings
 
     var uids: WorkerUIDs
@@ -68,7 +68,6 @@ final class Broker {
         orphans = Orphans(loop: loop)
         deathCauses = DeathCauses(loop: loop, log: surroundings.kernelLog)
         uids = WorkerUIDs(base: configuration.uidBase, count: configuration.uidCount)
-        ownFilters = try ProcessStatus(of: "self").seccompFilters
     }
 
     /// START_USER_RECOVERY may be sent again after a replacement that died half-way (Linux 6.16; kernel-facts, C).

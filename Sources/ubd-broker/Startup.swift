@@ -3,6 +3,7 @@ import CShims
 import Glibc
 import KernelABI
 import Policy
+import Sandbox
 import SystemCalls
 import WorkerProtocol
 
@@ -64,9 +65,16 @@ enum Startup {
         return walls
     }
 
+    private static func ownFilter(_ configuration: Configuration) throws -> SystemCallFilter {
+        do { return try BrokerFilter.load(folder: configuration.policyFolder) } catch {
+            throw Refusal(message: "the broker's own policy: \(error)", status: 2)
+        }
+    }
+
     private static func check(_ configuration: Configuration) throws -> Int32 {
         let policy = try accessPolicy(configuration)
         _ = try walls(configuration)
+        _ = try ownFilter(configuration)
         for rule in policy.rules { print("\(rule.location): \(rule.text)") }
         for warning in policy.warnings { print("warning: \(warning)") }
         print("\(policy.rules.count) rules, \(policy.warnings.count) warnings; the sandbox policies compile")
@@ -79,9 +87,11 @@ enum Startup {
         guard geteuid() == 0 else {
             throw Refusal(message: "must run as root (uid 0), not as uid \(geteuid())", status: 1)
         }
+        try CleanEnvironment.enforce(CommandLine.arguments)
         prepareProcess()
         let policy = try accessPolicy(configuration)
         let walls = try walls(configuration)
+        let filter = try ownFilter(configuration)
         // Not held here: an upgrade replaces the broker's.
         var program: WorkerProgram? = try workerProgram(configuration)
         let gid = try workerGroup(configuration)
@@ -134,12 +144,21 @@ enum Startup {
             Watchdog(broker).begin()
             Notification.send("READY=1")
         }
+        try confine(filter)
         try loop.run()
         if let failure { throw failure }
         Notification.send("STOPPING=1")
         Undertaker.leave((server?.sockets ?? []) + broker.parkingEnds)
         withExtendedLifetime((server, broker)) {}
         _ = lock.raw
+    }
+
+    /// The last act of the start: names of users, policies and libraries are not looked for any more.
+    private static func confine(_ filter: SystemCallFilter) throws {
+        do throws(SystemError) {
+            try Capabilities.dropOthers()
+            try filter.installOnAllThreads()
+        } catch { throw Refusal(message: "the broker can not confine itself: \(error)", status: 1) }
     }
 
     private static func watch(_ fd: Int32, _ broker: Broker, _ next: @escaping () -> Int32?) throws {

@@ -8,11 +8,15 @@
 #include <linux/seccomp.h>
 #include <sched.h>
 #include <signal.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+
+/* umount2(2); sys/mount.h, which has it, clashes with linux/fs.h. */
+#define MNT_DETACH 2
 
 /* glibc leaves this one to linux/sched.h, which clashes with sched.h. */
 #ifndef CLONE_DETACHED
@@ -45,7 +49,9 @@ struct policy_header_table policy_constants(void) {
         C(AF_INET6), C(AF_NETLINK), C(AF_VSOCK), C(SOCK_STREAM), C(SOCK_DGRAM), C(SOCK_SEQPACKET), C(SOCK_NONBLOCK),
         C(SOCK_CLOEXEC), C(MSG_PEEK), C(MSG_TRUNC), C(MSG_DONTWAIT), C(MSG_NOSIGNAL), C(MSG_CMSG_CLOEXEC),
         C(PR_SET_PDEATHSIG), C(PR_GET_DUMPABLE), C(PR_SET_DUMPABLE), C(PR_SET_NAME), C(PR_GET_NAME), C(PR_GET_SECCOMP),
-        C(PR_CAPBSET_READ), C(PR_SET_TIMERSLACK), C(PR_SET_NO_NEW_PRIVS), C(PR_GET_NO_NEW_PRIVS),
+        C(PR_CAPBSET_READ), C(PR_SET_TIMERSLACK), C(PR_SET_NO_NEW_PRIVS), C(PR_GET_NO_NEW_PRIVS), C(PR_CAPBSET_DROP),
+        C(PR_SET_SECUREBITS), C(PR_CAP_AMBIENT), C(PR_SET_IO_FLUSHER), C(TCGETS), C(MS_RDONLY), C(MS_NOSUID), C(MS_NODEV),
+        C(MS_NOEXEC), C(MS_REC), C(MS_PRIVATE), C(MNT_DETACH),
         C(SECCOMP_SET_MODE_FILTER), C(SECCOMP_GET_ACTION_AVAIL), C(SECCOMP_FILTER_FLAG_TSYNC),
         C(SECCOMP_FILTER_FLAG_TSYNC_ESRCH), C(AT_SYMLINK_NOFOLLOW), C(AT_NO_AUTOMOUNT), C(AT_EMPTY_PATH),
         C(AT_STATX_FORCE_SYNC), C(AT_STATX_DONT_SYNC), C(RLIMIT_FSIZE), C(RLIMIT_CORE), C(RLIMIT_NPROC), C(RLIMIT_NOFILE),

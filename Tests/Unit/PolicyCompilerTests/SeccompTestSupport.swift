@@ -8,7 +8,7 @@ import Testing
 let repository = URL(filePath: #filePath).appending(path: "../../../..").standardizedFileURL
 
 /// All seccomp policies that ship.
-let shippedPolicyNames = ["worker-setup", "worker-loop", "target-null", "target-loop"]
+let shippedPolicyNames = ["worker-setup", "worker-loop", "target-null", "target-loop", "broker"]
 
 func shippedPolicy(_ name: String) throws -> SeccompPolicy {
     try SeccompPolicy(parsing: name + ".policy") { file in

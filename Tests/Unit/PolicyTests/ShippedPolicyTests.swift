@@ -43,7 +43,10 @@ struct ShippedPolicyTests {
     func seccomp() throws {
         let names = try files(in: "seccomp")
         #expect(
-            names == ["worker-setup.policy", "worker-loop.policy", "target-null.policy", "target-loop.policy"])
+            names == [
+                "worker-setup.policy", "worker-loop.policy", "target-null.policy", "target-loop.policy",
+                "broker.policy",
+            ])
         let loop = try SeccompPolicy(parsing: "worker-loop.policy", read: shipped("seccomp"))
         for name in names where name.hasPrefix("target-") {
             let target = try SeccompPolicy(parsing: name, read: shipped("seccomp"))
@@ -63,18 +66,37 @@ struct ShippedPolicyTests {
         #expect(policy.rules.map(\.verdict) == [.allow, control, control, .allow, .allow, .allow, .allow])
     }
 
-    @Test("no shipped seccomp policy allows executable memory, a new process, a path, a socket or a signal")
+    @Test("no worker's seccomp policy allows executable memory, a new process, a path, a socket or a signal")
     func neverAllowed() throws {
         let never: Set<String> = [
             "execve", "execveat", "fork", "vfork", "open", "openat", "openat2", "socket", "connect", "bind", "accept",
             "accept4", "kill", "tkill", "tgkill", "ptrace", "mount", "setns", "unshare", "bpf", "pidfd_getfd",
             "process_vm_readv", "process_vm_writev", "mremap", "memfd_create", "userfaultfd", "keyctl", "sendto",
         ]
-        for name in try files(in: "seccomp") {
+        for name in try files(in: "seccomp") where name != "broker.policy" {
             let policy = try SeccompPolicy(parsing: name, read: shipped("seccomp"))
             #expect(never.isDisjoint(with: policy.rules.map(\.name)), "\(name)")
             #expect(
                 policy.rules.allSatisfy { !["mmap", "mprotect", "clone"].contains($0.name) || $0.verdict != .allow })
+        }
+    }
+
+    @Test("the broker's seccomp policy allows no program by path, no other process's memory, no module, no network")
+    func broker() throws {
+        let never: Set<String> = [
+            "execve", "ptrace", "process_vm_readv", "process_vm_writev", "bpf", "init_module", "finit_module",
+            "delete_module", "kexec_load", "setns", "unshare", "open_by_handle_at", "move_mount", "fsmount",
+            "open_tree",
+            "mknod", "mknodat", "chroot", "swapon", "swapoff", "reboot", "keyctl", "userfaultfd", "perf_event_open",
+            "kill", "tkill", "fork", "vfork", "personality", "syslog", "ioperm", "iopl", "accept", "quotactl",
+        ]
+        let policy = try SeccompPolicy(parsing: "broker.policy", read: shipped("seccomp"))
+        #expect(never.isDisjoint(with: policy.rules.map(\.name)))
+        for name in [
+            "mmap", "mprotect", "clone", "socket", "socketpair", "execveat", "mount", "umount2", "prctl", "ioctl",
+        ] {
+            let rule = try #require(policy.rules.first { $0.name == name })
+            #expect(rule.verdict != .allow, "\(name)")
         }
     }
 

@@ -1,0 +1,33 @@
+import Foundation
+import Testing
+
+@testable import ubd_broker
+
+@Suite("What the broker keeps")
+struct ConfinementTests {
+    @Test("of the environment: what systemd tells its services, and nothing that steers a program or a library")
+    func environment() {
+        let given = [
+            "HOME=/root", "LD_PRELOAD=/tmp/evil.so", "LISTEN_FDS=1",
+            "SWIFT_BACKTRACE=enable=yes,swift-backtrace=/tmp/x",
+            "GLIBC_TUNABLES=glibc.malloc.check=3", "NOTIFY_SOCKET=@/org/x", "PATH=/tmp", "no equals sign", "=",
+        ]
+        let clean = CleanEnvironment.cleaned(given)
+        #expect(
+            clean == [
+                "PATH=/usr/sbin:/usr/bin:/sbin:/bin", "SWIFT_BACKTRACE=enable=no", "LISTEN_FDS=1",
+                "NOTIFY_SOCKET=@/org/x",
+            ])
+        #expect(CleanEnvironment.cleaned(clean) == clean, "the second time there is nothing left to do")
+    }
+
+    @Test("of root's capabilities: those that the systemd unit leaves it")
+    func capabilities() throws {
+        let unit = URL(filePath: #filePath).appending(path: "../../../../policy/systemd/ubd-broker.service")
+        let line = try String(contentsOf: unit.standardizedFileURL, encoding: .utf8).split(separator: "\n")
+            .first { $0.hasPrefix("CapabilityBoundingSet=") }
+        let names = try #require(line).dropFirst("CapabilityBoundingSet=".count).split(separator: " ").map(String.init)
+        #expect(Set(Capabilities.kept.map { "CAP_" + $0.name }) == Set(names))
+        #expect(Capabilities.mask == 0x4_0128_01E9)
+    }
+}
