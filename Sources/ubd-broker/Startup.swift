@@ -22,6 +22,7 @@ enum Startup {
             case .help: print(Configuration.help, terminator: "")
             case .version: print("ubd-broker \(UBDVersion.text)")
             case .run:
+                if let subject = configuration.dumps { return try dump(subject, configuration) }
                 if configuration.onlyChecks { return try check(configuration) }
                 try serve(configuration)
             }
@@ -78,6 +79,19 @@ enum Startup {
         for rule in policy.rules { print("\(rule.location): \(rule.text)") }
         for warning in policy.warnings { print("warning: \(warning)") }
         print("\(policy.rules.count) rules, \(policy.warnings.count) warnings; the sandbox policies compile")
+        return 0
+    }
+
+    private static func dump(_ subject: String, _ configuration: Configuration) throws -> Int32 {
+        let text: String?
+        do { text = try PolicyDump.text(of: subject, folder: configuration.policyFolder) } catch {
+            throw Refusal(message: "policy \(error)", status: 2)
+        }
+        guard let text else {
+            let known = PolicyDump.subjects.joined(separator: ", ")
+            throw Refusal(message: "there is no policy of '\(subject)'; there are \(known)", status: 2)
+        }
+        print(text, terminator: "")
         return 0
     }
 

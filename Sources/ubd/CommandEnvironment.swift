@@ -10,6 +10,8 @@ struct CommandEnvironment {
     var host: any Machine
     /// This program, for the helper process of `ubd del`.
     var executable: String
+    /// Reads partition tables.
+    var sfdisk = "/usr/sbin/sfdisk"
     /// How long things may take, in seconds.
     var addSeconds = 60
     var callSeconds = 30

@@ -19,6 +19,8 @@ struct Configuration {
     /// Plain command numbers, as drivers before Linux 6.4 want them.
     var usesLegacyOpcodes = false
     var onlyChecks = false
+    /// Whose policies to print, instead of serving.
+    var dumps: String?
 
     var socketPath: String { runFolder + "/io.ubd.Broker" }
 
@@ -56,6 +58,8 @@ struct Configuration {
                                 times in so long fails, 1 to 3600     [60]
           --legacy-opcodes      command numbers of Linux before 6.4
           --check-config        check the policies and say what they allow, then exit
+          --dump-policy NAME    print what a worker of target NAME will run under, or the broker itself (broker),
+                                as the kernel will have it, then exit
           --foreground          accepted for familiarity: there is no other way
           --help, --version
 
@@ -94,6 +98,7 @@ struct Configuration {
             case "--death-window": configuration.deathWindow = try number(name, try value(), 1...3600)
             case "--legacy-opcodes": configuration.usesLegacyOpcodes = true
             case "--check-config": configuration.onlyChecks = true
+            case "--dump-policy": configuration.dumps = try value()
             case "--foreground": break
             case "--help", "-h": command = .help
             case "--version": command = .version

@@ -25,7 +25,8 @@ public func runWorker(arguments: [String] = CommandLine.arguments) -> Int32 {
             to: STDOUT_FILENO,
             """
             usage: ubd-worker [--help | --version]
-            Serves one ubd device. ubd-broker starts it with the device and a control socket; it has no options.
+            Serves one ubd device. ubd-broker starts it with the device and a control socket; it has no options, and reads
+            no policy: what it runs under, 'ubd-broker --dump-policy TARGET' prints.
 
             """)
         return 0

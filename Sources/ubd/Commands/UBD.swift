@@ -34,7 +34,8 @@ struct UBD: ParsableCommand {
         version: "ubd \(UBDVersion.text)",
         subcommands: [
             AddCommand.self, DeleteCommand.self, ListCommand.self, UpgradeCommand.self, RecoverCommand.self,
-            StatsCommand.self, InfoCommand.self, FeaturesCommand.self, DoctorCommand.self, FlushDeviceCommand.self,
+            StatsCommand.self, PartitionsCommand.self, InfoCommand.self, FeaturesCommand.self, DoctorCommand.self,
+            FlushDeviceCommand.self,
         ])
 }
 

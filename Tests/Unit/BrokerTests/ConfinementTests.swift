@@ -1,4 +1,5 @@
 import Foundation
+import Glibc
 import Testing
 
 @testable import ubd_broker
@@ -29,5 +30,21 @@ struct ConfinementTests {
         let names = try #require(line).dropFirst("CapabilityBoundingSet=".count).split(separator: " ").map(String.init)
         #expect(Set(Capabilities.kept.map { "CAP_" + $0.name }) == Set(names))
         #expect(Capabilities.mask == 0x4_0128_01E9)
+    }
+
+    @Test(
+        "a dump of a target's policies has its filters and each mode's rings; an unknown one has none",
+        .enabled(if: getuid() == 0, "policies must be root's, and this checkout is not"))
+    func dump() throws {
+        // TrustedFile takes files of root's only, which a checkout's are where tests run as root.
+        let folder = URL(filePath: #filePath).appending(path: "../../../../policy").standardizedFileURL.path
+        let text = try #require(try PolicyDump.text(of: "loop", folder: folder))
+        for part in [
+            "broker.policy", "worker-setup.policy", "target-loop.policy", "mode batch-zero-copy", "op READ_FIXED",
+        ] {
+            #expect(text.contains(part), "\(part)")
+        }
+        #expect(try #require(try PolicyDump.text(of: "broker", folder: folder)).contains("execveat"))
+        #expect(try PolicyDump.text(of: "nbd", folder: folder) == nil)
     }
 }

@@ -1,0 +1,34 @@
+import BrokerInterface
+import Policy
+import PolicyCompiler
+import WorkerProtocol
+
+/// What a worker, or the broker itself, will run under, for people to read: filters as libseccomp's pseudo code, ring
+/// policies with their includes resolved.
+enum PolicyDump {
+    /// What `--dump-policy` takes besides the targets.
+    static let broker = "broker"
+
+    static var subjects: [String] { TargetKind.allCases.map(\.name) + [broker] }
+
+    /// nil for an unknown subject. Errors say file, line and column.
+    static func text(of subject: String, folder: String) throws -> String? {
+        let own = try filter("broker.policy", "The broker's own filter, inherited by all that it starts", folder)
+        if subject == broker { return own }
+        guard let target = TargetKind.allCases.first(where: { $0.name == subject }) else { return nil }
+        var text = own + (try filter("worker-setup.policy", "Stage A, while a worker sets itself up", folder))
+        text += try filter("target-\(target.name).policy", "Stage B, from its first request on", folder)
+        for mode in DataMode.allCases {
+            let ring = try RingPolicy(
+                parsing: "\(target.name).ring", for: RingMode(zeroCopy: mode.isZeroCopy, batch: mode.isBatch),
+                read: { try TrustedFile.read(folder + "/rings/" + $0) })
+            text += "# \(target.name).ring: each of its rings, in mode \(mode.rawValue)\n\n\(ring.text)\n"
+        }
+        return text
+    }
+
+    private static func filter(_ name: String, _ title: String, _ folder: String) throws -> String {
+        let policy = try SeccompPolicy(parsing: name, read: { try TrustedFile.read(folder + "/seccomp/" + $0) })
+        return "# \(name): \(title)\n\n\(try SeccompCompiler.pseudoCode(policy))\n"
+    }
+}

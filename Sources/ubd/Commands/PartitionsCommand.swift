@@ -1,0 +1,79 @@
+import ArgumentParser
+import BrokerInterface
+import SystemCalls
+import Varlink
+
+/// `ubd partitions`: the partition table of the caller's device, read with the caller's rights.
+struct PartitionsCommand: UBDCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "partitions",
+        abstract: "Show the partition table of a device.",
+        discussion: """
+            EXAMPLES
+              ubd partitions -n 0
+              ubd add -t loop -f disk.img --offset 1048576 --size 536870912      one of its partitions as a device
+
+            The kernel never looks for partitions on a ubd device by itself: what a user writes there is not for the
+            kernel to parse, and there is no /dev/ublkb0p1. This reads the table as you, with sfdisk. OFFSET and BYTES
+            are what 'ubd add' wants to make a device of a partition, of the same file; if the device itself has an
+            --offset, add it.
+            """)
+
+    @Option(name: [.customShort("n"), .long], help: ArgumentHelp("The device.", valueName: "id"))
+    var number: UInt32
+
+    @OptionGroup var output: OutputOptions
+
+    func perform(_ environment: CommandEnvironment) throws(CommandFailure) -> ExitStatus {
+        guard let device = try BrokerClient(environment: environment).list(id: number).first else {
+            throw ListCommand.noSuchDevice(number)
+        }
+        let table = try read(device, environment)
+        if output.asJSON {
+            let json = JSON.record([
+                ("label", .string(table.label)), ("partitions", .array(table.partitions.map(\.json))),
+            ])
+            environment.console.out(json.indentedText)
+            return .success
+        }
+        var lines = Table(header: ["PART", "OFFSET", "BYTES", "SIZE", "TYPE", "NAME"])
+        lines.rows = table.partitions.map {
+            ["\($0.number)", "\($0.offset)", "\($0.size)", ByteSize.text($0.size), $0.type, $0.name ?? ""]
+        }
+        for line in lines.lines { environment.console.out(line) }
+        if table.partitions.isEmpty {
+            environment.console.error(
+                "ubd: note: the \(table.label) table of \(device.node) has no partition".printable)
+        }
+        return .success
+    }
+
+    private func read(_ device: Device, _ environment: CommandEnvironment) throws(CommandFailure) -> PartitionTable {
+        let printed: (text: String, status: Int32)?
+        do throws(SystemError) {
+            let helper = try HelperProcess(environment.sfdisk, ["sfdisk", "--json", "--", device.node])
+            printed = try helper.output(most: 1 << 20, Deadline(seconds: environment.callSeconds))
+        } catch {
+            guard error.errno == 2 else { throw CommandFailure(error, remedy: "try 'sfdisk --json \(device.node)'") }
+            throw CommandFailure(
+                .hostLacksSomething, "NoSfdisk", "\(environment.sfdisk) is not there",
+                remedy: "install fdisk (Debian: apt install fdisk; elsewhere it is in util-linux)")
+        }
+        guard let printed else {
+            throw CommandFailure(
+                .failed, "Hangs", "\(device.node) could not be read within \(environment.callSeconds) s",
+                remedy: "wait until its file answers; 'ubd list' says what the device does")
+        }
+        guard printed.status == 0 else {
+            throw CommandFailure(
+                .failed, "NoPartitionTable", "\(device.node) has no partition table that sfdisk knows",
+                remedy: "make one with sfdisk or parted, or use the device as a whole")
+        }
+        guard let table = PartitionTable(sfdisk: printed.text, node: device.node) else {
+            throw CommandFailure(
+                .failed, "BadPartitionTable", "what sfdisk prints of \(device.node) makes no sense",
+                remedy: "see 'sfdisk --json \(device.node)'")
+        }
+        return table
+    }
+}

@@ -1,0 +1,62 @@
+import Glibc
+import SystemCalls
+
+/// A program that is run for what it prints, and given up when it takes too long: on a device that hangs no signal ends it,
+/// and nobody waits for it.
+struct HelperProcess: ~Copyable {
+    private let pid: pid_t
+    private let pipe: FileDescriptor
+
+    /// Starts a program with nothing of ours but the pipe: one that hangs must not keep the caller's terminal or files
+    /// open. `arguments` with its name; the environment is empty.
+    init(_ executable: String, _ arguments: [String]) throws(SystemError) {
+        var pipe = try makePipe()
+        pid = try HelperProcess.spawn(executable, arguments, output: pipe.second.raw)
+        // The helper must be the only one with that end, or its death would not be seen.
+        let null = open("/dev/null", O_WRONLY | O_CLOEXEC)
+        if null >= 0 { pipe.second = FileDescriptor(owning: null) }
+        self.pipe = consume pipe.first
+    }
+
+    /// What it printed and its exit status (-1: a signal ended it), once it has ended or printed more than `most` bytes; nil
+    /// when the deadline passes first.
+    consuming func output(most: Int, _ deadline: Deadline) throws(SystemError) -> (text: String, status: Int32)? {
+        var bytes: [UInt8] = []
+        while !deadline.hasPassed {
+            var waiting = pollfd(fd: pipe.raw, events: Int16(POLLIN), revents: 0)
+            guard poll(&waiting, 1, deadline.milliseconds()) > 0 else { continue }
+            var chunk = [UInt8](repeating: 0, count: 4096)
+            let file = pipe.raw
+            let count = try call("read") { chunk.withUnsafeMutableBytes { read(file, $0.baseAddress, $0.count) } }
+            bytes += chunk.prefix(count)
+            if count > 0, bytes.count <= most { continue }
+            if count > 0 { kill(pid, SIGKILL) }
+            var status: Int32 = 0
+            let pid = pid
+            _ = try? call("waitpid") { waitpid(pid, &status, 0) }
+            return (String(decoding: bytes, as: UTF8.self), status & 0x7F == 0 ? status >> 8 & 0xFF : -1)
+        }
+        // In an uninterruptible wait it stays until the device answers or is deleted.
+        kill(pid, SIGKILL)
+        return nil
+    }
+
+    private static func spawn(
+        _ executable: String, _ arguments: [String], output: Int32
+    ) throws(SystemError) -> pid_t {
+        var actions = posix_spawn_file_actions_t()
+        posix_spawn_file_actions_init(&actions)
+        defer { posix_spawn_file_actions_destroy(&actions) }
+        posix_spawn_file_actions_addopen(&actions, 0, "/dev/null", O_RDONLY, 0)
+        posix_spawn_file_actions_adddup2(&actions, output, 1)
+        posix_spawn_file_actions_addopen(&actions, 2, "/dev/null", O_WRONLY, 0)
+        posix_spawn_file_actions_addclosefrom_np(&actions, 3)
+        var argv: [UnsafeMutablePointer<CChar>?] = arguments.map { strdup($0) } + [nil]
+        defer { for pointer in argv { free(pointer) } }
+        var environment: [UnsafeMutablePointer<CChar>?] = [nil]
+        var pid: pid_t = 0
+        let result = posix_spawn(&pid, executable, &actions, nil, &argv, &environment)
+        guard result == 0 else { throw SystemError("start \(executable)", result) }
+        return pid
+    }
+}

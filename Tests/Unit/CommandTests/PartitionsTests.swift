@@ -1,0 +1,103 @@
+import BrokerInterface
+import Foundation
+import Testing
+import Varlink
+
+@testable import ubd
+
+@Suite("ubd partitions")
+struct PartitionsTests {
+    private static let printed = #"""
+        {
+           "partitiontable": {
+              "label":"gpt", "id":"0A", "device":"/dev/ublkb0", "unit":"sectors", "firstlba":34, "lastlba":262110,
+              "sectorsize":512,
+              "partitions": [
+                 {"node":"/dev/ublkb0p1", "start":2048, "size":4096, "type":"0FC63DAF-8483", "uuid":"X", "name":"ro\u001b[31mot"},
+                 {"node":"/dev/ublkb0p12", "start":8192, "size":1, "type":"EF"}
+              ]
+           }
+        }
+        """#
+
+    /// Runs the command on a device whose node is that file.
+    private func run(node: String, sfdisk: String, _ arguments: [String] = []) -> (status: Int32, console: Recorder) {
+        let console = Recorder()
+        let broker = FakeBroker(connections: 1) { connection, _ in
+            connection.send(Reply(parameters: ListReply(devices: [FakeBroker.device(node: node)]).json))
+        }
+        var environment = broker.environment(console)
+        environment.sfdisk = sfdisk
+        let status = CommandLineTool.run(["partitions", "-n", "0"] + arguments, environment)
+        _ = broker.finish()
+        return (status, console)
+    }
+
+    @Test("reads what sfdisk prints: offsets and sizes become bytes, names only text")
+    func table() throws {
+        let table = try #require(PartitionTable(sfdisk: Self.printed, node: "/dev/ublkb0"))
+        #expect(table.label == "gpt")
+        #expect(table.partitions.map(\.number) == [1, 12])
+        #expect(table.partitions.map(\.offset) == [1 << 20, 4 << 20])
+        #expect(table.partitions.map(\.size) == [2 << 20, 512])
+        #expect(table.partitions.map(\.name) == ["ro\u{1b}[31mot", nil])
+    }
+
+    @Test(
+        "takes nothing that makes no sense",
+        arguments: [
+            "", "{}", "[]", #"{"partitiontable":{"label":"gpt","unit":"bytes"}}"#,
+            #"{"partitiontable":{"label":"gpt","unit":"sectors","partitions":{}}}"#,
+            #"{"partitiontable":{"label":"gpt","unit":"sectors","partitions":[{"node":"/dev/sda1","start":1,"size":1,"type":"x"}]}}"#,
+            #"{"partitiontable":{"label":"gpt","unit":"sectors","partitions":[{"node":"/dev/ublkb0p1","start":-1,"size":1,"type":"x"}]}}"#,
+            #"{"partitiontable":{"label":"gpt","unit":"sectors","partitions":[{"node":"/dev/ublkb0p1","start":9223372036854775807,"size":1,"type":"x"}]}}"#,
+        ])
+    func nonsense(_ text: String) {
+        #expect(PartitionTable(sfdisk: text, node: "/dev/ublkb0") == nil)
+    }
+
+    @Test("without sfdisk it says which package has it")
+    func missing() {
+        let (status, console) = run(node: "/dev/null", sfdisk: "/nowhere/sfdisk")
+        #expect(status == ExitStatus.hostLacksSomething.rawValue)
+        #expect(console.errors.joined().contains("install fdisk"))
+    }
+
+    /// A disk of 1 MiB whose first block is given, and its name.
+    private func disk(_ block: [UInt8]) throws -> String {
+        let path = FileManager.default.temporaryDirectory.appending(path: "ubd-disk-\(UUID())").path
+        try Data(block + [UInt8](repeating: 0, count: (1 << 20) - block.count)).write(to: URL(filePath: path))
+        return path
+    }
+
+    private static let realOne = "/usr/sbin/sfdisk"
+
+    @Test(
+        "shows a table as sfdisk reads it, as columns and as JSON",
+        .enabled(if: access(realOne, X_OK) == 0, "sfdisk is not installed here"))
+    func real() throws {
+        // An MBR with one Linux partition of 1000 sectors from sector 64 on, and its signature.
+        var block = [UInt8](repeating: 0, count: 512)
+        block.replaceSubrange(446..<462, with: [0, 0, 0, 0, 0x83, 0, 0, 0, 64, 0, 0, 0, 0xE8, 3, 0, 0])
+        block[510] = 0x55
+        block[511] = 0xAA
+        let path = try disk(block)
+        defer { unlink(path) }
+        let (status, console) = run(node: path, sfdisk: Self.realOne)
+        #expect(status == 0)
+        let words = console.output.map { $0.split(separator: " ").map(String.init) }
+        #expect(words.count == 2)
+        #expect(words.last == ["1", "32768", "512000", "500", "KiB", "83"])
+        let json = run(node: path, sfdisk: Self.realOne, ["--json"]).console.output.joined()
+        #expect(json.contains("\"label\": \"dos\"") && json.contains("\"offset\": 32768"))
+    }
+
+    @Test("says when there is no table", .enabled(if: access(realOne, X_OK) == 0, "sfdisk is not installed here"))
+    func none() throws {
+        let path = try disk([])
+        defer { unlink(path) }
+        let (status, console) = run(node: path, sfdisk: Self.realOne)
+        #expect(status == ExitStatus.failed.rawValue)
+        #expect(console.errors.joined().contains("no partition table"))
+    }
+}
