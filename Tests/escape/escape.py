@@ -168,7 +168,7 @@ def add(image=None, target=None, link=None, mode="copy", **parameters):
 
 
 def verdict(success, where, name, outcome):
-    """One attempt's, in the file that a run leaves (.build/lab/runs/KERNEL/GROUP/ATTEMPT/out/verdicts)."""
+    """One attempt's, in the file that a run leaves (.build/lab/runs/KERNEL/GROUP/ATTEMPT/files/verdicts)."""
     os.makedirs(os.path.dirname(VERDICTS), exist_ok=True)
     with open(VERDICTS, "a") as file:
         file.write(f"{'SUCCESS' if success else 'refused'}: {where}: {name}: {outcome}\n")

@@ -97,7 +97,8 @@ struct Plan {
         }
         let files = try ClientFiles.peek(launch)
         defer { for file in files { close(file.descriptor) } }
-        guard let file = files.first?.descriptor, pread(file, base, Offset.results, 0) == Offset.results else { return nil }
+        guard let file = files.first?.descriptor, pread(file, base, Offset.results, 0) == Offset.results
+        else { return nil }
         // All descriptors of this open file share their offset: the results of an early attempt are written there.
         lseek(file, off_t(Offset.results), SEEK_SET)
         return Plan(inFile: true)
