@@ -84,8 +84,9 @@ class Plan:
 
     @property
     def progress(self):
-        """0: nothing was tried, 1: the attempts have begun, 2: all have come back."""
-        return sum(struct.unpack("<qq", os.pread(self.file, 16, self.start + RESULTS)))
+        """0: nothing was tried, 1: the attempts have begun, 2: all have come back; None: the plan went with its worker."""
+        words = os.pread(self.file, 16, self.start + RESULTS)
+        return sum(struct.unpack("<qq", words)) if words else None
 
     def results(self):
         return struct.unpack(f"<{self.count}q", os.pread(self.file, 8 * self.count, self.start + RESULTS + 16))
