@@ -14,6 +14,7 @@ struct Attempts: ~Copyable {
     /// An operation that had not come back when it was last looked for: it was taken, not refused.
     private static let pending: Int64 = 1 << 40
     private static let spins = 2000
+    private static let patience = 50_000
 
     private let plan: Plan
     /// Sealed exactly like the queues' rings, or left open like them; used by the main thread alone.
@@ -86,9 +87,18 @@ struct Attempts: ~Copyable {
         case .entries, .newRing: tryEntries(plan.early..<plan.count)
         case .registrations: tryRegistrations()
         }
-        collect()
+        waitForLateOnes()
         Plan.report[1] = 1
         writeDown(words: 1..<plan.count + 2)
+    }
+
+    /// Gives operations that the kernel's helper threads do the time that they take on a busy machine.
+    private mutating func waitForLateOnes() {
+        for _ in 0..<Attempts.patience {
+            let isPending = (plan.early..<plan.count).contains { Plan.report[$0 + 2] == Attempts.pending }
+            if plan.kind == .calls || !isPending { return }
+            collect()
+        }
     }
 
     /// The way in which a sealed worker can tell anything. Late completions of attempts are collected on the way.

@@ -34,16 +34,16 @@ func serve() throws(WorkerFailure) -> Never {
     if omissions.contains(.restrictions) { try probeOpenRing(seal) }
     if let plan, plan.moment == .alone { try serveAlone(&start, plan, target, seal) }
     let rendezvous = try start.startQueues(target, serve, seal: seal)
-    var attempts: Attempts?
+    // Never destroyed behind the last wall, which has no munmap.
+    var attempts: UnsafeMutablePointer<Attempts>?
     if let plan, [.sealed, .live, .ringed].contains(plan.moment) {
-        attempts = .some(try makeAttempts(start, plan, target, seal))
+        attempts = .allocate(capacity: 1)
+        attempts?.initialize(to: try makeAttempts(start, plan, target, seal))
     }
     let idle = try start.sealRings(of: rendezvous)
     if let plan, plan.moment == .ringed {
-        if plan.kind == .newRing { try attempts?.takeNewRing() }
-        attempts?.run()
-        // Its memory is given back while that is still allowed.
-        attempts = nil
+        if plan.kind == .newRing { try attempts?.pointee.takeNewRing() }
+        attempts?.pointee.run()
     }
     if plan?.moment == .endBeforeFetch { _exit(21) }
     if plan?.moment == .endHalfFetched {
@@ -57,11 +57,11 @@ func serve() throws(WorkerFailure) -> Never {
     let sealed = WorkerMessage.sealed(report).encoded()
     try start.giveUpNewFiles()
     if !omissions.contains(.loopFilter) { try start.loadLoopFilter() }
-    if plan?.moment == .sealed { attempts?.run() }
+    if plan?.moment == .sealed { attempts?.pointee.run() }
     Control.say(sealed)
     if plan?.moment == .live {
-        attempts?.waitForTrigger()
-        attempts?.run()
+        attempts?.pointee.waitForTrigger()
+        attempts?.pointee.run()
     }
     Control.linger(idle)
 }
@@ -89,7 +89,6 @@ func serveAlone(
         while true { _ = read(WorkerDescriptor.control, &byte, 1) }
     }
     guard pthread_create(&thread, nil, waits, nil) == 0 else { throw WorkerFailure(.thread) }
-    // Never destroyed: behind the last wall there is no munmap.
     let attempts = UnsafeMutablePointer<Attempts>.allocate(capacity: 1)
     attempts.initialize(to: try makeAttempts(start, plan, target, seal))
     let idle = try start.sealRings(of: Rendezvous(queues: 0))
