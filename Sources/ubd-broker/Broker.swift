@@ -287,7 +287,11 @@ final class Broker {
     /// From now on the worker's events are those of a live device, one that came a moment ago included.
     func watchOver(_ device: ManagedDevice) {
         device.worker?.setHandler { [self] event in workerEvent(device, event) }
-        if let end = device.worker?.end { workerEvent(device, .ended(end)) }
+        if let end = device.worker?.end {
+            workerEvent(device, .ended(end))
+        } else if let what = device.worker?.violation {
+            workerEvent(device, .violation(what))
+        }
     }
 
     /// A dead worker's uid is free again and its socket gone.

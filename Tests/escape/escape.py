@@ -1,10 +1,12 @@
 """Plans for ubd-escape (Tests/escape/ubd-escape), which is a worker until it tries what the plan says.
 
-A plan lies in the backing file of a loop device (Plan.swift has the layout) and holds any number of attempts of one kind:
-system calls by number, submission entries for a ring, or operations of io_uring_register. A list of attempts is a
-dictionary from a name to what `call`, `entry` or a number give; a new attempt is a new line there.
+A plan lies in the backing file of a loop device (Plan.swift has the layout), or is written into the memory of a worker
+that has no file, and holds any number of attempts of one kind: system calls by number, submission entries for a ring, or
+operations of io_uring_register. A list of attempts is a dictionary from a name to what `call`, `entry` or a number give; a
+new attempt is a new line there.
 """
 import contextlib
+import errno
 import glob
 import os
 import re
@@ -14,30 +16,34 @@ import struct
 from lib import *
 
 PROGRAM = "/job/ubd-escape"
-RECORDS, TRIGGER, SCRATCH, RESULTS = 24, 32 << 10, 36 << 10, 64 << 10
-NEVER, SETUP, SEALED, LIVE, END_BEFORE_FETCH, END_HALF_FETCHED, END_FETCHED = range(7)
-CALLS, ENTRIES, REGISTRATIONS = 1, 2, 3
+ADDRESS = 0x1000_0000_0000
+RECORDS, TRIGGER, SCRATCH, RESULTS = 32, 32 << 10, 36 << 10, 64 << 10
+NEVER, SETUP, SEALED, LIVE, END_BEFORE_FETCH, END_HALF_FETCHED, END_FETCHED, RINGED, ALONE = range(9)
+CALLS, ENTRIES, REGISTRATIONS, NEW_RING = 1, 2, 3, 4
+VERDICTS = "/job/out/verdicts"
 LANDLOCK, SETUP_FILTER, LOOP_FILTER, RING_SEAL, RING_REPORT, RESTRICTIONS = (1 << bit for bit in range(6))
 PENDING = 1 << 40
 FIXED_FILE, LINK, ASYNC, BUFFER_SELECT = 1 << 0, 1 << 2, 1 << 4, 1 << 5
 
-# What attempts can point to, by its place in the worker's scratch memory.
+# What attempts can point to, by its place in the plan's scratch memory, which has 28 KiB.
 DATA = {
     0: b"/nothing\0",
+    32: b"/\0",
     64: b"/proc/self/status\0",
     128: struct.pack("=HHI8x", 2, 0x5000, 0x0100007F),  # sockaddr_in 127.0.0.1:80
-    192: struct.pack("<HH4xQ", 1, 0, 0x5BD0AD0000000000),  # sock_fprog
+    192: struct.pack("<HH4xQ", 1, 0, ADDRESS + SCRATCH),  # sock_fprog
     256: struct.pack("<qq", 3600, 0),  # one hour
     320: struct.pack("<QQQ", 0, 0, 0),  # open_how, msghdr and whatever is zeros
     512: b"\0" * 128,
+    704: struct.pack("<III", 0, 0, 1 << 1).ljust(120, b"\0"),  # io_uring_params with SQPOLL
     1024: struct.pack("<ii", -1, -1),  # files of a table
     2048: b"\0" * 1024,
 }
 
 
 def at(offset):
-    """The address of some data, to be filled in by the worker."""
-    return 0x5BD0AD00 << 32 | offset
+    """The address of some data in the worker."""
+    return ADDRESS + SCRATCH + offset
 
 
 def call(number, *arguments):
@@ -46,57 +52,111 @@ def call(number, *arguments):
     return struct.pack("<8Q", number, *(arguments + [0] * 7)[:7])
 
 
-def entry(operation, flags=FIXED_FILE, fd=1, offset=0, address=0, length=0, operation_flags=0, file_index=0):
-    """A submission entry; with FIXED_FILE, file 0 is /dev/ublkcN and 1 the backing file."""
-    return struct.pack("<BBHiQQIIQHHIQQ", operation, flags, 0, fd, offset, address, length, operation_flags, 0, 0, 0, file_index, 0, 0)
+def entry(operation, flags=FIXED_FILE, fd=1, offset=0, address=0, length=0, operation_flags=0, file_index=0, index=0, payload=(0, 0)):
+    """A submission entry; with FIXED_FILE, file 0 is /dev/ublkcN and 1 the backing file. `payload`: a URING_CMD's."""
+    head = struct.pack("<BBHiQQIIQHHI", operation, flags, 0, fd, offset, address, length, operation_flags, 0, index, 0, file_index)
+    return head + struct.pack("<QQ", *payload)
 
 
-class Image:
+def plan(attempts, kind, moment, omit, early=0, data={}):
+    """A plan's bytes, up to where the results are."""
+    image = bytearray(RESULTS)
+    struct.pack_into("<8sIIIII", image, 0, b"ubd-escp", moment, omit, kind, len(attempts), early)
+    for index, record in enumerate(attempts):
+        record = struct.pack("<Q56x", record) if isinstance(record, int) else record
+        assert RECORDS + 64 * index + 64 <= TRIGGER, "too many attempts for one plan"
+        image[RECORDS + 64 * index : RECORDS + 64 * index + 64] = record
+    for offset, content in (DATA | data).items():
+        assert SCRATCH + offset + len(content) <= RESULTS, "too much data for one plan"
+        image[SCRATCH + offset : SCRATCH + offset + len(content)] = content
+    return bytes(image)
+
+
+class Plan:
+    """A plan and what came of it; `file` is where it lies."""
+
+    def change(self, moment):
+        """What the next worker is to do."""
+        os.pwrite(self.file, struct.pack("<I", moment), self.start + 8)
+
+    def trigger(self):
+        os.pwrite(self.file, b"\1", self.start + TRIGGER)
+
+    @property
+    def progress(self):
+        """0: nothing was tried, 1: the attempts have begun, 2: all have come back; None: the plan went with its worker."""
+        words = os.pread(self.file, 16, self.start + RESULTS)
+        return sum(struct.unpack("<qq", words)) if words else None
+
+    def results(self):
+        return struct.unpack(f"<{self.count}q", os.pread(self.file, 8 * self.count, self.start + RESULTS + 16))
+
+    def __enter__(self):
+        return self
+
+
+class Image(Plan):
     """A backing file with a plan in it."""
 
-    def __init__(self, name, attempts=(), *, kind=CALLS, moment=NEVER, omit=0):
+    start, target = 0, "loop"
+
+    def __init__(self, name, attempts=(), *, kind=CALLS, moment=NEVER, omit=0, early=0, data={}):
         self.path = f"/run/lab/{name}.img"
         self.count = len(attempts)
         self.file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600)
         os.ftruncate(self.file, 1 << 20)
-        os.pwrite(self.file, b"ubd-escp" + struct.pack("<IIII", moment, omit, kind, self.count), 0)
-        for index, record in enumerate(attempts):
-            record = struct.pack("<Q56x", record) if isinstance(record, int) else record
-            os.pwrite(self.file, record, RECORDS + 64 * index)
-        for offset, data in DATA.items():
-            os.pwrite(self.file, data, SCRATCH + offset)
-
-    def __enter__(self):
-        return self
+        os.pwrite(self.file, plan(attempts, kind, moment, omit, early, data), 0)
 
     def __exit__(self, *_):
         os.close(self.file)
         os.unlink(self.path)
 
-    def change(self, moment):
-        """What the next worker is to do."""
-        os.pwrite(self.file, struct.pack("<I", moment), 8)
 
-    def trigger(self):
-        os.pwrite(self.file, b"\1", TRIGGER)
+class Planted(Plan):
+    """A plan that is written into the memory of a worker without a file, when it waits for one."""
 
-    @property
-    def progress(self):
-        """0: nothing was tried, 1: the attempts have begun, 2: all have come back."""
-        return sum(struct.unpack("<qq", os.pread(self.file, 16, RESULTS)))
+    start, target = ADDRESS, "null"
 
-    def results(self):
-        return struct.unpack(f"<{self.count}q", os.pread(self.file, 8 * self.count, RESULTS + 16))
+    def __init__(self, _, attempts=(), *, kind=CALLS, moment=NEVER, omit=0, early=0, data={}):
+        self.count, self.file = len(attempts), None
+        self.plan = plan(attempts, kind, moment, omit, early, data)
+
+    def plant(self, before):
+        """`before`: the workers that there were."""
+
+        def written():
+            for pid in set(worker_processes()) - set(before):
+                with contextlib.suppress(OSError):
+                    file = os.open(f"/proc/{pid}/mem", os.O_RDWR)
+                    # The worker goes on when the first eight bytes are there.
+                    if os.pwrite(file, self.plan[8:], ADDRESS + 8) and os.pwrite(file, self.plan[:8], ADDRESS):
+                        self.file = file
+                        return True
+                    os.close(file)
+            return False
+
+        assert eventually(10, written), "no worker without a file waits for a plan"
+
+    def __exit__(self, *_):
+        if self.file:
+            os.close(self.file)
 
 
-def add(image=None, target="loop", link=None, mode="copy", **parameters):
+PLANS = {"loop": Image, "null": Planted}
+
+
+def add(image=None, target=None, link=None, mode="copy", **parameters):
     """Adds a device as root, without the CLI; returns it. Raises VarlinkError. mode=None: the best."""
+    target = target or getattr(image, "target", "loop")
     if mode:
         parameters["mode"] = mode
+    before = worker_processes() if isinstance(image, Planted) else ()
     with link or Varlink() as link:
         link.send("io.ubd.Broker.Add", {"target": target, **parameters}, more=True)
+        if isinstance(image, Planted):
+            image.plant(before)
         reply = link.receive()
-        if image and reply and "error" not in reply:
+        if image and not isinstance(image, Planted) and reply and "error" not in reply:
             parking = socket.socket(fileno=link.files.pop())
             with parking:
                 socket.send_fds(parking, [b"f"], [image if isinstance(image, int) else image.file])
@@ -106,6 +166,19 @@ def add(image=None, target="loop", link=None, mode="copy", **parameters):
         if "error" in reply:
             raise VarlinkError(reply)
         return reply["parameters"]["device"]
+
+
+def verdict(success, where, name, outcome):
+    """One attempt's, in the file that a run leaves (.build/lab/runs/KERNEL/GROUP/ATTEMPT/files/verdicts)."""
+    os.makedirs(os.path.dirname(VERDICTS), exist_ok=True)
+    with open(VERDICTS, "a") as file:
+        file.write(f"{'SUCCESS' if success else 'refused'}: {where}: {name}: {outcome}\n")
+
+
+def say(result):
+    if result == PENDING:
+        return "it was taken"
+    return f"-{errno.errorcode.get(-result, -result)}" if result < 0 else str(result)
 
 
 def refusal(image, **parameters):

@@ -93,6 +93,7 @@
         var startTime: UInt64 { inner.startTime }
         var isAlive: Bool { inner.isAlive }
         var end: ProcessChange? { inner.end }
+        var violation: String? { inner.violation }
         var controlInode: UInt64? { inner.controlInode }
 
         func reclaim(_ sockets: DeviceRecord.Sockets) throws(SystemError) -> FileDescriptor {

@@ -48,6 +48,8 @@ protocol Worker: AnyObject {
     var isAlive: Bool { get }
     /// How it ended, once `.ended` was sent, which comes only once; nil while it lives.
     var end: ProcessChange? { get }
+    /// What it said that it must not, once `.violation` was sent, after which it is not listened to any more.
+    var violation: String? { get }
 
     /// Inode of the broker's end of its control socket: by it a later broker knows the end again.
     var controlInode: UInt64? { get }

@@ -10,6 +10,7 @@ final class WorkerProcess: Worker {
     /// Field 22 of /proc/PID/stat: with the pid it names the process for good.
     let startTime: UInt64
     private(set) var end: ProcessChange?
+    private(set) var violation: String?
 
     private let process: ProcessHandle
     private var control: FileDescriptor?
@@ -195,24 +196,25 @@ final class WorkerProcess: Worker {
         case .closed:
             // Its end is closed: the pidfd tells the rest.
             endWatch(of: end)
-        case .filesAttached: violation("files in a message", end)
-        case .tooLong: violation("a message that is too long", end)
+        case .filesAttached: violate("files in a message", end)
+        case .tooLong: violate("a message that is too long", end)
         case .bytes(let count): accept(Array(buffer[0..<count]), end)
         }
     }
 
     private func accept(_ bytes: [UInt8], _ end: Int32) {
-        guard let message = WorkerMessage(decoding: bytes) else { return violation("an unknown message", end) }
+        guard let message = WorkerMessage(decoding: bytes) else { return violate("an unknown message", end) }
         switch (message, expected) {
         case (.geometry, .geometry), (.sealed, .sealed), (.failed, .geometry), (.failed, .sealed):
             expected = .nothing
             handler?(.message(message))
         default:
-            violation("a message at the wrong time", end)
+            violate("a message at the wrong time", end)
         }
     }
 
-    private func violation(_ text: String, _ end: Int32) {
+    private func violate(_ text: String, _ end: Int32) {
+        violation = text
         endWatch(of: end)
         handler?(.violation(text))
     }

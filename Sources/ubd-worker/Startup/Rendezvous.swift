@@ -19,7 +19,7 @@ package final class Rendezvous: Sendable {
     private let failureErrno = Atomic<Int32>(0)
     private let failureDetail = Atomic<UInt64>(0)
 
-    init(queues: Int) {
+    package init(queues: Int) {
         self.queues = queues
     }
 

@@ -94,6 +94,13 @@ package struct WorkerStart {
         return TickClock(began, now)
     }
 
+    /// The files of each queue's ring: /dev/ublkcN, then the target's; where zeros come from has the same place for all.
+    package func fileTable(of target: OpenTarget) -> [Int32] {
+        let files = [WorkerDescriptor.device] + target.files
+        guard launch.flags.contains(.zeroCopy) else { return files }
+        return files + [Int32](repeating: -1, count: Int(Queue.zeroSlot) - files.count) + [WorkerDescriptor.zeroes]
+    }
+
     /// Starts the threads of all queues; each makes its ring, with that seal, and waits.
     package func startQueues(
         _ target: OpenTarget, _ serve: ServeMessage, seal: RingSeal?
@@ -101,19 +108,14 @@ package struct WorkerStart {
         // One arena: those of threads are made with mmap, at their first allocation.
         mallopt(M_ARENA_MAX, 1)
         let rendezvous = Rendezvous(queues: Int(launch.queues))
-        let zeroCopy = launch.flags.contains(.zeroCopy)
-        var files = [WorkerDescriptor.device] + target.files
-        if zeroCopy {
-            // Where zeros come from has the same place for every target.
-            files += [Int32](repeating: -1, count: Int(Queue.zeroSlot) - files.count) + [WorkerDescriptor.zeroes]
-        }
+        let files = fileTable(of: target)
         let statistics = try mapStatistics()
         let clock = calibrateClock()
         for number in 0..<launch.queues {
             try QueueThread.start(
                 QueueAssignment(
                     number: number, depth: launch.depth, maxIOBytes: launch.maxIOBytes, target: target.served,
-                    zeroCopy: zeroCopy, batch: launch.flags.contains(.batch), files: files,
+                    zeroCopy: launch.flags.contains(.zeroCopy), batch: launch.flags.contains(.batch), files: files,
                     processors: serve.processors(ofQueue: Int(number)), seal: seal,
                     legacyOpcodes: launch.flags.contains(.legacyOpcodes),
                     statistics: statistics + UInt(number) * UInt(StatisticsPage.stride), clock: clock,

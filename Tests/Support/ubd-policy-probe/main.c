@@ -1,6 +1,6 @@
 /* ubd-policy-probe: shows what the kernel does with seccomp filters that ubd compiled. For unit tests only.
  *
- *   ubd-policy-probe calls FILTER < CASES     one forked child per line "ENTRY NR A0 A1 A2 A3 A4 A5" (hexadecimal;
+ *   ubd-policy-probe calls FILTER... < CASES  one forked child per line "ENTRY NR A0 A1 A2 A3 A4 A5" (hexadecimal;
  *                                             ENTRY is "native" or "int80"); prints one line each:
  *                                               passed      the filter let the call through
  *                                               errno N     the filter gave this error
@@ -99,8 +99,7 @@ static long call(int is_int80, uint64_t nr, const uint64_t a[6]) {
 #endif
 }
 
-static void calls(const char *path) {
-    struct sock_fprog program = read_filter(path);
+static void calls(const struct sock_fprog *filters, int count) {
     volatile long *result = mmap(0, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     check(result == MAP_FAILED, "mmap");
     char entry[16];
@@ -112,7 +111,7 @@ static void calls(const char *path) {
         check(pid < 0, "fork");
         if (pid == 0) {
             load_lower_filter();
-            load(&program, 0);
+            for (int i = 0; i < count; i++) load(&filters[i], 0);
             *result = call(is_int80, nr, a);
             call(0, SYS_exit_group, (uint64_t[6]){0});
         }
@@ -214,11 +213,11 @@ int main(int argc, char **argv) {
     check(setrlimit(RLIMIT_CORE, &no_core) != 0, "setrlimit");
     check(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0, "prctl");
     signal(SIGPIPE, SIG_IGN);
-    if (!strcmp(argv[1], "calls")) {
-        calls(argv[2]);
-        return 0;
-    }
     struct sock_fprog filters[8];
     for (int i = 2; i < argc && i < 10; i++) filters[i - 2] = read_filter(argv[i]);
+    if (!strcmp(argv[1], "calls")) {
+        calls(filters, argc - 2);
+        return 0;
+    }
     return run_scenario(argv[1], filters, argc - 2);
 }

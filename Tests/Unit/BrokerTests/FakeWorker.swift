@@ -37,6 +37,7 @@ final class FakeWorker: Worker {
     let pid: Int32 = 4711
     let startTime: UInt64 = 99
     private(set) var end: ProcessChange?
+    private(set) var violation: String?
     var hasEnded: Bool { end != nil }
     private(set) var signals: [String] = []
     var isAlive: Bool { !hasEnded }
@@ -138,7 +139,11 @@ final class FakeWorker: Worker {
 
     /// Tells the broker something, in a while.
     func tell(_ event: WorkerEvent) {
-        loop.later { [self] in if !hasEnded { handler(event) } }
+        loop.later { [self] in
+            if hasEnded { return }
+            if case .violation(let what) = event { violation = what }
+            handler(event)
+        }
     }
 
     /// Dies in a while.

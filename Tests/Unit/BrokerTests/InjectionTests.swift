@@ -116,6 +116,19 @@ struct InjectionTests {
         try fails(host, "\(at)", saying: "files in a message")
     }
 
+    @Test("a worker that says what it must not while the kernel starts its device is killed once that is live")
+    func violatesDuringStart() throws {
+        for command in [UblkControlOperation.startDevice, .getParameters] {
+            let host = try Host()
+            host.kernel.beforeAnswer[command] = {
+                host.workers.first?.tell(.violation("files in a message"))
+            }
+            _ = try host.add().get()
+            try host.run { host.workers[0].signals.contains("KILL") }
+            #expect(host.workers[0].violation == "files in a message", "\(command)")
+        }
+    }
+
     @Test("a disk that can not be", arguments: [UInt64(TargetCatalog.largestSize) + 512, .max])
     func geometry(_ size: UInt64) throws {
         let host = try Host()

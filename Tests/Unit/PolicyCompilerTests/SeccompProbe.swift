@@ -23,11 +23,18 @@ enum SeccompProbe {
     static func fates(
         of calls: [SystemCall], under filter: FilterProgram, throughInt80: Bool = false
     ) throws -> [Fate] {
+        try fates(of: calls, under: [filter], throughInt80: throughInt80)
+    }
+
+    /// The same under several filters, loaded one after another.
+    static func fates(
+        of calls: [SystemCall], under filters: [FilterProgram], throughInt80: Bool = false
+    ) throws -> [Fate] {
         let entry = throughInt80 ? "int80" : "native"
         let lines = calls.map { call in
             ([entry] + ([call.number] + call.arguments).map { String($0, radix: 16) }).joined(separator: " ")
         }
-        let (output, end) = try run("calls", [filter], input: lines.joined(separator: "\n") + "\n")
+        let (output, end) = try run("calls", filters, input: lines.joined(separator: "\n") + "\n")
         guard end == .exited(0) else { throw Failure(message: "ubd-policy-probe: \(end)") }
         let fates = try output.split(separator: "\n").map { line -> Fate in
             switch line.split(separator: " ").map(String.init) {

@@ -7,8 +7,13 @@ import Testing
 /// The root of this repository.
 let repository = URL(filePath: #filePath).appending(path: "../../../..").standardizedFileURL
 
-/// All seccomp policies that ship.
-let shippedPolicyNames = ["worker-setup", "worker-loop", "target-null", "target-loop", "broker"]
+/// All seccomp policies that ship, and those of them that are a target's stage B.
+let shippedPolicyNames: [String] = {
+    let folder = repository.appending(path: "policy/seccomp")
+    let files = (try? FileManager.default.contentsOfDirectory(at: folder, includingPropertiesForKeys: nil)) ?? []
+    return files.filter { $0.pathExtension == "policy" }.map { $0.deletingPathExtension().lastPathComponent }.sorted()
+}()
+let targetPolicyNames = shippedPolicyNames.filter { $0.hasPrefix("target-") }
 
 func shippedPolicy(_ name: String) throws -> SeccompPolicy {
     try SeccompPolicy(parsing: name + ".policy") { file in
@@ -18,6 +23,12 @@ func shippedPolicy(_ name: String) throws -> SeccompPolicy {
 
 func policy(_ text: String) throws -> SeccompPolicy {
     try SeccompPolicy(parsing: "test.policy") { _ in Array(text.utf8) }
+}
+
+/// What the kernel makes of several filters' opinions: a kill before an error, an error before a pass.
+func together(_ fates: [Fate]) -> Fate {
+    if fates.contains(.kills) { return .kills }
+    return fates.last { $0 != .passes } ?? .passes
 }
 
 /// One system call as a filter sees it.

@@ -1,28 +1,29 @@
 import Glibc
-import WorkerProtocol
 import Worker
+import WorkerProtocol
 
-/// What to try, when, and what to leave out before: it lies at the start of the backing file, where Tests/lab/escape.py
-/// wrote it. All numbers little-endian.
+/// What to try, when, and what to leave out before. It lies in memory at a fixed place, so that attempts can point into
+/// it: copied from the start of the backing file, or, for a target without one, written there by the test through
+/// /proc/PID/mem (Tests/escape/escape.py). All numbers little-endian.
 struct Plan {
-    /// Bytes into the backing file.
+    /// Where the plan is in this process, and of how many bytes.
+    static let address: UInt = 0x1000_0000_0000
+    static let bytes = 128 << 10
+    /// Bytes into the plan, and into the backing file.
     enum Offset {
-        /// "ubd-escp", moment, omissions, kind, count (32 bits each), then the records of 64 bytes.
+        /// "ubd-escp", moment, omissions, kind, count, early, nothing (32 bits each), then the records of 64 bytes.
         static let head = 0
-        static let records = 24
+        static let records = 32
         /// A number that is not 0 starts the attempts of a live worker.
         static let trigger = 32 << 10
-        /// What the attempts point to: paths, addresses, buffers.
-        static let scratch = 36 << 10
-        /// 64 bits each: 1 when the attempts begin; 1 when all of them came back; then their results.
+        /// Up to here, with what the attempts point to (paths, addresses, buffers), it is the test's.
         static let results = 64 << 10
     }
     static let magic: UInt64 = 0x7063_7365_2d64_6275
     static let recordBytes = 64
     static let mostRecords = (Offset.trigger - Offset.records) / recordBytes
-    static let scratchBytes = 4096
-    /// Upper half of a 64-bit field that stands for an address in the scratch memory; the lower half is the offset.
-    static let pointerMark: UInt64 = 0x5bd0_ad00
+    /// For a test to write a plan where no file has one: so many pauses of a millisecond.
+    private static let patience = 10_000
 
     enum Moment: UInt32 {
         case never = 0
@@ -38,6 +39,11 @@ struct Plan {
         case endHalfFetched = 5
         /// or when all have, and the broker has not been told.
         case endFetched = 6
+        /// All rings are sealed and no thread may make another; nothing is fetched, stage B is not loaded.
+        case ringed = 7
+        /// Like `live`, in the ring of the device's only queue, which the main thread serves in its own way: the first
+        /// `early` records are its fetches.
+        case alone = 8
     }
 
     enum Kind: UInt32 {
@@ -47,6 +53,8 @@ struct Plan {
         case entries = 2
         /// Records are operations of io_uring_register(2) on that ring.
         case registrations = 3
+        /// Records are submission entries for a ring that is made at that very moment, and never sealed.
+        case newRing = 4
     }
 
     struct Omissions: OptionSet {
@@ -66,43 +74,47 @@ struct Plan {
     var omissions: Omissions
     var kind: Kind
     var count: Int
-    /// Allocated once, never freed: behind the last wall memory can't grow.
-    let records: UnsafeMutableRawPointer
-    let scratch: UnsafeMutableRawPointer
+    var early: Int
+    /// The plan came in a file, and so do the trigger; the results go there.
+    let isInFile: Bool
+
+    static var base: UnsafeMutableRawPointer { UnsafeMutableRawPointer(bitPattern: address)! }
+    static var records: UnsafeMutableRawPointer { base + Offset.records }
+    /// `begun`, `done`, then one result for each attempt.
+    static var report: UnsafeMutablePointer<Int64> { (base + Offset.results).assumingMemoryBound(to: Int64.self) }
 
     /// Reads the plan before any wall stands, through a file of its own that it closes again, so that the worker finds
     /// everything as it would be. nil: there is none, and the worker is a worker.
-    static func peeked(_ launch: LaunchMessage) throws(WorkerFailure) -> Plan? {
+    static func obtained(_ launch: LaunchMessage) throws(WorkerFailure) -> Plan? {
+        let fixedNoReplace: Int32 = 0x10_0000
+        let memory = mmap(
+            base, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | fixedNoReplace, -1, 0)
+        guard memory == base else { throw WorkerFailure(.memory, errno: errno) }
+        guard launch.target.needsFiles else {
+            // The magic number is the last that a test writes.
+            for _ in 0..<patience where base.load(as: UInt64.self) != magic { usleep(1000) }
+            return Plan(inFile: false)
+        }
         let files = try ClientFiles.peek(launch)
         defer { for file in files { close(file.descriptor) } }
-        guard let file = files.first?.descriptor else { return nil }
+        guard let file = files.first?.descriptor, pread(file, base, Offset.results, 0) == Offset.results
+        else { return nil }
         // All descriptors of this open file share their offset: the results of an early attempt are written there.
         lseek(file, off_t(Offset.results), SEEK_SET)
-        return Plan(file)
+        return Plan(inFile: true)
     }
 
-    private init?(_ file: Int32) {
-        var head: (magic: UInt64, moment: UInt32, omissions: UInt32, kind: UInt32, count: UInt32) = (0, 0, 0, 0, 0)
-        guard pread(file, &head, 24, off_t(Offset.head)) == 24, head.magic == Plan.magic,
-            let moment = Moment(rawValue: head.moment), let kind = Kind(rawValue: head.kind),
-            head.count <= Plan.mostRecords
+    private init?(inFile: Bool) {
+        let head = Plan.base.load(
+            as: (magic: UInt64, moment: UInt32, omissions: UInt32, kind: UInt32, count: UInt32, early: UInt32).self)
+        guard head.magic == Plan.magic, let moment = Moment(rawValue: head.moment),
+            let kind = Kind(rawValue: head.kind), head.count <= Plan.mostRecords, head.early <= head.count
         else { return nil }
         self.moment = moment
         omissions = Omissions(rawValue: head.omissions)
         self.kind = kind
         count = Int(head.count)
-        records = .allocate(byteCount: max(count, 1) * Plan.recordBytes, alignment: 8)
-        scratch = .allocate(byteCount: Plan.scratchBytes, alignment: 4096)
-        guard pread(file, records, count * Plan.recordBytes, off_t(Offset.records)) == count * Plan.recordBytes,
-            pread(file, scratch, Plan.scratchBytes, off_t(Offset.scratch)) == Plan.scratchBytes
-        else { return nil }
-        resolvePointers()
-    }
-
-    private func resolvePointers() {
-        let words = records.assumingMemoryBound(to: UInt64.self)
-        for index in 0..<(count * Plan.recordBytes / 8) where words[index] >> 32 == Plan.pointerMark {
-            words[index] = UInt64(UInt(bitPattern: scratch)) + words[index] & 0xffff_ffff
-        }
+        early = Int(head.early)
+        isInFile = inFile
     }
 }

@@ -20,7 +20,7 @@ let readAndWrite = RingSeal(
 
 func serve() throws(WorkerFailure) -> Never {
     var start = try WorkerStart()
-    let plan = try Plan.peeked(start.launch)
+    let plan = try Plan.obtained(start.launch)
     let omissions = plan?.omissions ?? []
 
     start.lockMemory()
@@ -32,17 +32,19 @@ func serve() throws(WorkerFailure) -> Never {
 
     let seal = omissions.contains(.ringSeal) ? everything : start.seal
     if omissions.contains(.restrictions) { try probeOpenRing(seal) }
+    if let plan, plan.moment == .alone { try serveAlone(&start, plan, target, seal) }
     let rendezvous = try start.startQueues(target, serve, seal: seal)
-    var attempts: Attempts?
-    if let plan, plan.moment == .sealed || plan.moment == .live {
-        let files = SealedRing.Tables(files: [WorkerDescriptor.device] + target.files)
-        let ring = try SealedRing.make(queue: .max, entries: 8, tables: files, seal: seal)
-        let channel = try SealedRing.make(queue: .max, entries: 4, tables: files, seal: readAndWrite)
-        attempts = .some(Attempts(plan, ring: ring, channel: channel))
-        // Registrations are system calls, which the last wall forbids altogether: what the seal alone does shows here.
-        if plan.kind == .registrations { attempts?.run() }
+    // Never destroyed behind the last wall, which has no munmap.
+    var attempts: UnsafeMutablePointer<Attempts>?
+    if let plan, [.sealed, .live, .ringed].contains(plan.moment) {
+        attempts = .allocate(capacity: 1)
+        attempts?.initialize(to: try makeAttempts(start, plan, target, seal))
     }
     let idle = try start.sealRings(of: rendezvous)
+    if let plan, plan.moment == .ringed {
+        if plan.kind == .newRing { try attempts?.pointee.takeNewRing() }
+        attempts?.pointee.run()
+    }
     if plan?.moment == .endBeforeFetch { _exit(21) }
     if plan?.moment == .endHalfFetched {
         try start.fetch(rendezvous, count: 1)
@@ -55,12 +57,48 @@ func serve() throws(WorkerFailure) -> Never {
     let sealed = WorkerMessage.sealed(report).encoded()
     try start.giveUpNewFiles()
     if !omissions.contains(.loopFilter) { try start.loadLoopFilter() }
-    if let plan, plan.kind != .registrations, plan.moment == .sealed { attempts?.run() }
+    if plan?.moment == .sealed { attempts?.pointee.run() }
     Control.say(sealed)
-    if let plan, plan.kind != .registrations, plan.moment == .live {
-        attempts?.waitForTrigger()
-        attempts?.run()
+    if plan?.moment == .live {
+        attempts?.pointee.waitForTrigger()
+        attempts?.pointee.run()
     }
+    Control.linger(idle)
+}
+
+/// A ring for the attempts, with all that a queue's ring has, and one to be heard by.
+func makeAttempts(
+    _ start: WorkerStart, _ plan: Plan, _ target: OpenTarget, _ seal: RingSeal
+) throws(WorkerFailure) -> Attempts {
+    var tables = SealedRing.Tables(files: start.fileTable(of: target))
+    if start.launch.flags.contains(.zeroCopy) { tables.bufferSlots = UInt32(start.launch.depth) }
+    let ring = try SealedRing.make(queue: .max, entries: 64, tables: tables, seal: seal)
+    let plain = SealedRing.Tables(files: [WorkerDescriptor.device] + target.files)
+    let channel = try SealedRing.make(queue: .max, entries: 4, tables: plain, seal: readAndWrite)
+    return Attempts(plan, ring: ring, channel: channel)
+}
+
+/// The main thread is the server of the only queue, and does with its requests what the plan says.
+func serveAlone(
+    _ start: inout WorkerStart, _ plan: Plan, _ target: OpenTarget, _ seal: RingSeal
+) throws(WorkerFailure) -> Never {
+    // The broker counts threads: one for each queue beside the main one. This one takes what the broker says, as nobody else.
+    var thread = pthread_t()
+    let waits: @convention(c) (UnsafeMutableRawPointer?) -> UnsafeMutableRawPointer? = { _ in
+        var byte: UInt8 = 0
+        while true { _ = read(WorkerDescriptor.control, &byte, 1) }
+    }
+    guard pthread_create(&thread, nil, waits, nil) == 0 else { throw WorkerFailure(.thread) }
+    let attempts = UnsafeMutablePointer<Attempts>.allocate(capacity: 1)
+    attempts.initialize(to: try makeAttempts(start, plan, target, seal))
+    let idle = try start.sealRings(of: Rendezvous(queues: 0))
+    attempts.pointee.fetch()
+    let sealed = WorkerMessage.sealed(start.report).encoded()
+    try start.giveUpNewFiles()
+    try start.loadLoopFilter()
+    Control.say(sealed)
+    attempts.pointee.waitForTrigger()
+    attempts.pointee.run()
     Control.linger(idle)
 }
 
