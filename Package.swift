@@ -123,7 +123,7 @@ let package = Package(
     ]
 )
 
-// Tests/fuzz/run sets this: the fuzzers, with the broker as a module to be linked with them. They are built with libFuzzer,
+// Tests/fuzz/run sets this: the fuzzers, and the broker as a module to link with them. They are built with libFuzzer,
 // so no other build sees them; what needs another package or is a test is left out.
 if Context.environment["UBD_FUZZ"] != nil {
     let broker = package.targets.first { $0.name == "ubd-broker" }!
@@ -137,7 +137,8 @@ if Context.environment["UBD_FUZZ"] != nil {
         .executableTarget(
             name: "ubd-fuzz",
             dependencies: [
-                "ubd-broker", "Worker", "SystemCalls", "KernelABI", "Ring", "Policy", "PolicyCompiler", "WorkerProtocol",
+                "ubd-broker", "Worker", "SystemCalls", "KernelABI", "Ring", "Policy", "PolicyCompiler",
+                "WorkerProtocol",
                 "Varlink", "BrokerInterface",
             ],
             path: "Tests/fuzz/ubd-fuzz", cSettings: cSettings, swiftSettings: swiftSettings),

@@ -197,7 +197,7 @@ struct Driver {
         let isCommand = entry.operation == IOUring.Operation.uringCommand && entry.file == Queue.deviceSlot
         guard isCommand else {
             let tag = Int(RequestKey(rawValue: entry.userData).tag)
-            require(tag < tags.count && tags[tag] == .held(nil), "a submission for a request not held, or the second: \(entry)")
+            require(tag < tags.count && tags[tag] == .held(nil), "not held, or the second one: \(entry)")
             entry.check(disk, buffer: loop.queue.buffer(of: UInt16(tag)), tag: UInt16(tag))
             tags[tag] = .held(entry)
             return
@@ -223,7 +223,7 @@ struct Driver {
 
     /// A request comes back with its result.
     private mutating func giveBack<Loop: DrivenLoop & ~Copyable>(_ tag: Int, _ result: Int32, _ loop: borrowing Loop) {
-        require(tag < tags.count && tags[tag] == .held(nil), "tag \(tag) is given back although it is not held, or under way")
+        require(tag < tags.count && tags[tag] == .held(nil), "tag \(tag) is given back, not held or under way")
         tags[tag] = .withDriver
         require(result >= -4095 && result <= Int32(Disk.maxIOBytes), "result \(result)")
         let descriptor = loop.queue.ownDescriptors[tag]

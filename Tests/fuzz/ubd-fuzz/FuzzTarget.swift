@@ -9,16 +9,17 @@ struct FuzzTarget: Sendable {
     let test: @Sendable ([UInt8]) -> Void
 
     static let all: [FuzzTarget] = [
-        FuzzTarget(name: "json", longestInput: 768, test: testJSON),
-        FuzzTarget(name: "varlink", longestInput: 768, test: testVarlink),
+        FuzzTarget(name: "json", longestInput: 512, test: testJSON),
+        FuzzTarget(name: "varlink", longestInput: 384, test: testVarlink),
         FuzzTarget(name: "seccomp-policy", longestInput: 400, test: testSeccompPolicy),
         FuzzTarget(name: "ring-policy", longestInput: 300, test: testRingPolicy),
         FuzzTarget(name: "access-policy", longestInput: 320, test: testAccessPolicy),
         FuzzTarget(name: "worker-message", longestInput: 256, test: testWorkerMessages),
+        FuzzTarget(name: "io-descriptor", longestInput: 256, test: testDescriptors),
         FuzzTarget(name: "launch-message", longestInput: 192, test: testLaunchMessages),
         FuzzTarget(name: "state-record", longestInput: 1280, test: testStateRecord),
         FuzzTarget(name: "statistics", longestInput: 642, test: testStatistics),
-        FuzzTarget(name: "io-descriptor", longestInput: 256, test: testDescriptors),
+        FuzzTarget(name: "varlink-reply", longestInput: 900, test: testReply),
     ]
 
     /// libFuzzer's function takes no context.

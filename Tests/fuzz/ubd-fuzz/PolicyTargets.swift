@@ -105,7 +105,8 @@ private func words(_ test: ArgumentTest) -> String {
     if test.mask == .max { return "arg\(test.index) == \(test.value)" }
     let bits = (0..<64).map { UInt64(1) << $0 }.filter { test.value & $0 != 0 }
     let zeros = test.mask & ~test.value
-    return ((zeros == 0 ? [] : ["arg\(test.index) in ~\(hexadecimal(zeros))"])
+    return
+        ((zeros == 0 ? [] : ["arg\(test.index) in ~\(hexadecimal(zeros))"])
         + bits.map { "arg\(test.index) & \(hexadecimal($0))" }).joined(separator: " && ")
 }
 

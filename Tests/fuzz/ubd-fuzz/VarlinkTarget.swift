@@ -11,7 +11,7 @@ private struct Frames: Equatable {
 }
 
 /// The first byte chooses how the rest, a client's bytes, is cut into pieces: the messages must not depend on it. Each is
-/// then read as the broker reads it, and what is no call as a reply, as `ubd` does.
+/// then read as the broker reads it.
 func testVarlink(_ input: [UInt8]) {
     guard let first = input.first else { return }
     let stream = input[1...]
@@ -27,7 +27,7 @@ func testVarlink(_ input: [UInt8]) {
         return 1 + Int(state % (first & 0x40 == 0 ? 7 : 300))
     }
     require(whole == pieces, "cut into pieces: \(pieces), whole: \(whole)")
-    for message in whole.messages where !testCall(message) { testReply(message) }
+    for message in whole.messages { testCall(message) }
 }
 
 private func frames(of stream: ArraySlice<UInt8>, limit: Int, piece: () -> Int) -> Frames {
@@ -52,22 +52,21 @@ private func frames(of stream: ArraySlice<UInt8>, limit: Int, piece: () -> Int) 
     return frames
 }
 
-/// One call, as the broker reads it; false when it is none.
-private func testCall(_ message: [UInt8]) -> Bool {
-    guard let call = try? Call(message: message) else { return false }
+/// One call, as the broker reads it.
+private func testCall(_ message: [UInt8]) {
+    guard let call = try? Call(message: message) else { return }
     // What is written may be longer than what was read: DEL and the C1 characters leave as escapes.
     let again = try? Call(message: call.message.dropLast(), limits: .reply)
     require(again == call, "\(call) became \(String(describing: again))")
     do {
         let request = try BrokerCall(call)
+        if case .add(let add) = request { testPlan(add) }
         let written = request.call
         let read = try? BrokerCall(Call(message: written.message.dropLast(), limits: .reply))
         require(read == request, "\(request) became \(String(describing: read))")
-        if case .add(let add) = request { testPlan(add) }
     } catch {
         testError(error)
     }
-    return true
 }
 
 /// What the broker relies on when a request was accepted.
@@ -90,8 +89,8 @@ private func testError(_ error: InterfaceError) {
     require(reply == error.reply, "\(error) became \(String(describing: reply))")
 }
 
-/// One reply, as `ubd` reads it: whatever is understood survives being written and read again.
-private func testReply(_ message: [UInt8]) {
+/// One reply of the broker's, as `ubd` reads it: whatever is understood survives being written and read again.
+func testReply(_ message: [UInt8]) {
     guard let reply = try? Reply(message: message) else { return }
     require((try? Reply(message: reply.message.dropLast())) == reply, "\(reply)")
     let json = reply.parameters
