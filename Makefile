@@ -132,7 +132,7 @@ fuzzers:
 	export UBD_FUZZ=1; $(swift_build) --scratch-path $(SCRATCH)/fuzz -Xswiftc -sanitize=fuzzer,address \
 		-Xswiftc -enable-testing -Xswiftc -use-ld=lld --product ubd-fuzz
 	@mkdir -p .build/fuzz
-	@cp $(SCRATCH)/fuzz/release/ubd-fuzz .build/fuzz/
+	@install $(SCRATCH)/fuzz/release/ubd-fuzz .build/fuzz/
 
 fuzz: dependencies
 	@Tests/fuzz/run --seconds $(SECONDS) $(if $(TARGET),--target $(TARGET))

@@ -36,6 +36,8 @@ func require(
     abort()
 }
 
+private let targetVariable = "UBD_FUZZ_TARGET"
+
 @_silgen_name("LLVMFuzzerRunDriver")
 private func runFuzzer(
     _ count: UnsafeMutablePointer<Int32>,
@@ -46,21 +48,26 @@ private func runFuzzer(
 /// `ubd-fuzz --list`, `ubd-fuzz --answers FILE...` or `ubd-fuzz TARGET` with libFuzzer's own arguments.
 func run() -> Int32 {
     let arguments = CommandLine.arguments
-    guard arguments.count > 1 else { return usage() }
-    switch arguments[1] {
+    // libFuzzer sees its own arguments only, and starts this program again with them when it merges.
+    var name = getenv(targetVariable).map { String(cString: $0) }
+    var ownArguments = 0
+    switch arguments.dropFirst().first {
     case "--list":
         for target in FuzzTarget.all { print(target.name, target.longestInput) }
         return 0
     case "--answers":
         for path in arguments.dropFirst(2) { print(jsonAnswer(path)) }
         return 0
-    default:
-        guard let target = FuzzTarget.all.first(where: { $0.name == arguments[1] }) else { return usage() }
-        FuzzTarget.current = target
+    case .some(let word) where name == nil:
+        name = word
+        ownArguments = 1
+    default: break
     }
-    // libFuzzer sees its own arguments only; the program's name stays in front of them.
-    var count = CommandLine.argc - 1
-    var pointers = CommandLine.unsafeArgv + 1
+    guard let target = FuzzTarget.all.first(where: { $0.name == name }) else { return usage() }
+    FuzzTarget.current = target
+    setenv(targetVariable, target.name, 1)
+    var count = CommandLine.argc - Int32(ownArguments)
+    var pointers = CommandLine.unsafeArgv + ownArguments
     pointers[0] = CommandLine.unsafeArgv[0]
     return runFuzzer(&count, &pointers) { bytes, count in
         FuzzTarget.current.test(Array(UnsafeBufferPointer(start: bytes, count: count)))
