@@ -1,11 +1,12 @@
 # ubd: what there is to make. `make` alone explains.
 # Variables: PREFIX (where to install, /usr), DESTDIR (a root to install under), KERNEL (6.12 or 7.3),
-#            GROUP (one test group of the lab), SCRATCH (where Swift builds, .build).
+#            GROUP (one test group of the lab), SCRATCH (where Swift builds, .build), TARGET and SECONDS (of make fuzz).
 PREFIX  ?= /usr
 DESTDIR ?=
 KERNEL  ?= 7.3
 GROUP   ?= all
 SCRATCH ?= .build
+SECONDS ?= 20
 export UBD_SCRATCH := $(SCRATCH)
 
 bin := .build/ubd/bin
@@ -19,8 +20,8 @@ static := --scratch-path $(SCRATCH)/worker -Xswiftc -static-executable -Xswiftc 
 	-Xswiftc -Xclang-linker -Xswiftc -static-pie -Xlinker -z -Xlinker now -Xlinker -s
 sources := Package.swift Sources Tests Benchmarks
 
-.PHONY: help dependencies build poison-worker crash-worker failing-broker bare-worker escape install bench bench-check test unit lab-test soak \
-	lint format demo lab clean
+.PHONY: help dependencies build poison-worker crash-worker failing-broker bare-worker escape fuzzers fuzz install bench bench-check \
+	test unit lab-test soak lint format demo lab clean
 
 help:
 	@echo 'ubd: block devices served from userspace, for users who are not root.'
@@ -32,6 +33,7 @@ help:
 	@echo '  make test                  everything: lint, unit tests, binaries, and devices on kernels 6.12 and 7.3'
 	@echo '  make unit                  only the unit tests'
 	@echo '  make lab-test [KERNEL=all] [GROUP=name]   only the tests on real kernels; Tests/lab/run --help tells more'
+	@echo '  make fuzz [TARGET=name] [SECONDS=n]       feeds every parser what nobody would write, for 20 s each'
 	@echo '  make soak                  the full counts of kills and cycles, for an hour or two: writes docs/proof.md'
 	@echo '  make bench                 what a request costs, in instructions, beside others: writes docs/performance.md'
 	@echo '  make bench-check           compares the quickest points with Benchmarks/system/thresholds'
@@ -123,6 +125,17 @@ lab-test: dependencies
 
 soak: dependencies
 	@Tests/lab/soak
+
+# Not part of ubd: the fuzzers (Tests/fuzz), everything in them watched by libFuzzer and AddressSanitizer. gold stumbles over
+# the sanitizer's symbols.
+fuzzers:
+	export UBD_FUZZ=1; $(swift_build) --scratch-path $(SCRATCH)/fuzz -Xswiftc -sanitize=fuzzer,address \
+		-Xswiftc -enable-testing -Xswiftc -use-ld=lld --product ubd-fuzz
+	@mkdir -p .build/fuzz
+	@install $(SCRATCH)/fuzz/release/ubd-fuzz .build/fuzz/
+
+fuzz: dependencies
+	@Tests/fuzz/run --seconds $(SECONDS) $(if $(TARGET),--target $(TARGET))
 
 lint:
 	swift format lint --strict --recursive $(sources)

@@ -122,3 +122,25 @@ let package = Package(
             ]),
     ]
 )
+
+// Tests/fuzz/run sets this: the fuzzers, and the broker as a module to link with them. They are built with libFuzzer,
+// so no other build sees them; what needs another package or is a test is left out.
+if Context.environment["UBD_FUZZ"] != nil {
+    let broker = package.targets.first { $0.name == "ubd-broker" }!
+    package.targets.removeAll { $0.isTest || $0.name == "ubd" || $0.name == "ubd-broker" }
+    package.products = [.executable(name: "ubd-fuzz", targets: ["ubd-fuzz"])]
+    package.dependencies = []
+    package.targets += [
+        .target(
+            name: "ubd-broker", dependencies: broker.dependencies, path: "Sources/ubd-broker", exclude: ["main.swift"],
+            cSettings: cSettings, swiftSettings: swiftSettings),
+        .executableTarget(
+            name: "ubd-fuzz",
+            dependencies: [
+                "ubd-broker", "Worker", "SystemCalls", "KernelABI", "Ring", "Policy", "PolicyCompiler",
+                "WorkerProtocol",
+                "Varlink", "BrokerInterface",
+            ],
+            path: "Tests/fuzz/ubd-fuzz", cSettings: cSettings, swiftSettings: swiftSettings),
+    ]
+}

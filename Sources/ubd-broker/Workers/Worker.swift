@@ -19,6 +19,19 @@ enum WorkerExpectation {
     case nothing
     case geometry
     case sealed
+
+    /// What bytes from the worker are to its device: a message that may come now, which uses the permission up, or a
+    /// violation (the permit table; OpenSSH's monitor.c has one per state).
+    mutating func take(_ bytes: [UInt8]) -> WorkerEvent {
+        guard let message = WorkerMessage(decoding: bytes) else { return .violation("an unknown message") }
+        switch (message, self) {
+        case (.geometry, .geometry), (.sealed, .sealed), (.failed, .geometry), (.failed, .sealed):
+            self = .nothing
+            return .message(message)
+        default:
+            return .violation("a message at the wrong time")
+        }
+    }
 }
 
 /// What a launch needs beyond the device's own plan.

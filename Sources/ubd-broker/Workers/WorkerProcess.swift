@@ -19,7 +19,7 @@ final class WorkerProcess: Worker {
     private var watches: [EventLoop.Watch] = []
     private var handler: ((WorkerEvent) -> Void)?
     private var waitsForStop = false
-    /// What the worker may say next, each once (the permit table; OpenSSH's monitor.c has one per state).
+    /// What the worker may say next, each once.
     private var expected: WorkerExpectation = .nothing
 
     /// Starts a worker. `handler` hears everything from the event loop.
@@ -203,14 +203,9 @@ final class WorkerProcess: Worker {
     }
 
     private func accept(_ bytes: [UInt8], _ end: Int32) {
-        guard let message = WorkerMessage(decoding: bytes) else { return violate("an unknown message", end) }
-        switch (message, expected) {
-        case (.geometry, .geometry), (.sealed, .sealed), (.failed, .geometry), (.failed, .sealed):
-            expected = .nothing
-            handler?(.message(message))
-        default:
-            violate("a message at the wrong time", end)
-        }
+        let event = expected.take(bytes)
+        if case .violation(let text) = event { return violate(text, end) }
+        handler?(event)
     }
 
     private func violate(_ text: String, _ end: Int32) {

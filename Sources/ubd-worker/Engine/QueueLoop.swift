@@ -23,6 +23,12 @@ struct QueueLoop<T: Target>: RequestLoop, ~Copyable {
     mutating func turn() -> Int {
         let status = queue.ring.submit(waitingFor: 1)
         if status < 0, !queue.isPassing(status) { return status }
+        return handleCompletions()
+    }
+
+    /// All completions that are there, after a submission.
+    @inline(__always)
+    mutating func handleCompletions() -> Int {
         var batch = queue.ring.completions()
         let taken = queue.counters.taken
         if queue.counters.isSampleDue { beginSample(batch) }

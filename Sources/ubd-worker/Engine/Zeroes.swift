@@ -27,6 +27,8 @@ extension Queue {
         request.pointee.troubled = 1
         var outcome = Outcome.pending
         switch result {
+        // The length comes from memory that is shared with the kernel, and may be less than it was.
+        case _ where request.pointee.moved >= length: outcome = .failed(EIO)
         case 1...:
             let moved = UInt64(request.pointee.moved) + UInt64(result)
             if moved > UInt64(length) {

@@ -26,7 +26,7 @@ public func runWorker(arguments: [String] = CommandLine.arguments) -> Int32 {
             """
             usage: ubd-worker [--help | --version]
             Serves one ubd device. ubd-broker starts it with the device and a control socket; it has no options, and reads
-            no policy: what it runs under, 'ubd-broker --dump-policy TARGET' prints.
+            no policy: what it runs under, ubd-broker prints (see its --help).
 
             """)
         return 0

@@ -1,3 +1,4 @@
+import Glibc
 import KernelABI
 import Testing
 
@@ -88,5 +89,51 @@ struct HostileDescriptorTests {
                 #expect(bounds.containsData(descriptor) && answer.rawValue == Int32(descriptor.sectors * 512))
             }
         }
+    }
+
+    private static let bounds = DiskBounds(size: 1 << 20, maxIOBytes: 65536)
+    private static let data = RequestKey(tag: 0, .data)
+
+    private func read(sectors: UInt32, startSector: UInt64 = 0) -> UblkIODescriptor {
+        UblkIODescriptor(
+            operationAndFlags: UInt32(UblkIOOperation.read), sectors: sectors, startSector: startSector)
+    }
+
+    // What the fuzzer io-descriptor found: the driver does not change the descriptor of a request that the worker holds, but
+    // nothing here may depend on that.
+
+    @Test("that leave the disk while zeros are on their way fail, and the next request on the tag begins anew")
+    func leavesDisk() throws {
+        var queue = try TestQueue(NullTarget(bounds: Self.bounds, readOnly: false), zeroCopy: true)
+        queue.loop.queue.ownDescriptors[0] = read(sectors: 8)
+        #expect(queue.loop.target.begin(0, read(sectors: 8), on: &queue.loop.queue) == .pending)
+        #expect(queue.loop.target.finish(Self.data, result: 512, on: &queue.loop.queue) == .pending)
+        queue.loop.queue.ownDescriptors[0] = read(sectors: 8, startSector: 1 << 40)
+        #expect(queue.loop.target.finish(Self.data, result: 512, on: &queue.loop.queue) == .failed(EIO))
+        #expect(queue.loop.queue.requests[0].moved == 0 && queue.loop.queue.requests[0].troubled == 0)
+    }
+
+    @Test("that get shorter than what has come already fail, whatever the kernel says next", arguments: [-EINTR, 512])
+    func getsShorter(result: Int32) throws {
+        var queue = try TestQueue(NullTarget(bounds: Self.bounds, readOnly: false), zeroCopy: true)
+        queue.loop.queue.ownDescriptors[0] = read(sectors: 8)
+        #expect(queue.loop.target.begin(0, read(sectors: 8), on: &queue.loop.queue) == .pending)
+        #expect(queue.loop.target.finish(Self.data, result: 1024, on: &queue.loop.queue) == .pending)
+        queue.loop.queue.ownDescriptors[0] = read(sectors: 1)
+        #expect(queue.loop.target.finish(Self.data, result: result, on: &queue.loop.queue) == .failed(EIO))
+        #expect(queue.loop.queue.requests[0].moved == 0)
+    }
+
+    @Test("that turn from a read into a write are not written to a read-only disk")
+    func becomesWrite() throws {
+        let target = LoopTarget(
+            start: 0, bounds: Self.bounds, readOnly: true, isBlockDevice: false, direct: false, writeFlags: 0)
+        var queue = try TestQueue(target)
+        queue.loop.queue.ownDescriptors[0] = read(sectors: 8)
+        #expect(queue.loop.target.begin(0, read(sectors: 8), on: &queue.loop.queue) == .pending)
+        queue.loop.queue.ring.discardPending()
+        queue.loop.queue.ownDescriptors[0].operationAndFlags = UInt32(UblkIOOperation.write)
+        #expect(queue.loop.target.finish(Self.data, result: -EAGAIN, on: &queue.loop.queue) == .failed(EIO))
+        #expect(queue.loop.queue.ring.pendingEntries().isEmpty)
     }
 }

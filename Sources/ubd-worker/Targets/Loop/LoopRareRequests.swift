@@ -97,10 +97,10 @@ extension LoopTarget {
         let request = queue.requests + Int(tag)
         let descriptor = queue.descriptors[Int(tag)]
         // The descriptor lies in memory that is shared with the kernel: checked before, checked again.
-        guard bounds.containsData(descriptor) else { return .failed(EIO) }
+        let isRead = descriptor.operation == UblkIOOperation.read
+        guard bounds.containsData(descriptor), isRead || !readOnly else { return .failed(EIO) }
         let length = descriptor.sectors << 9
         if request.pointee.detour == .zeroes { return queue.continueZeroes(tag, result, length: length) }
-        let isRead = descriptor.operation == UblkIOOperation.read
         guard request.pointee.moved < length else { return .failed(EIO) }
         switch result {
         case 1...:

@@ -39,7 +39,10 @@ struct NullTarget: Target {
     @inline(never)
     private func finishRare(_ tag: UInt16, _ result: Int32, _ queue: inout Queue) -> Outcome {
         let descriptor = queue.descriptors[Int(tag)]
-        guard bounds.containsData(descriptor) else { return .failed(EIO) }
+        guard bounds.containsData(descriptor) else {
+            queue.requests[Int(tag)].settle()
+            return .failed(EIO)
+        }
         return queue.continueZeroes(tag, result, length: descriptor.sectors << 9)
     }
 
