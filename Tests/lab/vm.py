@@ -100,7 +100,7 @@ class Machine:
         self.cpus, self.memory = cpus, memory
         self.timeout, self.boot_timeout, self.retries = timeout, boot_timeout, retries
         self.modules = ["ublk_drv"]
-        self.udev = self.counted = False
+        self.udev = self.systemd = self.counted = False
         self.interactive = False
         self.environment, self.append, self.qemu, self.disks = {}, [], [], []
         self.plugin = None
@@ -133,6 +133,7 @@ class Machine:
         lines = [
             f"lab_modules={shlex.quote(' '.join(self.modules))}",
             f"lab_udev={'1' if self.udev else ''}",
+            f"lab_systemd={'1' if self.systemd else ''}",
             f"lab_shell={'1' if self.interactive else ''}",
             f"lab_command=({' '.join(map(shlex.quote, self.command))})",
         ]
@@ -153,7 +154,9 @@ class Machine:
         programs = self.tree / "usr" / "local" / "bin"
         shutil.copytree(helpers(), programs)
         (self.tree / "lab" / "settings").write_text(self._settings())
-        parts = [CACHED["userland"] / "userland.cpio", CACHED[f"kernel-{self.kernel}"] / "modules.cpio", *self.archives]
+        parts = [CACHED["userland"] / "userland.cpio", CACHED[f"kernel-{self.kernel}"] / "modules.cpio"]
+        parts += [CACHED["systemd"] / "systemd.cpio"] if self.systemd else []
+        parts += self.archives
         path = self.job / "initrd"
         with open(path, "wb") as file:
             for part in parts:
