@@ -48,7 +48,7 @@ final class Broker {
     var devices: [UInt32: ManagedDevice] = [:]
     /// Monotonic nanoseconds of the last minute's deletions, by number.
     private var deletions: [UInt32: UInt64] = [:]
-    private var adds: [ObjectIdentifier: AddOperation] = [:]
+    var adds: [ObjectIdentifier: AddOperation] = [:]
 
     init(
         configuration: Configuration, loop: EventLoop, policy: AccessPolicy, walls: [String: Walls],
@@ -81,35 +81,36 @@ final class Broker {
         _ request: AddRequest, peer: PeerCredentials, isWanted: @escaping () -> Bool = { true },
         answer: @escaping (AddOperation.Answer) -> Void
     ) -> AddOperation? {
+        var line: String?
         do throws(InterfaceError) {
             let plan = try AddPlan(request)
             try demandOnline(plan.cpus)
-            let rule = try permit(plan, peer)
+            let rule = try permit(plan, peer, line: &line)
             let choice = ModeChoice(
                 kernel: try driver.ready().features, zeroCopyGranted: rule.limits.zeroCopy, rule: rule.text)
             let mode = try choice.mode(for: plan)
             let operation = AddOperation(
-                plan, mode: mode, owner: peer.uid, rule: rule, broker: self, isWanted: isWanted,
-                answer: answer)
+                plan, mode: mode, peer: peer, rule: rule, broker: self, isWanted: isWanted, answer: answer)
+            Log.info(
+                "add-allowed", ("uid", "\(peer.uid)"), ("pid", "\(peer.pid)"), ("target", request.target),
+                ("result", "allowed"), ("rule", rule.place))
             adds[ObjectIdentifier(operation)] = operation
             operation.begin()
             return operation
         } catch {
             Log.notice(
                 "add-refused", ("uid", "\(peer.uid)"), ("pid", "\(peer.pid)"), ("target", request.target),
-                ("why", error.message))
+                ("result", "refused"), ("rule", line ?? "none"), ("why", error.message))
             answer(.failed(error))
             return nil
         }
     }
 
     func delete(_ request: DeleteRequest, peer: PeerCredentials, completion: @escaping (InterfaceError?) -> Void) {
-        guard let device = device(request.id, generation: request.generation, peer: peer) else {
+        let force = ("force", "\(request.force ?? false)")
+        guard let device = device(request.id, request.generation, for: "delete", of: peer, force) else {
             return completion(noSuchDevice(request.id))
         }
-        Log.info(
-            "delete", ("device", "\(device.id)"), ("uid", "\(peer.uid)"), ("pid", "\(peer.pid)"),
-            ("force", "\(request.force ?? false)"))
         DeleteOperation(device, broker: self, completion: completion).begin(force: request.force ?? false)
     }
 
@@ -117,25 +118,10 @@ final class Broker {
         let visible = devices.values.filter { mayTouch($0, peer) }.map(description).sorted { $0.id < $1.id }
         guard let id = request.id else { return ListReply(devices: visible) }
         guard let device = visible.first(where: { $0.id == id }) else {
+            noteRefusal(of: id, for: "list", peer)
             throw noSuchDevice(id)
         }
         return ListReply(devices: [device])
-    }
-
-    /// A device that this client may do something to; nil when there is none.
-    func device(_ id: UInt32, generation: UInt64?, peer: PeerCredentials) -> ManagedDevice? {
-        guard let device = devices[id], mayTouch(device, peer),
-            generation == nil || generation == device.info.generation
-        else { return nil }
-        return device
-    }
-
-    func noSuchDevice(_ id: UInt32) -> InterfaceError {
-        .noSuchDevice(message: "you have no device \(id)", remedy: "'ubd list' shows your devices", id: Int64(id))
-    }
-
-    func mayTouch(_ device: ManagedDevice, _ peer: PeerCredentials) -> Bool {
-        peer.uid == 0 || peer.uid == device.owner
     }
 
     /// Refuses processors that can't run anything. One that goes offline later costs speed, nothing else.
@@ -148,32 +134,6 @@ final class Broker {
         throw .invalidOption(
             message: "cpus can not be '\(cpus.text)': CPU \(missing) is not online",
             remedy: "give some of \(online.text)", option: "cpus", value: cpus.text)
-    }
-
-    // MARK: Policy and quota
-
-    private func permit(_ plan: AddPlan, _ peer: PeerCredentials) throws(InterfaceError) -> AccessRule {
-        let request = AccessRequest(
-            target: plan.target.name, readOnly: plan.readOnly, queues: UInt64(plan.queues), depth: UInt64(plan.depth),
-            maxIOBytes: UInt64(plan.maxIOBytes), sizeBytes: plan.target.needsFile ? nil : plan.options.size,
-            ioTimeout: plan.ioTimeout.map { UInt64($0) })
-        switch policy.decide(accessPeer(peer), request, usage: usage(of: peer.uid)) {
-        case .allowed(let rule): return rule
-        case .refused(let refusal): throw Refusals.explain(refusal, request, configuration.accessPolicy)
-        }
-    }
-
-    func accessPeer(_ peer: PeerCredentials) -> AccessPeer {
-        AccessPeer(uid: peer.uid, groups: [peer.gid] + peer.groups)
-    }
-
-    /// What a user has: devices, adds under way, and children that still wait to close a file of theirs.
-    func usage(of uid: UInt32) -> AccessUsage {
-        let owned = devices.values.filter { $0.owner == uid }
-        let pending = adds.values.filter { $0.ownerUID == uid && $0.hasNoDevice }
-        return AccessUsage(
-            devices: UInt64(owned.count + pending.count + undertaker.waiting(for: uid)),
-            memoryBytes: owned.map(\.memoryBytes).reduce(0, +) + pending.map(\.memoryBytes).reduce(0, +))
     }
 
     // MARK: For the operations

@@ -65,23 +65,3 @@ enum RunFolder {
         return socket
     }
 }
-
-/// Tells systemd how things are (sd_notify(3)); does nothing when nobody asked.
-enum Notification {
-    static func send(_ state: String) {
-        guard let variable = getenv("NOTIFY_SOCKET") else { return }
-        let path = String(cString: variable)
-        guard var address = unixAddress(path) else { return }
-        // A name that starts with @ is in the abstract namespace.
-        if path.hasPrefix("@") { address.sun_path.0 = 0 }
-        let socket = Glibc.socket(AF_UNIX, Int32(SOCK_DGRAM.rawValue | SOCK_CLOEXEC.rawValue), 0)
-        if socket < 0 { return }
-        defer { close(socket) }
-        let size = socklen_t(MemoryLayout<sa_family_t>.size + path.utf8.count + (path.hasPrefix("@") ? 0 : 1))
-        let bytes = Array(state.utf8)
-        withUnsafePointer(to: &address) { address in
-            _ = sendto(
-                socket, bytes, bytes.count, Int32(MSG_NOSIGNAL), __CONST_SOCKADDR_ARG(__sockaddr_un__: address), size)
-        }
-    }
-}

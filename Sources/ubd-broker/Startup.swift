@@ -157,6 +157,8 @@ enum Startup {
                 ("kernel", kernelRelease()))
             Watchdog(broker).begin()
             Notification.send("READY=1")
+            Notification.keepAlive(
+                loop, every: Notification.watchdogPeriod { name in getenv(name).map { String(cString: $0) } })
         }
         try confine(filter)
         try loop.run()

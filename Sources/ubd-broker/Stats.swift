@@ -12,8 +12,8 @@ extension Broker {
         if let id = request.id {
             visible = visible.filter { $0.id == id }
             guard !visible.isEmpty else {
-                throw .noSuchDevice(
-                    message: "you have no device \(id)", remedy: "'ubd list' shows your devices", id: Int64(id))
+                noteRefusal(of: id, for: "stats", peer)
+                throw noSuchDevice(id)
             }
         }
         let all = visible.sorted { $0.id < $1.id }.map { $0.stats(perQueue: perQueue) }

@@ -33,6 +33,7 @@ final class Connection {
     private var isBusy = false
     /// There may be more calls, which wait until the others have had their turn.
     private var waitsForTurn = false
+    private var hasReadStats = false
 
     init(_ socket: consuming FileDescriptor, peer: PeerCredentials, server: Server) {
         self.peer = peer
@@ -163,7 +164,10 @@ final class Connection {
                     self?.finish(error?.reply ?? Reply(), wantsReply)
                 }
             case .list(let request): send(Reply(parameters: try broker.list(request, peer: peer).json), wantsReply)
-            case .stats(let request): send(Reply(parameters: try broker.stats(request, peer: peer).json), wantsReply)
+            case .stats(let request):
+                let reply = try broker.stats(request, peer: peer)
+                noteStats()
+                send(Reply(parameters: reply.json), wantsReply)
             case .info: send(Reply(parameters: broker.info(for: peer).json), wantsReply)
             case .serviceInfo: send(Reply(parameters: ServiceInfoReply(version: UBDVersion.text).json), wantsReply)
             case .interfaceDescription(let interface):
@@ -173,6 +177,15 @@ final class Connection {
         } catch {
             send(error.reply, wantsReply)
         }
+    }
+
+    /// Once: whoever watches numbers asks for them every second.
+    private func noteStats() {
+        if hasReadStats { return }
+        hasReadStats = true
+        Log.info(
+            "stats", ("uid", "\(peer.uid)"), ("pid", "\(peer.pid)"), ("result", "allowed"),
+            ("rule", peer.uid == 0 ? "root" : "owner"))
     }
 
     /// Begins a call in which the client may be asked for files.

@@ -21,7 +21,8 @@ final class AddOperation: ClientOperation {
 
     private let broker: Broker
     private let plan: AddPlan
-    private let owner: UInt32
+    private let peer: PeerCredentials
+    private var owner: UInt32 { peer.uid }
     private let rule: AccessRule
     private let mode: DataMode
     private let answer: (Answer) -> Void
@@ -41,12 +42,12 @@ final class AddOperation: ClientOperation {
     private var isOver = false
 
     init(
-        _ plan: AddPlan, mode: DataMode, owner: UInt32, rule: AccessRule, broker: Broker,
+        _ plan: AddPlan, mode: DataMode, peer: PeerCredentials, rule: AccessRule, broker: Broker,
         isWanted: @escaping () -> Bool, answer: @escaping (Answer) -> Void
     ) {
         self.plan = plan
         self.mode = mode
-        self.owner = owner
+        self.peer = peer
         self.rule = rule
         self.broker = broker
         self.isWanted = isWanted
@@ -312,7 +313,7 @@ final class AddOperation: ClientOperation {
         Log.info(
             "added", ("device", "\(device.id)"), ("owner", "\(owner)"), ("target", plan.target.name),
             ("bytes", "\(device.info.sizeBytes)"), ("worker", "\(device.info.workerPid ?? 0)"),
-            ("rule", "\(rule.location)"))
+            ("rule", rule.place))
         finish(.added(broker.description(of: device), notices))
         broker.watchOver(device)
     }
@@ -348,7 +349,7 @@ final class AddOperation: ClientOperation {
     private func undo() {
         guard let error = failure else { return }
         if parking == nil { parking = handover.take() }
-        Log.notice("add-failed", ("owner", "\(owner)"), ("why", error.message))
+        note(error)
         guard let device else {
             if let parking = parking.take() { broker.undertaker.letGo(parking, owner: owner) }
             return finish(.failed(error))
@@ -357,6 +358,19 @@ final class AddOperation: ClientOperation {
         if let parking = parking.take() { device.parking = consume parking }
         // The operation ends when nothing is left; a worker that can't be killed leaves a stuck device behind.
         Teardown(device, broker: broker) { [self] _ in finish(.failed(error)) }.begin(.killFirst)
+    }
+
+    /// What only the opened file tells may be against the policy, too.
+    private func note(_ error: InterfaceError) {
+        let isRefusal =
+            switch error {
+            case .notPermitted, .quotaReached: true
+            default: false
+            }
+        Log.notice(
+            isRefusal ? "add-refused" : "add-failed", ("uid", "\(owner)"), ("pid", "\(peer.pid)"),
+            ("target", plan.target.name), ("result", isRefusal ? "refused" : "failed"), ("rule", rule.place),
+            ("why", error.message))
     }
 
     private func command(_ request: ControlRequest, _ next: @escaping (ControlAnswer) -> Void) {

@@ -150,11 +150,10 @@ extension Broker {
     func recover(
         _ request: RecoverRequest, peer: PeerCredentials, answer: @escaping (ClientAnswer) -> Void
     ) -> ReopenOperation? {
-        guard let device = device(request.id, generation: request.generation, peer: peer) else {
+        guard let device = device(request.id, request.generation, for: "recover", of: peer) else {
             answer(.failed(noSuchDevice(request.id)))
             return nil
         }
-        Log.info("recover", ("device", "\(device.id)"), ("uid", "\(peer.uid)"), ("pid", "\(peer.pid)"))
         let operation = ReopenOperation(device, broker: self, answer: answer)
         operation.begin()
         return operation

@@ -288,10 +288,9 @@ extension Broker {
         _ request: UpgradeRequest, peer: PeerCredentials,
         completion: @escaping (Result<UpgradeReply, InterfaceError>) -> Void
     ) {
-        guard let device = device(request.id, generation: request.generation, peer: peer) else {
+        guard let device = device(request.id, request.generation, for: "upgrade", of: peer) else {
             return completion(.failure(noSuchDevice(request.id)))
         }
-        Log.info("upgrade", ("device", "\(device.id)"), ("uid", "\(peer.uid)"), ("pid", "\(peer.pid)"))
         let operation = UpgradeOperation(device, broker: self) { [self] outcome in
             switch outcome {
             case .upgraded: completion(.success(UpgradeReply(upgraded: true, device: description(of: device))))

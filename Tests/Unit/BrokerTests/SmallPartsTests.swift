@@ -29,20 +29,6 @@ struct ConfigurationTests {
     }
 }
 
-@Suite("The broker's log")
-struct LogTests {
-    @Test("a stranger's text can neither end the line nor look like a field")
-    func escapes() {
-        #expect(Log.escaped("/dev/ublkb0") == "/dev/ublkb0")
-        #expect(Log.escaped("x\nevent=added") == "\"x\\x0aevent=added\"")
-        #expect(Log.escaped("a\" b=\\") == "\"a\\\" b=\\\\\"")
-        #expect(Log.escaped("\u{1b}[31m") == "\"\\x1b[31m\"")
-        #expect(Log.escaped("ü") == "\"\\xc3\\xbc\"")
-        #expect(Log.escaped("") == "\"\"")
-        #expect(Log.escaped(String(repeating: "a", count: 600)).utf8.count < 530)
-    }
-}
-
 @Suite("Verifying a worker")
 struct VerificationTests {
     private static let good = """

@@ -1,0 +1,80 @@
+import BrokerInterface
+import Policy
+import SystemCalls
+
+/// Who may do what. Every decision is an event of the log: who asked, for what, whether it was allowed, and by which line of
+/// the access policy, or as whom.
+extension Broker {
+    /// What the policy says of a device that somebody asks for. `line`: the one that decides, if one does.
+    func permit(
+        _ plan: AddPlan, _ peer: PeerCredentials, line: inout String?
+    ) throws(InterfaceError) -> AccessRule {
+        let request = AccessRequest(
+            target: plan.target.name, readOnly: plan.readOnly, queues: UInt64(plan.queues), depth: UInt64(plan.depth),
+            maxIOBytes: UInt64(plan.maxIOBytes), sizeBytes: plan.target.needsFile ? nil : plan.options.size,
+            ioTimeout: plan.ioTimeout.map { UInt64($0) })
+        line = policy.rule(for: accessPeer(peer), target: request.target)?.place
+        switch policy.decide(accessPeer(peer), request, usage: usage(of: peer.uid)) {
+        case .allowed(let rule): return rule
+        case .refused(let refusal): throw Refusals.explain(refusal, request, configuration.accessPolicy)
+        }
+    }
+
+    func accessPeer(_ peer: PeerCredentials) -> AccessPeer {
+        AccessPeer(uid: peer.uid, groups: [peer.gid] + peer.groups)
+    }
+
+    /// What a user has: devices, adds under way, and children that still wait to close a file of theirs.
+    func usage(of uid: UInt32) -> AccessUsage {
+        let owned = devices.values.filter { $0.owner == uid }
+        let pending = adds.values.filter { $0.ownerUID == uid && $0.hasNoDevice }
+        return AccessUsage(
+            devices: UInt64(owned.count + pending.count + undertaker.waiting(for: uid)),
+            memoryBytes: owned.map(\.memoryBytes).reduce(0, +) + pending.map(\.memoryBytes).reduce(0, +))
+    }
+
+    // MARK: Devices that there are
+
+    /// A device that this client may do something to, which is noted as `event`; nil when there is none.
+    func device(
+        _ id: UInt32, _ generation: UInt64?, for event: String, of peer: PeerCredentials, _ more: Log.Field...
+    ) -> ManagedDevice? {
+        guard let device = devices[id], mayTouch(device, peer),
+            generation == nil || generation == device.info.generation
+        else {
+            noteRefusal(of: id, for: event, peer)
+            return nil
+        }
+        Log.event(
+            .info, event,
+            [("device", "\(id)"), ("uid", "\(peer.uid)"), ("pid", "\(peer.pid)")] + more
+                + [("result", "allowed"), ("rule", peer.uid == device.owner ? "owner" : "root")])
+        return device
+    }
+
+    /// The client hears the same whether there is no such device or another user's; the log knows.
+    func noteRefusal(of id: UInt32, for operation: String, _ peer: PeerCredentials) {
+        let rule =
+            switch devices[id] {
+            case nil: "no-such-device"
+            case .some(let device) where mayTouch(device, peer): "another-generation"
+            case .some: "not-owner"
+            }
+        Log.notice(
+            "access-refused", ("operation", operation), ("device", "\(id)"), ("uid", "\(peer.uid)"),
+            ("pid", "\(peer.pid)"), ("result", "refused"), ("rule", rule))
+    }
+
+    func noSuchDevice(_ id: UInt32) -> InterfaceError {
+        .noSuchDevice(message: "you have no device \(id)", remedy: "'ubd list' shows your devices", id: Int64(id))
+    }
+
+    func mayTouch(_ device: ManagedDevice, _ peer: PeerCredentials) -> Bool {
+        peer.uid == 0 || peer.uid == device.owner
+    }
+}
+
+extension AccessRule {
+    /// Where it stands, for the log.
+    var place: String { "\(location.file):\(location.line)" }
+}

@@ -1,0 +1,41 @@
+import Glibc
+import SystemCalls
+
+/// Tells systemd how things are (sd_notify(3)); does nothing when nobody asked.
+enum Notification {
+    /// Milliseconds between signs of life, which come from the event loop: half of what systemd allows, nil when it does not
+    /// want any (sd_watchdog_enabled(3)).
+    static func watchdogPeriod(_ environment: (String) -> String?, pid: Int32 = getpid()) -> Int? {
+        if let wanted = environment("WATCHDOG_PID"), wanted != String(pid) { return nil }
+        guard let text = environment("WATCHDOG_USEC"), let microseconds = UInt64(text), microseconds > 0 else {
+            return nil
+        }
+        return max(Int(clamping: microseconds / 2000), 1)
+    }
+
+    /// From now on, for as long as the loop runs.
+    static func keepAlive(_ loop: EventLoop, every period: Int?) {
+        guard let period else { return }
+        loop.after(milliseconds: period) {
+            send("WATCHDOG=1")
+            keepAlive(loop, every: period)
+        }
+    }
+
+    static func send(_ state: String) {
+        guard let variable = getenv("NOTIFY_SOCKET") else { return }
+        let path = String(cString: variable)
+        guard var address = unixAddress(path) else { return }
+        // A name that starts with @ is in the abstract namespace.
+        if path.hasPrefix("@") { address.sun_path.0 = 0 }
+        let socket = Glibc.socket(AF_UNIX, Int32(SOCK_DGRAM.rawValue | SOCK_CLOEXEC.rawValue), 0)
+        if socket < 0 { return }
+        defer { close(socket) }
+        let size = socklen_t(MemoryLayout<sa_family_t>.size + path.utf8.count + (path.hasPrefix("@") ? 0 : 1))
+        let bytes = Array(state.utf8)
+        withUnsafePointer(to: &address) { address in
+            _ = sendto(
+                socket, bytes, bytes.count, Int32(MSG_NOSIGNAL), __CONST_SOCKADDR_ARG(__sockaddr_un__: address), size)
+        }
+    }
+}

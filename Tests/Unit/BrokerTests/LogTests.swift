@@ -1,0 +1,126 @@
+import Glibc
+import SystemCalls
+import Testing
+
+@testable import ubd_broker
+
+@Suite("The broker's log")
+struct LogTests {
+    private static let forged = "lo\nOct 1 root: granted \u{1b}[31m\"\\ü"
+
+    @Test("a stranger's text can neither end the line nor look like a field")
+    func escapes() {
+        #expect(Log.escaped("/dev/ublkb0") == "/dev/ublkb0")
+        #expect(Log.escaped("x\nevent=added") == "\"x\\x0aevent=added\"")
+        #expect(Log.escaped("a\" b=\\") == "\"a\\\" b=\\\\\"")
+        #expect(Log.escaped("\u{1b}[31m") == "\"\\x1b[31m\"")
+        #expect(Log.escaped("ü") == "\"\\xc3\\xbc\"")
+        #expect(Log.escaped("") == "\"\"")
+        #expect(Log.escaped(String(repeating: "a", count: 600)).utf8.count < 530)
+    }
+
+    @Test("an entry of the journal has the line, and each key as a field")
+    func fields() {
+        let entry = JournalEntry(.notice, "add-refused", [("uid", "1002"), ("io-timeout", "3"), ("why", "no line fits")])
+        #expect(
+            text(entry) == """
+                MESSAGE=event=add-refused uid=1002 io-timeout=3 why="no line fits"
+                PRIORITY=5
+                SYSLOG_IDENTIFIER=ubd-broker
+                MESSAGE_ID=\(EventIDs.all["add-refused"] ?? "?")
+                UBD_EVENT=add-refused
+                UBD_UID=1002
+                UBD_IO_TIMEOUT=3
+                UBD_REASON=no line fits
+
+                """)
+    }
+
+    @Test("a stranger's text is escaped in the line and in its field, and makes no field of its own")
+    func escapesFields() {
+        let entry = JournalEntry(.notice, "add-refused", [("target", LogTests.forged)])
+        let lines = text(entry).split(separator: "\n")
+        #expect(entry.bytes.allSatisfy { (0x20...0x7e).contains($0) || $0 == 0x0a })
+        #expect(lines.last == #"UBD_TARGET=lo\x0aOct 1 root: granted \x1b[31m"\\\xc3\xbc"#)
+        #expect(lines.first == #"MESSAGE=event=add-refused target="lo\x0aOct 1 root: granted \x1b[31m\"\\\xc3\xbc""#)
+        #expect(lines.count == 6)
+    }
+
+    @Test("a value with a newline goes with its length before it")
+    func lengths() {
+        var entry = JournalEntry(.info, "x", [])
+        let before = entry.bytes.count
+        entry.add("UBD_TEXT", "a\nUBD_UID=0")
+        let expected = Array("UBD_TEXT\n".utf8) + [11, 0, 0, 0, 0, 0, 0, 0] + Array("a\nUBD_UID=0\n".utf8)
+        #expect(Array(entry.bytes[before...]) == expected)
+    }
+
+    @Test("the longest values of many keys fit into a datagram")
+    func isBounded() {
+        let long = String(repeating: "\n", count: 100_000)
+        let entry = JournalEntry(.info, "x", (0..<16).map { ("key\($0)", long) })
+        #expect(entry.bytes.count < 100_000)
+    }
+
+    @Test("every kind of event has a MESSAGE_ID of its own")
+    func numbers() {
+        #expect(EventIDs.all.count > 50)
+        #expect(Set(EventIDs.all.values).count == EventIDs.all.count)
+        #expect(EventIDs.all.values.allSatisfy { $0.utf8.count == 32 && UInt64($0.prefix(16), radix: 16) != nil })
+    }
+
+    private func text(_ entry: JournalEntry) -> String { String(decoding: entry.bytes, as: UTF8.self) }
+}
+
+@Suite("The way to journald")
+struct JournalSocketTests {
+    @Test("stderr is the journal's only when it is the very descriptor that systemd made")
+    func knowsTheStream() throws {
+        let pair = try makeMessagePair()
+        let status = try pair.first.status()
+        #expect(JournalSocket.isStream(pair.first.raw, "\(status.st_dev):\(status.st_ino)"))
+        #expect(!JournalSocket.isStream(pair.second.raw, "\(status.st_dev):\(status.st_ino)"))
+        for other in ["", ":", "\(status.st_dev)", "\(status.st_dev):\(status.st_ino) "] {
+            #expect(!JournalSocket.isStream(pair.first.raw, other), "\(other)")
+        }
+        #expect(!JournalSocket.isStream(-1, "0:0"))
+    }
+
+    @Test("it delivers an entry, and refuses at once when journald is not there or has no room")
+    func neverWaits() throws {
+        let path = "/tmp/ubd-journal-test-\(getpid())"
+        unlink(path)
+        let socket = try #require(JournalSocket(path: path))
+        #expect(!socket.send([1]))
+        let journald = FileDescriptor(owning: Glibc.socket(AF_UNIX, Int32(SOCK_DGRAM.rawValue), 0))
+        var address = try #require(unixAddress(path))
+        let size = socklen_t(MemoryLayout<sockaddr_un>.size)
+        try call("bind") {
+            withUnsafePointer(to: &address) {
+                Glibc.bind(journald.raw, __CONST_SOCKADDR_ARG(__sockaddr_un__: $0), size)
+            }
+        }
+        defer { unlink(path) }
+        #expect(socket.send(Array("UBD_EVENT=x\n".utf8)))
+        var buffer = [UInt8](repeating: 0, count: 64)
+        #expect(recv(journald.raw, &buffer, buffer.count, 0) == 12)
+        let started = monotonicNanoseconds()
+        let taken = (0..<10_000).prefix { _ in socket.send([UInt8](repeating: 65, count: 1024)) }.count
+        #expect(taken < 10_000)
+        #expect(monotonicNanoseconds() - started < 5_000_000_000)
+    }
+}
+
+@Suite("Signs of life for systemd")
+struct NotificationTests {
+    @Test(
+        "they come twice in the time that systemd allows this process",
+        arguments: [
+            (["WATCHDOG_USEC": "30000000", "WATCHDOG_PID": "7"], 15_000), (["WATCHDOG_USEC": "30000000"], 15_000),
+            (["WATCHDOG_USEC": "1"], 1), (["WATCHDOG_USEC": "30000000", "WATCHDOG_PID": "8"], nil), ([:], nil),
+            (["WATCHDOG_USEC": "0"], nil), (["WATCHDOG_USEC": "soon"], nil),
+        ] as [([String: String], Int?)])
+    func period(_ environment: [String: String], _ expected: Int?) {
+        #expect(Notification.watchdogPeriod({ environment[$0] }, pid: 7) == expected)
+    }
+}
