@@ -21,7 +21,8 @@ struct LogTests {
 
     @Test("an entry of the journal has the line, and each key as a field")
     func fields() {
-        let entry = JournalEntry(.notice, "add-refused", [("uid", "1002"), ("io-timeout", "3"), ("why", "no line fits")])
+        let entry = JournalEntry(
+            .notice, "add-refused", [("uid", "1002"), ("io-timeout", "3"), ("why", "no line fits")])
         #expect(
             text(entry) == """
                 MESSAGE=event=add-refused uid=1002 io-timeout=3 why="no line fits"
