@@ -145,7 +145,7 @@ static void drop_privileges(const struct ubd_launch *l, int pipe) {
 static void reset_signals(int pipe) {
     sigset_t none;
     sigemptyset(&none);
-    /* Handlers are gone by CLONE_CLEAR_SIGHAND. A write past RLIMIT_FSIZE must be an error, not a death. */
+    /* Handlers are gone since start(). A write past RLIMIT_FSIZE must be an error, not a death. */
     if (signal(SIGXFSZ, SIG_IGN) == SIG_ERR || signal(SIGPIPE, SIG_IGN) == SIG_ERR ||
         sigprocmask(SIG_SETMASK, &none, NULL) == -1)
         fail(pipe, UBD_LAUNCH_SIGNALS);
@@ -172,13 +172,16 @@ static _Noreturn void become_worker(const struct ubd_launch *l, int pipe) {
 }
 
 /* fork with a pidfd, and with namespaces for a worker. */
-static pid_t start(uint64_t namespaces, int *pidfd) {
-    struct clone_args arguments = {
-        .flags = CLONE_PIDFD | CLONE_CLEAR_SIGHAND | namespaces,
-        .pidfd = (uint64_t)(uintptr_t)pidfd,
-        .exit_signal = SIGCHLD,
-    };
-    return (pid_t)syscall(SYS_clone3, &arguments, sizeof arguments);
+static pid_t start(unsigned long namespaces, int *pidfd) {
+    /* Not clone3: its flags are in memory, so the unit's RestrictNamespaces would have to refuse it altogether. */
+    pid_t pid = (pid_t)syscall(SYS_clone, CLONE_PIDFD | namespaces | SIGCHLD, NULL, pidfd, NULL, 0);
+    if (pid == 0)
+        for (int number = 1; number < NSIG; number++) {
+            struct sigaction action;
+            if (sigaction(number, NULL, &action) == -1 || action.sa_handler == SIG_IGN) continue;
+            signal(number, SIG_DFL); /* what runs on that signal in the broker has no business here */
+        }
+    return pid;
 }
 
 /* Waits until the child has closed what is not its own, and says so, or has failed at that, or died. */

@@ -20,6 +20,19 @@ extension Broker {
         }
     }
 
+    /// How an add ends that was allowed: what only the opened file tells may be against the policy, too.
+    func note(_ error: InterfaceError, of plan: AddPlan, _ rule: AccessRule, _ peer: PeerCredentials) {
+        let isRefusal =
+            switch error {
+            case .notPermitted, .quotaReached: true
+            default: false
+            }
+        Log.notice(
+            isRefusal ? "add-refused" : "add-failed", ("uid", "\(peer.uid)"), ("pid", "\(peer.pid)"),
+            ("target", plan.target.name), ("result", isRefusal ? "refused" : "failed"), ("rule", rule.place),
+            ("why", error.message))
+    }
+
     func accessPeer(_ peer: PeerCredentials) -> AccessPeer {
         AccessPeer(uid: peer.uid, groups: [peer.gid] + peer.groups)
     }

@@ -126,7 +126,7 @@ enum Startup {
                 try WorkerProcess(launch, loop: loop, handler: handler)
             }
         #endif
-        surroundings.kernelLog = KernelLog()
+        surroundings.kernelLog = KernelLog.ofHost()
         if surroundings.kernelLog == nil {
             Log.notice(
                 "kernel-log",

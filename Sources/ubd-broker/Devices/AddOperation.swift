@@ -17,6 +17,8 @@ final class AddOperation: ClientOperation {
         static let lingeringNumber = 3_000
         static let lingeringAnyNumber = 1_000
         static let pause = 50
+        static let udev = 8_000
+        static let udevPause = 5
     }
 
     private let broker: Broker
@@ -286,13 +288,26 @@ final class AddOperation: ClientOperation {
             guard case .result(let result, let bytes) = answer, result >= 0,
                 let nodes = UblkParameters(decoding: bytes).nodes
             else { return fail(StartErrors.kernelSaysNo("GET_PARAMS", answer.errno)) }
-            publish(device, nodes)
+            publish(device, nodes, deadline: monotonicNanoseconds() + UInt64(Deadline.udev) * 1_000_000)
         }
     }
 
-    private func publish(_ device: ManagedDevice, _ nodes: UblkParameters.Nodes) {
+    private func publish(_ device: ManagedDevice, _ nodes: UblkParameters.Nodes, deadline: UInt64) {
+        if failure != nil { return }
         do {
             try broker.nodes.own(device.id, uid: owner, major: nodes.diskMajor, minor: nodes.diskMinor)
+        } catch {
+            guard error.errno == EPERM else { return fail(StartErrors.broken("publish the device", error)) }
+            // udev gives it to its owner.
+            guard monotonicNanoseconds() < deadline else {
+                return fail(StartErrors.udevDoesNot(broker.nodes.block(device.id)))
+            }
+            timer = broker.loop.after(milliseconds: Deadline.udevPause) { [unowned self] in
+                publish(device, nodes, deadline: deadline)
+            }
+            return
+        }
+        do {
             if try broker.nodes.makeLink(device.id) {
                 device.info.link = broker.nodes.link(device.id)
             } else {
@@ -349,7 +364,7 @@ final class AddOperation: ClientOperation {
     private func undo() {
         guard let error = failure else { return }
         if parking == nil { parking = handover.take() }
-        note(error)
+        broker.note(error, of: plan, rule, peer)
         guard let device else {
             if let parking = parking.take() { broker.undertaker.letGo(parking, owner: owner) }
             return finish(.failed(error))
@@ -358,19 +373,6 @@ final class AddOperation: ClientOperation {
         if let parking = parking.take() { device.parking = consume parking }
         // The operation ends when nothing is left; a worker that can't be killed leaves a stuck device behind.
         Teardown(device, broker: broker) { [self] _ in finish(.failed(error)) }.begin(.killFirst)
-    }
-
-    /// What only the opened file tells may be against the policy, too.
-    private func note(_ error: InterfaceError) {
-        let isRefusal =
-            switch error {
-            case .notPermitted, .quotaReached: true
-            default: false
-            }
-        Log.notice(
-            isRefusal ? "add-refused" : "add-failed", ("uid", "\(owner)"), ("pid", "\(peer.pid)"),
-            ("target", plan.target.name), ("result", isRefusal ? "refused" : "failed"), ("rule", rule.place),
-            ("why", error.message))
     }
 
     private func command(_ request: ControlRequest, _ next: @escaping (ControlAnswer) -> Void) {

@@ -7,6 +7,8 @@ import SystemCalls
 struct Nodes {
     /// "/dev"; the unit tests have one of their own.
     let folder: String
+    /// Gives an open node to a user alone. EPERM where the broker lacks CAP_CHOWN: there udev does it (59-ubd.rules).
+    var give: (_ node: Int32, _ uid: UInt32) throws(SystemError) -> Void = Nodes.give
 
     func block(_ id: UInt32) -> String { "\(folder)/ublkb\(id)" }
     /// What has no requests and takes the place of a device in a rehearsal.
@@ -26,10 +28,14 @@ struct Nodes {
             throw SystemError("\(path) is not the device that was started", ENODEV)
         }
         if status.st_uid == uid, status.st_mode & 0o7777 == 0o600 { return false }
-        // The mode first: after chown it would take CAP_FOWNER.
-        try call("chmod \(path)") { chmod("/proc/self/fd/\(node.raw)", 0o600) }
-        try call("chown \(path)") { fchownat(node.raw, "", uid, gid_t.max, AT_EMPTY_PATH) }
+        try give(node.raw, uid)
         return true
+    }
+
+    private static func give(_ node: Int32, _ uid: UInt32) throws(SystemError) {
+        // The mode first: after chown it would take CAP_FOWNER.
+        try call("chmod a device node") { chmod("/proc/self/fd/\(node)", 0o600) }
+        try call("chown a device node") { fchownat(node, "", uid, gid_t.max, AT_EMPTY_PATH) }
     }
 
     /// Lets an old kernel notice the death of a server that holds every tag: before 6.16 it does so only when the driver

@@ -31,6 +31,14 @@ enum StartErrors {
             feature: missing.nameList.joined(separator: ","))
     }
 
+    /// A broker without CAP_CHOWN leaves the node to udev.
+    static func udevDoesNot(_ node: String) -> InterfaceError {
+        .failed(
+            message: "udev did not give \(node) to its owner within 8 s",
+            remedy: "see that udev runs with 59-ubd.rules ('ubd doctor'), or let the broker have CAP_CHOWN, CAP_FOWNER",
+            step: "udev", errno: Int64(EPERM))
+    }
+
     static func workerBroke(_ what: String) -> InterfaceError {
         .failed(
             message: "the worker did not get ready: \(what)",

@@ -1,3 +1,4 @@
+import CShims
 import Glibc
 import SystemCalls
 
@@ -19,9 +20,33 @@ final class KernelLog {
     /// The oldest first.
     private var findings: [(pid: Int32, finding: Finding)] = []
 
-    /// nil where it can't be read.
-    init?(path: String = "/dev/kmsg") {
+    /// The log that the unit hands over as standard input, so that the broker needs no right to open it; otherwise the
+    /// host's. nil where it can't be read.
+    static func ofHost() -> KernelLog? {
+        var status = stat()
+        let isLog =
+            fstat(STDIN_FILENO, &status) == 0 && status.st_mode & S_IFMT == S_IFCHR
+            && UInt64(status.st_rdev) == ubd_makedev(1, 11)
+        if isLog, let file = try? takeStandardInput() { return KernelLog(file) }
+        return KernelLog(path: "/dev/kmsg")
+    }
+
+    /// Under a number of its own, with /dev/null in its place: whoever is started inherits standard input.
+    private static func takeStandardInput() throws(SystemError) -> FileDescriptor {
+        let file = FileDescriptor(owning: try call("dup") { fcntl(STDIN_FILENO, F_DUPFD_CLOEXEC, 3) })
+        try file.setNonBlocking()
+        let null = try FileDescriptor.open("/dev/null", O_RDONLY)
+        try call("dup2") { dup2(null.raw, STDIN_FILENO) }
+        return file
+    }
+
+    convenience init?(path: String) {
         guard let file = try? FileDescriptor.open(path, O_RDONLY | O_NONBLOCK) else { return nil }
+        self.init(file)
+    }
+
+    /// From its present end on.
+    private init(_ file: consuming FileDescriptor) {
         lseek(file.raw, 0, Int32(SEEK_END))
         self.file = file
     }

@@ -27,7 +27,7 @@ final class WorkerProcess: Worker {
         let pair = try makeMessagePair()
         var child = ubd_child()
         let result = WorkerProcess.start(launch, control: pair.second.raw, &child)
-        guard result == 0 else { throw SystemError("clone3", -result) }
+        guard result == 0 else { throw SystemError("clone", -result) }
         process = ProcessHandle(pid: child.pid, owning: FileDescriptor(owning: child.pidfd))
         report = FileDescriptor(owning: child.report)
         control = consume pair.first

@@ -26,6 +26,31 @@ struct AddTests {
         #expect(host.leftovers == [])
     }
 
+    @Test("a broker that may not give the node away waits until udev has")
+    func waitsForUdev() throws {
+        let host = try Host(mayChown: false)
+        let node = host.folder + "/ublkb0"
+        var isGiven = false
+        host.loop.after(milliseconds: 300) {
+            isGiven = chmod(node, 0o600) == 0 && chown(node, 1000, gid_t.max) == 0
+        }
+        let (device, _) = try host.add().get()
+        #expect(isGiven)
+        #expect(device.state == .live)
+        #expect(device.link == host.folder + "/ubdb0")
+        #expect(try host.delete(0) == nil)
+        #expect(host.leftovers == [])
+    }
+
+    @Test("when udev never does, the add fails, names it, and leaves nothing")
+    func givesUpOnUdev() throws {
+        let host = try Host(mayChown: false)
+        let error = try #require(throws: InterfaceError.self) { try host.add().get() }
+        #expect(error.message.contains("udev did not give"))
+        #expect(error.remedy.contains("59-ubd.rules"))
+        #expect(host.leftovers == [])
+    }
+
     @Test("the worker is stopped before START_DEV and runs again after it")
     func stopsAroundStart() throws {
         let host = try Host()

@@ -40,7 +40,10 @@ final class Host {
         weak var host: Host?
     }
 
-    init(reusing old: String? = nil, policy: String? = nil, uids: UInt32 = 8, kernelLog: KernelLog? = nil) throws {
+    init(
+        reusing old: String? = nil, policy: String? = nil, uids: UInt32 = 8, kernelLog: KernelLog? = nil,
+        mayChown: Bool = true
+    ) throws {
         folder = try old ?? Host.temporaryFolder()
         installed = try Host.program()
         loop = try EventLoop()
@@ -66,6 +69,9 @@ final class Host {
         surroundings.verify = { _, _ in late.host?.sandboxProblem }
         surroundings.holder = { _ in late.host?.holder }
         surroundings.nodes = Nodes(folder: folder)
+        if !mayChown {
+            surroundings.nodes.give = { (_, _) throws(SystemError) in throw SystemError("chown", EPERM) }
+        }
         surroundings.kernelLog = kernelLog
         surroundings.sysfs = folder + "/sys"
         surroundings.requestsInFlight = { _ in late.host?.requestsInFlight ?? 0 }
