@@ -98,6 +98,7 @@ install:
 	$(call install-files,0644,$(PREFIX)/lib/sysusers.d,policy/sysusers.d/*.conf)
 	$(call install-files,0644,$(PREFIX)/lib/tmpfiles.d,policy/tmpfiles.d/*.conf)
 	$(call install-files,0644,$(PREFIX)/lib/modules-load.d,policy/modules-load.d/*.conf)
+	$(call install-files,0644,$(PREFIX)/share/doc/ubd/examples,policy/sysctl.d/*.example)
 	$(call install-files,0644,$(PREFIX)/share/man/man1,docs/man/*.1)
 	$(call install-files,0644,$(PREFIX)/share/man/man5,docs/man/*.5)
 	$(call install-files,0644,$(PREFIX)/share/man/man8,docs/man/*.8)
