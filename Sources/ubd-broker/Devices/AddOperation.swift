@@ -24,7 +24,6 @@ final class AddOperation: ClientOperation {
     private let broker: Broker
     private let plan: AddPlan
     private let peer: PeerCredentials
-    private var owner: UInt32 { peer.uid }
     private let rule: AccessRule
     private let mode: DataMode
     private let answer: (Answer) -> Void
@@ -59,7 +58,7 @@ final class AddOperation: ClientOperation {
 
     /// Bytes of I/O buffers that this device will have, for the quota.
     var memoryBytes: UInt64 { plan.bufferBytes }
-    var ownerUID: UInt32 { owner }
+    var ownerUID: UInt32 { peer.uid }
     /// Where the client's files lie as long as there is no device that has it.
     var parkingEnd: Int32? { parking?.raw ?? handover.descriptor }
     /// Not yet a device of the broker's list.
@@ -97,7 +96,7 @@ final class AddOperation: ClientOperation {
         }
         triedIDs.insert(id)
         let device = ManagedDevice(
-            adding: plan, mode: mode, ioTimeout: ioTimeout, id: id, owner: owner, generation: broker.newGeneration(),
+            adding: plan, mode: mode, ioTimeout: ioTimeout, id: id, owner: ownerUID, generation: broker.newGeneration(),
             node: broker.nodes.block(id))
         do {
             // The record comes before the kernel call, so that a broker that dies in between knows of it.
@@ -295,13 +294,11 @@ final class AddOperation: ClientOperation {
     private func publish(_ device: ManagedDevice, _ nodes: UblkParameters.Nodes, deadline: UInt64) {
         if failure != nil { return }
         do {
-            try broker.nodes.own(device.id, uid: owner, major: nodes.diskMajor, minor: nodes.diskMinor)
+            try broker.nodes.own(device.id, uid: ownerUID, major: nodes.diskMajor, minor: nodes.diskMinor)
         } catch {
             guard error.errno == EPERM else { return fail(StartErrors.broken("publish the device", error)) }
             // udev gives it to its owner.
-            guard monotonicNanoseconds() < deadline else {
-                return fail(StartErrors.udevDoesNot(broker.nodes.block(device.id)))
-            }
+            guard monotonicNanoseconds() < deadline else { return fail(StartErrors.udevDoesNot(device.info.node)) }
             timer = broker.loop.after(milliseconds: Deadline.udevPause) { [unowned self] in
                 publish(device, nodes, deadline: deadline)
             }
@@ -326,7 +323,7 @@ final class AddOperation: ClientOperation {
         device.setState(.live)
         broker.save(device)
         Log.info(
-            "added", ("device", "\(device.id)"), ("owner", "\(owner)"), ("target", plan.target.name),
+            "added", ("device", "\(device.id)"), ("owner", "\(ownerUID)"), ("target", plan.target.name),
             ("bytes", "\(device.info.sizeBytes)"), ("worker", "\(device.info.workerPid ?? 0)"),
             ("rule", rule.place))
         finish(.added(broker.description(of: device), notices))
@@ -366,7 +363,7 @@ final class AddOperation: ClientOperation {
         if parking == nil { parking = handover.take() }
         broker.note(error, of: plan, rule, peer)
         guard let device else {
-            if let parking = parking.take() { broker.undertaker.letGo(parking, owner: owner) }
+            if let parking = parking.take() { broker.undertaker.letGo(parking, owner: ownerUID) }
             return finish(.failed(error))
         }
         workerStart?.abandon()

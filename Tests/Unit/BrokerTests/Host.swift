@@ -57,7 +57,7 @@ final class Host {
         configuration.uidCount = uids
         var surroundings = Broker.Surroundings { (launch, handler) throws(SystemError) in
             guard let host = late.host else { throw SystemError("start", ECHILD) }
-            if let errno = host.startError { throw SystemError("clone3", errno) }
+            if let errno = host.startError { throw SystemError("clone", errno) }
             let worker = FakeWorker(
                 launch, fault: host.faultOf.map { $0(launch) } ?? host.fault, geometry: host.geometry, loop: loop,
                 handler: handler)

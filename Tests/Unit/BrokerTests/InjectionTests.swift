@@ -52,7 +52,7 @@ struct InjectionTests {
     func clone(_ errno: Int32) throws {
         let host = try Host()
         host.startError = errno
-        try fails(host, "clone3", saying: SystemError.message(errno))
+        try fails(host, "clone", saying: SystemError.message(errno))
     }
 
     @Test("each step of the launcher, and each is told by its name")

@@ -49,7 +49,7 @@ static const char *step(const struct __ptrace_syscall_info *i, unsigned long num
     case SYS_chmod: name = "chmod", path = text_at(a[0]); break;
     case SYS_fchownat: name = "chown of a node"; break;
     case SYS_sendmsg: name = "message"; break;
-    case SYS_clone3: name = "clone3"; break;
+    case SYS_clone: name = "clone"; break;
     case SYS_pidfd_send_signal: name = "signal", path = sigabbrev_np((int)a[1]); break;
     case SYS_io_uring_enter:
         if (a[1]) name = i->op == PTRACE_SYSCALL_INFO_EXIT ? "after a control command" : "before a control command";
