@@ -2,8 +2,9 @@ import CShims
 import Glibc
 import SystemCalls
 
-/// What the broker keeps of root's power, also where no systemd unit takes the rest away. The list is that of
-/// CapabilityBoundingSet= in policy/systemd/ubd-broker.service; a unit test compares them.
+/// What the broker keeps of root's power, also where no systemd unit takes the rest away. The unit
+/// (CapabilityBoundingSet= in policy/systemd/ubd-broker.service) leaves it all but those for a host without udev, and SYSLOG,
+/// since systemd opens the log there; a unit test compares them.
 enum Capabilities {
     /// Numbers of linux/capability.h, and what for.
     static let kept: [(number: Int, name: String, purpose: String)] = [
