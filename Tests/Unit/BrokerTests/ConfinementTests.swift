@@ -22,7 +22,7 @@ struct ConfinementTests {
         #expect(CleanEnvironment.cleaned(clean) == clean, "the second time there is nothing left to do")
     }
 
-    @Test("of root's capabilities: those that the systemd unit leaves it, and what systemd and udev do in its place there")
+    @Test("of root's capabilities: those that the unit leaves it, and those for what systemd and udev do there")
     func capabilities() throws {
         let unit = URL(filePath: #filePath).appending(path: "../../../../policy/systemd/ubd-broker.service")
         let line = try String(contentsOf: unit.standardizedFileURL, encoding: .utf8).split(separator: "\n")
