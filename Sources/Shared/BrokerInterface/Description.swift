@@ -42,6 +42,8 @@ extension BrokerAPI {
           recovery: string,
           # Seconds after which a worker that has work and does nothing is replaced; null: the broker's default.
           ioTimeout: ?int,
+          # The access policy lets root's own programs look at its content (udev's probes, LVM, udisks); null: no.
+          trustedContent: ?bool,
           # How many workers of this device have died, and how the last one did.
           deaths: int,
           lastDeath: ?string,

@@ -58,6 +58,8 @@ public struct Device: Equatable, Sendable {
     public var recovery: RecoveryMode
     /// Seconds without progress after which its worker counts as hung; nil: the broker's default (older records).
     public var ioTimeout: Int64?
+    /// Root's own programs may look at its content (udev's probes, LVM, udisks), as they do at other disks.
+    public var trustedContent: Bool?
     /// How many workers of this device have died.
     public var deaths: Int
     /// How the last of them died; nil when none has.
@@ -83,7 +85,7 @@ public struct Device: Equatable, Sendable {
         id: UInt32, generation: UInt64, owner: UInt32, target: String, state: DeviceState, reason: String? = nil,
         node: String, link: String?, sizeBytes: UInt64, blockSize: UInt32, physicalBlockSize: UInt32, readOnly: Bool,
         queues: UInt16, depth: UInt16, maxIOBytes: UInt32, mode: DataMode, buffered: Bool,
-        recovery: RecoveryMode = .default, ioTimeout: Int64? = nil,
+        recovery: RecoveryMode = .default, ioTimeout: Int64? = nil, trustedContent: Bool? = nil,
         deaths: Int = 0, lastDeath: String? = nil, since: Int64 = 0, file: String? = nil,
         workerPid: Int32? = nil, workerUid: UInt32? = nil, workerVersion: String? = nil, workerOutdated: Bool? = nil,
         cpus: CPUList? = nil, created: Int64
@@ -107,6 +109,7 @@ public struct Device: Equatable, Sendable {
         self.buffered = buffered
         self.recovery = recovery
         self.ioTimeout = ioTimeout
+        self.trustedContent = trustedContent
         self.deaths = deaths
         self.lastDeath = lastDeath
         self.since = since
@@ -154,6 +157,7 @@ public struct Device: Equatable, Sendable {
         }
         self.recovery = recovery
         ioTimeout = try fields.optionalInteger("ioTimeout")
+        trustedContent = try fields.optionalFlag("trustedContent")
         deaths = try fields.integer("deaths")
         lastDeath = try fields.optionalString("lastDeath")
         since = try fields.integer("since")
@@ -182,7 +186,7 @@ public struct Device: Equatable, Sendable {
             ("maxIOBytes", .integer(clamping: maxIOBytes)), ("mode", .string(mode.rawValue)),
             ("buffered", .bool(buffered)),
             ("recovery", .string(recovery.rawValue)), ("ioTimeout", ioTimeout.map(JSON.integer)),
-            ("deaths", .integer(clamping: deaths)),
+            ("trustedContent", trustedContent.map(JSON.bool)), ("deaths", .integer(clamping: deaths)),
             ("lastDeath", lastDeath.map(JSON.string)), ("since", .integer(since)),
             ("file", file.map(JSON.string)), ("workerPid", workerPid.map { .integer(clamping: $0) }),
             ("workerUid", workerUid.map { .integer(clamping: $0) }),

@@ -96,7 +96,8 @@ final class AddOperation: ClientOperation {
         }
         triedIDs.insert(id)
         let device = ManagedDevice(
-            adding: plan, mode: mode, ioTimeout: ioTimeout, id: id, owner: ownerUID, generation: broker.newGeneration(),
+            adding: plan, mode: mode, ioTimeout: ioTimeout,
+            trustedContent: rule.limits.trustedContent, id: id, owner: ownerUID, generation: broker.newGeneration(),
             node: broker.nodes.block(id))
         do {
             // The record comes before the kernel call, so that a broker that dies in between knows of it.

@@ -179,7 +179,8 @@ struct RecordStore {
     /// What the udev rule reads when the node appears, so before it does.
     /// `link` is nil when something else has that name: udev would take it for its own, and remove it with the device.
     func writeUdev(_ device: Device, link: String?) throws(SystemError) {
-        let text = "UBD_OWNER=\(device.owner)\n" + (link.map { "UBD_LINK=\($0)\n" } ?? "")
+        var text = "UBD_OWNER=\(device.owner)\n" + (link.map { "UBD_LINK=\($0)\n" } ?? "")
+        if device.trustedContent == true { text += "UBD_TRUSTED_CONTENT=1\n" }
         try replaceFile("\(udevFolder)/\(device.id)", with: Array(text.utf8), mode: 0o644)
     }
 

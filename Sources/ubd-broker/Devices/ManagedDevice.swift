@@ -53,7 +53,8 @@ final class ManagedDevice {
 
     /// A device that is about to be added.
     convenience init(
-        adding plan: AddPlan, mode: DataMode, ioTimeout: Int64, id: UInt32, owner: UInt32, generation: UInt64,
+        adding plan: AddPlan, mode: DataMode, ioTimeout: Int64, trustedContent: Bool, id: UInt32, owner: UInt32,
+        generation: UInt64,
         node: String
     ) {
         let now = Int64(time(nil))
@@ -61,7 +62,8 @@ final class ManagedDevice {
             id: id, generation: generation, owner: owner, target: plan.target.name, state: .adding, node: node,
             link: nil, sizeBytes: 0, blockSize: 0, physicalBlockSize: 0, readOnly: plan.readOnly, queues: plan.queues,
             depth: plan.depth, maxIOBytes: plan.maxIOBytes, mode: mode, buffered: plan.options.buffered,
-            recovery: plan.recovery, ioTimeout: ioTimeout, since: now, file: plan.fileName, cpus: plan.cpus,
+            recovery: plan.recovery, ioTimeout: ioTimeout,
+            trustedContent: trustedContent ? true : nil, since: now, file: plan.fileName, cpus: plan.cpus,
             created: now)
         self.init(info: info, memoryBytes: plan.bufferBytes, step: .adding)
     }

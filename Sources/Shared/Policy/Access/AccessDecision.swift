@@ -136,6 +136,7 @@ extension AccessLimits {
         result.zeroCopy = zeroCopy || other.zeroCopy
         result.fuse = fuse || other.fuse
         result.networkFileSystem = networkFileSystem || other.networkFileSystem
+        result.trustedContent = trustedContent || other.trustedContent
         return result
     }
 }

@@ -70,7 +70,7 @@ struct AccessLineParser {
 
     private static let keys =
         "uid, user, group, target, mode, max-devices, max-queues, max-depth, max-memory, max-size, max-io-size, "
-        + "io-timeout, zero-copy, allow-fuse or allow-network-fs"
+        + "io-timeout, zero-copy, allow-fuse, allow-network-fs or trusted-content"
 
     private mutating func identity(
         _ key: String, _ value: String, at start: LineCursor, isAllow: Bool, user: AccessPolicy.NameResolver,
@@ -123,6 +123,7 @@ struct AccessLineParser {
         case "zero-copy": limits.zeroCopy = try yes(value, at: start)
         case "allow-fuse": limits.fuse = try yes(value, at: start)
         case "allow-network-fs": limits.networkFileSystem = try yes(value, at: start)
+        case "trusted-content": limits.trustedContent = try yes(value, at: start)
         default: return false
         }
         return true

@@ -34,6 +34,8 @@ public struct AccessLimits: Sendable, Equatable {
     public var fuse = false
     /// Whether the backing file may lie on a network file system.
     public var networkFileSystem = false
+    /// Whether root's own programs (udev's probes, LVM, udisks) may look at the content of such a device, as at other disks.
+    public var trustedContent = false
 
     public init() {}
 }
