@@ -179,7 +179,7 @@ class Patience:
         return came[0] if came else None
 
     def tell(self):
-        print(f"# of {self.count} answers {self.late} took longer than 100 ms, the slowest {self.worst * 1000:.0f} ms", flush=True)
+        note("answers to others", f"of {self.count} {self.late} took longer than 100 ms, the slowest {self.worst * 1000:.0f} ms")
 
 
 # --- files that hold up whoever closes them last ----------------------------------------------------------------------

@@ -27,6 +27,9 @@ static inline long ubd_landlock_restrict_self(int fd, uint32_t flags) {
 static inline long ubd_prctl(int option, unsigned long a, unsigned long b, unsigned long c, unsigned long d) {
     return ubd_kernel_result(syscall(SYS_prctl, option, a, b, c, d));
 }
+/* libcap would be a library in root's process for these two. */
+static inline long ubd_capget(void *header, void *sets) { return ubd_kernel_result(syscall(SYS_capget, header, sets)); }
+static inline long ubd_capset(void *header, void *sets) { return ubd_kernel_result(syscall(SYS_capset, header, sets)); }
 static inline long ubd_pidfd_open(int32_t pid, uint32_t flags) {
     return ubd_kernel_result(syscall(SYS_pidfd_open, pid, flags));
 }

@@ -33,6 +33,20 @@ enum Capabilities {
             if ubd_prctl(PR_CAPBSET_READ, number, 0, 0, 0) != 1 { continue }
             try rawCall("drop capability \(number)") { ubd_prctl(PR_CAPBSET_DROP, number, 0, 0, 0) }
         }
-        try rawCall("capset") { ubd_keep_capabilities(mask) }
+        try keepPermitted(mask)
+    }
+
+    /// Leaves those of the permitted capabilities that are in `mask`, all of them effective, none inheritable.
+    /// Source: capset(2), linux/capability.h: a header of version and pid, and for each half of the 64 bits a struct of three
+    /// words: effective, permitted, inheritable.
+    private static func keepPermitted(_ mask: UInt64) throws(SystemError) {
+        var header: [UInt32] = [0x2008_0522, 0]
+        var sets = [UInt32](repeating: 0, count: 6)
+        try rawCall("capget") { ubd_capget(&header, &sets) }
+        for half in 0..<2 {
+            let permitted = sets[3 * half + 1] & UInt32(truncatingIfNeeded: mask >> UInt64(32 * half))
+            sets.replaceSubrange(3 * half..<3 * half + 3, with: [permitted, permitted, 0])
+        }
+        try rawCall("capset") { ubd_capset(&header, &sets) }
     }
 }
