@@ -175,12 +175,12 @@ def stand_in(step):
 
 
 def stalled_worker(link):
-    """Begins an add on the connection and waits until its worker stalls in pause(2); returns the worker's pid."""
+    """Begins an add on the connection and waits until its worker stalls in poll(2); returns the worker's pid."""
 
     def found():
         pids = [device["workerPid"] for device in raw_devices() if device.get("workerPid")]
         with contextlib.suppress(OSError):
-            return pids[0] if pids and open(f"/proc/{pids[0]}/syscall").read().split()[0] == "34" else None
+            return pids[0] if pids and open(f"/proc/{pids[0]}/syscall").read().split()[0] == "7" else None
 
     link.send("io.ubd.Broker.Add", add_request("null"), more=True)
     worker = eventually(15, found)
