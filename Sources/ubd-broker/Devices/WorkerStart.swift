@@ -23,8 +23,8 @@ final class WorkerStart {
     private static let deadline = 20_000
     /// What a worker maps beside its buffers, its program, stacks and rings: all of it is locked.
     private static let otherBytes: UInt64 = 64 << 20
-    /// Milliseconds in which a killed process is gone.
-    private static let dying = 200
+    /// Milliseconds in which a killed process is gone, also on a host that is busy.
+    private static let dying = 1000
 
     private let broker: Broker
     private let device: ManagedDevice
