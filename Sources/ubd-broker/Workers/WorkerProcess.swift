@@ -226,7 +226,8 @@ final class WorkerProcess: Worker {
         }
         end = change
         endWatch(of: process.file.raw)
-        // What it said last is still in the socket, and explains the death.
+        // What it said last is still in the pipe or the socket, and explains the death.
+        readReport()
         if control != nil, expected != .nothing { readMessage() }
         handler?(.ended(change))
     }
