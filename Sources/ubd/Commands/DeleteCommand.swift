@@ -59,8 +59,16 @@ struct DeleteCommand: UBDCommand {
 
     private func delete(_ device: Device, _ client: BrokerClient) throws(CommandFailure) {
         if !force { try flush(device, client.environment) }
-        try client.delete(
-            DeleteRequest(id: device.id, generation: device.generation, force: force ? true : nil))
+        do {
+            try client.delete(
+                DeleteRequest(id: device.id, generation: device.generation, force: force ? true : nil))
+        } catch {
+            // The broker does not look into users' processes; their user may.
+            guard error.status == .busy, let opener = DeviceOpener.find(device.node) else { throw error }
+            var named = error
+            named.message = error.message.replacing("open somewhere", with: "open in \(opener)")
+            throw named
+        }
     }
 
     /// The kernel drops what a stopping device has not written yet, so it is written before.

@@ -232,6 +232,18 @@ struct DeviceHoldersTests {
         #expect(holder == "held by device-mapper device vault (dm-0)")
     }
 
+    @Test("names a process of the caller's that has a file open, and nobody when none has")
+    func opener() throws {
+        let folder = FileManager.default.temporaryDirectory.appending(path: "ubd-proc-\(UUID())")
+        defer { try? FileManager.default.removeItem(at: folder) }
+        let files = folder.appending(path: "17/fd")
+        try FileManager.default.createDirectory(at: files, withIntermediateDirectories: true)
+        symlink("/dev/ublkb7", files.appending(path: "3").path)
+        try "bash\n".write(to: folder.appending(path: "17/comm"), atomically: false, encoding: .utf8)
+        #expect(DeviceOpener.find("/dev/ublkb7", proc: folder.path) == "process 17 (bash)")
+        #expect(DeviceOpener.find("/dev/ublkb0", proc: folder.path) == nil)
+    }
+
     @Test("has the octal escapes of its path undone")
     func escapes() {
         #expect(DeviceHolders.unescaped(#"/a\040b\134c\011\012"#) == "/a b\\c\t\n")
