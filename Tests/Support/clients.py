@@ -49,7 +49,7 @@ class Child:
         self.pid = os.fork()
         if self.pid:
             theirs.close()
-            self.ours.settimeout(60 * PATIENCE)
+            self.ours.settimeout((600 if FULL else 60) * PATIENCE)
             return
         try:
             self.ours.close()
