@@ -71,7 +71,7 @@ final class DeleteOperation {
                 broker.loop.after(milliseconds: DeleteOperation.pause) { [self] in tryStop(control) }
             } else {
                 serveOn()
-                refuse(busyWith: broker.holder(of: device) ?? openedBy())
+                refuse(busyWith: broker.holder(of: device) ?? "open somewhere")
             }
         }
     }
@@ -80,10 +80,6 @@ final class DeleteOperation {
         device.setState(before.state, reason: before.reason)
         // A death that came meanwhile was taken for the end of a stopped device's worker.
         if let end = device.worker?.end { broker.workerEvent(device, .ended(end)) }
-    }
-
-    private func openedBy() -> String {
-        Holders.opener(of: device.id).map { "open in \($0)" } ?? "open somewhere"
     }
 
     private func takeDown(_ manner: Teardown.Manner) {

@@ -2,7 +2,7 @@ import CShims
 import Glibc
 import SystemCalls
 
-/// Who uses a block device: mounts, swap, devices on top of it, processes that have it open.
+/// Who uses a block device: mounts, swap, devices on top of it. Which program merely has it open `ubd` finds, as its user.
 enum Holders {
     /// A sentence that names a holder which forbids taking the device away; nil when there is none. Never opens it.
     static func holder(of id: UInt32) -> String? {
@@ -12,20 +12,6 @@ enum Holders {
             return nil
         }
         return DeviceHolders(host: host).holder(ofNumber: String(number))
-    }
-
-    /// A process that has the node open; for a message only, since processes come and go.
-    static func opener(of id: UInt32) -> String? {
-        let node = "/dev/ublkb\(id)"
-        for pid in runningProcesses() {
-            for name in listFolder("/proc/\(pid)/fd") {
-                guard let target = Nodes.linkTarget("/proc/\(pid)/fd/\(name)"), target == node else { continue }
-                let command = (try? readFile("/proc/\(pid)/comm")) ?? []
-                let text = String(decoding: command.filter { $0 != UInt8(ascii: "\n") }, as: UTF8.self)
-                return "process \(pid) (\(text))"
-            }
-        }
-        return nil
     }
 
     private struct Host: HolderSources {
