@@ -18,6 +18,10 @@ public struct QueueStatistics: Equatable, Sendable {
 /// Each queue has `stride` bytes of 64-bit words, written by its loop alone with plain stores. To the broker they are a
 /// stranger's claims.
 public enum StatisticsPage {
+    /// Which meaning the words have. To be raised when one is given another: a worker serves on when ubd is replaced, and
+    /// the next broker must know what it wrote. Zero is what was before there were layouts.
+    public static let layout: UInt32 = 1
+
     /// Where a queue's words are.
     public enum Word {
         /// Requests given back, one word for each operation (`Operation`), whatever became of them.

@@ -147,8 +147,12 @@ extension Broker {
         guard let sockets = device.sockets, device.launch != nil else { return "its record has no sockets" }
         do throws(SystemError) {
             device.parking = try worker.reclaim(sockets)
-            device.statistics = try DeviceStatistics(
-                adopting: worker.reclaimStatistics(), queues: Int(device.info.queues))
+            if let page = try worker.reclaimStatistics() {
+                device.statistics = try DeviceStatistics(adopting: page, queues: Int(device.info.queues))
+            } else {
+                // Its next worker gets a page of this broker's.
+                Log.warning("statistics-layout", ("device", "\(device.id)"), ("worker", "\(worker.pid)"))
+            }
             return nil
         } catch { return "\(error)" }
     }

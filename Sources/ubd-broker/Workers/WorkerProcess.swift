@@ -60,12 +60,14 @@ final class WorkerProcess: Worker {
         return try take(WorkerDescriptor.parking, inode: sockets.parking)
     }
 
-    /// The statistics page of an adopted worker: a memfd that can't shrink under the broker's eyes.
-    func reclaimStatistics() throws(SystemError) -> FileDescriptor {
+    func reclaimStatistics() throws(SystemError) -> FileDescriptor? {
         let number = WorkerDescriptor.statistics
-        guard Nodes.linkTarget("/proc/\(pid)/fd/\(number)")?.hasPrefix("/memfd:ubd-statistics") == true else {
+        guard let link = Nodes.linkTarget("/proc/\(pid)/fd/\(number)"),
+            let layout = DeviceStatistics.layout(ofLink: link)
+        else {
             throw SystemError("descriptor \(number) of worker \(pid) is not its statistics", EBADF)
         }
+        guard layout == StatisticsPage.layout else { return nil }
         return try process.duplicate(descriptor: number)
     }
 

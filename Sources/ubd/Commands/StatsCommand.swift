@@ -66,7 +66,13 @@ struct StatsCommand: UBDCommand {
             }
             lines += [""] + StatsText.details(total, bounds: bounds)
         }
+        let uncounted = reply.devices.filter { $0.total == nil }
+        if !uncounted.isEmpty { lines.append("") }
         return lines
+            + uncounted.map {
+                "ubdb\($0.id) has no counts: it has no worker yet, or one of another version of ubd, which "
+                    + "`ubd upgrade -n \($0.id)` replaces."
+            }
     }
 }
 

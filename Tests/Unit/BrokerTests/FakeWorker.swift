@@ -82,7 +82,7 @@ final class FakeWorker: Worker {
     func reclaim(_ sockets: DeviceRecord.Sockets) throws(SystemError) -> FileDescriptor {
         throw SystemError("reclaim", EPERM)
     }
-    func reclaimStatistics() throws(SystemError) -> FileDescriptor { throw SystemError("reclaim", EPERM) }
+    func reclaimStatistics() throws(SystemError) -> FileDescriptor? { throw SystemError("reclaim", EPERM) }
     func expect(_ expectation: WorkerExpectation) {}
 
     /// What it was told.

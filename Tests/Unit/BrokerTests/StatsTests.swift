@@ -117,6 +117,22 @@ struct StatsTests {
             try host.broker.stats(StatsRequest(id: 0), peer: Host.alice).devices.first?.total?.write.requests == 1001)
     }
 
+    @Test("is nothing while a worker of another layout counts, and begins anew with its replacement")
+    func otherLayout() throws {
+        let host = try Host()
+        host.kernel.features = [.perIODaemon]
+        _ = try host.add().get()
+        // What adoption leaves of such a worker.
+        host.broker.devices[0]?.statistics = nil
+        let device = try #require(host.broker.stats(StatsRequest(id: 0), peer: Host.alice).devices.first)
+        #expect(device.total == nil && device.since == nil && device.queues == nil)
+        host.kernel.quiesce(0)
+        host.workers[0].die(.killed(signal: SIGSEGV))
+        try host.run { host.broker.devices[0]?.info.state == .live && host.workers.count == 2 }
+        write(5, Word.requests, to: try page(host, 0))
+        #expect(try host.broker.stats(StatsRequest(id: 0), peer: Host.alice).devices.first?.total?.read.requests == 5)
+    }
+
     @Test("workers may take the time only where the kernel itself trusts the processors' clocks")
     func clocks() throws {
         for (sources, steady) in [

@@ -136,6 +136,21 @@ struct DeviceStatisticsTests {
         #expect(statistics.total.taken == 2)
     }
 
+    @Test("tells its layout by its name, which no worker can change")
+    func layout() throws {
+        let statistics = try DeviceStatistics(queues: 1)
+        let link = try #require(Nodes.linkTarget("/proc/self/fd/\(statistics.file.raw)"))
+        #expect(DeviceStatistics.layout(ofLink: link) == StatisticsPage.layout)
+        #expect(DeviceStatistics.layout(ofLink: "/memfd:ubd-statistics-27 (deleted)") == 27)
+        for other in [
+            "", "/memfd:ubd-statistics (deleted)", "/memfd:ubd-statistics-1", "/memfd:ubd-statistics- (deleted)",
+            "/memfd:ubd-statistics-+1 (deleted)", "/memfd:ubd-statistics-4294967296 (deleted)",
+            "/home/a/memfd:ubd-statistics-1 (deleted)", "/dev/zero",
+        ] {
+            #expect(DeviceStatistics.layout(ofLink: other) == nil, "\(other)")
+        }
+    }
+
     @Test("can't be shrunk under the broker's eyes")
     func sealed() throws {
         let statistics = try DeviceStatistics(queues: 1)
