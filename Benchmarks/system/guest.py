@@ -153,15 +153,23 @@ def counted_load(name, path, way, block, depth, requests, *more, jobs=1):
     return {"window": number, "requests": requests * jobs, "milliseconds": milliseconds, "run_ns": run_time(name) - before}
 
 
+def in_groups(at_once, depth):
+    """fio gives and takes so many requests by one call; 1 is its default."""
+    if at_once == 1:
+        return []
+    return [f"--iodepth_batch_submit={at_once}", f"--iodepth_batch_complete_min={at_once}", f"--iodepth_batch_complete_max={depth}"]
+
+
 def measure(server, target, mode, points):
     """Two runs a point, a long one and a short one: their difference has nothing of fio's start and end in it."""
     with SERVERS[server](target, mode) as (path, name):
         scheduler_none(path)
         warm(path)
-        for way, block, depth, requests in points:
-            short = counted_load(name, path, way, block, depth, max(requests // 16, depth))
-            long = counted_load(name, path, way, block, depth, requests)
-            tell({"server": server, "target": target, "mode": mode, "way": way, "block": block, "depth": depth,
+        for way, block, depth, requests, at_once in points:
+            more = in_groups(at_once, depth)
+            short = counted_load(name, path, way, block, depth, max(requests // 16, depth) // at_once * at_once, *more)
+            long = counted_load(name, path, way, block, depth, requests // at_once * at_once, *more)
+            tell({"server": server, "target": target, "mode": mode, "way": way, "block": block, "depth": depth, "at_once": at_once,
                   "short": short, "long": long})  # fmt: skip
 
 
@@ -179,15 +187,13 @@ def wake_ups(device):
 
 
 def queues(plan):
-    """As many jobs and queues as processors, each job on a processor, and so a queue, of its own. `at_once`: fio gives and
-    takes so many requests by one call."""
+    """As many jobs and queues as processors, each job on a processor, and so a queue, of its own."""
     for target, mode, way, number, depth, at_once, requests in plan["queues"]:
         file = ["-f", FILE] if target == "loop" else []
         device = add("-t", target, "-q", number, "-d", DEPTH, "--max-io-size", "128K", "--mode", mode, *file)
         if (device["mode"], device["queues"]) != (mode, number):
             raise RuntimeError(f"asked for {number} queues in mode {mode}, got {device}")
-        more = [f"--cpus_allowed=0-{number - 1}", "--cpus_allowed_policy=split", f"--iodepth_batch_submit={at_once}",
-                f"--iodepth_batch_complete_min={at_once}", f"--iodepth_batch_complete_max={depth}"]  # fmt: skip
+        more = [f"--cpus_allowed=0-{number - 1}", "--cpus_allowed_policy=split", *in_groups(at_once, depth)]
         scheduler_none(device["node"])
         warm(device["node"], *more[:2], jobs=number)
         woken = [wake_ups(device)]
@@ -234,9 +240,12 @@ def main():
         for _ in range(FILE_MIB):
             file.write(os.urandom(1 << 20))
     tell({"kernel": os.uname().release})
-    # khugepaged would do 35 million instructions' work in some window or other.
+    # khugepaged would do 35 million instructions' work in some window or other, and DAMON looks at memory now and then.
     with open("/sys/kernel/mm/transparent_hugepage/khugepaged/scan_sleep_millisecs", "w") as file:
         file.write("4294967295")
+    if os.path.exists("/sys/module/damon_stat/parameters/enabled"):
+        with open("/sys/module/damon_stat/parameters/enabled", "w") as file:
+            file.write("N")
     if plan.get("symbols"):
         os.makedirs("/job/out", exist_ok=True)
         must("modprobe", "-a", "loop", "null_blk")

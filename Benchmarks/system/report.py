@@ -105,13 +105,13 @@ def walls(results):
     the runs of the walled one lie apart."""
     seen = []
     for bare in find(results, server="bare"):
-        same = {name: bare[name] for name in ("target", "mode", "way", "block", "depth")}
+        same = {name: bare[name] for name in ("target", "mode", "way", "block", "depth", "at_once")}
         if same in seen:
             continue
         seen.append(same)
         without, within = ([p["all"] for p in find(results, server=server, **same)] for server in ("bare", "ubd"))
         middle = statistics.median(without), statistics.median(within)
-        name = f"{bare['target']}, {bare['mode']}, {bare['way']}, depth {bare['depth']}"
+        name = f"{bare['target']}, {bare['mode']}, {bare['way']}, depth {bare['depth']}{', 32 at once' if bare['at_once'] > 1 else ''}"
         yield {"name": name, "bare": middle[0], "walled": middle[1], "ratio": middle[1] / middle[0] - 1,
                "spread": (max(within) - min(within)) / middle[1], "runs": len(within)}  # fmt: skip
 
@@ -119,6 +119,37 @@ def walls(results):
 def walls_table(results):
     lines = ["| | without | with | more | runs with lie within |", "|---|---:|---:|---:|---:|"]
     lines += [f"| {w['name']} | {number(w['bare'])} | {number(w['walled'])} | {100 * w['ratio']:.2f} % | {100 * w['spread']:.2f} % |" for w in walls(results)]
+    return "\n".join(lines)
+
+
+# What a wall adds to, and why: by function of the kernel (Linux 7.3).
+WALLS = [
+    ("`__seccomp_filter`", "the filters: a bitmap says that `io_uring_enter` is allowed, so that none of them runs"),
+    ("`populate_seccomp_data`", "the call's number and arguments, which nobody reads then"),
+    ("`__seccomp_permit_syscall`", "whether there is a filter"),
+    ("`do_syscall_64`", "the way into a system call that has something to check"),
+    ("`io_submit_sqes`", "the ring's seal: whether an entry's operation, flags and command are on the list"),
+]
+
+
+def walls_by_function(results):
+    """One column a point: what each function takes more with the walls than without, and what share that is of a request."""
+    pairs = []
+    for bare in find(results, server="bare"):
+        same = {name: bare[name] for name in ("target", "mode", "way", "block", "depth", "at_once")}
+        pairs.append((bare, find(results, server="ubd", **same)[0]))
+    names = [f"{b['mode']}, depth {b['depth']}{', 32 at once' if b['at_once'] > 1 else ''}" for b, _ in pairs]
+    lines = ["| function | | " + " | ".join(names) + " |", "|---|---|" + "---:|" * len(pairs)]
+    sums = [0.0] * len(pairs)
+    for function, why in WALLS:
+        more = [u["symbols"].get(function.strip("`"), 0) - b["symbols"].get(function.strip("`"), 0) for b, u in pairs]
+        sums = [a + b for a, b in zip(sums, more)]
+        lines.append(f"| {function} | {why} | " + " | ".join(f"{m:+.1f}" for m in more) + " |")
+    rest = [u["all"] - b["all"] - s for (b, u), s in zip(pairs, sums)]
+    lines.append("| the walls together | | " + " | ".join(f"{s:+.1f}" for s in sums) + " |")
+    lines.append("| all else | chance: the scheduler, timers, memory that is freed in between | " + " | ".join(f"{r:+.1f}" for r in rest) + " |")
+    lines.append("| a request without walls | | " + " | ".join(number(b["all"]) for b, _ in pairs) + " |")
+    lines.append("| **the walls' share** | | " + " | ".join(f"{100 * s / b['all']:.2f} %" for (b, _), s in zip(pairs, sums)) + " |")
     return "\n".join(lines)
 
 
@@ -246,10 +277,16 @@ any. `loop` files lie on tmpfs. No I/O scheduler anywhere.
 
 The worker as it is installed beside the same worker as root, in no namespace, without limits, Landlock, seccomp filters and
 the seal of its rings (Benchmarks/system/bare-worker); 4 KiB; **all** per request, in one boot, each the median of several runs in
-turns. Runs of one point differ too, by what the guest's scheduler makes of chance (last column); what is the walls' own, and
-its size, the last section shows by function. {source(sections['walls'])}
+turns. Runs of one point differ too, by what the guest's scheduler makes of chance (last column), most of all where fio gives and
+takes its requests one by one: then chance says how many a wake-up brings. {source(sections['walls'])}
 
 {walls_table(sections['walls']['results'])}
+
+Which instructions that are, in a loop on tmpfs, read at random: about 120 for each `io_uring_enter`, of which a request at
+depth 1 needs two (one for the read, one that gives the request back and waits), and 19 for each entry of the ring. Nothing else of the walls is on
+a request's way. {source(sections['walls-profile'])}
+
+{walls_by_function(sections['walls-profile']['results'])}
 
 ## More queues
 
