@@ -97,6 +97,13 @@ struct AddCommand: UBDCommand {
     @Flag(help: "Go through the page cache even when the file takes direct I/O (loop).")
     var buffered = false
 
+    @Flag(
+        help: ArgumentHelp(
+            "Use the file although another device or program does (loop).",
+            discussion: "Two who write the same bytes destroy each other's data, unless what is on it is made for that."
+        ))
+    var shared = false
+
     @OptionGroup var output: OutputOptions
 
     /// The catalog as text, so that the help can't tell something else than the checks.
@@ -116,7 +123,7 @@ struct AddCommand: UBDCommand {
         do { plan = try AddPlan(request) } catch { throw CommandFailure(error) }
         let client = BrokerClient(environment: environment)
         if let path = try filePath(for: plan.target) {
-            let backing = try BackingFile.open(path, readOnly: readOnly, options: plan.options)
+            let backing = try BackingFile.open(path, readOnly: readOnly, options: plan.options, shared: shared)
             var request = self.request
             if backing.readOnly { request.readOnly = true }
             request.fileName = Self.label(path)

@@ -28,6 +28,9 @@ struct RecoverCommand: UBDCommand {
         completion: .file())
     var file: String?
 
+    @Flag(help: "Use the file although another device or program does.")
+    var shared = false
+
     @OptionGroup var output: OutputOptions
 
     func perform(_ environment: CommandEnvironment) throws(CommandFailure) -> ExitStatus {
@@ -35,7 +38,8 @@ struct RecoverCommand: UBDCommand {
         guard let device = try client.list(id: number).first else { throw ListCommand.noSuchDevice(number) }
         var options = TargetOptions()
         options.buffered = device.buffered
-        let backing = try BackingFile.open(try path(for: device), readOnly: device.readOnly, options: options)
+        let backing = try BackingFile.open(
+            try path(for: device), readOnly: device.readOnly, options: options, shared: shared)
         let recovered = try client.recover(
             RecoverRequest(id: device.id, generation: device.generation), files: backing.numbers)
         if output.asJSON {

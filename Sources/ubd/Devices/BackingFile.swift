@@ -26,12 +26,18 @@ struct BackingFile: ~Copyable {
     /// - Parameters:
     ///   - readOnly: the user asked for a read-only device.
     ///   - options: what the device is to be; its bounds are compared with the size of a regular file.
+    ///   - shared: others may use the same bytes (see FileClaim).
+    ///   - claim: how long others have to let go of them.
     static func open(
-        _ path: String, readOnly: Bool, options: TargetOptions
+        _ path: String, readOnly: Bool, options: TargetOptions, shared: Bool = false, claim: FileClaim = FileClaim()
     ) throws(CommandFailure) -> BackingFile {
-        try checkKind(try status(path), path)
+        let kind = try status(path)
+        try checkKind(kind, path)
         var notices: [Notice] = []
-        let opened = try openAsAllowed(path, wantsReadOnly: readOnly)
+        let isDisk = kind.st_mode & S_IFMT == S_IFBLK
+        let opened = try claim.patiently { () throws(CommandFailure) in
+            try openAsAllowed(path, wantsReadOnly: readOnly, exclusively: isDisk && !shared)
+        }
         if opened.readOnly, !readOnly {
             notices.append(
                 Notice(code: "read-only", message: "\(path) is not writable, so the device is read-only"))
@@ -40,6 +46,11 @@ struct BackingFile: ~Copyable {
         // Once more: what was looked at by name may be something else than what was opened.
         try checkKind(status, path)
         try checkSize(status, path, options)
+        if !shared {
+            try claim.patiently { () throws(CommandFailure) in
+                try FileClaim.lock(opened.file, path, readOnly: opened.readOnly, options)
+            }
+        }
         let direct =
             options.buffered ? nil : try openDirect(path, readOnly: opened.readOnly, status, &notices)
         return BackingFile(
@@ -106,9 +117,15 @@ struct BackingFile: ~Copyable {
         var readOnly: Bool
     }
 
-    private static func openAsAllowed(_ path: String, wantsReadOnly: Bool) throws(CommandFailure) -> Opened {
+    /// `exclusively`: a disk that is to be written must not be mounted, nor in use by LVM, MD or another such device; while
+    /// the file is open, it can not become so (O_EXCL, open(2)).
+    private static func openAsAllowed(
+        _ path: String, wantsReadOnly: Bool, exclusively: Bool
+    ) throws(CommandFailure) -> Opened {
         if !wantsReadOnly {
-            do { return Opened(file: try openWaitless(path, O_RDWR), readOnly: false) } catch {
+            let flags = O_RDWR | (exclusively ? O_EXCL : 0)
+            do { return Opened(file: try openWaitless(path, flags), readOnly: false) } catch {
+                if exclusively, error.errno == EBUSY { throw FileClaim.diskInUse(path) }
                 guard [EACCES, EROFS, EPERM].contains(error.errno) else { throw cannotOpen(path, error.errno) }
             }
         }

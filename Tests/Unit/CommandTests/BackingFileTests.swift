@@ -102,6 +102,79 @@ struct BackingFileTests {
         #expect(notices.map(\.code) == ["read-only", "buffered"])
     }
 
+    /// Fails at once when somebody has the bytes.
+    private static var impatient: FileClaim { FileClaim(patience: 0, pause: { _ in }) }
+
+    /// What a second device of the same file is told while a first one has `bytes` from `offset` on.
+    private func second(
+        _ path: String, first: (offset: UInt64, size: UInt64?), readOnly: Bool = false,
+        second: (offset: UInt64, size: UInt64?), secondReadOnly: Bool = false, shared: Bool = false
+    ) throws -> CommandFailure? {
+        var (one, two) = (TargetOptions(), TargetOptions())
+        (one.offset, one.size) = first
+        (two.offset, two.size) = second
+        let holder = try BackingFile.open(path, readOnly: readOnly, options: one, claim: Self.impatient)
+        defer { withExtendedLifetime(holder.numbers) {} }
+        do {
+            _ = try BackingFile.open(
+                path, readOnly: secondReadOnly, options: two, shared: shared, claim: Self.impatient)
+            return nil
+        } catch { return error }
+    }
+
+    @Test("is a device's own: who wants the same bytes, by whatever name, is refused while it is there")
+    func claimed() throws {
+        let folder = TemporaryFolder()
+        let file = folder.file("1.img", bytes: 16384)
+        #expect(link(file, folder.path + "/2.img") == 0)
+        let whole: (offset: UInt64, size: UInt64?) = (0, nil)
+        let failure = try #require(try second(file, first: whole, second: whole))
+        #expect(failure.status == .busy && failure.name == "FileInUse")
+        #expect(failure.message == "\(file) is in use: another device or program has locked it")
+        #expect(failure.remedy.contains("--shared"))
+        let holder = try BackingFile.open(file, readOnly: false, options: TargetOptions())
+        #expect(throws: CommandFailure.self) {
+            _ = try BackingFile.open(
+                folder.path + "/2.img", readOnly: true, options: TargetOptions(), claim: Self.impatient)
+        }
+        withExtendedLifetime(holder.numbers) {}
+    }
+
+    @Test("may have several devices that only read, or that have other bytes, or that are asked for as shared")
+    func notClaimed() throws {
+        let folder = TemporaryFolder()
+        let file = folder.file("1.img", bytes: 16384)
+        let whole: (offset: UInt64, size: UInt64?) = (0, nil)
+        #expect(try second(file, first: whole, readOnly: true, second: whole, secondReadOnly: true) == nil)
+        #expect(try second(file, first: (0, 8192), second: (8192, nil)) == nil)
+        #expect(try second(file, first: (4096, 4096), second: (0, 4096)) == nil)
+        #expect(try second(file, first: whole, second: whole, shared: true) == nil)
+        let overlapping = try #require(try second(file, first: (0, 8192), second: (4096, 8192)))
+        #expect(overlapping.message.hasSuffix("has locked these bytes of it"))
+        #expect(try second(file, first: whole, readOnly: true, second: whole) != nil)
+        #expect(try second(file, first: whole, second: whole, secondReadOnly: true) != nil)
+        // Afterwards it is free again.
+        #expect(failure(file) == nil)
+    }
+
+    @Test("is waited for while a device that was just deleted lets go of it")
+    func patience() throws {
+        let folder = TemporaryFolder()
+        let file = folder.file("1.img", bytes: 4096)
+        let holder = Glibc.open(file, O_RDWR)
+        var lock = Glibc.flock()
+        lock.l_type = Int16(F_WRLCK)
+        #expect(fcntl(holder, F_OFD_SETLK, &lock) == 0)
+        var pauses = 0
+        let claim = FileClaim(patience: 2000) { milliseconds in
+            #expect(milliseconds == 20)
+            pauses += 1
+            if pauses == 5 { close(holder) }
+        }
+        _ = try BackingFile.open(file, readOnly: false, options: TargetOptions(), claim: claim)
+        #expect(pauses == 5)
+    }
+
     /// Runs the body with the rights of nobody. setfsuid(2) is per thread, so other tests keep theirs; without being
     /// root this changes nothing and the files' modes alone decide.
     private func asNobody<Result>(_ body: () throws -> Result) rethrows -> Result {

@@ -1,0 +1,58 @@
+import BrokerInterface
+import Glibc
+import SystemCalls
+
+/// Keeps the bytes of a device for itself: two devices, or a device and another program, that write the same bytes without
+/// knowing of each other destroy what is there. A file's bytes are locked (F_OFD_SETLK, fcntl(2)): the lock belongs to the
+/// open file, so it goes with it to the worker, to the next worker when that one dies, and ends with the device. It binds
+/// only those who ask for it: ubd, QEMU and some others.
+struct FileClaim {
+    /// Milliseconds that others have to let go. A device that was just deleted closes its file a moment later.
+    var patience: UInt64 = 1000
+    var pause: (UInt64) -> Void = CommandEnvironment.live().pause
+
+    /// Milliseconds.
+    private static let interval: UInt64 = 20
+
+    /// Does it again and again while somebody else has what it wants.
+    func patiently<Result: ~Copyable>(
+        _ body: () throws(CommandFailure) -> Result
+    ) throws(CommandFailure) -> Result {
+        var waited: UInt64 = 0
+        while true {
+            do { return try body() } catch {
+                guard error.status == .busy, error.name == FileClaim.code, waited < patience else { throw error }
+            }
+            pause(FileClaim.interval)
+            waited += FileClaim.interval
+        }
+    }
+
+    /// Locks what the device will have of the file: against all others when it writes, against writers when it only reads.
+    static func lock(
+        _ file: borrowing FileDescriptor, _ path: String, readOnly: Bool, _ options: TargetOptions
+    ) throws(CommandFailure) {
+        var range = flock()
+        range.l_type = Int16(readOnly ? F_RDLCK : F_WRLCK)
+        range.l_whence = Int16(SEEK_SET)
+        range.l_start = off_t(clamping: options.offset)
+        // 0: up to the end of the file, wherever that will be.
+        range.l_len = off_t(clamping: options.size ?? 0)
+        guard fcntl(file.raw, F_OFD_SETLK, &range) != 0 else { return }
+        // Some file systems have no locks: then nobody could have one.
+        guard errno == EAGAIN || errno == EACCES else { return }
+        let part = options.offset == 0 && options.size == nil ? "it" : "these bytes of it"
+        throw CommandFailure(
+            .busy, code, "\(path) is in use: another device or program has locked \(part)",
+            remedy: "see 'ubd list'; " + sharedRemedy)
+    }
+
+    static func diskInUse(_ path: String) -> CommandFailure {
+        CommandFailure(
+            .busy, code, "\(path) is in use: it is mounted, or part of another device",
+            remedy: "unmount it, see 'lsblk \(path)'; " + sharedRemedy)
+    }
+
+    static let code = "FileInUse"
+    private static let sharedRemedy = "with --shared nobody is asked, and two who write destroy each other's data"
+}
