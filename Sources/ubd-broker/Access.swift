@@ -1,4 +1,5 @@
 import BrokerInterface
+import Glibc
 import Policy
 import SystemCalls
 
@@ -15,9 +16,45 @@ extension Broker {
             ioTimeout: plan.ioTimeout.map { UInt64($0) })
         line = policy.rule(for: accessPeer(peer), target: request.target)?.place
         switch policy.decide(accessPeer(peer), request, usage: usage(of: peer.uid)) {
-        case .allowed(let rule): return rule
+        case .allowed(let rule):
+            try takeStart(rule, of: peer)
+            return rule
         case .refused(let refusal): throw Refusals.explain(refusal, request, configuration.accessPolicy)
         }
+    }
+
+    /// One worker more that this user's requests start.
+    private func takeStart(_ rule: AccessRule, of peer: PeerCredentials) throws(InterfaceError) {
+        guard let refusal = startLimits.take(uid: peer.uid, rule.limits, now: monotonicNanoseconds()) else { return }
+        throw Refusals.explain(refusal, rule, configuration.accessPolicy)
+    }
+
+    /// The same for a device that there is: whom the policy gives none any more may keep what he has.
+    func permitStart(for device: ManagedDevice, _ operation: String, _ peer: PeerCredentials) -> InterfaceError? {
+        guard let rule = policy.rule(for: accessPeer(peer), target: device.info.target) else { return nil }
+        do throws(InterfaceError) { try takeStart(rule, of: peer) } catch {
+            Log.notice(
+                "access-refused", ("operation", operation), ("device", "\(device.id)"), ("uid", "\(peer.uid)"),
+                ("pid", "\(peer.pid)"), ("result", "refused"), ("rule", rule.place), ("why", error.message))
+            return error
+        }
+        return nil
+    }
+
+    /// A worker did what no worker of ours does: it has been taken over, or ubd has a fault. Root should look.
+    func noteViolation(_ device: ManagedDevice, _ what: String) {
+        startLimits.noteViolation(uid: device.owner, now: monotonicNanoseconds())
+        Log.event(
+            .alert, "sandbox-violation",
+            [
+                ("device", "\(device.id)"), ("uid", "\(device.owner)"), ("worker", "\(device.worker?.pid ?? 0)"),
+                ("target", device.info.target), ("what", what),
+            ])
+    }
+
+    /// How this end of a worker has to be taken, beside what becomes of its device.
+    func judge(_ change: ProcessChange, of device: ManagedDevice) {
+        if change == .killed(signal: SIGSYS) { noteViolation(device, "a system call that its sandbox forbids") }
     }
 
     /// How an add ends that was allowed: what only the opened file tells may be against the policy, too.

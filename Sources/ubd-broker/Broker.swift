@@ -45,6 +45,7 @@ final class Broker {
     private let surroundings: Surroundings
 
     var uids: WorkerUIDs
+    var startLimits = StartLimits()
     var devices: [UInt32: ManagedDevice] = [:]
     /// Monotonic nanoseconds of the last minute's deletions, by number.
     private var deletions: [UInt32: UInt64] = [:]
@@ -337,6 +338,7 @@ final class Broker {
             noteDeath(of: device, change)
         case .violation(let what):
             Log.error("worker-violation", ("device", "\(device.id)"), ("what", what))
+            noteViolation(device, "it sent \(what)")
             kill(device, because: "was killed by the broker: it sent \(what)")
         default:
             Log.warning("worker-event", ("device", "\(device.id)"), ("what", "\(event)"))
@@ -349,6 +351,7 @@ final class Broker {
         Log.error(
             "worker-ended", ("device", "\(device.id)"), ("worker", "\(pid)"), ("target", device.info.target),
             ("how", device.killedBecause ?? "\(change)"))
+        judge(change, of: device)
         device.info.deaths += 1
         device.info.lastDeath = cause
         device.deathLog.add(window: configuration.deathWindow)

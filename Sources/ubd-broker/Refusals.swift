@@ -37,6 +37,23 @@ enum Refusals {
         }
     }
 
+    static func explain(_ refusal: StartLimits.Refusal, _ rule: AccessRule, _ file: String) -> InterfaceError {
+        let place = "line \(rule.location.line) of \(file)"
+        switch refusal {
+        case .tooOften(let limit, let again):
+            return .quotaReached(
+                message: "more than max-starts=\(limit) of \(place): adds, upgrades and recoveries in a minute",
+                remedy: "try again in \(again) s", limit: "max-starts", value: Int64(clamping: limit))
+        case .penalty(let violations, let again):
+            let often = violations == 1 ? "a worker of yours" : "\(violations) workers of yours within a day"
+            return .quotaReached(
+                message: "\(often) broke the sandbox, and penalty=\(rule.limits.penalty ?? 0) of \(place) "
+                    + "gives you no new one for a while",
+                remedy: "tell the administrator, whose log has 'sandbox-violation'; or try again in \(again) s",
+                limit: "penalty", value: Int64(clamping: again))
+        }
+    }
+
     private static func remedy(_ limit: String) -> String {
         switch limit {
         case "max-devices": "delete a device first ('ubd list'), or ask the administrator for more"

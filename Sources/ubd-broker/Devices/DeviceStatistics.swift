@@ -19,7 +19,8 @@ final class DeviceStatistics {
     init(queues: Int) throws(SystemError) {
         let bytes = StatisticsPage.bytes(queues: queues)
         let flags = UInt32(MFD_CLOEXEC | MFD_ALLOW_SEALING)
-        let file = FileDescriptor(owning: try call("memfd_create") { memfd_create("\(Self.namePrefix)\(StatisticsPage.layout)", flags) })
+        let name = "\(Self.namePrefix)\(StatisticsPage.layout)"
+        let file = FileDescriptor(owning: try call("memfd_create") { memfd_create(name, flags) })
         try call("size a memfd") { ftruncate(file.raw, off_t(bytes)) }
         try call("seal a memfd") { fcntl(file.raw, F_ADD_SEALS, F_SEAL_SEAL | F_SEAL_SHRINK | F_SEAL_GROW) }
         memory = try Mapping.shared(file.raw, offset: 0, bytes: bytes, writable: false)

@@ -154,6 +154,10 @@ extension Broker {
             answer(.failed(noSuchDevice(request.id)))
             return nil
         }
+        if let error = permitStart(for: device, "recover", peer) {
+            answer(.failed(error))
+            return nil
+        }
         let operation = ReopenOperation(device, broker: self, answer: answer)
         operation.begin()
         return operation

@@ -291,6 +291,7 @@ extension Broker {
         guard let device = device(request.id, request.generation, for: "upgrade", of: peer) else {
             return completion(.failure(noSuchDevice(request.id)))
         }
+        if let error = permitStart(for: device, "upgrade", peer) { return completion(.failure(error)) }
         let operation = UpgradeOperation(device, broker: self) { [self] outcome in
             switch outcome {
             case .upgraded: completion(.success(UpgradeReply(upgraded: true, device: description(of: device))))

@@ -44,6 +44,7 @@ enum EventIDs {
         "rehearsal-stuck": "9e941b6e34d04893ac76d0fe7e5acf44",
         "reload": "849ae831dac74024a095da06fb5a877d",
         "replacement-failed": "eea4d03bc7a14260a633daebdf6be79e",
+        "sandbox-violation": "c95fd6c87d77409bb69872edc0e4a879",
         "statistics-layout": "4e6b052ccfba46daa6bebddecd619e97",
         "stats": "8be72dfd82464f36920855a10728539c",
         "stop": "90db2d821f434d70b837b3753e2ce323",

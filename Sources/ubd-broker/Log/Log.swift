@@ -5,6 +5,7 @@ import SystemCalls
 /// does not take it, one line on stderr, `<priority>event=name key=value …` (sd-daemon(3)). docs/log.md lists the events.
 enum Log {
     enum Priority: Int {
+        case alert = 1
         case error = 3
         case warning = 4
         case notice = 5

@@ -78,7 +78,7 @@ struct AccessGrammarTests {
 
     private static let keys =
         "uid, user, group, target, mode, max-devices, max-queues, max-depth, max-memory, max-size, max-io-size, "
-        + "io-timeout, zero-copy, allow-fuse, allow-network-fs or trusted-content"
+        + "io-timeout, max-starts, penalty, zero-copy, allow-fuse, allow-network-fs or trusted-content"
     private static let size = "bytes, or a number with K, M, G or T (powers of 1024), from 1 to below 2^64"
 
     @Test(

@@ -130,6 +130,8 @@ extension AccessLimits {
         result.maxMemoryBytes = greater(\.maxMemoryBytes)
         result.maxSizeBytes = greater(\.maxSizeBytes)
         result.maxIOBytes = greater(\.maxIOBytes)
+        result.maxStarts = greater(\.maxStarts)
+        if let one = penalty, let two = other.penalty { result.penalty = min(one, two) }
         if let one = ioTimeout, let two = other.ioTimeout {
             result.ioTimeout = min(one.lowerBound, two.lowerBound)...max(one.upperBound, two.upperBound)
         }

@@ -70,7 +70,7 @@ struct AccessLineParser {
 
     private static let keys =
         "uid, user, group, target, mode, max-devices, max-queues, max-depth, max-memory, max-size, max-io-size, "
-        + "io-timeout, zero-copy, allow-fuse, allow-network-fs or trusted-content"
+        + "io-timeout, max-starts, penalty, zero-copy, allow-fuse, allow-network-fs or trusted-content"
 
     private mutating func identity(
         _ key: String, _ value: String, at start: LineCursor, isAllow: Bool, user: AccessPolicy.NameResolver,
@@ -120,6 +120,8 @@ struct AccessLineParser {
         case "max-size": limits.maxSizeBytes = try size(value, at: start)
         case "max-io-size": limits.maxIOBytes = try size(value, at: start)
         case "io-timeout": limits.ioTimeout = try seconds(value, at: start)
+        case "max-starts": limits.maxStarts = try number(value, 1...1_000_000, at: start)
+        case "penalty": limits.penalty = try number(value, 1...3600, at: start)
         case "zero-copy": limits.zeroCopy = try yes(value, at: start)
         case "allow-fuse": limits.fuse = try yes(value, at: start)
         case "allow-network-fs": limits.networkFileSystem = try yes(value, at: start)
@@ -132,6 +134,15 @@ struct AccessLineParser {
     private func count(_ value: String, at start: LineCursor) throws(PolicyError) -> UInt64 {
         guard let number = Self.number(value, below: 1 << 32), number > 0 else {
             throw start.expected("a number from 1 to 4294967295")
+        }
+        return number
+    }
+
+    private func number(
+        _ value: String, _ range: ClosedRange<UInt64>, at start: LineCursor
+    ) throws(PolicyError) -> UInt64 {
+        guard let number = Self.number(value), range.contains(number) else {
+            throw start.expected("a number from \(range.lowerBound) to \(range.upperBound)")
         }
         return number
     }

@@ -28,6 +28,11 @@ public struct AccessLimits: Sendable, Equatable {
     public var maxIOBytes: UInt64?
     /// Seconds that a device may be given as its I/O timeout; nil: any.
     public var ioTimeout: ClosedRange<UInt64>?
+    /// Workers that a user's requests may start within a minute: adds, upgrades, recoveries.
+    public var maxStarts: UInt64?
+    /// Seconds for which a user's requests start no worker after one of the user's broke its sandbox, for the first time
+    /// within a day; twice as long each further time.
+    public var penalty: UInt64?
     /// Whether the worker may use zero copy: the kernel then trusts it not to claim bytes that it did not fill.
     public var zeroCopy = false
     /// Whether the backing file may lie on a FUSE file system.
