@@ -25,11 +25,14 @@ extension Broker {
 
     /// One worker more that this user's requests start.
     private func takeStart(_ rule: AccessRule, of peer: PeerCredentials) throws(InterfaceError) {
-        guard let refusal = startLimits.take(uid: peer.uid, rule.limits, now: monotonicNanoseconds()) else { return }
+        guard
+            let refusal = startLimits.take(
+                uid: peer.uid, line: rule.location.line, rule.limits, now: monotonicNanoseconds())
+        else { return }
         throw Refusals.explain(refusal, rule, configuration.accessPolicy)
     }
 
-    /// The same for a device that there is: whom the policy gives none any more may keep what he has.
+    /// The same for a device that there is. Whom the policy gives none any more may keep what he has.
     func permitStart(for device: ManagedDevice, _ operation: String, _ peer: PeerCredentials) -> InterfaceError? {
         guard let rule = policy.rule(for: accessPeer(peer), target: device.info.target) else { return nil }
         do throws(InterfaceError) { try takeStart(rule, of: peer) } catch {
@@ -41,20 +44,34 @@ extension Broker {
         return nil
     }
 
-    /// A worker did what no worker of ours does: it has been taken over, or ubd has a fault. Root should look.
-    func noteViolation(_ device: ManagedDevice, _ what: String) {
-        startLimits.noteViolation(uid: device.owner, now: monotonicNanoseconds())
+    /// Looks at how a worker ended, once. `program`: what it ran, nil when that never got as far as to serve. One that did what no worker of ours does has been taken over, or ubd has a fault.
+    func judge(_ worker: any Worker, of program: WorkerProgram?, for device: ManagedDevice) {
+        if let what = worker.violation { return note(violation: "it sent \(what)", worker, program, device) }
+        let forbidden = "a system call that its sandbox forbids"
+        switch worker.end {
+        case .killed(signal: SIGSYS): note(violation: forbidden, worker, program, device)
+        case .gone:
+            // Of an adopted worker only the kernel's log tells.
+            deathCauses.find(.gone, pid: worker.pid) { [self] finding in
+                guard case .systemCall = finding else { return }
+                note(violation: forbidden, worker, program, device)
+            }
+        default: break
+        }
+    }
+
+    private func note(violation what: String, _ worker: any Worker, _ program: WorkerProgram?, _ device: ManagedDevice)
+    {
+        // One of an earlier version may not know these walls or this broker: that is not its owner's doing.
+        if program == nil || program?.identity == self.program.identity {
+            startLimits.noteViolation(uid: device.owner, now: monotonicNanoseconds())
+        }
         Log.event(
             .alert, "sandbox-violation",
             [
-                ("device", "\(device.id)"), ("uid", "\(device.owner)"), ("worker", "\(device.worker?.pid ?? 0)"),
+                ("device", "\(device.id)"), ("uid", "\(device.owner)"), ("worker", "\(worker.pid)"),
                 ("target", device.info.target), ("what", what),
             ])
-    }
-
-    /// How this end of a worker has to be taken, beside what becomes of its device.
-    func judge(_ change: ProcessChange, of device: ManagedDevice) {
-        if change == .killed(signal: SIGSYS) { noteViolation(device, "a system call that its sandbox forbids") }
     }
 
     /// How an add ends that was allowed: what only the opened file tells may be against the policy, too.

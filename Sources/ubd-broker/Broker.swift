@@ -248,6 +248,11 @@ final class Broker {
     /// From now on the worker's events are those of a live device, one that came a moment ago included.
     func watchOver(_ device: ManagedDevice) {
         device.worker?.setHandler { [self] event in workerEvent(device, event) }
+        replayEvents(of: device)
+    }
+
+    /// What its worker did while nobody looked.
+    func replayEvents(of device: ManagedDevice) {
         if let end = device.worker?.end {
             workerEvent(device, .ended(end))
         } else if let what = device.worker?.violation {
@@ -258,6 +263,7 @@ final class Broker {
     /// A dead worker's uid is free again and its socket gone.
     func release(_ device: ManagedDevice) {
         guard let worker = device.worker else { return }
+        judge(worker, of: device.program, for: device)
         worker.forget(undertaker: undertaker, owner: device.owner)
         uids.giveBack(worker.uid)
         device.worker = nil
@@ -338,7 +344,6 @@ final class Broker {
             noteDeath(of: device, change)
         case .violation(let what):
             Log.error("worker-violation", ("device", "\(device.id)"), ("what", what))
-            noteViolation(device, "it sent \(what)")
             kill(device, because: "was killed by the broker: it sent \(what)")
         default:
             Log.warning("worker-event", ("device", "\(device.id)"), ("what", "\(event)"))
@@ -351,7 +356,6 @@ final class Broker {
         Log.error(
             "worker-ended", ("device", "\(device.id)"), ("worker", "\(pid)"), ("target", device.info.target),
             ("how", device.killedBecause ?? "\(change)"))
-        judge(change, of: device)
         device.info.deaths += 1
         device.info.lastDeath = cause
         device.deathLog.add(window: configuration.deathWindow)

@@ -12,13 +12,16 @@ struct StartLimits {
         case penalty(violations: Int, again: UInt64)
     }
 
-    /// What is known of a user. Times are monotonic nanoseconds.
-    private struct Record {
-        /// When all that was asked for would be done at the pace that the limit allows (the generic cell rate algorithm,
-        /// ITU-T I.371): a bucket that needs no refilling.
-        var paidUntil: UInt64 = 0
-        var violations = 0
-        var lastViolation: UInt64 = 0
+    /// What a line of the access policy counts for a user.
+    private struct Account: Hashable {
+        var uid: UInt32
+        var line: Int
+    }
+
+    private struct Violations {
+        var count: Int
+        /// Monotonic nanoseconds.
+        var last: UInt64
     }
 
     private static let second: UInt64 = 1_000_000_000
@@ -27,45 +30,49 @@ struct StartLimits {
     static let longestPenalty: UInt64 = 3600
     /// Seconds without another after which violations are forgotten.
     static let memory: UInt64 = 86400
+    /// Seconds within which violations are one: a request that breaks each worker that it is given is one attempt.
+    static let oneIncident: UInt64 = 60
 
-    private var records: [UInt32: Record] = [:]
+    /// When all that was asked for would be done at the pace that the limit allows, in monotonic nanoseconds (the generic
+    /// cell rate algorithm, ITU-T I.371): a bucket that needs no refilling.
+    private var paidUntil: [Account: UInt64] = [:]
+    private var violations: [UInt32: Violations] = [:]
 
-    /// Takes one start of that user; why not, when there is none left.
-    mutating func take(uid: UInt32, _ limits: AccessLimits, now: UInt64) -> Refusal? {
-        var record = records[uid] ?? Record()
-        if let least = limits.penalty, isRemembered(record, now) {
-            let doubled = least << UInt64(min(record.violations - 1, 12))
-            let end = record.lastViolation + min(doubled, StartLimits.longestPenalty) * StartLimits.second
-            if end > now { return .penalty(violations: record.violations, again: StartLimits.seconds(end - now)) }
-        }
+    /// Takes one start of that user by that line of the policy; why not, when there is none left.
+    mutating func take(uid: UInt32, line: Int, _ limits: AccessLimits, now: UInt64) -> Refusal? {
+        if let refusal = penalty(uid, limits, now) { return refusal }
         guard let most = limits.maxStarts else { return nil }
-        let interval = StartLimits.minute / most
-        let next = max(record.paidUntil, now) + interval
+        let account = Account(uid: uid, line: line)
+        let next = max(paidUntil[account] ?? 0, now) + StartLimits.minute / most
         if next > now + StartLimits.minute {
             return .tooOften(limit: most, again: StartLimits.seconds(next - now - StartLimits.minute))
         }
-        record.paidUntil = next
-        remember(record, uid, now)
+        // Accounts that are even say nothing.
+        if paidUntil.count >= 256 { paidUntil = paidUntil.filter { $0.value > now } }
+        paidUntil[account] = next
         return nil
+    }
+
+    private func penalty(_ uid: UInt32, _ limits: AccessLimits, _ now: UInt64) -> Refusal? {
+        guard let least = limits.penalty, let known = violations[uid], StartLimits.isRemembered(known, now) else {
+            return nil
+        }
+        let doubled = least << UInt64(min(known.count - 1, 12))
+        let end = known.last + min(doubled, StartLimits.longestPenalty) * StartLimits.second
+        return end > now ? .penalty(violations: known.count, again: StartLimits.seconds(end - now)) : nil
     }
 
     /// A worker of that user did what no worker of ours does.
     mutating func noteViolation(uid: UInt32, now: UInt64) {
-        var record = records[uid] ?? Record()
-        if !isRemembered(record, now) { record.violations = 0 }
-        record.violations += 1
-        record.lastViolation = now
-        remember(record, uid, now)
+        violations = violations.filter { StartLimits.isRemembered($0.value, now) }
+        var known = violations[uid] ?? Violations(count: 0, last: now)
+        if known.count == 0 || now >= known.last + StartLimits.oneIncident * StartLimits.second { known.count += 1 }
+        known.last = now
+        violations[uid] = known
     }
 
-    private func isRemembered(_ record: Record, _ now: UInt64) -> Bool {
-        record.violations > 0 && now < record.lastViolation + StartLimits.memory * StartLimits.second
-    }
-
-    /// Records that say nothing any more go when there are many.
-    private mutating func remember(_ record: Record, _ uid: UInt32, _ now: UInt64) {
-        if records.count >= 256 { records = records.filter { $0.value.paidUntil > now || isRemembered($0.value, now) } }
-        records[uid] = record
+    private static func isRemembered(_ known: Violations, _ now: UInt64) -> Bool {
+        now < known.last + memory * second
     }
 
     private static func seconds(_ nanoseconds: UInt64) -> UInt64 { (nanoseconds + second - 1) / second }

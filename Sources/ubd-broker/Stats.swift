@@ -23,7 +23,7 @@ extension Broker {
 
 extension ManagedDevice {
     func stats(perQueue: Bool) -> DeviceStats {
-        guard let statistics else {
+        guard let statistics, statistics.isReadable else {
             return DeviceStats(id: id, generation: info.generation, since: nil, total: nil)
         }
         let queues = statistics.counts(depth: info.depth)

@@ -10,6 +10,8 @@ public enum BrokerAPI {
     public static let socketPath = "/run/ubd/io.ubd.Broker"
     /// Names the socket for clients when it is set.
     public static let socketVariable = "UBD_SOCKET"
+    /// The holder in a Busy error when some program has the device open: which one, only its user's client can find out.
+    public static let openSomewhere = "open somewhere"
 
     /// The text that GetInterfaceDescription returns for that interface.
     ///

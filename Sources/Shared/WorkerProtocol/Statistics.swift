@@ -18,9 +18,9 @@ public struct QueueStatistics: Equatable, Sendable {
 /// Each queue has `stride` bytes of 64-bit words, written by its loop alone with plain stores. To the broker they are a
 /// stranger's claims.
 public enum StatisticsPage {
-    /// Which meaning the words have. To be raised when one is given another: a worker serves on when ubd is replaced, and
-    /// the next broker must know what it wrote. Zero is what was before there were layouts.
-    public static let layout: UInt32 = 1
+    /// Which meaning the words have, in `Word.layout` of each queue. To be raised when one is given another: a worker serves
+    /// on when ubd is replaced, and the next broker must know what it wrote.
+    @inlinable public static var layout: UInt64 { 1 }
 
     /// Where a queue's words are.
     public enum Word {
@@ -34,6 +34,8 @@ public enum StatisticsPage {
         @inlinable public static var taken: Int { 24 }
         /// Wake-ups.
         @inlinable public static var turns: Int { 25 }
+        /// `StatisticsPage.layout` of the worker that counts; 0 before one does.
+        @inlinable public static var layout: Int { 26 }
         /// Wake-ups by how many requests they brought: word n counts those of 2^n to 2^(n+1)-1 requests.
         @inlinable public static var batchSizes: Int { 32 }
         /// Requests whose time was taken, by it: see `Latency`.

@@ -71,15 +71,15 @@ final class DeleteOperation {
                 broker.loop.after(milliseconds: DeleteOperation.pause) { [self] in tryStop(control) }
             } else {
                 serveOn()
-                refuse(busyWith: broker.holder(of: device) ?? "open somewhere")
+                refuse(busyWith: broker.holder(of: device) ?? BrokerAPI.openSomewhere)
             }
         }
     }
 
     private func serveOn() {
         device.setState(before.state, reason: before.reason)
-        // A death that came meanwhile was taken for the end of a stopped device's worker.
-        if let end = device.worker?.end { broker.workerEvent(device, .ended(end)) }
+        // What came meanwhile was taken for the end of a stopped device's worker.
+        broker.replayEvents(of: device)
     }
 
     private func takeDown(_ manner: Teardown.Manner) {

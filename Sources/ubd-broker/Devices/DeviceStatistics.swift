@@ -12,15 +12,11 @@ final class DeviceStatistics {
     /// When it was made, in seconds since 1970; a worker has no call that could change that.
     let since: Int64
 
-    /// The name of every page begins so; its layout follows.
-    private static let namePrefix = "ubd-statistics-"
-
-    /// A new page, all zeros. Its name, which nobody can change, tells a later broker its layout.
+    /// A new page, all zeros.
     init(queues: Int) throws(SystemError) {
         let bytes = StatisticsPage.bytes(queues: queues)
         let flags = UInt32(MFD_CLOEXEC | MFD_ALLOW_SEALING)
-        let name = "\(Self.namePrefix)\(StatisticsPage.layout)"
-        let file = FileDescriptor(owning: try call("memfd_create") { memfd_create(name, flags) })
+        let file = FileDescriptor(owning: try call("memfd_create") { memfd_create("ubd-statistics", flags) })
         try call("size a memfd") { ftruncate(file.raw, off_t(bytes)) }
         try call("seal a memfd") { fcntl(file.raw, F_ADD_SEALS, F_SEAL_SEAL | F_SEAL_SHRINK | F_SEAL_GROW) }
         memory = try Mapping.shared(file.raw, offset: 0, bytes: bytes, writable: false)
@@ -42,15 +38,9 @@ final class DeviceStatistics {
         self.queues = queues
     }
 
-    /// Which layout the page has to which this link of /proc/PID/fd leads; nil when it is no page of a broker.
-    static func layout(ofLink link: String) -> UInt32? {
-        let (prefix, suffix) = ("/memfd:" + namePrefix, " (deleted)")
-        guard link.hasPrefix(prefix), link.hasSuffix(suffix) else { return nil }
-        let digits = link.dropFirst(prefix.count).dropLast(suffix.count)
-        guard !digits.isEmpty, digits.utf8.allSatisfy({ (UInt8(ascii: "0")...UInt8(ascii: "9")).contains($0) }) else {
-            return nil
-        }
-        return UInt32(digits)
+    /// The words mean what this broker takes them for; false while a worker of another version of ubd counts in them.
+    var isReadable: Bool {
+        (0..<queues).allSatisfy { [0, StatisticsPage.layout].contains(word(queue: $0, StatisticsPage.Word.layout)) }
     }
 
     /// Each queue's own claims.

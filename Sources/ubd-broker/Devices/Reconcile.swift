@@ -127,11 +127,16 @@ extension Broker {
     /// A live device of an earlier broker: checked as if it were new, and its sockets taken back.
     private func takeOver(_ device: ManagedDevice) {
         guard let worker = device.worker else { return }
-        if let problem = verification(of: worker, threads: Int(device.info.queues) + 1) ?? reclaim(device, worker) {
+        if let problem = verification(of: worker, threads: Int(device.info.queues) + 1)
+            ?? reclaim(device, worker) ?? listen(to: worker)
+        {
             // It serves on; only a death of its worker can't be mended.
             device.setState(.unmanaged, reason: "it could not be taken over: \(problem)")
         } else {
             device.setState(.live)
+        }
+        if device.statistics?.isReadable == false {
+            Log.warning("statistics-layout", ("device", "\(device.id)"), ("worker", "\(worker.pid)"))
         }
         save(device)
         // A change event of udev may come at any time, and must find the owner.
@@ -147,14 +152,16 @@ extension Broker {
         guard let sockets = device.sockets, device.launch != nil else { return "its record has no sockets" }
         do throws(SystemError) {
             device.parking = try worker.reclaim(sockets)
-            if let page = try worker.reclaimStatistics() {
-                device.statistics = try DeviceStatistics(adopting: page, queues: Int(device.info.queues))
-            } else {
-                // Its next worker gets a page of this broker's.
-                Log.warning("statistics-layout", ("device", "\(device.id)"), ("worker", "\(worker.pid)"))
-            }
+            device.statistics = try DeviceStatistics(
+                adopting: worker.reclaimStatistics(), queues: Int(device.info.queues))
             return nil
         } catch { return "\(error)" }
+    }
+
+    /// Not to a replacement that was under way: it may have said something that nobody has read yet.
+    private func listen(to worker: any Worker) -> String? {
+        do throws(SystemError) { try worker.listen() } catch { return "\(error)" }
+        return nil
     }
 
     /// Its worker died while no broker was there, or was just being replaced.

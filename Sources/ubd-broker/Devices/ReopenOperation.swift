@@ -87,7 +87,8 @@ final class ReopenOperation: ClientOperation {
         guard let launch = device.relaunch, let parking = parking?.raw else {
             return fail(StartErrors.workerBroke("its files are gone"))
         }
-        let rehearsal = Rehearsal(of: broker.program, for: device, launch, parking: parking, broker: broker)
+        let rehearsal = Rehearsal(
+            of: broker.program, for: device, launch, parking: parking, broker: broker, isJudged: true)
         self.rehearsal = rehearsal
         rehearsal.begin { [self] result in
             self.rehearsal = nil

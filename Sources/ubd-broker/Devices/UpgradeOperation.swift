@@ -27,6 +27,7 @@ final class UpgradeOperation {
 
     private let broker: Broker
     private let device: ManagedDevice
+    private let permission: () -> InterfaceError?
     private var completion: ((Outcome) -> Void)?
     private var rehearsal: Rehearsal?
     private var candidate: WorkerProgram?
@@ -38,7 +39,12 @@ final class UpgradeOperation {
     private var timer: EventLoop.Timer?
     private var drainBegan: UInt64 = 0
 
-    init(_ device: ManagedDevice, broker: Broker, completion: @escaping (Outcome) -> Void) {
+    /// `permission`: asked once there is something to do; why it must not be done.
+    init(
+        _ device: ManagedDevice, broker: Broker, permission: @escaping () -> InterfaceError?,
+        completion: @escaping (Outcome) -> Void
+    ) {
+        self.permission = permission
         self.device = device
         self.broker = broker
         self.completion = completion
@@ -61,12 +67,13 @@ final class UpgradeOperation {
                         remedy: "install it again; the device is served on", step: "open", errno: nil)))
         }
         if device.program?.identity == candidate.identity { return tell(.current) }
+        if let error = permission() { return tell(.failed(error)) }
         guard let launch = device.relaunch, let parking = device.parking?.raw else {
             return tell(.failed(StartErrors.workerBroke("its files are gone")))
         }
         self.candidate = candidate
         device.upgrade = self
-        let rehearsal = Rehearsal(of: candidate, for: device, launch, parking: parking, broker: broker)
+        let rehearsal = Rehearsal(of: candidate, for: device, launch, parking: parking, broker: broker, isJudged: false)
         self.rehearsal = rehearsal
         rehearsal.begin { [self] result in
             self.rehearsal = nil
@@ -291,8 +298,8 @@ extension Broker {
         guard let device = device(request.id, request.generation, for: "upgrade", of: peer) else {
             return completion(.failure(noSuchDevice(request.id)))
         }
-        if let error = permitStart(for: device, "upgrade", peer) { return completion(.failure(error)) }
-        let operation = UpgradeOperation(device, broker: self) { [self] outcome in
+        let permission = { [self] in permitStart(for: device, "upgrade", peer) }
+        let operation = UpgradeOperation(device, broker: self, permission: permission) { [self] outcome in
             switch outcome {
             case .upgraded: completion(.success(UpgradeReply(upgraded: true, device: description(of: device))))
             case .current: completion(.success(UpgradeReply(upgraded: false, device: description(of: device))))

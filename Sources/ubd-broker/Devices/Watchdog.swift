@@ -21,7 +21,9 @@ final class Watchdog {
     }
 
     private func examine(_ device: ManagedDevice) {
-        guard let worker = device.worker, worker.end == nil, let statistics = device.statistics else { return }
+        guard let worker = device.worker, worker.end == nil, let statistics = device.statistics,
+            statistics.isReadable
+        else { return }
         let inFlight = Watchdog.inFlight(device.id)
         let isStopped = inFlight > 0 && Watchdog.isStopped(worker.pid)
         let sample = ProgressWatch.Sample(

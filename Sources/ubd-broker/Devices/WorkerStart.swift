@@ -141,11 +141,9 @@ final class WorkerStart {
         case .stopped: verify()
         case .violation(let what):
             Log.warning("worker-violation", ("device", "\(device.id)"), ("what", what))
-            broker.noteViolation(device, "it sent \(what)")
             fail(StartErrors.workerBroke("it sent \(what)"))
         case .ended(let change):
             Log.warning("worker-ended", ("device", "\(device.id)"), ("how", "\(change)"))
-            broker.judge(change, of: device)
             broker.deathCauses.ask(change, pid: device.worker?.pid ?? 0) { [self] words in
                 fail(StartErrors.workerBroke("it \(words)"))
             }

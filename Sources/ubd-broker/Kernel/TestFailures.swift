@@ -99,7 +99,8 @@
         func reclaim(_ sockets: DeviceRecord.Sockets) throws(SystemError) -> FileDescriptor {
             try inner.reclaim(sockets)
         }
-        func reclaimStatistics() throws(SystemError) -> FileDescriptor? { try inner.reclaimStatistics() }
+        func reclaimStatistics() throws(SystemError) -> FileDescriptor { try inner.reclaimStatistics() }
+        func listen() throws(SystemError) { try inner.listen() }
         func setHandler(_ handler: @escaping (WorkerEvent) -> Void) { inner.setHandler(hears(handler)) }
         func expect(_ expectation: WorkerExpectation) { inner.expect(expectation) }
 

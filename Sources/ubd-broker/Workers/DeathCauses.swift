@@ -38,26 +38,33 @@ final class DeathCauses {
 
     /// Calls `told` once: at once, when the log has nothing to add, otherwise within half a second.
     func ask(_ change: ProcessChange, pid: Int32, told: @escaping (String) -> Void) {
+        find(change, pid: pid) { finding in
+            told(finding.map { DeathCauses.words(change, $0) } ?? DeathCauses.plain(change))
+        }
+    }
+
+    /// What the log has about that end, if anything.
+    func find(_ change: ProcessChange, pid: Int32, told: @escaping (KernelLog.Finding?) -> Void) {
         look(change, pid, 0, told)
     }
 
-    private func look(_ change: ProcessChange, _ pid: Int32, _ turn: Int, _ told: @escaping (String) -> Void) {
-        guard let log, change == .killed(signal: SIGSYS) || change == .killed(signal: SIGKILL) else {
-            return told(DeathCauses.plain(change))
+    private func look(
+        _ change: ProcessChange, _ pid: Int32, _ turn: Int, _ told: @escaping (KernelLog.Finding?) -> Void
+    ) {
+        guard let log, [.killed(signal: SIGSYS), .killed(signal: SIGKILL), .gone].contains(change) else {
+            return told(nil)
         }
-        if let finding = log.finding(for: pid), DeathCauses.fits(finding, change) {
-            return told(DeathCauses.words(change, finding))
-        }
+        if let finding = log.finding(for: pid), DeathCauses.fits(finding, change) { return told(finding) }
         let most = change == .killed(signal: SIGKILL) ? DeathCauses.looksForMemory : DeathCauses.looks.count
-        guard turn + 1 < most else { return told(DeathCauses.plain(change)) }
+        guard turn + 1 < most else { return told(nil) }
         let pause = DeathCauses.looks[turn + 1] - DeathCauses.looks[turn]
         loop.after(milliseconds: pause) { [self] in look(change, pid, turn + 1, told) }
     }
 
     private static func fits(_ finding: KernelLog.Finding, _ change: ProcessChange) -> Bool {
         switch finding {
-        case .systemCall: change == .killed(signal: SIGSYS)
-        case .outOfMemory: change == .killed(signal: SIGKILL)
+        case .systemCall: change == .killed(signal: SIGSYS) || change == .gone
+        case .outOfMemory: change == .killed(signal: SIGKILL) || change == .gone
         }
     }
 }

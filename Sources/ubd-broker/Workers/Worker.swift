@@ -68,8 +68,10 @@ protocol Worker: AnyObject {
     var controlInode: UInt64? { get }
     /// Takes back the ends that an adopted worker holds for the broker; returns the parking end.
     func reclaim(_ sockets: DeviceRecord.Sockets) throws(SystemError) -> FileDescriptor
-    /// The statistics page of an adopted worker; nil when it is one of another layout, which says nothing to this broker.
-    func reclaimStatistics() throws(SystemError) -> FileDescriptor?
+    /// The statistics page of an adopted worker: a memfd that can't shrink under the broker's eyes.
+    func reclaimStatistics() throws(SystemError) -> FileDescriptor
+    /// From now on an adopted worker is heard: it has nothing to say any more.
+    func listen() throws(SystemError)
 
     func setHandler(_ handler: @escaping (WorkerEvent) -> Void)
     func expect(_ expectation: WorkerExpectation)

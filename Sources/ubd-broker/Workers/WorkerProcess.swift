@@ -60,14 +60,11 @@ final class WorkerProcess: Worker {
         return try take(WorkerDescriptor.parking, inode: sockets.parking)
     }
 
-    func reclaimStatistics() throws(SystemError) -> FileDescriptor? {
+    func reclaimStatistics() throws(SystemError) -> FileDescriptor {
         let number = WorkerDescriptor.statistics
-        guard let link = Nodes.linkTarget("/proc/\(pid)/fd/\(number)"),
-            let layout = DeviceStatistics.layout(ofLink: link)
-        else {
+        guard Nodes.linkTarget("/proc/\(pid)/fd/\(number)")?.hasPrefix("/memfd:ubd-statistics") == true else {
             throw SystemError("descriptor \(number) of worker \(pid) is not its statistics", EBADF)
         }
-        guard layout == StatisticsPage.layout else { return nil }
         return try process.duplicate(descriptor: number)
     }
 
@@ -82,6 +79,11 @@ final class WorkerProcess: Worker {
             throw SystemError("descriptor \(number) of worker \(pid)", EBADF)
         }
         return file
+    }
+
+    func listen() throws(SystemError) {
+        guard let control = control?.raw else { return }
+        watches.append(try loop.watch(control, .readable) { [unowned self] _ in self.readMessage() })
     }
 
     var controlInode: UInt64? { (try? control?.status())?.map { UInt64($0.st_ino) } ?? nil }

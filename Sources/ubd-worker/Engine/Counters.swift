@@ -23,8 +23,12 @@ struct Counters {
     /// The sampled request is done, and goes back to the kernel at the end of this turn.
     private static let givenBack: UInt32 = .max - 1
 
-    /// `words`: what a dead worker counted before, or zeros.
+    /// `words`: what a dead worker counted before, or zeros. What one of another layout counted is lost.
     init(words: UnsafeMutablePointer<UInt64>, clock: TickClock) {
+        if ![0, StatisticsPage.layout].contains(words[StatisticsPage.Word.layout]) {
+            words.update(repeating: 0, count: StatisticsPage.Word.count)
+        }
+        words[StatisticsPage.Word.layout] = StatisticsPage.layout
         self.words = words
         self.clock = clock
         due = .max

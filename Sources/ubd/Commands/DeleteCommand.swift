@@ -66,7 +66,7 @@ struct DeleteCommand: UBDCommand {
             // The broker does not look into users' processes; their user may.
             guard error.status == .busy, let opener = DeviceOpener.find(device.node) else { throw error }
             var named = error
-            named.message = error.message.replacing("open somewhere", with: "open in \(opener)")
+            named.message = error.message.replacing(BrokerAPI.openSomewhere, with: "open in \(opener)")
             throw named
         }
     }

@@ -38,8 +38,10 @@ struct RecoverCommand: UBDCommand {
         guard let device = try client.list(id: number).first else { throw ListCommand.noSuchDevice(number) }
         var options = TargetOptions()
         options.buffered = device.buffered
+        // A device that serves has claimed its file itself; that it has nothing to recover the broker tells.
+        let isServing = device.state != .recovering
         let backing = try BackingFile.open(
-            try path(for: device), readOnly: device.readOnly, options: options, shared: shared)
+            try path(for: device), readOnly: device.readOnly, options: options, shared: shared || isServing)
         let recovered = try client.recover(
             RecoverRequest(id: device.id, generation: device.generation), files: backing.numbers)
         if output.asJSON {

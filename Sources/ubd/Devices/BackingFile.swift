@@ -46,7 +46,10 @@ struct BackingFile: ~Copyable {
         // Once more: what was looked at by name may be something else than what was opened.
         try checkKind(status, path)
         try checkSize(status, path, options)
-        if !shared {
+        if shared {
+            // So that others who ask hear of it. Who has it already is no reason here.
+            do { try FileClaim.lock(opened.file, path, readOnly: opened.readOnly, options) } catch {}
+        } else {
             try claim.patiently { () throws(CommandFailure) in
                 try FileClaim.lock(opened.file, path, readOnly: opened.readOnly, options)
             }

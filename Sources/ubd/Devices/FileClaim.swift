@@ -1,9 +1,10 @@
 import BrokerInterface
+import CShims
 import Glibc
 import SystemCalls
 
 /// Keeps the bytes of a device for itself: two devices, or a device and another program, that write the same bytes without
-/// knowing of each other destroy what is there. A file's bytes are locked (F_OFD_SETLK, fcntl(2)): the lock belongs to the
+/// knowing of each other destroy what is there. A disk that is to be written is opened O_EXCL (open(2)). A file's bytes are locked (F_OFD_SETLK, fcntl(2)): the lock belongs to the
 /// open file, so it goes with it to the worker, to the next worker when that one dies, and ends with the device. It binds
 /// only those who ask for it: ubd, QEMU and some others.
 struct FileClaim {
@@ -28,10 +29,16 @@ struct FileClaim {
         }
     }
 
+    /// NFS, SMB, CIFS, SMB2: there a lock is the server's business, may keep the worker's other open file out, and is lost
+    /// with the connection (fcntl_locking(2)).
+    private static let onNetwork: Set<UInt32> = [0x6969, 0x517b, 0xff53_4d42, 0xfe53_4d42]
+
     /// Locks what the device will have of the file: against all others when it writes, against writers when it only reads.
     static func lock(
         _ file: borrowing FileDescriptor, _ path: String, readOnly: Bool, _ options: TargetOptions
     ) throws(CommandFailure) {
+        var system = statfs()
+        if fstatfs(file.raw, &system) == 0, onNetwork.contains(UInt32(truncatingIfNeeded: system.f_type)) { return }
         var range = flock()
         range.l_type = Int16(readOnly ? F_RDLCK : F_WRLCK)
         range.l_whence = Int16(SEEK_SET)

@@ -82,7 +82,8 @@ final class FakeWorker: Worker {
     func reclaim(_ sockets: DeviceRecord.Sockets) throws(SystemError) -> FileDescriptor {
         throw SystemError("reclaim", EPERM)
     }
-    func reclaimStatistics() throws(SystemError) -> FileDescriptor? { throw SystemError("reclaim", EPERM) }
+    func reclaimStatistics() throws(SystemError) -> FileDescriptor { throw SystemError("reclaim", EPERM) }
+    func listen() {}
     func expect(_ expectation: WorkerExpectation) {}
 
     /// What it was told.
@@ -100,7 +101,9 @@ final class FakeWorker: Worker {
             switch fault {
             case .diesAtLaunch: die(.killed(signal: SIGSYS))
             case .refusesFile: handler(.message(.failed(failure)))
-            case .violates: handler(.violation("files in a message"))
+            case .violates:
+                violation = "files in a message"
+                handler(.violation("files in a message"))
             default: handler(.message(.geometry(geometry)))
             }
         }

@@ -24,7 +24,7 @@ struct StartLimitsTests {
             var now = 1000 * Self.second
             var taken: [UInt64] = []
             for _ in 0..<100 {
-                if start.take(uid: 1000, limits(starts: 6), now: now) == nil { taken.append(now) }
+                if start.take(uid: 1000, line: 1, limits(starts: 6), now: now) == nil { taken.append(now) }
                 now += max(pace, 1)
             }
             // In no minute more than the bucket and its refilling: twice the limit, once.
@@ -37,19 +37,23 @@ struct StartLimitsTests {
     func again() {
         var start = StartLimits()
         let now = 7 * Self.second
-        for _ in 0..<3 { #expect(start.take(uid: 1, limits(starts: 3), now: now) == nil) }
-        #expect(start.take(uid: 1, limits(starts: 3), now: now) == .tooOften(limit: 3, again: 20))
-        #expect(start.take(uid: 1, limits(starts: 3), now: now + 19 * Self.second) == .tooOften(limit: 3, again: 1))
-        #expect(start.take(uid: 1, limits(starts: 3), now: now + 20 * Self.second) == nil)
+        for _ in 0..<3 { #expect(start.take(uid: 1, line: 1, limits(starts: 3), now: now) == nil) }
+        #expect(start.take(uid: 1, line: 1, limits(starts: 3), now: now) == .tooOften(limit: 3, again: 20))
+        #expect(
+            start.take(uid: 1, line: 1, limits(starts: 3), now: now + 19 * Self.second) == .tooOften(limit: 3, again: 1)
+        )
+        #expect(start.take(uid: 1, line: 1, limits(starts: 3), now: now + 20 * Self.second) == nil)
     }
 
     @Test("is each user's own, and without max-starts as many as asked for")
     func others() {
         var start = StartLimits()
-        #expect(start.take(uid: 1, limits(starts: 1), now: 5) == nil)
-        #expect(start.take(uid: 1, limits(starts: 1), now: 5) != nil)
-        #expect(start.take(uid: 2, limits(starts: 1), now: 5) == nil)
-        for _ in 0..<1000 { #expect(start.take(uid: 3, limits(), now: 5) == nil) }
+        #expect(start.take(uid: 1, line: 1, limits(starts: 1), now: 5) == nil)
+        #expect(start.take(uid: 1, line: 1, limits(starts: 1), now: 5) != nil)
+        #expect(start.take(uid: 2, line: 1, limits(starts: 1), now: 5) == nil)
+        // One line of the policy takes nothing of another's.
+        #expect(start.take(uid: 1, line: 2, limits(starts: 1), now: 5) == nil)
+        for _ in 0..<1000 { #expect(start.take(uid: 3, line: 1, limits(), now: 5) == nil) }
     }
 
     @Test("is none for a while after a violation, twice as long each time, and at most an hour")
@@ -61,28 +65,41 @@ struct StartLimitsTests {
         {
             start.noteViolation(uid: 1000, now: now)
             let refusal = StartLimits.Refusal.penalty(violations: violations, again: seconds)
-            #expect(start.take(uid: 1000, limits(penalty: 60), now: now) == refusal)
-            #expect(start.take(uid: 1001, limits(penalty: 60), now: now) == nil)
-            #expect(start.take(uid: 1000, limits(), now: now) == nil)
+            #expect(start.take(uid: 1000, line: 1, limits(penalty: 60), now: now) == refusal)
+            #expect(start.take(uid: 1001, line: 1, limits(penalty: 60), now: now) == nil)
+            #expect(start.take(uid: 1000, line: 1, limits(), now: now) == nil)
             now += (seconds - 1) * Self.second
-            #expect(start.take(uid: 1000, limits(penalty: 60), now: now) == .penalty(violations: violations, again: 1))
+            #expect(
+                start.take(uid: 1000, line: 1, limits(penalty: 60), now: now)
+                    == .penalty(violations: violations, again: 1))
             now += Self.second
-            #expect(start.take(uid: 1000, limits(penalty: 60), now: now) == nil)
+            #expect(start.take(uid: 1000, line: 1, limits(penalty: 60), now: now) == nil)
         }
         // Forgotten after a day.
         now += 86400 * Self.second
         start.noteViolation(uid: 1000, now: now)
-        #expect(start.take(uid: 1000, limits(penalty: 60), now: now) == .penalty(violations: 1, again: 60))
+        #expect(start.take(uid: 1000, line: 1, limits(penalty: 60), now: now) == .penalty(violations: 1, again: 60))
+    }
+
+    @Test("violations within a minute are one: what breaks one worker breaks its replacement, too")
+    func burst() {
+        var start = StartLimits()
+        var now = 100 * Self.second
+        for _ in 0..<9 {
+            start.noteViolation(uid: 1000, now: now)
+            now += 5 * Self.second
+        }
+        #expect(start.take(uid: 1000, line: 1, limits(penalty: 60), now: now) == .penalty(violations: 1, again: 55))
     }
 
     @Test("survives absurd numbers")
     func absurd() {
         var start = StartLimits()
         for uid in 0..<2000 as Range<UInt32> {
-            #expect(start.take(uid: uid, limits(starts: 1_000_000, penalty: 3600), now: UInt64(uid)) == nil)
+            #expect(start.take(uid: uid, line: 1, limits(starts: 1_000_000, penalty: 3600), now: UInt64(uid)) == nil)
             for _ in 0..<20 { start.noteViolation(uid: uid, now: UInt64(uid)) }
         }
-        #expect(start.take(uid: 5, limits(penalty: 3600), now: 6) == .penalty(violations: 20, again: 3600))
+        #expect(start.take(uid: 5, line: 1, limits(penalty: 3600), now: 6) == .penalty(violations: 1, again: 3600))
     }
 
     // MARK: In the broker
@@ -109,7 +126,11 @@ struct StartLimitsTests {
         #expect(error.remedy == "try again in 30 s")
         _ = try host.add(as: Host.bob).get()
         #expect(host.broker.devices.count == 3)
-        // An upgrade starts a worker, too.
+        // An upgrade starts a worker, too, if there is something to upgrade to.
+        host.broker.upgrade(UpgradeRequest(id: 0), peer: Host.alice) { result in
+            #expect((try? result.get())?.upgraded == false)
+        }
+        host.installed = try Host.program()
         var answer: Result<UpgradeReply, InterfaceError>?
         host.broker.upgrade(UpgradeRequest(id: 0), peer: Host.alice) { answer = $0 }
         guard case .failure(.quotaReached(_, _, "max-starts", 2)) = answer else {

@@ -39,6 +39,20 @@ struct CountersTests {
         #expect(taken == 7 && committed == 7)
     }
 
+    @Test("goes on from what a dead worker counted, and begins anew where that one counted in another layout")
+    func layouts() throws {
+        let queue = try queue()
+        let words = queue.loop.queue.counters.words
+        for (layout, kept) in [(StatisticsPage.layout, 9), (0, 9), (StatisticsPage.layout + 1, 0)] as [(UInt64, UInt64)]
+        {
+            words[Word.layout] = layout
+            words[Word.requests + 1] = 9
+            let counters = Counters(words: words, clock: .none)
+            #expect(counters.committed == kept && counters.taken == kept)
+            #expect(words[Word.layout] == StatisticsPage.layout)
+        }
+    }
+
     @Test("what failed as a request and as an error, without its bytes")
     func errors() throws {
         var queue = try queue(readOnly: true)
@@ -110,6 +124,7 @@ struct CountersTests {
         #expect(counters.taken == 101 && counters.committed == 101 && !due)
         // Claims of a stranger, too.
         words.update(repeating: .max, count: Word.count)
+        words[Word.layout] = StatisticsPage.layout
         let after = Counters(words: words, clock: TickClock(scale: 1))
         #expect(after.taken == UInt64.max &- 7)
     }
