@@ -10,8 +10,13 @@ final class DeathCauses {
     /// So many of them for SIGKILL, which mostly is not the kernel's: it tells of that before the process can be gone.
     private static let looksForMemory = 3
 
+    /// Nanoseconds: sooner no process has that number again.
+    private static let recently: UInt64 = 2_000_000_000
+
     private let loop: EventLoop
     private let log: KernelLog?
+    /// The log tells once; two may ask about one death.
+    private var last: (pid: Int32, finding: KernelLog.Finding, time: UInt64)?
 
     init(loop: EventLoop, log: KernelLog?) {
         self.loop = loop
@@ -54,7 +59,12 @@ final class DeathCauses {
         guard let log, [.killed(signal: SIGSYS), .killed(signal: SIGKILL), .gone].contains(change) else {
             return told(nil)
         }
-        if let finding = log.finding(for: pid), DeathCauses.fits(finding, change) { return told(finding) }
+        let now = monotonicNanoseconds()
+        if let last, last.pid == pid, now - last.time < DeathCauses.recently { return told(last.finding) }
+        if let finding = log.finding(for: pid), DeathCauses.fits(finding, change) {
+            last = (pid, finding, now)
+            return told(finding)
+        }
         let most = change == .killed(signal: SIGKILL) ? DeathCauses.looksForMemory : DeathCauses.looks.count
         guard turn + 1 < most else { return told(nil) }
         let pause = DeathCauses.looks[turn + 1] - DeathCauses.looks[turn]
