@@ -71,6 +71,9 @@ static void die(const char *words) {
     exit(0);
 }
 
+/* Who ends this program means the other one, and waits for its end. */
+static void pass_on(int number) { kill(child, number); }
+
 int main(int count, char **arguments) {
     if (count < 3) return 2;
     file = arguments[1];
@@ -81,6 +84,8 @@ int main(int count, char **arguments) {
         execv(arguments[2], arguments + 2);
         _exit(127);
     }
+    struct sigaction action = {.sa_handler = pass_on};
+    sigaction(SIGTERM, &action, NULL);
     int status, counted = 0, signal = 0;
     unsigned long number = 0, a[6] = {0};
     if (waitpid(child, &status, 0) != child || !WIFSTOPPED(status)) return 3;
