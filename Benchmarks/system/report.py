@@ -13,6 +13,11 @@ def find(results, **wanted):
     return [p for p in results if all(p.get(name) == value for name, value in wanted.items())]
 
 
+def counted(points):
+    """Without those that only fio's clock measured, in milliseconds: that is too rough for medians of a few."""
+    return [point for point in points if not point.get("rough")]
+
+
 def one(results, what, **wanted):
     found = find(results, **wanted)
     if len(found) != 1:
@@ -108,7 +113,7 @@ def walls(results):
         if same in seen:
             continue
         seen.append(same)
-        without, within = ([p["all"] for p in find(results, server=server, **same)] for server in ("bare", "ubd"))
+        without, within = ([p["all"] for p in counted(find(results, server=server, **same))] for server in ("bare", "ubd"))
         middle = statistics.median(without), statistics.median(within)
         name = f"{bare['target']}, {bare['mode']}, {bare['way']}, depth {bare['depth']}{', 32 at once' if bare['at_once'] > 1 else ''}"
         yield {"name": name, "bare": middle[0], "walled": middle[1], "ratio": middle[1] / middle[0] - 1,
@@ -144,9 +149,16 @@ def walls_by_function(results):
         more = [u["symbols"].get(function.strip("`"), 0) - b["symbols"].get(function.strip("`"), 0) for b, u in pairs]
         sums = [a + b for a, b in zip(sums, more)]
         lines.append(f"| {function} | {why} | " + " | ".join(f"{m:+.1f}" for m in more) + " |")
-    rest = [u["all"] - b["all"] - s for (b, u), s in zip(pairs, sums)]
     lines.append("| the walls together | | " + " | ".join(f"{s:+.1f}" for s in sums) + " |")
-    lines.append("| all else | chance: the scheduler, timers, memory that is freed in between | " + " | ".join(f"{r:+.1f}" for r in rest) + " |")
+    kernel = [sum(u["symbols"].values()) - sum(b["symbols"].values()) - s for (b, u), s in zip(pairs, sums)]
+    user = [u["user"] - b["user"] for b, u in pairs]
+    rest = [u["all"] - b["all"] - s - k - own for (b, u), s, k, own in zip(pairs, sums, kernel, user)]
+    for what, why, more in (
+        ("other functions of the kernel", "`ublk_prep_req` 3 of them, for the device's recovery; the scheduler, timers, memory that is freed in between", kernel),
+        ("the worker in user space", "how many requests a wake-up brings", user),
+        ("fio and all other programs", "chance", rest),
+    ):
+        lines.append(f"| {what} | {why} | " + " | ".join(f"{m:+.1f}" for m in more) + " |")
     lines.append("| a request without walls | | " + " | ".join(number(b["all"]) for b, _ in pairs) + " |")
     lines.append("| **the walls' share** | | " + " | ".join(f"{100 * s / b['all']:.2f} %" for (b, _), s in zip(pairs, sums)) + " |")
     return "\n".join(lines)
@@ -179,7 +191,7 @@ def queues_table(results):
 def in_turns(results, mode, way, depth):
     """Null by server: the median of the runs, and within which fraction of it they lie."""
     found = {}
-    for point in find(results, target="null", mode=mode, way=way, depth=depth, block=4096):
+    for point in counted(find(results, target="null", mode=mode, way=way, depth=depth, block=4096)):
         found.setdefault(point["server"], []).append(point["all"])
     middle = {server: statistics.median(runs) for server, runs in found.items()}
     return {server: (middle[server], (max(runs) - min(runs)) / middle[server]) for server, runs in found.items()}

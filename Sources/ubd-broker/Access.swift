@@ -44,7 +44,7 @@ extension Broker {
         return nil
     }
 
-    /// Looks at how a worker ended, once. `program`: what it ran, nil when that never got as far as to serve. One that did what no worker of ours does has been taken over, or ubd has a fault.
+    /// Looks at how a worker ended, once. `program`: what it ran, as far as is known. One that did what no worker of ours does has been taken over, or ubd has a fault.
     func judge(_ worker: any Worker, of program: WorkerProgram?, for device: ManagedDevice) {
         if let what = worker.violation { return note(violation: "it sent \(what)", worker, program, device) }
         let forbidden = "a system call that its sandbox forbids"
@@ -62,8 +62,8 @@ extension Broker {
 
     private func note(violation what: String, _ worker: any Worker, _ program: WorkerProgram?, _ device: ManagedDevice)
     {
-        // One of an earlier version may not know these walls or this broker: that is not its owner's doing.
-        if program == nil || program?.identity == self.program.identity {
+        // One of another version may not know these walls or this broker: that is not its owner's doing.
+        if program?.identity == self.program.identity {
             startLimits.noteViolation(uid: device.owner, now: monotonicNanoseconds())
         }
         Log.event(

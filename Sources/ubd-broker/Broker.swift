@@ -263,7 +263,7 @@ final class Broker {
     /// A dead worker's uid is free again and its socket gone.
     func release(_ device: ManagedDevice) {
         guard let worker = device.worker else { return }
-        judge(worker, of: device.program, for: device)
+        judge(worker, of: device.workerProgram, for: device)
         worker.forget(undertaker: undertaker, owner: device.owner)
         uids.giveBack(worker.uid)
         device.worker = nil

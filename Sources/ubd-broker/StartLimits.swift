@@ -20,7 +20,8 @@ struct StartLimits {
 
     private struct Violations {
         var count: Int
-        /// Monotonic nanoseconds.
+        /// When the last incident began, and its last violation, in monotonic nanoseconds.
+        var began: UInt64
         var last: UInt64
     }
 
@@ -30,7 +31,7 @@ struct StartLimits {
     static let longestPenalty: UInt64 = 3600
     /// Seconds without another after which violations are forgotten.
     static let memory: UInt64 = 86400
-    /// Seconds within which violations are one: a request that breaks each worker that it is given is one attempt.
+    /// Seconds from the first on within which violations are one: a request that breaks each worker that it is given is one attempt.
     static let oneIncident: UInt64 = 60
 
     /// When all that was asked for would be done at the pace that the limit allows, in monotonic nanoseconds (the generic
@@ -65,8 +66,11 @@ struct StartLimits {
     /// A worker of that user did what no worker of ours does.
     mutating func noteViolation(uid: UInt32, now: UInt64) {
         violations = violations.filter { StartLimits.isRemembered($0.value, now) }
-        var known = violations[uid] ?? Violations(count: 0, last: now)
-        if known.count == 0 || now >= known.last + StartLimits.oneIncident * StartLimits.second { known.count += 1 }
+        var known = violations[uid] ?? Violations(count: 0, began: 0, last: 0)
+        if known.count == 0 || now >= known.began + StartLimits.oneIncident * StartLimits.second {
+            known.count += 1
+            known.began = now
+        }
         known.last = now
         violations[uid] = known
     }

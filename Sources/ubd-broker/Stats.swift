@@ -21,6 +21,15 @@ extension Broker {
     }
 }
 
+extension Broker {
+    /// Its worker counts as another version of ubd does: there will be no statistics, and no watchdog.
+    func noteLayout(of device: ManagedDevice) {
+        guard device.statistics?.isReadable == false else { return }
+        Log.warning(
+            "statistics-layout", ("device", "\(device.id)"), ("worker", "\(device.info.workerPid ?? 0)"))
+    }
+}
+
 extension ManagedDevice {
     func stats(perQueue: Bool) -> DeviceStats {
         guard let statistics, statistics.isReadable else {

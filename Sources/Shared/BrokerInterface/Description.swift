@@ -51,6 +51,8 @@ extension BrokerAPI {
           since: int,
           # What the client calls its file: a label that is never opened.
           file: ?string,
+          # Bytes into its file where the device begins; null: at the beginning.
+          offset: ?int,
           workerPid: ?int,
           workerUid: ?int,
           # The version that the worker says it is.

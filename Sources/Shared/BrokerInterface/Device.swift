@@ -68,6 +68,8 @@ public struct Device: Equatable, Sendable {
     public var since: Int64
     /// The name that the client gave to its file: a label that nobody opens.
     public var file: String?
+    /// Bytes into its file where the device begins; nil: at the beginning.
+    public var offset: Int64?
     /// Pid of the worker as the broker sees it.
     public var workerPid: Int32?
     public var workerUid: UInt32?
@@ -86,7 +88,7 @@ public struct Device: Equatable, Sendable {
         node: String, link: String?, sizeBytes: UInt64, blockSize: UInt32, physicalBlockSize: UInt32, readOnly: Bool,
         queues: UInt16, depth: UInt16, maxIOBytes: UInt32, mode: DataMode, buffered: Bool,
         recovery: RecoveryMode = .default, ioTimeout: Int64? = nil, trustedContent: Bool? = nil,
-        deaths: Int = 0, lastDeath: String? = nil, since: Int64 = 0, file: String? = nil,
+        deaths: Int = 0, lastDeath: String? = nil, since: Int64 = 0, file: String? = nil, offset: Int64? = nil,
         workerPid: Int32? = nil, workerUid: UInt32? = nil, workerVersion: String? = nil, workerOutdated: Bool? = nil,
         cpus: CPUList? = nil, created: Int64
     ) {
@@ -114,6 +116,7 @@ public struct Device: Equatable, Sendable {
         self.lastDeath = lastDeath
         self.since = since
         self.file = file
+        self.offset = offset
         self.workerPid = workerPid
         self.workerUid = workerUid
         self.workerVersion = workerVersion
@@ -162,6 +165,7 @@ public struct Device: Equatable, Sendable {
         lastDeath = try fields.optionalString("lastDeath")
         since = try fields.integer("since")
         file = try fields.optionalString("file")
+        offset = try fields.optionalInteger("offset")
         workerPid = try fields.optionalInteger("workerPid")
         workerUid = try fields.optionalInteger("workerUid")
         workerVersion = try fields.optionalString("workerVersion")
@@ -188,7 +192,7 @@ public struct Device: Equatable, Sendable {
             ("recovery", .string(recovery.rawValue)), ("ioTimeout", ioTimeout.map(JSON.integer)),
             ("trustedContent", trustedContent.map(JSON.bool)), ("deaths", .integer(clamping: deaths)),
             ("lastDeath", lastDeath.map(JSON.string)), ("since", .integer(since)),
-            ("file", file.map(JSON.string)), ("workerPid", workerPid.map { .integer(clamping: $0) }),
+            ("file", file.map(JSON.string)), ("offset", offset.map(JSON.integer)), ("workerPid", workerPid.map { .integer(clamping: $0) }),
             ("workerUid", workerUid.map { .integer(clamping: $0) }),
             ("workerVersion", workerVersion.map(JSON.string)), ("workerOutdated", workerOutdated.map(JSON.bool)),
             ("cpus", cpus.map { .string($0.text) }),

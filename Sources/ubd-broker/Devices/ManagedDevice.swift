@@ -21,6 +21,8 @@ final class ManagedDevice {
     var launch: LaunchMessage?
     /// The program that its worker runs, and that a replacement of it is started from; nil when it is not known.
     var program: WorkerProgram?
+    /// The program that its worker was started from, whether it came to serve or not; nil when that is not known.
+    var workerProgram: WorkerProgram?
     /// The file behind it, as its first worker told.
     var file = FileIdentity.none
     /// What its worker says of its progress.
@@ -63,7 +65,8 @@ final class ManagedDevice {
             link: nil, sizeBytes: 0, blockSize: 0, physicalBlockSize: 0, readOnly: plan.readOnly, queues: plan.queues,
             depth: plan.depth, maxIOBytes: plan.maxIOBytes, mode: mode, buffered: plan.options.buffered,
             recovery: plan.recovery, ioTimeout: ioTimeout,
-            trustedContent: trustedContent ? true : nil, since: now, file: plan.fileName, cpus: plan.cpus,
+            trustedContent: trustedContent ? true : nil, since: now, file: plan.fileName,
+            offset: plan.options.offset > 0 ? Int64(clamping: plan.options.offset) : nil, cpus: plan.cpus,
             created: now)
         self.init(info: info, memoryBytes: plan.bufferBytes, step: .adding)
     }
@@ -96,8 +99,9 @@ final class ManagedDevice {
     }
 
     /// The worker that serves it from now on.
-    func adopt(_ worker: any Worker) {
+    func adopt(_ worker: any Worker, of program: WorkerProgram) {
         self.worker = worker
+        workerProgram = program
         info.workerPid = worker.pid
         info.workerUid = worker.uid
     }

@@ -35,7 +35,10 @@ extension Broker {
             device.recoveryAnswered = record.recoveryAnswered
             device.sockets = record.sockets
             device.file = record.file
-            if let worker { device.program = program(of: worker, version: record.device.workerVersion) }
+            if let worker {
+                device.program = program(of: worker, version: record.device.workerVersion)
+                device.workerProgram = device.program
+            }
             if let worker, !uids.adopt(worker.uid) {
                 Log.warning(
                     "uid", ("device", "\(device.id)"), ("uid", "\(worker.uid)"), ("what", "out of range or twice"))
@@ -135,9 +138,7 @@ extension Broker {
         } else {
             device.setState(.live)
         }
-        if device.statistics?.isReadable == false {
-            Log.warning("statistics-layout", ("device", "\(device.id)"), ("worker", "\(worker.pid)"))
-        }
+        noteLayout(of: device)
         save(device)
         // A change event of udev may come at any time, and must find the owner.
         try? store.writeUdev(device.info, link: device.info.link == nil ? nil : Nodes.linkName(device.id))

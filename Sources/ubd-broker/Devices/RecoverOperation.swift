@@ -235,6 +235,7 @@ final class RecoverOperation {
         Log.notice(
             "recovered", ("device", "\(device.id)"), ("worker", "\(device.info.workerPid ?? 0)"),
             ("milliseconds", "\(milliseconds)"), ("deaths", "\(device.info.deaths)"))
+        broker.noteLayout(of: device)
         broker.watchOver(device)
         tell(nil)
     }

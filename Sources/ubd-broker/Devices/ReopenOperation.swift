@@ -13,9 +13,15 @@ final class ReopenOperation: ClientOperation {
     private let handover: FileHandover
     private var parking: FileDescriptor?
     private var rehearsal: Rehearsal?
+    private let permission: () -> InterfaceError?
     private var answer: ((ClientAnswer) -> Void)?
 
-    init(_ device: ManagedDevice, broker: Broker, answer: @escaping (ClientAnswer) -> Void) {
+    /// `permission`: asked once there is something to recover; why it must not be done.
+    init(
+        _ device: ManagedDevice, broker: Broker, permission: @escaping () -> InterfaceError?,
+        answer: @escaping (ClientAnswer) -> Void
+    ) {
+        self.permission = permission
         self.device = device
         self.broker = broker
         self.answer = answer
@@ -26,7 +32,7 @@ final class ReopenOperation: ClientOperation {
     var parkingEnd: Int32? { parking?.raw ?? handover.descriptor }
 
     func begin() {
-        if let refusal {
+        if let refusal = refusal ?? permission() {
             answer?(.failed(refusal))
             return
         }
@@ -155,11 +161,8 @@ extension Broker {
             answer(.failed(noSuchDevice(request.id)))
             return nil
         }
-        if let error = permitStart(for: device, "recover", peer) {
-            answer(.failed(error))
-            return nil
-        }
-        let operation = ReopenOperation(device, broker: self, answer: answer)
+        let permission = { [self] in permitStart(for: device, "recover", peer) }
+        let operation = ReopenOperation(device, broker: self, permission: permission, answer: answer)
         operation.begin()
         return operation
     }

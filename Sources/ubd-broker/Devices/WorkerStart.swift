@@ -54,7 +54,7 @@ final class WorkerStart {
             launch, program: program, node: broker.nodes.char(device.id), uid: uid, broker: broker)
         do {
             let worker = try broker.startWorker(start) { [self] event in handle(event) }
-            device.adopt(worker)
+            device.adopt(worker, of: program)
             broker.save(device)
             timer = broker.loop.after(milliseconds: WorkerStart.deadline) { [self] in fail(StartErrors.late) }
         } catch {

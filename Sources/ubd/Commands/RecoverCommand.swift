@@ -40,8 +40,11 @@ struct RecoverCommand: UBDCommand {
         options.buffered = device.buffered
         // A device that serves has claimed its file itself; that it has nothing to recover the broker tells.
         let isServing = device.state != .recovering
+        let offset = UInt64(clamping: device.offset ?? 0)
+        let claim = FileClaim(bytes: offset..<offset + device.sizeBytes)
         let backing = try BackingFile.open(
-            try path(for: device), readOnly: device.readOnly, options: options, shared: shared || isServing)
+            try path(for: device), readOnly: device.readOnly, options: options, shared: shared || isServing,
+            claim: claim)
         let recovered = try client.recover(
             RecoverRequest(id: device.id, generation: device.generation), files: backing.numbers)
         if output.asJSON {

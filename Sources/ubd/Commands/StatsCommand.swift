@@ -70,8 +70,8 @@ struct StatsCommand: UBDCommand {
         if !uncounted.isEmpty { lines.append("") }
         return lines
             + uncounted.map {
-                "ubdb\($0.id) has no counts: it has no worker yet, or one of another version of ubd, which "
-                    + "`ubd upgrade -n \($0.id)` replaces."
+                "ubdb\($0.id) has no counts: it has no worker yet, or one of another version of ubd than the broker; "
+                    + "`ubd upgrade -n \($0.id)` replaces it, or the broker has to be restarted."
             }
     }
 }

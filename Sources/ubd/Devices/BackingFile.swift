@@ -48,10 +48,10 @@ struct BackingFile: ~Copyable {
         try checkSize(status, path, options)
         if shared {
             // So that others who ask hear of it. Who has it already is no reason here.
-            do { try FileClaim.lock(opened.file, path, readOnly: opened.readOnly, options) } catch {}
+            do { try claim.lock(opened.file, path, readOnly: opened.readOnly, options) } catch {}
         } else {
             try claim.patiently { () throws(CommandFailure) in
-                try FileClaim.lock(opened.file, path, readOnly: opened.readOnly, options)
+                try claim.lock(opened.file, path, readOnly: opened.readOnly, options)
             }
         }
         let direct =

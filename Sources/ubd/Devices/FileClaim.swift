@@ -10,6 +10,8 @@ import SystemCalls
 struct FileClaim {
     /// Milliseconds that others have to let go. A device that was just deleted closes its file a moment later.
     var patience: UInt64 = 1000
+    /// What the device has of its file, where its options do not tell: that is of a device that there is already.
+    var bytes: Range<UInt64>?
     var pause: (UInt64) -> Void = CommandEnvironment.live().pause
 
     /// Milliseconds.
@@ -29,35 +31,42 @@ struct FileClaim {
         }
     }
 
-    /// NFS, SMB, CIFS, SMB2: there a lock is the server's business, may keep the worker's other open file out, and is lost
-    /// with the connection (fcntl_locking(2)).
-    private static let onNetwork: Set<UInt32> = [0x6969, 0x517b, 0xff53_4d42, 0xfe53_4d42]
+    /// NFS, SMB, CIFS, SMB2, Ceph, 9P, AFS (twice), Lustre, OrangeFS, BeeGFS, GPFS: there a lock is the server's business, may
+    /// keep the worker's other open file out, and is lost with the connection (fcntl_locking(2)).
+    private static let onNetwork: Set<UInt32> = [
+        0x6969, 0x517b, 0xff53_4d42, 0xfe53_4d42, 0x00c3_6400, 0x0102_1997, 0x5346_414f, 0x6b41_4653, 0x0bd0_0bd0,
+        0x2003_0528, 0x1983_0326, 0x4750_4653,
+    ]
 
     /// Locks what the device will have of the file: against all others when it writes, against writers when it only reads.
-    static func lock(
+    func lock(
         _ file: borrowing FileDescriptor, _ path: String, readOnly: Bool, _ options: TargetOptions
     ) throws(CommandFailure) {
+        let (offset, size) =
+            bytes.map { ($0.lowerBound, UInt64($0.count)) } ?? (options.offset, options.size ?? 0)
         var system = statfs()
-        if fstatfs(file.raw, &system) == 0, onNetwork.contains(UInt32(truncatingIfNeeded: system.f_type)) { return }
+        if fstatfs(file.raw, &system) == 0, FileClaim.onNetwork.contains(UInt32(truncatingIfNeeded: system.f_type)) {
+            return
+        }
         var range = flock()
         range.l_type = Int16(readOnly ? F_RDLCK : F_WRLCK)
         range.l_whence = Int16(SEEK_SET)
-        range.l_start = off_t(clamping: options.offset)
+        range.l_start = off_t(clamping: offset)
         // 0: up to the end of the file, wherever that will be.
-        range.l_len = off_t(clamping: options.size ?? 0)
+        range.l_len = off_t(clamping: size)
         guard fcntl(file.raw, F_OFD_SETLK, &range) != 0 else { return }
         // Some file systems have no locks: then nobody could have one.
         guard errno == EAGAIN || errno == EACCES else { return }
-        let part = options.offset == 0 && options.size == nil ? "it" : "these bytes of it"
+        let part = offset == 0 && size == 0 ? "it" : "these bytes of it"
         throw CommandFailure(
-            .busy, code, "\(path) is in use: another device or program has locked \(part)",
-            remedy: "see 'ubd list'; " + sharedRemedy)
+            .busy, FileClaim.code, "\(path) is in use: another device or program has locked \(part)",
+            remedy: "see 'ubd list'; " + FileClaim.sharedRemedy)
     }
 
     static func diskInUse(_ path: String) -> CommandFailure {
         CommandFailure(
-            .busy, code, "\(path) is in use: it is mounted, or part of another device",
-            remedy: "unmount it, see 'lsblk \(path)'; " + sharedRemedy)
+            .busy, code, "\(path) is in use: it is mounted, or behind another device",
+            remedy: "unmount it, see 'lsblk \(path)' and 'ubd list'; a disk is claimed as a whole; " + sharedRemedy)
     }
 
     static let code = "FileInUse"

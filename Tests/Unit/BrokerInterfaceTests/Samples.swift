@@ -24,7 +24,7 @@ struct Sample: CustomTestStringConvertible, Sendable {
         node: "/dev/ublkb3", link: "/dev/ubdb3", sizeBytes: 1 << 30, blockSize: 512, physicalBlockSize: 4096,
         readOnly: true, queues: 2, depth: 128, maxIOBytes: 524288, mode: .copy, buffered: true,
         recovery: .queue, ioTimeout: 7, trustedContent: true, deaths: 2, lastDeath: "killed by SIGSEGV",
-        since: 1_790_000_001, file: "1.img",
+        since: 1_790_000_001, file: "1.img", offset: 4096,
         workerPid: 4711, workerUid: 1_879_048_192, workerVersion: "0.1.0", workerOutdated: true,
         cpus: CPUList("0-1,3"),
         created: 1_790_000_000)

@@ -92,6 +92,23 @@ struct StartLimitsTests {
         #expect(start.take(uid: 1000, line: 1, limits(penalty: 60), now: now) == .penalty(violations: 1, again: 55))
     }
 
+    @Test("violations that go on and on are more and more, however they are spaced")
+    func steady() {
+        for pause: UInt64 in [1, 20, 50, 61] {
+            var start = StartLimits()
+            var now = 100 * Self.second
+            for _ in 0..<(600 / pause) {
+                start.noteViolation(uid: 1000, now: now)
+                now += pause * Self.second
+            }
+            guard case .penalty(let count, _) = start.take(uid: 1000, line: 1, limits(penalty: 60), now: now) else {
+                Issue.record("none, \(pause)")
+                continue
+            }
+            #expect(count >= 6, "\(pause)")
+        }
+    }
+
     @Test("survives absurd numbers")
     func absurd() {
         var start = StartLimits()

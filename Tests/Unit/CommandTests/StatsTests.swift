@@ -60,8 +60,8 @@ struct StatsTests {
                 "ubdb0     1234567    4.7G     4K        4    192K    64K       7      1     3     <8us    <16us",
                 "ubdb12          -       -      -        -       -      -       -      -     -        -        -",
                 "",
-                "ubdb12 has no counts: it has no worker yet, or one of another version of ubd, which "
-                    + "`ubd upgrade -n 12` replaces.",
+                "ubdb12 has no counts: it has no worker yet, or one of another version of ubd than the broker; "
+                    + "`ubd upgrade -n 12` replaces it, or the broker has to be restarted.",
             ])
         #expect(try BrokerCall(#require(broker.received.first)) == .stats(StatsRequest()))
     }
