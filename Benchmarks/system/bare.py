@@ -137,5 +137,5 @@ class BareDevice:
         # The worker's descriptors have fixed numbers, and the kernel takes the opener of /dev/ublkcN for the server.
         script = f"exec 0</dev/zero 1>/dev/null 2>&1 3<&{worker_end.fileno()} 4<>/dev/ublkc{self.device}"
         closing = "".join(f" {fd}<&-" for fd in range(5, 64))
-        self.process = subprocess.Popen(["bash", "-c", f"{script}; exec {WORKER}{closing}"], pass_fds=[worker_end.fileno()])
+        self.process = subprocess.Popen(["bash", "-c", f"{script}; exec {WORKER}{closing}"], pass_fds=[worker_end.fileno()], start_new_session=True)
         self.sockets = parking, worker_end
