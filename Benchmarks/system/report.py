@@ -305,7 +305,8 @@ takes its requests one by one: then chance says how many a wake-up brings. {sour
 
 Which instructions that are, in a loop on tmpfs, read at random: about 120 for each `io_uring_enter`, of which a request at
 depth 1 needs two (one for the read, one that gives the request back and waits), and 19 for each entry of the ring. Nothing else of the walls is on
-a request's way. {source(sections['walls-profile'])}
+a request's way. Where more is measured the difference is the scheduler's: at depth 32, one by one, a worker that is a little
+slower or quicker is woken for another number of requests. {source(sections['walls-profile'])}
 
 {walls_by_function(sections['walls-profile']['results'])}
 
