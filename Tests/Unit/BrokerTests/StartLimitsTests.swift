@@ -182,6 +182,46 @@ struct StartLimitsTests {
         }
     }
 
+    @Test("a device that is being deleted does not hide what its worker does")
+    func whileDeleted() throws {
+        let host = try host("penalty=60")
+        _ = try host.add().get()
+        host.kernel.beforeAnswer[.stopDevice] = { host.workers[0].die(.killed(signal: SIGSYS)) }
+        #expect(try host.delete(0) == nil)
+        _ = try refusal(host.add(), "penalty")
+    }
+
+    @Test("nor does a deletion that is refused: the worker that said what it must not is killed afterwards")
+    func whileRefused() throws {
+        let host = try host("penalty=60")
+        host.kernel.features = [.safeStop, .perIODaemon]
+        _ = try host.add().get()
+        host.kernel.failures[.tryStopDevice] = EBUSY
+        var isTold = false
+        host.kernel.beforeAnswer[.tryStopDevice] = {
+            if !isTold { host.workers[0].tell(.violation("files in a message")) }
+            isTold = true
+        }
+        #expect(try host.delete(0)?.name == "io.ubd.Broker.Busy")
+        try host.run { host.workers[0].hasEnded }
+        #expect(host.workers[0].signals.contains("KILL"))
+        host.kernel.quiesce(0)
+        try host.run { host.broker.devices[0]?.info.state == .live && host.workers.count == 2 }
+        _ = try refusal(host.add(), "penalty")
+    }
+
+    @Test("what a worker of another program than the broker's does is told, and costs its owner nothing")
+    func otherProgram() throws {
+        let host = try host("penalty=60")
+        host.kernel.features = [.perIODaemon]
+        _ = try host.add().get()
+        host.broker.devices[0]?.workerProgram = try Host.program()
+        host.kernel.quiesce(0)
+        host.workers[0].die(.killed(signal: SIGSYS))
+        try host.run { host.broker.devices[0]?.info.state == .live && host.workers.count == 2 }
+        _ = try host.add().get()
+    }
+
     @Test("other deaths cost nothing")
     func otherDeaths() throws {
         let host = try host("penalty=60")
