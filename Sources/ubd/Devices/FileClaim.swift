@@ -4,9 +4,9 @@ import Glibc
 import SystemCalls
 
 /// Keeps the bytes of a device for itself: two devices, or a device and another program, that write the same bytes without
-/// knowing of each other destroy what is there. A disk that is to be written is opened O_EXCL (open(2)). A file's bytes are locked (F_OFD_SETLK, fcntl(2)): the lock belongs to the
-/// open file, so it goes with it to the worker, to the next worker when that one dies, and ends with the device. It binds
-/// only those who ask for it: ubd, QEMU and some others.
+/// knowing of each other destroy what is there. A disk that is to be written is opened O_EXCL (open(2)). A file's bytes are
+/// locked (F_OFD_SETLK, fcntl(2)): the lock belongs to the open file, so it goes with it to the worker, to the next worker
+/// when that one dies, and ends with the device. It binds only those who ask for it: ubd, QEMU and some others.
 struct FileClaim {
     /// Milliseconds that others have to let go. A device that was just deleted closes its file a moment later.
     var patience: UInt64 = 1000
@@ -43,7 +43,7 @@ struct FileClaim {
         _ file: borrowing FileDescriptor, _ path: String, readOnly: Bool, _ options: TargetOptions
     ) throws(CommandFailure) {
         let (offset, size) =
-            bytes.map { ($0.lowerBound, UInt64($0.count)) } ?? (options.offset, options.size ?? 0)
+            bytes.map { ($0.lowerBound, $0.upperBound - $0.lowerBound) } ?? (options.offset, options.size ?? 0)
         var system = statfs()
         if fstatfs(file.raw, &system) == 0, FileClaim.onNetwork.contains(UInt32(truncatingIfNeeded: system.f_type)) {
             return

@@ -132,10 +132,7 @@ struct AccessLineParser {
     }
 
     private func count(_ value: String, at start: LineCursor) throws(PolicyError) -> UInt64 {
-        guard let number = Self.number(value, below: 1 << 32), number > 0 else {
-            throw start.expected("a number from 1 to 4294967295")
-        }
-        return number
+        try number(value, 1...UInt64(UInt32.max), at: start)
     }
 
     private func number(
