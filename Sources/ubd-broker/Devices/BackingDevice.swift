@@ -16,14 +16,14 @@ struct BackingDevice {
     }
 
     /// False for a device that was deleted while somebody had it open.
-    var exists: Bool { Nodes.linkTarget(folder) != nil }
+    var exists: Bool { linkTarget(folder) != nil }
 
     /// It is a ublk disk, a partition of one, or a device-mapper or MD device with one below it.
     var liesOnUblk: Bool { Self.liesOnUblk(folder, depth: 0) }
 
     /// `folder` is a link to the device's own folder, whose path tells the driver's name of a disk also for its partitions.
     private static func liesOnUblk(_ folder: String, depth: Int) -> Bool {
-        guard let target = Nodes.linkTarget(folder) else { return false }
+        guard let target = linkTarget(folder) else { return false }
         let names = target.split(separator: "/")
         if names.contains(where: { $0.hasPrefix("ublkb") }) { return true }
         // What cannot be seen through is taken for the worst.

@@ -35,7 +35,7 @@ extension Broker {
                 if try nodes.own(device.id, uid: device.owner, major: numbers.diskMajor, minor: numbers.diskMinor) {
                     Log.notice("owner-restored", ("device", "\(device.id)"), ("owner", "\(device.owner)"))
                 }
-                guard device.info.link != nil, Nodes.linkTarget(nodes.link(device.id)) == nil else { return }
+                guard device.info.link != nil, linkTarget(nodes.link(device.id)) == nil else { return }
                 device.info.link = try nodes.makeLink(device.id) ? nodes.link(device.id) : nil
                 if device.info.link != nil { Log.notice("link-restored", ("device", "\(device.id)")) }
                 save(device)

@@ -58,7 +58,7 @@ struct Nodes {
     /// Nothing that is not ours has the name of the link.
     func mayLink(_ id: UInt32) -> Bool {
         var status = stat()
-        return lstat(link(id), &status) != 0 || Nodes.linkTarget(link(id)) == "ublkb\(id)"
+        return lstat(link(id), &status) != 0 || linkTarget(link(id)) == "ublkb\(id)"
     }
 
     /// Makes /dev/ubdbN point to /dev/ublkbN. Returns false when something that is not ours has the name (user-mode
@@ -67,24 +67,18 @@ struct Nodes {
         let target = "ublkb\(id)"
         if symlink(target, link(id)) == 0 { return true }
         guard errno == EEXIST else { throw SystemError("symlink \(link(id))", errno) }
-        return Nodes.linkTarget(link(id)) == target
+        return linkTarget(link(id)) == target
     }
 
     /// The link is one of ours, and there is no device behind it. (With one it may be that of a device whose record is
     /// damaged.)
     func isStrayLink(_ id: UInt32) -> Bool {
         var status = stat()
-        return Nodes.linkTarget(link(id)) == "ublkb\(id)" && lstat(block(id), &status) != 0
+        return linkTarget(link(id)) == "ublkb\(id)" && lstat(block(id), &status) != 0
     }
 
     /// Removes /dev/ubdbN if it is the link that we made.
     func removeLink(_ id: UInt32) {
-        if Nodes.linkTarget(link(id)) == "ublkb\(id)" { unlink(link(id)) }
-    }
-
-    static func linkTarget(_ path: String) -> String? {
-        var buffer = [UInt8](repeating: 0, count: 256)
-        let count = readlink(path, &buffer, buffer.count)
-        return count > 0 && count < buffer.count ? String(decoding: buffer[0..<count], as: UTF8.self) : nil
+        if linkTarget(link(id)) == "ublkb\(id)" { unlink(link(id)) }
     }
 }

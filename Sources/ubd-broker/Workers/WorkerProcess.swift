@@ -62,7 +62,7 @@ final class WorkerProcess: Worker {
 
     func reclaimStatistics() throws(SystemError) -> FileDescriptor {
         let number = WorkerDescriptor.statistics
-        guard Nodes.linkTarget("/proc/\(pid)/fd/\(number)")?.hasPrefix("/memfd:ubd-statistics") == true else {
+        guard linkTarget("/proc/\(pid)/fd/\(number)")?.hasPrefix("/memfd:ubd-statistics") == true else {
             throw SystemError("descriptor \(number) of worker \(pid) is not its statistics", EBADF)
         }
         return try process.duplicate(descriptor: number)
@@ -70,7 +70,7 @@ final class WorkerProcess: Worker {
 
     private func take(_ number: Int32, inode: UInt64) throws(SystemError) -> FileDescriptor {
         // The link is looked at first: a socket can be taken and let go without waiting for anybody, other files not.
-        let link = Nodes.linkTarget("/proc/\(pid)/fd/\(number)")
+        let link = linkTarget("/proc/\(pid)/fd/\(number)")
         guard link == "socket:[\(inode)]" else {
             throw SystemError("descriptor \(number) of worker \(pid) is \(link ?? "missing")", EBADF)
         }

@@ -81,17 +81,3 @@ struct WorkerUIDs {
 func runningProcesses() -> [Int32] {
     listFolder("/proc").compactMap { Int32($0) }
 }
-
-/// The names in a folder, "." and ".." left out; empty when it can't be read.
-func listFolder(_ path: String) -> [String] {
-    guard let folder = opendir(path) else { return [] }
-    defer { closedir(folder) }
-    var names: [String] = []
-    while let entry = readdir(folder) {
-        let name = withUnsafePointer(to: &entry.pointee.d_name) {
-            $0.withMemoryRebound(to: CChar.self, capacity: 256) { String(cString: $0) }
-        }
-        if name != "." && name != ".." { names.append(name) }
-    }
-    return names
-}

@@ -88,18 +88,7 @@ struct LiveMachine: Machine {
         return String(decoding: bytes, as: UTF8.self)
     }
 
-    func entries(of path: String) -> [String] {
-        guard let directory = opendir(path) else { return [] }
-        defer { closedir(directory) }
-        var names: [String] = []
-        while let entry = readdir(directory) {
-            let name = withUnsafePointer(to: &entry.pointee.d_name) {
-                $0.withMemoryRebound(to: CChar.self, capacity: 256) { String(cString: $0) }
-            }
-            if name != ".", name != ".." { names.append(name) }
-        }
-        return names.sorted()
-    }
+    func entries(of path: String) -> [String] { listFolder(path).sorted() }
 
     func kind(of path: String, followsLinks: Bool) -> PathKind? {
         var status = stat()

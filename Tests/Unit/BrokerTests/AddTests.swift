@@ -17,7 +17,7 @@ struct AddTests {
         #expect(device.sizeBytes == 1 << 20)
         #expect(notices.isEmpty)
         #expect(device.link == host.folder + "/ubdb0")
-        #expect(Nodes.linkTarget(host.folder + "/ubdb0") == "ublkb0")
+        #expect(linkTarget(host.folder + "/ubdb0") == "ublkb0")
         var status = stat()
         #expect(stat(host.folder + "/ublkb0", &status) == 0)
         #expect(status.st_uid == 1000)
@@ -145,7 +145,7 @@ struct AddTests {
             _ = try? SystemCalls.send(socket, [1], files: [file])
             close(file)
         }.get()
-        let open = listFolder("/proc/self/fd").compactMap { Nodes.linkTarget("/proc/self/fd/\($0)") }
+        let open = listFolder("/proc/self/fd").compactMap { linkTarget("/proc/self/fd/\($0)") }
         #expect(!open.contains(path))
         #expect(try host.delete(device.id) == nil)
         try host.run { host.leftovers.isEmpty }
@@ -241,6 +241,6 @@ struct AddTests {
         #expect(device.link == nil)
         #expect(notices.map(\.code) == ["link"])
         #expect(try host.delete(0) == nil)
-        #expect(Nodes.linkTarget(host.folder + "/ubdb0") == "elsewhere")
+        #expect(linkTarget(host.folder + "/ubdb0") == "elsewhere")
     }
 }

@@ -270,7 +270,7 @@ struct ReconcileTests {
         #expect(symlink("ublkb3", host.folder + "/ubdb3") == 0)
         try host.broker.reconcile()
         try host.run { host.broker.devices.isEmpty }
-        #expect(Nodes.linkTarget(host.folder + "/ubdb3") == nil)
+        #expect(linkTarget(host.folder + "/ubdb3") == nil)
         #expect(host.kernel.devices[3] != nil)
     }
 
