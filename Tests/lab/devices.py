@@ -54,6 +54,15 @@ def state(device, user="root"):
     return json.loads(listed.stdout)[0] if listed.returncode == 0 else None
 
 
+def in_iowait():
+    """How many of the host's tasks wait for I/O all the time: not those that do so at one moment or other."""
+    counts = []
+    for _ in range(20):
+        counts += [int(line.split()[1]) for line in open("/proc/stat") if line.startswith("procs_blocked")]
+        time.sleep(0.02)
+    return min(counts)
+
+
 def worker_lives(device):
     now = state(device)
     return now is not None and now["state"] == "live" and os.path.exists(f"/proc/{device['workerPid']}")

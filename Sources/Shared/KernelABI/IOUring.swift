@@ -41,6 +41,13 @@ public enum IOUring {
     public enum Enter {
         @inlinable public static var getEvents: UInt32 { 1 << 0 }
         @inlinable public static var registeredRing: UInt32 { 1 << 4 }
+        /// Who sleeps here waits for nothing that counts as I/O (Linux 6.15, `Feature.noIOWait`).
+        @inlinable public static var noIOWait: UInt32 { 1 << 7 }
+    }
+
+    /// What a ring's kernel has: bits of `features` in struct io_uring_params.
+    public enum Feature {
+        @inlinable public static var noIOWait: UInt32 { 1 << 17 }
     }
 
     /// Operations of io_uring_register(2).

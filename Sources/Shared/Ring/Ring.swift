@@ -52,6 +52,7 @@ public struct Ring: ~Copyable {
         taken = 0
         enterDescriptor = setup.descriptor
         enterFlags = IOUring.Enter.getEvents
+        if setup.parameters.features & IOUring.Feature.noIOWait != 0 { enterFlags |= IOUring.Enter.noIOWait }
         self.setup = setup
     }
 
@@ -74,10 +75,15 @@ public struct Ring: ~Copyable {
 
     /// Tells the kernel about everything pushed and waits until at least `minimum` completions are there. Returns 0,
     /// or a negated errno; what the kernel did not take stays pending.
+    ///
+    /// `forIO`: what is waited for is a disk or the like. Who waits for somebody's request is idle; but the kernel takes
+    /// everybody who waits in a ring for a waiter for I/O, unless told (io_uring_set_iowait(3), Linux 6.15): one idle
+    /// device would show as a processor in iowait and as pressure of I/O, and cost the host's processors their deep sleep.
     @inlinable @inline(__always)
-    public mutating func submit(waitingFor minimum: UInt32) -> Int {
+    public mutating func submit(waitingFor minimum: UInt32, forIO: Bool = false) -> Int {
         submissionTail.pointee.store(tail, ordering: .releasing)
-        let result = ubd_io_uring_enter(enterDescriptor, untaken, minimum, enterFlags)
+        let flags = forIO ? enterFlags & ~IOUring.Enter.noIOWait : enterFlags
+        let result = ubd_io_uring_enter(enterDescriptor, untaken, minimum, flags)
         if result < 0 { return result }
         taken &+= UInt32(truncatingIfNeeded: result)
         return 0

@@ -65,6 +65,7 @@ struct RingParameters {
 
     var submissionCount: UInt32 { words[0] }
     var completionCount: UInt32 { words[1] }
+    var features: UInt32 { words[5] }
     var hasArray: Bool { words[2] & IOUring.Setup.noSubmissionArray == 0 }
     var submissionTail: UInt32 { words[11] }
     var submissionMask: UInt32 { words[12] }

@@ -44,7 +44,7 @@ struct BatchLoop<T: Target>: RequestLoop, ~Copyable {
     @inline(never)
     mutating func turn() -> Int {
         // The lists' own completions are no reason to wake up: without them there is nothing to do.
-        let status = queue.ring.submit(waitingFor: 1 &+ batch.lists)
+        let status = queue.ring.submit(waitingFor: 1 &+ batch.lists, forIO: !queue.counters.isIdle)
         if status < 0, !queue.isPassing(status) { return status }
         return handleCompletions()
     }

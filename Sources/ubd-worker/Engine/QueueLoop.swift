@@ -21,7 +21,7 @@ struct QueueLoop<T: Target>: RequestLoop, ~Copyable {
 
     @inline(never)
     mutating func turn() -> Int {
-        let status = queue.ring.submit(waitingFor: 1)
+        let status = queue.ring.submit(waitingFor: 1, forIO: !queue.counters.isIdle)
         if status < 0, !queue.isPassing(status) { return status }
         return handleCompletions()
     }
