@@ -14,7 +14,9 @@ extension Broker {
                 maxDevices: clamp(overview.limits.maxDevices), maxQueues: clamp(overview.limits.maxQueues),
                 maxDepth: clamp(overview.limits.maxDepth), maxMemoryBytes: clamp(overview.limits.maxMemoryBytes),
                 maxSizeBytes: overview.limits.maxSizeBytes.map { Int64(clamping: $0) }, targets: overview.targets,
-                readOnlyOnly: overview.limits.readOnlyOnly, zeroCopy: overview.limits.zeroCopy)
+                readOnlyOnly: overview.limits.readOnlyOnly, zeroCopy: overview.limits.zeroCopy,
+                maxStarts: overview.limits.maxStarts.map { Int64(clamping: $0) },
+                penalty: overview.limits.penalty.map { Int64(clamping: $0) })
         }
         return InfoReply(
             version: UBDVersion.text, kernel: kernelRelease(), featureBits: bits,

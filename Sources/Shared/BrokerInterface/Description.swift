@@ -84,7 +84,11 @@ extension BrokerAPI {
           maxSizeBytes: ?int,
           targets: []string,
           readOnlyOnly: bool,
-          zeroCopy: bool
+          zeroCopy: bool,
+          # Workers that the caller's requests may start within a minute. Null: no limit.
+          maxStarts: ?int,
+          # Seconds without a new worker after one of the caller's broke its sandbox, for the first time within a day. Null: none.
+          penalty: ?int
         )
 
         # The requests of one operation that went back to the kernel.

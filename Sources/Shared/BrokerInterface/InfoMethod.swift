@@ -16,11 +16,15 @@ public struct Limits: Equatable, Sendable {
     public var targets: [String]
     public var readOnlyOnly: Bool
     public var zeroCopy: Bool
+    /// Workers that the caller's requests may start within a minute; nil: no limit.
+    public var maxStarts: Int64?
+    /// Seconds without a new worker after one of the caller's broke its sandbox for the first time within a day; nil: none.
+    public var penalty: Int64?
 
     /// Limits of these numbers.
     public init(
         maxDevices: Int64, maxQueues: Int64, maxDepth: Int64, maxMemoryBytes: Int64, maxSizeBytes: Int64?,
-        targets: [String], readOnlyOnly: Bool, zeroCopy: Bool
+        targets: [String], readOnlyOnly: Bool, zeroCopy: Bool, maxStarts: Int64? = nil, penalty: Int64? = nil
     ) {
         self.maxDevices = maxDevices
         self.maxQueues = maxQueues
@@ -30,6 +34,8 @@ public struct Limits: Equatable, Sendable {
         self.targets = targets
         self.readOnlyOnly = readOnlyOnly
         self.zeroCopy = zeroCopy
+        self.maxStarts = maxStarts
+        self.penalty = penalty
     }
 
     /// Reads limits.
@@ -47,6 +53,8 @@ public struct Limits: Equatable, Sendable {
         targets = try fields.strings("targets")
         readOnlyOnly = try fields.flag("readOnlyOnly")
         zeroCopy = try fields.flag("zeroCopy")
+        maxStarts = try fields.optionalInteger("maxStarts")
+        penalty = try fields.optionalInteger("penalty")
         try fields.finish()
     }
 
@@ -56,7 +64,8 @@ public struct Limits: Equatable, Sendable {
             ("maxDevices", .integer(maxDevices)), ("maxQueues", .integer(maxQueues)), ("maxDepth", .integer(maxDepth)),
             ("maxMemoryBytes", .integer(maxMemoryBytes)), ("maxSizeBytes", maxSizeBytes.map(JSON.integer)),
             ("targets", .array(targets.map(JSON.string))), ("readOnlyOnly", .bool(readOnlyOnly)),
-            ("zeroCopy", .bool(zeroCopy)),
+            ("zeroCopy", .bool(zeroCopy)), ("maxStarts", maxStarts.map(JSON.integer)),
+            ("penalty", penalty.map(JSON.integer)),
         ])
     }
 }

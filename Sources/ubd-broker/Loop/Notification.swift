@@ -17,14 +17,19 @@ enum Notification {
     static func keepAlive(_ loop: EventLoop, every period: Int?) {
         guard let period else { return }
         loop.after(milliseconds: period) {
-            send("WATCHDOG=1")
+            // One that is lost is better than clients that wait until systemd reads.
+            send("WATCHDOG=1", waiting: false)
             keepAlive(loop, every: period)
         }
     }
 
-    static func send(_ state: String) {
+    /// `waiting`: until systemd has room for it.
+    static func send(_ state: String, waiting: Bool = true) {
         guard let variable = getenv("NOTIFY_SOCKET") else { return }
-        let path = String(cString: variable)
+        send(state, waiting: waiting, to: String(cString: variable))
+    }
+
+    static func send(_ state: String, waiting: Bool, to path: String) {
         guard var address = unixAddress(path) else { return }
         // A name that starts with @ is in the abstract namespace.
         if path.hasPrefix("@") { address.sun_path.0 = 0 }
@@ -35,7 +40,8 @@ enum Notification {
         let bytes = Array(state.utf8)
         withUnsafePointer(to: &address) { address in
             _ = sendto(
-                socket, bytes, bytes.count, Int32(MSG_NOSIGNAL), __CONST_SOCKADDR_ARG(__sockaddr_un__: address), size)
+                socket, bytes, bytes.count, Int32(waiting ? MSG_NOSIGNAL : MSG_NOSIGNAL | MSG_DONTWAIT),
+                __CONST_SOCKADDR_ARG(__sockaddr_un__: address), size)
         }
     }
 }

@@ -31,7 +31,7 @@ struct Sample: CustomTestStringConvertible, Sendable {
     static let notice = Notice(code: "read-only", message: "1.img is not writable, so the device is read-only")
     static let limits = Limits(
         maxDevices: 8, maxQueues: 4, maxDepth: 256, maxMemoryBytes: 1 << 30, maxSizeBytes: 1 << 40,
-        targets: ["null", "loop"], readOnlyOnly: false, zeroCopy: true)
+        targets: ["null", "loop"], readOnlyOnly: false, zeroCopy: true, maxStarts: 600, penalty: 60)
     static let info = InfoReply(
         version: "0.1.0", kernel: "6.12.95", featureBits: 0x1FE, features: ["user-recovery"],
         ignoredFeatures: ["zoned"], targets: ["null", "loop"], devices: 5, devicesOfCaller: 2, workerUidsFree: 4091,

@@ -124,4 +124,23 @@ struct NotificationTests {
     func period(_ environment: [String: String], _ expected: Int?) {
         #expect(Notification.watchdogPeriod({ environment[$0] }, pid: 7) == expected)
     }
+
+    @Test("they are lost, and nobody waits, while systemd does not read them", .timeLimit(.minutes(1)))
+    func unread() throws {
+        let path = "/tmp/ubd-notify-test-\(getpid())"
+        unlink(path)
+        let systemd = FileDescriptor(owning: socket(AF_UNIX, Int32(SOCK_DGRAM.rawValue | SOCK_NONBLOCK.rawValue), 0))
+        var address = try #require(unixAddress(path))
+        let size = socklen_t(MemoryLayout<sockaddr_un>.size)
+        try call("bind") {
+            withUnsafePointer(to: &address) { bind(systemd.raw, __CONST_SOCKADDR_ARG(__sockaddr_un__: $0), size) }
+        }
+        defer { unlink(path) }
+        // More than a socket's queue holds (net.unix.max_dgram_qlen).
+        for _ in 0..<2000 { Notification.send("WATCHDOG=1", waiting: false, to: path) }
+        var buffer = [UInt8](repeating: 0, count: 64)
+        var count = 0
+        while recv(systemd.raw, &buffer, buffer.count, 0) == 10 { count += 1 }
+        #expect((1..<2000).contains(count))
+    }
 }
