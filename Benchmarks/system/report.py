@@ -70,11 +70,13 @@ def requirements(sections):
             value = one(results, "user", server="ubd", target=target, mode=mode, depth=depth, way=way, block=4096)
             lines.append(requirement(f"{what}, {way}", value, most, "user instructions"))
     everything = "instructions of the whole system"
-    for depth in (1, 8, 32, 128):
+    beside = sections["kublk"]["results"]
+    for depth, at_once in in_turns_kinds(beside):
         for mode in ("copy", "batch"):
             for way in WAYS:
-                cost = in_turns(sections["kublk"]["results"], mode, way, depth)
-                lines.append(requirement(f"null, {mode}, {way}, depth {depth}: no more than kublk", cost["ubd"][0], cost["kublk"][0], everything))
+                cost = in_turns(beside, mode, way, depth, at_once)
+                what = f"null, {mode}, {way}, depth {depth}{several(at_once)}: no more than kublk"
+                lines.append(requirement(what, cost["ubd"][0], cost["kublk"][0], everything))
     same = {"target": "loop", "depth": 32, "way": "randread", "block": 4096}
     best = min(p["all"] for p in find(results, server="kublk", **same))
     ours = one(results, "all", server="ubd", mode="batch-zero-copy", **same)
@@ -115,7 +117,7 @@ def walls(results):
         seen.append(same)
         without, within = ([p["all"] for p in counted(find(results, server=server, **same))] for server in ("bare", "ubd"))
         middle = statistics.median(without), statistics.median(within)
-        name = f"{bare['target']}, {bare['mode']}, {bare['way']}, depth {bare['depth']}{', 32 at once' if bare['at_once'] > 1 else ''}"
+        name = f"{bare['target']}, {bare['mode']}, {bare['way']}, depth {bare['depth']}{several(bare['at_once'])}"
         yield {"name": name, "bare": middle[0], "walled": middle[1], "ratio": middle[1] / middle[0] - 1,
                "spread": (max(within) - min(within)) / middle[1], "runs": len(within)}  # fmt: skip
 
@@ -142,7 +144,7 @@ def walls_by_function(results):
     for bare in find(results, server="bare"):
         same = {name: bare[name] for name in ("target", "mode", "way", "block", "depth", "at_once")}
         pairs.append((bare, find(results, server="ubd", **same)[0]))
-    names = [f"{b['mode']}, depth {b['depth']}{', 32 at once' if b['at_once'] > 1 else ''}" for b, _ in pairs]
+    names = [f"{b['mode']}, depth {b['depth']}{several(b['at_once'])}" for b, _ in pairs]
     lines = ["| function | | " + " | ".join(names) + " |", "|---|---|" + "---:|" * len(pairs)]
     sums = [0.0] * len(pairs)
     for function, why in WALLS:
@@ -188,10 +190,18 @@ def queues_table(results):
     return "\n".join(lines)
 
 
-def in_turns(results, mode, way, depth):
+def several(at_once):
+    return f", {at_once} at once" if at_once > 1 else ""
+
+
+def in_turns_kinds(results):
+    return sorted({(point["depth"], point["at_once"]) for point in results}, key=lambda kind: (kind[1] > 1, kind))
+
+
+def in_turns(results, mode, way, depth, at_once):
     """Null by server: the median of the runs, and within which fraction of it they lie."""
     found = {}
-    for point in counted(find(results, target="null", mode=mode, way=way, depth=depth, block=4096)):
+    for point in counted(find(results, target="null", mode=mode, way=way, depth=depth, at_once=at_once, block=4096)):
         found.setdefault(point["server"], []).append(point["all"])
     middle = {server: statistics.median(runs) for server, runs in found.items()}
     return {server: (middle[server], (max(runs) - min(runs)) / middle[server]) for server, runs in found.items()}
@@ -199,14 +209,15 @@ def in_turns(results, mode, way, depth):
 
 def scheduler_table(results):
     """Null beside kublk, and under a scheduling policy that lets a woken worker wait."""
-    lines = ["| mode | | depth | kublk | its runs within | ubd | its runs within | ubd more | ubd under SCHED_BATCH |", "|---|---|---:|" + "---:|" * 6]
+    lines = ["| mode | | depth | at once | kublk | its runs within | ubd | its runs within | ubd more | ubd under SCHED_BATCH |",
+             "|---|---|---:|---:|" + "---:|" * 6]  # fmt: skip
     for mode in ("copy", "batch"):
         for way in WAYS:
-            for depth in (1, 8, 32, 128):
-                cost = in_turns(results, mode, way, depth)
+            for depth, at_once in in_turns_kinds(results):
+                cost = in_turns(results, mode, way, depth, at_once)
                 (theirs, apart), (ours, own) = cost["kublk"], cost["ubd"]
                 cells = [number(theirs), f"{100 * apart:.2f} %", number(ours), f"{100 * own:.2f} %", f"{100 * (ours / theirs - 1):+.2f} %"]
-                lines.append(f"| {mode} | {way} | {depth} | " + " | ".join([*cells, number(cost["ubd under SCHED_BATCH"][0])]) + " |")
+                lines.append(f"| {mode} | {way} | {depth} | {at_once} | " + " | ".join([*cells, number(cost["ubd under SCHED_BATCH"][0])]) + " |")
     return "\n".join(lines)
 
 
@@ -337,10 +348,14 @@ Loop on tmpfs, 4 KiB, depth 32, read at random, by function, per request: kublk'
 
 ## Whose the difference to kublk is
 
-Null, 4 KiB: **all** per request, each the median of five runs in turns. The last column is the same worker under SCHED_BATCH (sched(7)), set from outside for this
-measurement: woken, it preempts nobody, so that more requests wait for it. ubd does not do that by itself: on a host whose
-processors are busy its requests would wait for somebody else's time slice, milliseconds. `chrt --batch --all-tasks --pid 0 PID`
-does it to a worker where only throughput counts. {source(sections['kublk'])}
+Null, 4 KiB: **all** per request, each the median of five runs in turns. When fio gives and takes its requests one by one, the
+guest's scheduler says how many a wake-up brings, and that costs more than the two differ by. When it does so with several at
+once (the fourth column), each wake-up brings both servers as many: then what they differ by is their own.
+
+The last column is the same worker under SCHED_BATCH (sched(7)), set from outside for this measurement: woken, it preempts
+nobody, so that more requests wait for it. ubd does not do that by itself: on a host whose processors are busy its requests
+would wait for somebody else's time slice, milliseconds. `chrt --batch --all-tasks --pid 0 PID` does it to a worker where only
+throughput counts. {source(sections['kublk'])}
 
 {scheduler_table(sections['kublk']['results'])}
 
