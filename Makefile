@@ -20,7 +20,7 @@ static := --scratch-path $(SCRATCH)/worker -Xswiftc -static-executable -Xswiftc 
 	-Xswiftc -Xclang-linker -Xswiftc -static-pie -Xlinker -z -Xlinker now -Xlinker -s
 sources := Package.swift Sources Tests Benchmarks
 
-.PHONY: help dependencies build poison-worker crash-worker failing-broker bare-worker escape fuzzers fuzz install bench bench-check \
+.PHONY: help dependencies build poison-worker crash-worker failing-broker bare-worker escape fuzzers fuzz install uninstall bench bench-check \
 	test unit lab-test soak lint format demo lab clean
 
 help:
@@ -30,6 +30,7 @@ help:
 	@echo '  make lab [KERNEL=6.12]     a shell in such a machine, with ubd installed and its broker running'
 	@echo '  make build                 ubd, ubd-broker and ubd-worker, in $(bin)'
 	@echo '  make install               installs them under PREFIX=$(PREFIX) (DESTDIR=... for packages)'
+	@echo '  make uninstall             removes them again, but for /etc/ubd'
 	@echo '  make test                  everything: lint, unit tests, binaries, and devices on kernels 6.12 and 7.3'
 	@echo '  make unit                  only the unit tests'
 	@echo '  make lab-test [KERNEL=all] [GROUP=name]   only the tests on real kernels; Tests/lab/run --help tells more'
@@ -57,6 +58,15 @@ build:
 define install-files
 	@ls $(3) >/dev/null 2>&1 || { echo 'make install: no $(3) in this source tree; is the checkout complete?' >&2; exit 1; }
 	install -D -m $(1) -t '$(DESTDIR)$(2)' $(3)
+endef
+
+# The administrator's own file: what was changed in it stays, and the new one lies beside it.
+define install-access-policy
+	@new=policy/access.policy old='$(DESTDIR)/etc/ubd/access.policy'; \
+	if [ -e "$$old" ] && ! cmp -s "$$new" "$$old"; then \
+		install -m 0644 "$$new" "$$old.new"; \
+		echo "make install: kept $$old, which is not the one of this version; that is $$old.new"; \
+	else install -D -m 0644 "$$new" "$$old"; fi
 endef
 
 # Not part of ubd: a worker that fills its buffers before each read, so that the lab sees what nobody has filled.
@@ -90,11 +100,14 @@ install:
 	$(call install-files,0755,$(PREFIX)/bin,$(bin)/ubd)
 	$(call install-files,0755,$(PREFIX)/libexec/ubd,$(bin)/ubd-broker)
 	$(call install-files,0711,$(PREFIX)/libexec/ubd,$(bin)/ubd-worker)
-	$(call install-files,0644,/etc/ubd,policy/access.policy)
+	$(install-access-policy)
 	$(call install-files,0644,$(PREFIX)/share/ubd/policy/seccomp,policy/seccomp/*.policy)
 	$(call install-files,0644,$(PREFIX)/share/ubd/policy/rings,policy/rings/*.ring)
 	$(call install-files,0644,$(PREFIX)/lib/udev/rules.d,policy/udev/*.rules)
 	$(call install-files,0644,$(PREFIX)/lib/systemd/system,policy/systemd/*.service policy/systemd/*.socket)
+	@$(if $(filter-out /usr,$(PREFIX)),sed -i \
+		's|^ExecStart=/usr/libexec/ubd/ubd-broker|& --worker $(PREFIX)/libexec/ubd/ubd-worker --policy-dir $(PREFIX)/share/ubd/policy|; s|^ExecStart=/usr/|ExecStart=$(PREFIX)/|' \
+		'$(DESTDIR)$(PREFIX)/lib/systemd/system/ubd-broker.service')
 	$(call install-files,0644,$(PREFIX)/lib/sysusers.d,policy/sysusers.d/*.conf)
 	$(call install-files,0644,$(PREFIX)/lib/tmpfiles.d,policy/tmpfiles.d/*.conf)
 	$(call install-files,0644,$(PREFIX)/lib/modules-load.d,policy/modules-load.d/*.conf)
@@ -102,6 +115,14 @@ install:
 	$(call install-files,0644,$(PREFIX)/share/man/man1,docs/man/*.1)
 	$(call install-files,0644,$(PREFIX)/share/man/man5,docs/man/*.5)
 	$(call install-files,0644,$(PREFIX)/share/man/man8,docs/man/*.8)
+
+# What `install` would install, but for /etc.
+uninstall:
+	@new=$$(mktemp -d) && trap 'rm -rf "$$new"' EXIT && $(MAKE) --no-print-directory install DESTDIR="$$new" >/dev/null && \
+	cd "$$new" && find . -type f ! -path './etc/*' -printf '%P\n' | while read -r file; do rm -f '$(DESTDIR)'/"$$file"; done
+	@for folder in libexec/ubd share/ubd/policy/seccomp share/ubd/policy/rings share/ubd/policy share/ubd \
+		share/doc/ubd/examples share/doc/ubd; do rmdir '$(DESTDIR)$(PREFIX)'/$$folder 2>/dev/null || true; done
+	@echo 'make uninstall: done; /etc/ubd is kept'
 
 # Not part of ubd: the worker without its walls, to measure what they cost.
 bare-worker:

@@ -15,7 +15,8 @@ struct DeleteCommand: UBDCommand {
               ubd del -a              all your devices (as root: everyone's)
               ubd del -n 0 --force    kills the worker first: for a device that hangs; I/O under way fails
 
-            Flushing may take at most 30 s.
+            Before Linux 7.0 nobody can tell that a program merely has the device open, as a virtual machine has:
+            it goes all the same, and the program's reads and writes fail. Flushing may take at most 30 s.
             """)
 
     @Option(

@@ -15,8 +15,8 @@ struct UpgradeCommand: UBDCommand {
 
             The new program is tried out beside the device first: one that does not work is refused, and the device
             stays as it is. Should it fail only when it has the device, the old program takes over again.
-            A device that was added with --recovery none can not be upgraded. Before Linux 6.16 only those with
-            --recovery reissue (the default) can.
+            A device that was added with --recovery none can not be upgraded. Before Linux 6.16, and in batch mode
+            (which is what --mode auto chooses since 7.0), only those with --recovery reissue (the default) can.
             """)
 
     @Option(name: [.customShort("n"), .long], help: ArgumentHelp("N of /dev/ubdbN.", valueName: "id"))
