@@ -77,7 +77,8 @@ extension CommandFailure {
 
     private static let flags = [
         "target": "--target", "id": "--number", "queues": "--queues", "depth": "--depth",
-        "maxIOBytes": "--max-io-size", "fileName": "--file", "cpus": "--cpus",
+        "maxIOBytes": "--max-io-size", "fileName": "--file", "cpus": "--cpus", "mode": "--mode",
+        "recovery": "--recovery", "ioTimeout": "--io-timeout",
     ]
 
     private static func sameName(_ option: String) -> String? {

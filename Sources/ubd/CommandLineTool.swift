@@ -1,11 +1,27 @@
 import ArgumentParser
 import BrokerInterface
+import SystemCalls
 import Varlink
 
 /// From arguments to an exit status: parses, performs, and tells of a failure in one line.
 enum CommandLineTool {
     static func run(_ arguments: [String], _ environment: CommandEnvironment) -> Int32 {
+        let status = perform(arguments, environment)
+        guard let lost = environment.console.lost else { return status }
+        // A script must not take half of a device's name, or of a list, for the whole.
+        let failure = CommandFailure(
+            .failed, "OutputLost", "what was to be printed could not be written: \(SystemError.message(lost.errno))",
+            remedy: "what was asked for may have been done all the same: see 'ubd list'")
+        return max(status, report(failure, asJSON: false, environment.console))
+    }
+
+    private static func perform(_ arguments: [String], _ environment: CommandEnvironment) -> Int32 {
         do {
+            if arguments.first == "help", let topic = arguments.dropFirst().first, !topic.hasPrefix("-"),
+                !UBD.configuration.subcommands.contains(where: { $0._commandName == topic })
+            {
+                throw CommandFailure(.usage, "Usage", "there is no command '\(topic)'", remedy: "see 'ubd --help'")
+            }
             var command = try UBD.parseAsRoot(arguments)
             guard let command = command as? any UBDCommand else {
                 // Only ArgumentParser's own commands come here: help, and the generator of shell completions.

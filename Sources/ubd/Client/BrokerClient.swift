@@ -59,7 +59,7 @@ struct BrokerClient {
         _ files: [Int32], with call: BrokerCall, doing what: String
     ) throws(CommandFailure) -> (Device, [Notice]) {
         var connection = try BrokerConnection(
-            to: environment.socketPath, deadline: Deadline(seconds: environment.addSeconds))
+            environment, deadline: Deadline(seconds: environment.addSeconds))
         let console = environment.console
         let started = monotonicNanoseconds()
         connection.tick = {
@@ -106,7 +106,7 @@ struct BrokerClient {
     }
 
     private func call(_ call: BrokerCall, seconds: Int) throws(CommandFailure) -> Reply {
-        var connection = try BrokerConnection(to: environment.socketPath, deadline: Deadline(seconds: seconds))
+        var connection = try BrokerConnection(environment, deadline: Deadline(seconds: seconds))
         try connection.send(call.call)
         let incoming = try connection.receive()
         try Self.check(incoming.reply)

@@ -18,13 +18,15 @@ struct BrokerConnection: ~Copyable {
     /// Called about once a second while waiting.
     var tick: () -> Void = {}
 
-    init(to path: String, deadline: Deadline) throws(CommandFailure) {
-        socket = try Self.connect(to: path, deadline)
-        self.path = path
+    init(_ environment: CommandEnvironment, deadline: Deadline) throws(CommandFailure) {
+        path = environment.socketPath
+        socket = try Self.connect(to: path, deadline, environment.host)
         self.deadline = deadline
     }
 
-    private static func connect(to path: String, _ deadline: Deadline) throws(CommandFailure) -> FileDescriptor {
+    private static func connect(
+        to path: String, _ deadline: Deadline, _ host: any Machine
+    ) throws(CommandFailure) -> FileDescriptor {
         guard var address = unixAddress(path) else {
             throw CommandFailure(
                 .usage, "Usage", "'\(path)' can not be the path of a socket (107 bytes at most)",
@@ -32,7 +34,7 @@ struct BrokerConnection: ~Copyable {
         }
         let type = Int32(SOCK_STREAM.rawValue | SOCK_CLOEXEC.rawValue | SOCK_NONBLOCK.rawValue)
         let raw = Glibc.socket(AF_UNIX, type, 0)
-        guard raw >= 0 else { throw unreachable(path, errno) }
+        guard raw >= 0 else { throw unreachable(path, errno, host) }
         let socket = FileDescriptor(owning: raw)
         // A non-blocking connect(2) to a Unix socket whose backlog is full says EAGAIN at once, and poll can't wait for it.
         while true {
@@ -41,16 +43,16 @@ struct BrokerConnection: ~Copyable {
                     raw, __CONST_SOCKADDR_ARG(__sockaddr_un__: $0), socklen_t(MemoryLayout<sockaddr_un>.size))
             }
             if result == 0 { return socket }
-            guard errno == EAGAIN || errno == EINTR, !deadline.hasPassed else { throw unreachable(path, errno) }
+            guard errno == EAGAIN || errno == EINTR, !deadline.hasPassed else { throw unreachable(path, errno, host) }
             usleep(20_000)
         }
     }
 
-    private static func unreachable(_ path: String, _ error: Int32) -> CommandFailure {
+    private static func unreachable(_ path: String, _ error: Int32, _ host: any Machine) -> CommandFailure {
         let remedy =
             switch error {
             case ENOENT, ECONNREFUSED, ENOTDIR:
-                "start it ('systemctl start ubd-broker.socket' as root), or see 'ubd doctor'"
+                "start it ('\(Installation.startCommand(host))' as root), or see 'ubd doctor'"
             case EACCES, EPERM:
                 "let the administrator make the socket writable for you (it is installed with mode 0666)"
             case EAGAIN: "it has too many connections: try again later"

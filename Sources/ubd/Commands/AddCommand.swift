@@ -70,7 +70,8 @@ struct AddCommand: UBDCommand {
         help: ArgumentHelp(
             "What happens when the device's worker dies: reissue, queue, fail or none. (default: reissue)",
             discussion: RecoveryMode.allCases.map { "\($0.rawValue): \($0.summary)" }.joined(separator: "\n"),
-            valueName: "mode"))
+            valueName: "mode"),
+        completion: .list(RecoveryMode.allCases.map(\.rawValue)))
     var recovery: String?
 
     @Option(
@@ -178,6 +179,13 @@ struct AddCommand: UBDCommand {
             throw CommandFailure(
                 .usage, "Usage", "target \(target.name) takes no file, so '\(path)' would not be used",
                 remedy: "leave --file out, or use --target loop")
+        case (false, nil) where shared:
+            throw CommandFailure(
+                .usage, "Usage", "target \(target.name) takes no file, so there is nothing to share",
+                remedy: "leave --shared out, or use --target loop")
+        case (true, .some("")):
+            throw CommandFailure(
+                .usage, "Usage", "--file can not be ''", remedy: "name the file or block device behind the device")
         case (_, let path): return path
         }
     }

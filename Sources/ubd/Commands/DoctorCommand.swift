@@ -28,6 +28,7 @@ struct DoctorCommand: UBDCommand {
         do { broker = .success(try BrokerClient(environment: environment).info(seconds: 5)) } catch {
             broker = .failure(error)
         }
-        return KernelChecks.all(environment.host) + UserChecks.all(environment.host, broker: broker)
+        return KernelChecks.all(environment.host) + Installation.checks(environment.host, broker: broker)
+            + UserChecks.all(environment.host, broker: broker)
     }
 }

@@ -1,4 +1,5 @@
 import Glibc
+import SystemCalls
 
 /// Where a command writes. Each call is one or more whole lines, without the last newline.
 protocol Console: AnyObject {
@@ -10,14 +11,21 @@ protocol Console: AnyObject {
     func aside(_ text: String)
     /// Replaces the line of progress, when somebody is looking at stderr; nil takes it away.
     func progress(_ text: String?)
+    /// Why something of what `out` was given is not where it should be; nil when all of it is.
+    var lost: SystemError? { get }
 }
 
 /// The real one: writes without buffering, so that nothing is lost or out of order when a signal ends the program.
 final class StandardConsole: Console {
     private let isWatched = isatty(2) == 1
     private var progressIsShown = false
+    private(set) var lost: SystemError?
 
-    func out(_ text: String) { write(1, text + "\n") }
+    func out(_ text: String) {
+        let error = write(1, text + "\n")
+        if error != 0, lost == nil { lost = SystemError("write", error) }
+    }
+
     func error(_ text: String) {
         progress(nil)
         write(2, text + "\n")
@@ -34,14 +42,16 @@ final class StandardConsole: Console {
         progressIsShown = text != nil
     }
 
-    private func write(_ fd: Int32, _ text: String) {
+    /// Returns 0 or an errno.
+    @discardableResult
+    private func write(_ fd: Int32, _ text: String) -> Int32 {
         let bytes = Array(text.utf8)
         var done = 0
         while done < bytes.count {
             let count = bytes.withUnsafeBytes { Glibc.write(fd, $0.baseAddress! + done, $0.count - done) }
-            // Nobody reads any more, or the disk is full: there is no third place to tell it.
-            if count < 0, errno != EINTR { return }
+            if count < 0, errno != EINTR { return errno }
             done += max(count, 0)
         }
+        return 0
     }
 }

@@ -1,7 +1,8 @@
 /// What the kernel must offer.
 enum KernelChecks {
     static func all(_ host: any Machine) -> [Check] {
-        [release(host), module(host), control(host), ioUring(host)]
+        let module = module(host)
+        return [release(host), module, control(host, module), ioUring(host)]
     }
 
     /// Major and minor number of a release such as "6.12.95+deb12-cloud-amd64".
@@ -16,11 +17,16 @@ enum KernelChecks {
     private static func release(_ host: any Machine) -> Check {
         let release = host.kernelRelease
         guard let version = version(of: release) else {
-            return .warning("kernel", "release '\(release)' is not understood", remedy: "ubd needs Linux 6.0 or newer")
+            return .warning("kernel", "release '\(release)' is not understood", remedy: "ubd needs Linux 6.4 or newer")
         }
         if version < (6, 0) {
             return .missing(
-                "kernel", "Linux \(release) has no ublk", remedy: "boot Linux 6.0 or newer (6.12 and 7.3 are tested)")
+                "kernel", "Linux \(release) has no ublk", remedy: "boot Linux 6.12 or newer (6.12 and 7.3 are tested)")
+        }
+        if version < (6, 4) {
+            return .missing(
+                "kernel", "Linux \(release) knows ublk's commands only by numbers that ubd does not use by default",
+                remedy: "boot Linux 6.12 or newer (6.12 and 7.3 are tested), or start ubd-broker with --legacy-opcodes")
         }
         if version < (6, 12) {
             return .warning(
@@ -53,11 +59,14 @@ enum KernelChecks {
             remedy: "install a kernel with it: on Debian 12 'apt install -t bookworm-backports linux-image-amd64'")
     }
 
-    private static func control(_ host: any Machine) -> Check {
+    private static func control(_ host: any Machine, _ module: Check) -> Check {
         switch host.kind(of: "/dev/ublk-control", followsLinks: true) {
         case .characterDevice: .ok("control", "/dev/ublk-control is there")
-        case nil:
-            .missing("control", "there is no /dev/ublk-control", remedy: "run 'modprobe ublk_drv' as root")
+        case nil where module.status == .ok:
+            .missing(
+                "control", "there is no /dev/ublk-control",
+                remedy: "run 'modprobe -r ublk_drv && modprobe ublk_drv' as root")
+        case nil: .missing("control", "there is no /dev/ublk-control", remedy: "it comes with module ublk_drv, above")
         case .some:
             .missing(
                 "control", "/dev/ublk-control is no character device",

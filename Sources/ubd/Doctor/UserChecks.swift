@@ -4,7 +4,8 @@ import BrokerInterface
 enum UserChecks {
     static func all(_ host: any Machine, broker: Result<InfoReply, CommandFailure>) -> [Check] {
         [
-            self.broker(broker), access(broker), group(host), files(host), memory(host), udev(host),
+            self.broker(broker), access(broker), group(host, isPermitted: (try? broker.get())?.permitted == true),
+            files(host), memory(host), udev(host),
         ] + names(host)
     }
 
@@ -30,12 +31,15 @@ enum UserChecks {
             remedy: "ask the administrator for group ubd or a rule in /etc/ubd/access.policy")
     }
 
-    private static func group(_ host: any Machine) -> Check {
+    /// Group ubd is the way in of the access policy that ubd brings; whom another rule lets in needs no group.
+    private static func group(_ host: any Machine, isPermitted: Bool) -> Check {
+        let isMember = host.group(named: "ubd").map { host.groups.contains($0.gid) } ?? false
+        if isPermitted, !isMember { return .ok("group", "you need no group: the access policy lets you in as you are") }
         guard let group = host.group(named: "ubd") else {
             return .missing(
                 "group", "there is no group ubd", remedy: "run 'systemd-sysusers' or 'groupadd --system ubd' as root")
         }
-        if host.groups.contains(group.gid) { return .ok("group", "you are in group ubd") }
+        if isMember { return .ok("group", "you are in group ubd") }
         if host.uid == 0 { return .ok("group", "root needs no group") }
         if group.members.contains(host.userName) {
             return .missing(

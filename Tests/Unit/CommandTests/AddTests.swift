@@ -250,6 +250,10 @@ struct AddTests {
         #expect(CommandLineTool.run(["add", "-t", "null", "-f", "x"], environment) == 2)
         #expect(console.errors[0] == "ubd: target loop needs a file; name it with --file")
         #expect(console.errors[1].contains("takes no file"))
+        #expect(CommandLineTool.run(["add", "-t", "null", "--shared"], environment) == 2)
+        #expect(console.errors[2].contains("nothing to share"))
+        #expect(CommandLineTool.run(["add", "-t", "loop", "-f", ""], environment) == 2)
+        #expect(console.errors[3] == "ubd: --file can not be ''; name the file or block device behind the device")
     }
 
     @Test("shortens a long label at its beginning and keeps control characters out of it")

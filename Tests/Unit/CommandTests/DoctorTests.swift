@@ -13,10 +13,12 @@ struct DoctorTests {
         return KernelChecks.all(machine) + UserChecks.all(machine, broker: .success(info))
     }
 
-    private func check(_ name: String, _ change: (inout FakeMachine) -> Void) throws -> Check {
+    private func check(
+        _ name: String, permitted: Bool = true, _ change: (inout FakeMachine) -> Void
+    ) throws -> Check {
         var machine = FakeMachine.healthy
         change(&machine)
-        return try #require(checks(machine).first { $0.name == name })
+        return try #require(checks(machine, permitted: permitted).first { $0.name == name })
     }
 
     @Test("finds nothing to mend on a healthy host and ends with 0")
@@ -50,7 +52,8 @@ struct DoctorTests {
         "judges the kernel by its release",
         arguments: [
             ("6.12.95+deb12-cloud-amd64", Check.Status.ok), ("7.3.4", .ok), ("6.18-rc1", .ok), ("10.0.0", .ok),
-            ("6.1.0-53", .warning), ("6.0.0", .warning), ("5.19.17", .missing), ("what", .warning), ("6", .warning),
+            ("6.4.0", .warning), ("6.1.0-53", .missing), ("6.0.0", .missing), ("5.19.17", .missing), ("what", .warning),
+            ("6", .warning),
         ])
     func kernel(release: String, status: Check.Status) throws {
         #expect(try check("kernel") { $0.kernelRelease = release }.status == status)
@@ -74,7 +77,13 @@ struct DoctorTests {
 
     @Test("wants the control device to be a device")
     func control() throws {
-        #expect(try check("control") { $0.kinds["/dev/ublk-control"] = nil }.status == .missing)
+        let reload = try check("control") { $0.kinds["/dev/ublk-control"] = nil }
+        #expect(reload.status == .missing && reload.remedy?.contains("modprobe -r ublk_drv") == true)
+        let moduleFirst = try check("control") {
+            $0.kinds["/dev/ublk-control"] = nil
+            $0.kinds["/sys/module/ublk_drv"] = nil
+        }
+        #expect(moduleFirst.remedy == "it comes with module ublk_drv, above")
         #expect(try check("control") { $0.kinds["/dev/ublk-control"] = .file }.status == .missing)
     }
 
@@ -101,19 +110,47 @@ struct DoctorTests {
 
     @Test("tells 'not a member' from 'a member who must log in again'")
     func group() throws {
-        let old = try check("group") { $0.groups = [1000] }
+        let old = try check("group", permitted: false) { $0.groups = [1000] }
         #expect(old.status == .missing && old.remedy?.contains("log in again") == true)
-        let stranger = try check("group") {
+        let stranger = try check("group", permitted: false) {
             $0.groups = [1000]
             $0.userName = "mallory"
         }
         #expect(stranger.remedy == "run 'usermod -aG ubd mallory' as root, then log in again")
-        #expect(try check("group") { $0.groupsByName["ubd"] = nil }.remedy?.contains("groupadd") == true)
-        let root = try check("group") {
+        #expect(
+            try check("group", permitted: false) { $0.groupsByName["ubd"] = nil }.remedy?.contains("groupadd") == true)
+        let root = try check("group", permitted: false) {
             $0.groups = [0]
             $0.uid = 0
         }
         #expect(root.status == .ok)
+    }
+
+    @Test("wants no group of somebody whom another rule of the access policy lets in")
+    func noGroup() throws {
+        #expect(try check("group") { $0.groups = [1000] }.status == .ok)
+        #expect(try check("group") { $0.groupsByName["ubd"] = nil }.status == .ok)
+        #expect(try check("group") { _ in }.message == "you are in group ubd")
+    }
+
+    @Test("tells what keeps a broker from starting, and how this host starts one")
+    func installation() {
+        let silent = Result<InfoReply, CommandFailure>.failure(.init(.brokerNotReachable, "x", "x", remedy: "x"))
+        var machine = FakeMachine.healthy
+        #expect(Installation.checks(machine, broker: .success(FakeBroker.info)).isEmpty)
+        #expect(Installation.checks(machine, broker: silent).map(\.status) == [.ok])
+        #expect(Installation.startCommand(machine) == "systemctl start ubd-broker.socket")
+        machine.kinds["/run/systemd/system"] = nil
+        #expect(Installation.startCommand(machine) == "/usr/libexec/ubd/ubd-broker")
+        machine.groupsByName["ubd-worker"] = nil
+        #expect(
+            Installation.checks(machine, broker: silent)[0].remedy?.contains("groupadd --system ubd-worker") == true)
+        machine.kinds["/etc/ubd/access.policy"] = nil
+        #expect(Installation.checks(machine, broker: silent)[0].message.contains("no /etc/ubd/access.policy"))
+        machine.kinds["/usr/libexec/ubd/ubd-worker"] = nil
+        #expect(Installation.checks(machine, broker: silent)[0].message.contains("no /usr/libexec/ubd/ubd-worker"))
+        machine.kinds["/usr/libexec/ubd/ubd-broker"] = nil
+        #expect(Installation.checks(machine, broker: silent)[0].remedy == "run 'make install' as root")
     }
 
     @Test("believes the broker about access")

@@ -1,4 +1,6 @@
 import BrokerInterface
+import Glibc
+import SystemCalls
 import Testing
 import Varlink
 
@@ -64,7 +66,9 @@ struct ParsingTests {
         #expect(json["exit"] == 2)
     }
 
-    @Test("explains itself", arguments: ["add", "del", "list", "info", "features", "doctor"])
+    @Test(
+        "explains itself",
+        arguments: UBD.configuration.subcommands.map { $0._commandName }.filter { $0 != "flush-device" })
     func help(command: String) {
         for arguments in [[command, "--help"], ["help", command]] {
             let (status, console) = run(arguments)
@@ -85,6 +89,32 @@ struct ParsingTests {
             for option in target.options { #expect(add.contains("--" + option.name)) }
         }
         #expect(run([]).status == 0)
+    }
+
+    @Test("names the option that was typed, whatever the wire calls it")
+    func optionNames() {
+        for (option, value) in [("--io-timeout", "1"), ("--mode", "fast"), ("--recovery", "soon")] {
+            let (status, console) = run(["add", "-t", "null", option, value])
+            #expect(status == 2)
+            #expect(console.errors.first?.hasPrefix("ubd: \(option) can not be ") == true, "\(console.errors)")
+        }
+    }
+
+    @Test("asked for help about what is no command says so")
+    func noSuchTopic() {
+        let (status, console) = run(["help", "nosuch"])
+        #expect(status == 2)
+        #expect(console.errors == ["ubd: there is no command 'nosuch'; see 'ubd --help'"])
+    }
+
+    @Test("does not succeed when what it prints goes nowhere")
+    func lost() {
+        let console = Recorder()
+        console.lost = SystemError("write", ENOSPC)
+        let environment = CommandEnvironment(
+            console: console, socketPath: "/nowhere", host: FakeMachine.healthy, executable: "")
+        #expect(CommandLineTool.run(["--version"], environment) == 1)
+        #expect(console.errors.first?.contains("could not be written: No space left on device") == true)
     }
 
     @Test("tells its version")

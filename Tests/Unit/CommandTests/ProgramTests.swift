@@ -45,6 +45,21 @@ struct ProgramTests {
         #expect(json["message"] == "--queues can not be 0")
     }
 
+    @Test("ends with 1 when the disk that takes its output is full")
+    func full() throws {
+        let process = Process()
+        process.executableURL = URL(fileURLWithPath: Program.path)
+        process.arguments = ["--version"]
+        process.standardOutput = FileHandle(forWritingAtPath: "/dev/full")
+        let errors = Pipe()
+        process.standardError = errors
+        try process.run()
+        let text = String(decoding: errors.fileHandleForReading.readDataToEndOfFile(), as: UTF8.self)
+        process.waitUntilExit()
+        #expect(process.terminationStatus == 1)
+        #expect(text.contains("No space left on device"))
+    }
+
     @Test(
         "closes its connection when it is interrupted during an add, so that the broker undoes",
         arguments: [SIGINT, SIGTERM, SIGHUP])

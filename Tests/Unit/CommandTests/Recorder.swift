@@ -1,5 +1,6 @@
 import Foundation
 import Glibc
+import SystemCalls
 
 @testable import ubd
 
@@ -9,6 +10,7 @@ final class Recorder: Console {
     private(set) var errors: [String] = []
     private(set) var asides: [String] = []
     private(set) var progressLines: [String] = []
+    var lost: SystemError?
 
     func out(_ text: String) { output.append(text) }
     func error(_ text: String) { errors.append(text) }

@@ -1,0 +1,44 @@
+import BrokerInterface
+
+/// What lies on the host for the broker, as far as a user can see.
+enum Installation {
+    /// Where `make install` puts things, PREFIX by PREFIX.
+    private static let prefixes = ["/usr", "/usr/local"]
+
+    private static func prefix(_ host: any Machine) -> String? {
+        prefixes.first { host.kind(of: $0 + "/libexec/ubd/ubd-broker", followsLinks: true) == .file }
+    }
+
+    /// What root types to have a broker; systemd's own test for a host that it runs is that folder (sd_booted(3)).
+    static func startCommand(_ host: any Machine) -> String {
+        host.kind(of: "/run/systemd/system", followsLinks: true) == .directory
+            ? "systemctl start ubd-broker.socket" : (prefix(host) ?? "/usr") + "/libexec/ubd/ubd-broker"
+    }
+
+    /// Why a broker does not answer, when it could not even start. One that answers has found all it needs.
+    static func checks(_ host: any Machine, broker: Result<InfoReply, CommandFailure>) -> [Check] {
+        guard case .failure = broker else { return [] }
+        guard let prefix = prefix(host) else {
+            return [
+                .missing(
+                    "install", "there is no /usr/libexec/ubd/ubd-broker", remedy: "run 'make install' as root")
+            ]
+        }
+        let files = ["\(prefix)/libexec/ubd/ubd-worker", "\(prefix)/share/ubd/policy/seccomp/worker-loop.policy"]
+        for path in files + ["/etc/ubd/access.policy"] where host.kind(of: path, followsLinks: true) != .file {
+            return [
+                .missing(
+                    "install", "there is no \(path), and no broker starts without it",
+                    remedy: "run 'make install' as root")
+            ]
+        }
+        guard host.group(named: "ubd-worker") != nil else {
+            return [
+                .missing(
+                    "install", "there is no group ubd-worker, and no broker starts without it",
+                    remedy: "run 'systemd-sysusers' or 'groupadd --system ubd-worker' as root")
+            ]
+        }
+        return [.ok("install", "the broker's files are in \(prefix)")]
+    }
+}
