@@ -16,28 +16,44 @@ extension Broker {
         line = policy.rule(for: accessPeer(peer), target: request.target)?.place
         switch policy.decide(accessPeer(peer), request, usage: usage(of: peer.uid)) {
         case .allowed(let rule):
-            try takeStart(rule, of: peer)
+            try takeStart(rule.limits, rule, of: peer)
             return rule
         case .refused(let refusal): throw Refusals.explain(refusal, request, configuration.accessPolicy)
         }
     }
 
-    /// One worker more that this user's requests start.
-    private func takeStart(_ rule: AccessRule, of peer: PeerCredentials) throws(InterfaceError) {
-        guard
-            let refusal = startLimits.take(
-                uid: peer.uid, line: rule.location.line, rule.limits, now: monotonicNanoseconds())
-        else { return }
-        throw Refusals.explain(refusal, rule, configuration.accessPolicy)
+    /// One worker more that this user's requests start. `rule`: nil when none lets the user have anything.
+    private func takeStart(
+        _ limits: AccessLimits, _ rule: AccessRule?, of peer: PeerCredentials
+    ) throws(InterfaceError) {
+        let line = rule?.location.line ?? 0
+        guard let refusal = startLimits.take(uid: peer.uid, line: line, limits, now: monotonicNanoseconds()) else {
+            return
+        }
+        let file = configuration.accessPolicy
+        let place = rule.map { "line \($0.location.line) of \(file)" } ?? "those to whom \(file) gives nothing any more"
+        throw Refusals.explain(refusal, limits, place)
     }
 
-    /// The same for a device that there is. Whom the policy gives none any more may keep what he has.
+    /// Whom the policy gives nothing any more may keep what he has, and see to it. That is no way around its limits.
+    private static let limitsWithoutRule: AccessLimits = {
+        var limits = AccessLimits()
+        limits.maxStarts = 60
+        limits.penalty = StartLimits.longestPenalty
+        return limits
+    }()
+
+    /// The same for a device that there is.
     func permitStart(for device: ManagedDevice, _ operation: String, _ peer: PeerCredentials) -> InterfaceError? {
-        guard let rule = policy.rule(for: accessPeer(peer), target: device.info.target) else { return nil }
-        do throws(InterfaceError) { try takeStart(rule, of: peer) } catch {
+        let decisive = policy.rule(for: accessPeer(peer), target: device.info.target)
+        let rule = decisive.flatMap { $0.isAllow ? $0 : nil }
+        do throws(InterfaceError) {
+            try takeStart(rule?.limits ?? Self.limitsWithoutRule, rule, of: peer)
+        } catch {
             Log.notice(
                 "access-refused", ("operation", operation), ("device", "\(device.id)"), ("uid", "\(peer.uid)"),
-                ("pid", "\(peer.pid)"), ("result", "refused"), ("rule", rule.place), ("why", error.message))
+                ("pid", "\(peer.pid)"), ("result", "refused"), ("rule", decisive?.place ?? "none"),
+                ("why", error.message))
             return error
         }
         return nil

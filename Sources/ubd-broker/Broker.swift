@@ -173,6 +173,18 @@ final class Broker {
         return device.liesOnUblk ? WorkerFailure(.fileIsUbdDevice) : nil
     }
 
+    /// A device that writes to the same bytes, and waits for its owner to bring the file again: nobody has the file open for
+    /// it, so no lock tells (FileClaim), and its mounted file system or waiting requests would come down on a stranger's data.
+    func deviceWaiting(for geometry: Geometry, offset: UInt64) -> ManagedDevice? {
+        guard geometry.file != .none else { return nil }
+        let bytes = offset..<offset + geometry.size
+        return devices.values.first { device in
+            guard device.waitsForFile, !device.info.readOnly, device.file == geometry.file else { return false }
+            let begin = UInt64(clamping: device.info.offset ?? 0)
+            return bytes.overlaps(begin..<begin + UInt64(clamping: device.info.sizeBytes))
+        }
+    }
+
     func requestsInFlight(_ id: UInt32) -> Int { surroundings.requestsInFlight(id) }
 
     /// The kernel finds the processors' own clocks good enough to keep its time by: they run at one pace, in step. (On

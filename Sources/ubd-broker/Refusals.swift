@@ -37,17 +37,17 @@ enum Refusals {
         }
     }
 
-    static func explain(_ refusal: StartLimits.Refusal, _ rule: AccessRule, _ file: String) -> InterfaceError {
-        let place = "line \(rule.location.line) of \(file)"
+    /// `place`: whose limits these are.
+    static func explain(_ refusal: StartLimits.Refusal, _ limits: AccessLimits, _ place: String) -> InterfaceError {
         switch refusal {
         case .tooOften(let limit, let again):
             return .quotaReached(
-                message: "more than max-starts=\(limit) of \(place): adds, upgrades and recoveries within a minute",
+                message: "more than max-starts=\(limit) of \(place) in so short a time: adds, upgrades and recoveries",
                 remedy: "try again in \(again) s", limit: "max-starts", value: Int64(clamping: limit))
         case .penalty(let violations, let again):
             let often = violations == 1 ? "a worker of yours" : "\(violations) workers of yours within a day"
             return .quotaReached(
-                message: "\(often) broke the sandbox, and penalty=\(rule.limits.penalty ?? 0) of \(place) "
+                message: "\(often) broke the sandbox, and penalty=\(limits.penalty ?? 0) of \(place) "
                     + "gives you no new one for a while",
                 remedy: "tell the administrator, whose log has 'sandbox-violation'; or try again in \(again) s",
                 limit: "penalty", value: Int64(clamping: again))

@@ -22,8 +22,10 @@ extension Broker {
 }
 
 extension Broker {
-    /// Its worker counts as another version of ubd does: there will be no statistics, and no watchdog.
+    /// For each worker that begins to serve. When it counts as another version of ubd does there will be no statistics, and
+    /// no watchdog.
     func noteLayout(of device: ManagedDevice) {
+        device.statistics?.readLayout()
         guard device.statistics?.isReadable == false else { return }
         Log.warning(
             "statistics-layout", ("device", "\(device.id)"), ("worker", "\(device.info.workerPid ?? 0)"))

@@ -85,7 +85,7 @@ extension BrokerAPI {
           targets: []string,
           readOnlyOnly: bool,
           zeroCopy: bool,
-          # Workers that the caller's requests may start within a minute. Null: no limit.
+          # The caller's adds, upgrades and recoveries: so many at once, and then so many a minute. Null: no limit.
           maxStarts: ?int,
           # Seconds without a new worker after one of the caller's broke its sandbox, for the first time within a day. Null: none.
           penalty: ?int

@@ -16,7 +16,7 @@ public struct Limits: Equatable, Sendable {
     public var targets: [String]
     public var readOnlyOnly: Bool
     public var zeroCopy: Bool
-    /// Workers that the caller's requests may start within a minute; nil: no limit.
+    /// The caller's adds, upgrades and recoveries: so many at once, and then so many a minute; nil: no limit.
     public var maxStarts: Int64?
     /// Seconds without a new worker after one of the caller's broke its sandbox for the first time within a day; nil: none.
     public var penalty: Int64?

@@ -249,6 +249,9 @@ final class AddOperation: ClientOperation {
         if let failure = broker.backingProblem(geometry) {
             return fail(StartErrors.explain(failure, device, workerGID: broker.workerGID))
         }
+        if let waiting = broker.deviceWaiting(for: geometry, offset: plan.options.offset) {
+            return fail(StartErrors.isWaitedFor(by: waiting, ownerUID))
+        }
         device.file = geometry.file
         device.info.sizeBytes = geometry.size
         device.info.blockSize = geometry.logicalBlock
@@ -327,6 +330,7 @@ final class AddOperation: ClientOperation {
             "added", ("device", "\(device.id)"), ("owner", "\(ownerUID)"), ("target", plan.target.name),
             ("bytes", "\(device.info.sizeBytes)"), ("worker", "\(device.info.workerPid ?? 0)"),
             ("rule", rule.place))
+        broker.noteLayout(of: device)
         finish(.added(broker.description(of: device), notices))
         broker.watchOver(device)
     }

@@ -39,8 +39,14 @@ final class DeviceStatistics {
     }
 
     /// The words mean what this broker takes them for; false while a worker of another version of ubd counts in them.
-    var isReadable: Bool {
-        (0..<queues).allSatisfy { [0, StatisticsPage.layout].contains(word(queue: $0, StatisticsPage.Word.layout)) }
+    private(set) var isReadable = true
+
+    /// Asked when a worker begins to serve, before it has seen a user's request, and not again: it must not be able to switch
+    /// off its own watchdog.
+    func readLayout() {
+        isReadable = (0..<queues).allSatisfy {
+            [0, StatisticsPage.layout].contains(word(queue: $0, StatisticsPage.Word.layout))
+        }
     }
 
     /// Each queue's own claims.

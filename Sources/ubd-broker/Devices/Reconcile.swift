@@ -31,6 +31,10 @@ extension Broker {
             let device = ManagedDevice(info: record.device, memoryBytes: record.memoryBytes, step: record.step)
             device.worker = worker
             device.launch = record.launch
+            // Records of earlier versions have it only there.
+            if device.info.offset == nil, let offset = record.launch?.offset, offset > 0 {
+                device.info.offset = Int64(clamping: offset)
+            }
             device.recoveryStarted = record.recoveryStarted
             device.recoveryAnswered = record.recoveryAnswered
             device.sockets = record.sockets

@@ -20,7 +20,6 @@ final class Rehearsal {
     private let launch: LaunchMessage
     /// Where the files lie; the caller keeps it open.
     private let parking: Int32
-    private let isJudged: Bool
     private var worker: (any Worker)?
     private var statistics: DeviceStatistics?
     private var geometry: Geometry?
@@ -28,12 +27,9 @@ final class Rehearsal {
     private var completion: ((Result<Geometry, InterfaceError>) -> Void)?
     private var outcome: Result<Geometry, InterfaceError>?
 
-    /// `isJudged`: the file is its user's choice, and so is what it does to the worker; the program is not.
     init(
-        of program: WorkerProgram, for device: ManagedDevice, _ launch: LaunchMessage, parking: Int32, broker: Broker,
-        isJudged: Bool
+        of program: WorkerProgram, for device: ManagedDevice, _ launch: LaunchMessage, parking: Int32, broker: Broker
     ) {
-        self.isJudged = isJudged
         self.program = program
         self.device = device
         self.launch = launch
@@ -131,7 +127,7 @@ final class Rehearsal {
         broker.loop.cancel(timer)
         if outcome == nil { outcome = .failure(StartErrors.workerBroke("it \(change)")) }
         guard let worker else { return }
-        if isJudged { broker.judge(worker, of: program, for: device) }
+        broker.judge(worker, of: program, for: device)
         worker.forget(undertaker: broker.undertaker, owner: device.owner)
         broker.uids.giveBack(worker.uid)
         self.worker = nil

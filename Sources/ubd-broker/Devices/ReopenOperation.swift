@@ -94,7 +94,7 @@ final class ReopenOperation: ClientOperation {
             return fail(StartErrors.workerBroke("its files are gone"))
         }
         let rehearsal = Rehearsal(
-            of: broker.program, for: device, launch, parking: parking, broker: broker, isJudged: true)
+            of: broker.program, for: device, launch, parking: parking, broker: broker)
         self.rehearsal = rehearsal
         rehearsal.begin { [self] result in
             self.rehearsal = nil

@@ -11,6 +11,19 @@ enum StartErrors {
         remedy: "see whether the file answers at all, and the broker's log",
         step: "worker", errno: nil)
 
+    static func isWaitedFor(by other: ManagedDevice, _ uid: UInt32) -> InterfaceError {
+        let isTheirs = uid == 0 || uid == other.owner
+        let name = other.info.link ?? other.info.node
+        return .busy(
+            message: isTheirs
+                ? "the file is behind \(name), which waits for it"
+                : "the file is behind another user's device, which waits for it",
+            remedy: isTheirs
+                ? "bring it: 'ubd recover -n \(other.id)'; or delete that device: 'ubd del -n \(other.id) --force'"
+                : "ask whoever may write to it too; with files of your own nobody else can",
+            id: Int64(other.id), holder: isTheirs ? name : "a device")
+    }
+
     static func broken(_ step: String, _ error: SystemError) -> InterfaceError {
         .failed(
             message: "could not \(step): \(SystemError.message(error.errno))",

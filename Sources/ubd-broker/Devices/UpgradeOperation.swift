@@ -73,7 +73,7 @@ final class UpgradeOperation {
         }
         self.candidate = candidate
         device.upgrade = self
-        let rehearsal = Rehearsal(of: candidate, for: device, launch, parking: parking, broker: broker, isJudged: false)
+        let rehearsal = Rehearsal(of: candidate, for: device, launch, parking: parking, broker: broker)
         self.rehearsal = rehearsal
         rehearsal.begin { [self] result in
             self.rehearsal = nil

@@ -13,35 +13,44 @@ enum Notification {
         return max(Int(clamping: microseconds / 2000), 1)
     }
 
+    /// Milliseconds until a sign of life is sent again that systemd had no room for. Anybody may write to its socket, and so
+    /// keep it full for a while; waiting for room would make all clients wait.
+    private static let again = 50
+
     /// From now on, for as long as the loop runs.
-    static func keepAlive(_ loop: EventLoop, every period: Int?) {
+    static func keepAlive(
+        _ loop: EventLoop, every period: Int?,
+        _ say: @escaping (String) -> Bool = { Notification.send($0, waiting: false) }
+    ) {
         guard let period else { return }
-        loop.after(milliseconds: period) {
-            // One that is lost is better than clients that wait until systemd reads.
-            send("WATCHDOG=1", waiting: false)
-            keepAlive(loop, every: period)
+        // The first one at half of the time; one that is not taken leaves as much for another try.
+        func next(in milliseconds: Int) {
+            loop.after(milliseconds: milliseconds) { next(in: say("WATCHDOG=1") ? period : min(again, period)) }
         }
+        next(in: period)
     }
 
-    /// `waiting`: until systemd has room for it.
-    static func send(_ state: String, waiting: Bool = true) {
-        guard let variable = getenv("NOTIFY_SOCKET") else { return }
-        send(state, waiting: waiting, to: String(cString: variable))
+    /// `waiting`: until systemd has room for it. False: it had none; whatever else goes wrong, another try would not mend.
+    @discardableResult
+    static func send(_ state: String, waiting: Bool = true) -> Bool {
+        guard let variable = getenv("NOTIFY_SOCKET") else { return true }
+        return send(state, waiting: waiting, to: String(cString: variable))
     }
 
-    static func send(_ state: String, waiting: Bool, to path: String) {
-        guard var address = unixAddress(path) else { return }
+    static func send(_ state: String, waiting: Bool, to path: String) -> Bool {
+        guard var address = unixAddress(path) else { return true }
         // A name that starts with @ is in the abstract namespace.
         if path.hasPrefix("@") { address.sun_path.0 = 0 }
         let socket = Glibc.socket(AF_UNIX, Int32(SOCK_DGRAM.rawValue | SOCK_CLOEXEC.rawValue), 0)
-        if socket < 0 { return }
+        if socket < 0 { return true }
         defer { close(socket) }
         let size = socklen_t(MemoryLayout<sa_family_t>.size + path.utf8.count + (path.hasPrefix("@") ? 0 : 1))
         let bytes = Array(state.utf8)
-        withUnsafePointer(to: &address) { address in
-            _ = sendto(
+        let sent = withUnsafePointer(to: &address) { address in
+            sendto(
                 socket, bytes, bytes.count, Int32(waiting ? MSG_NOSIGNAL : MSG_NOSIGNAL | MSG_DONTWAIT),
                 __CONST_SOCKADDR_ARG(__sockaddr_un__: address), size)
         }
+        return sent >= 0 || errno != EAGAIN
     }
 }

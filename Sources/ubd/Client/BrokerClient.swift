@@ -38,12 +38,20 @@ struct BrokerClient {
 
     /// Adds a device. As many of `files` as the broker wants are parked with it; they stay the caller's.
     func add(_ request: AddRequest, files: [Int32]) throws(CommandFailure) -> (Device, [Notice]) {
-        try bring(files, with: .add(request), doing: "adding the device")
+        try bring(.add(request), doing: "adding the device") { (count, parking) throws(CommandFailure) in
+            try Self.park(Array(files.prefix(count)), in: parking)
+        }
     }
 
-    /// Brings the file of a device that waits for it. As many of `files` as the broker wants are parked with it.
-    func recover(_ request: RecoverRequest, files: [Int32]) throws(CommandFailure) -> Device {
-        try bring(files, with: .recover(request), doing: "recovering the device").0
+    /// Brings the file of a device that waits for it: opened when the broker wants it, since a device that does not wait has it
+    /// in use itself.
+    func recover(
+        _ request: RecoverRequest, open: () throws(CommandFailure) -> BackingFile
+    ) throws(CommandFailure) -> Device {
+        try bring(.recover(request), doing: "recovering the device") { (count, parking) throws(CommandFailure) in
+            let backing = try open()
+            try Self.park(Array(backing.numbers.prefix(count)), in: parking)
+        }.0
     }
 
     /// Replaces a device's worker.
@@ -56,7 +64,8 @@ struct BrokerClient {
 
     /// A call in which the broker asks for files.
     private func bring(
-        _ files: [Int32], with call: BrokerCall, doing what: String
+        _ call: BrokerCall, doing what: String,
+        _ park: (_ count: Int, _ parking: consuming FileDescriptor) throws(CommandFailure) -> Void
     ) throws(CommandFailure) -> (Device, [Notice]) {
         var connection = try BrokerConnection(
             environment, deadline: Deadline(seconds: environment.addSeconds))
@@ -73,7 +82,7 @@ struct BrokerClient {
             guard let parking = incoming.file.take() else {
                 throw Self.unexpected("the broker asked for files but sent no socket for them")
             }
-            try Self.park(Array(files.prefix(count)), in: parking)
+            try park(count, parking)
             incoming = try connection.receive()
         }
         guard case .added(let device, let notices) = try Self.addReply(incoming.reply) else {

@@ -40,7 +40,7 @@ struct InfoCommand: UBDCommand {
                 ("", "targets: \(limits.targets.joined(separator: ", "))"),
                 ("", limits.readOnlyOnly ? "read-only devices only" : "writable devices too"),
                 ("", limits.zeroCopy ? "zero copy granted" : "no zero copy"),
-                ("", "\(limits.maxStarts.map(String.init) ?? "any number of") workers started a minute"),
+                ("", "\(limits.maxStarts.map(String.init) ?? "any number of") adds, upgrades and recoveries a minute"),
             ]
             if let penalty = limits.penalty {
                 rows.append(("", "no new worker for \(penalty) s after one of yours broke its sandbox"))

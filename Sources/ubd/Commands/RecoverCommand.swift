@@ -38,15 +38,14 @@ struct RecoverCommand: UBDCommand {
         guard let device = try client.list(id: number).first else { throw ListCommand.noSuchDevice(number) }
         var options = TargetOptions()
         options.buffered = device.buffered
-        // A device that serves has claimed its file itself; that it has nothing to recover the broker tells.
-        let isServing = device.state != .recovering
         let offset = UInt64(clamping: device.offset ?? 0)
         let claim = FileClaim(bytes: offset..<offset + device.sizeBytes)
-        let backing = try BackingFile.open(
-            try path(for: device), readOnly: device.readOnly, options: options, shared: shared || isServing,
-            claim: claim)
-        let recovered = try client.recover(
-            RecoverRequest(id: device.id, generation: device.generation), files: backing.numbers)
+        let request = RecoverRequest(id: device.id, generation: device.generation)
+        let path = try path(for: device)
+        let recovered = try client.recover(request) { () throws(CommandFailure) in
+            try BackingFile.open(
+                path, readOnly: device.readOnly, options: options, shared: shared, claim: claim)
+        }
         if output.asJSON {
             environment.console.out(recovered.json.indentedText)
         } else {

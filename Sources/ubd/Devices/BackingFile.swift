@@ -35,9 +35,7 @@ struct BackingFile: ~Copyable {
         try checkKind(kind, path)
         var notices: [Notice] = []
         let isDisk = kind.st_mode & S_IFMT == S_IFBLK
-        let opened = try claim.patiently { () throws(CommandFailure) in
-            try openAsAllowed(path, wantsReadOnly: readOnly, exclusively: isDisk && !shared)
-        }
+        let opened = try openClaimed(path, readOnly: readOnly, isDisk: isDisk, shared: shared, claim, &notices)
         if opened.readOnly, !readOnly {
             notices.append(
                 Notice(code: "read-only", message: "\(path) is not writable, so the device is read-only"))
@@ -48,7 +46,10 @@ struct BackingFile: ~Copyable {
         try checkSize(status, path, options)
         if shared {
             // So that others who ask hear of it. Who has it already is no reason here.
-            do { try claim.lock(opened.file, path, readOnly: opened.readOnly, options) } catch {}
+            do { try claim.lock(opened.file, path, readOnly: opened.readOnly, options) } catch {
+                let notice = unclaimed(path)
+                if !notices.contains(notice) { notices.append(notice) }
+            }
         } else {
             try claim.patiently { () throws(CommandFailure) in
                 try claim.lock(opened.file, path, readOnly: opened.readOnly, options)
@@ -118,6 +119,30 @@ struct BackingFile: ~Copyable {
     private struct Opened: ~Copyable {
         var file: FileDescriptor
         var readOnly: Bool
+    }
+
+    /// A shared disk is claimed, too, unless somebody else has it.
+    private static func openClaimed(
+        _ path: String, readOnly: Bool, isDisk: Bool, shared: Bool, _ claim: FileClaim, _ notices: inout [Notice]
+    ) throws(CommandFailure) -> Opened {
+        guard shared else {
+            return try claim.patiently { () throws(CommandFailure) in
+                try openAsAllowed(path, wantsReadOnly: readOnly, exclusively: isDisk)
+            }
+        }
+        do { return try openAsAllowed(path, wantsReadOnly: readOnly, exclusively: isDisk) } catch {
+            guard error.name == FileClaim.code else { throw error }
+        }
+        notices.append(unclaimed(path))
+        return try openAsAllowed(path, wantsReadOnly: readOnly, exclusively: false)
+    }
+
+    private static func unclaimed(_ path: String) -> Notice {
+        Notice(
+            code: "shared",
+            message:
+                "\(path) is in use by another; when that one is gone, nothing keeps a third from using it beside this device"
+        )
     }
 
     /// `exclusively`: a disk that is to be written must not be mounted, nor in use by LVM, MD or another such device; while

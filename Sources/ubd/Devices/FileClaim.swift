@@ -57,10 +57,29 @@ struct FileClaim {
         guard fcntl(file.raw, F_OFD_SETLK, &range) != 0 else { return }
         // Some file systems have no locks: then nobody could have one.
         guard errno == EAGAIN || errno == EACCES else { return }
-        let part = offset == 0 && size == 0 ? "it" : "these bytes of it"
-        throw CommandFailure(
-            .busy, FileClaim.code, "\(path) is in use: another device or program has locked \(part)",
-            remedy: "see 'ubd list'; " + FileClaim.sharedRemedy)
+        throw inUse(file, path, range)
+    }
+
+    /// Who has locked it, as far as the kernel tells: a process by its number, the owner of an open file not at all.
+    private func inUse(_ file: borrowing FileDescriptor, _ path: String, _ wanted: flock) -> CommandFailure {
+        var found = wanted
+        let part = wanted.l_start == 0 && wanted.l_len == 0 ? "it" : "these bytes of it"
+        guard fcntl(file.raw, F_OFD_GETLK, &found) == 0, found.l_type != Int16(F_UNLCK) else {
+            return CommandFailure(
+                .busy, FileClaim.code, "\(path) was in use: another device or program had locked \(part)",
+                remedy: "try again; " + FileClaim.sharedRemedy)
+        }
+        let who = found.l_pid > 0 ? "process \(found.l_pid)" : "another device or program"
+        guard found.l_type == Int16(F_RDLCK) else {
+            return CommandFailure(
+                .busy, FileClaim.code, "\(path) is in use: \(who) has locked \(part)",
+                remedy: "see 'ubd list'; " + FileClaim.sharedRemedy)
+        }
+        return CommandFailure(
+            .busy, FileClaim.code, "\(path) is in use: \(who), which only reads, has locked \(part) against writers",
+            remedy:
+                "see 'ubd list'; it may be another user's who may read the file: 'chmod go-r' keeps others out; with "
+                + "--shared that reader sees what you write while you write it")
     }
 
     static func diskInUse(_ path: String) -> CommandFailure {

@@ -11,6 +11,7 @@ import WorkerProtocol
 /// A broker in a temporary folder with a fake kernel and fake workers.
 final class Host {
     static let alice = PeerCredentials(pid: 100, uid: 1000, gid: 1000, groups: [50])
+    static let root = PeerCredentials(pid: 99, uid: 0, gid: 0, groups: [])
     static let bob = PeerCredentials(pid: 101, uid: 1001, gid: 1001, groups: [50])
     static let mallory = PeerCredentials(pid: 102, uid: 1002, gid: 1002, groups: [])
 

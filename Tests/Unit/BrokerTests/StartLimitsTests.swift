@@ -182,6 +182,42 @@ struct StartLimitsTests {
         }
     }
 
+    @Test("whom the policy gives nothing any more is bound all the same, and strictly")
+    func withoutRule() throws {
+        for more in ["deny uid=* target=*\n", ""] {
+            let host = try Host(policy: "allow uid=0 target=*\n" + more)
+            _ = try host.add(as: Host.root).get()
+            let device = try #require(host.broker.devices[0])
+            for _ in 0..<60 { #expect(host.broker.permitStart(for: device, "upgrade", Host.alice) == nil) }
+            let often = try #require(host.broker.permitStart(for: device, "upgrade", Host.alice))
+            #expect(
+                often.message.contains("max-starts=60 of those to whom /etc/ubd/access.policy gives nothing any more"))
+            host.broker.startLimits.noteViolation(uid: Host.bob.uid, now: monotonicNanoseconds())
+            guard case .quotaReached(_, _, "penalty", 3600) = host.broker.permitStart(for: device, "recover", Host.bob)
+            else {
+                Issue.record("bob may")
+                continue
+            }
+        }
+    }
+
+    @Test("a worker that is tried out before an upgrade is judged like any other")
+    func triedOut() throws {
+        let host = try host("penalty=60")
+        host.kernel.features = [.perIODaemon, .quiesce]
+        _ = try host.add().get()
+        // As after a restart of the broker: the device's worker is of an earlier program.
+        host.installed = try Host.program()
+        host.broker.program = host.installed
+        host.fault = .violates
+        var answer: Result<UpgradeReply, InterfaceError>?
+        host.broker.upgrade(UpgradeRequest(id: 0), peer: Host.alice) { answer = $0 }
+        try host.run { answer != nil }
+        host.fault = nil
+        #expect(host.workers.map(\.isRehearsal) == [false, true])
+        _ = try refusal(host.add(), "penalty")
+    }
+
     @Test("a device that is being deleted does not hide what its worker does")
     func whileDeleted() throws {
         let host = try host("penalty=60")

@@ -284,6 +284,47 @@ struct ReopenTests {
         try host.run { host.leftovers.isEmpty }
     }
 
+    @Test("the file is nobody else's while the device waits for it, and no other bytes of it are kept")
+    func keepsFile() throws {
+        let host = try host()
+        func add(_ peer: PeerCredentials, offset: UInt64 = 0, inode: UInt64 = 3) throws -> InterfaceError? {
+            host.geometry.file.inode = inode
+            let options = offset > 0 ? [OptionValue("offset", String(offset))] : []
+            let result = try host.add(AddRequest(target: "loop", options: options), as: peer) {
+                _ = try? send($0, [0], files: [0])
+            }
+            guard case .failure(let error) = result else { return nil }
+            return error
+        }
+        let mine = try #require(try add(Host.alice))
+        #expect(mine.name == "io.ubd.Broker.Busy" && mine.message.contains("/dev/ublkb0, which waits for it"))
+        #expect(mine.remedy.contains("ubd recover -n 0"))
+        let theirs = try #require(try add(Host.bob))
+        #expect(
+            theirs.name == "io.ubd.Broker.Busy" && !theirs.message.contains("ublkb0") && !theirs.remedy.contains("-n 0")
+        )
+        #expect(info(host)?.state == .recovering)
+        #expect(try add(Host.alice, offset: 1 << 20) == nil)
+        #expect(try add(Host.alice, inode: 9) == nil)
+        host.geometry.file.inode = 3
+        #expect(try recover(host).get().state == .live)
+    }
+
+    @Test("where in the file the device begins is known also from a record that has it only in the worker's orders")
+    func oldRecord() throws {
+        let host = try Host()
+        var device = try #require(info(try self.host()))
+        device.state = .live
+        var record = DeviceRecord(step: .live, device: device, worker: nil, memoryBytes: 4096)
+        record.launch = LaunchMessage(target: .loop, queues: 1, depth: 1, maxIOBytes: 4096, offset: 4096)
+        record.file = ReopenTests.file
+        try host.broker.store.write(record)
+        host.kernel.addDevice(0, generation: 77, state: .quiesced, pid: -1)
+        try host.broker.reconcile()
+        try host.run { self.info(host)?.state == .recovering }
+        #expect(info(host)?.offset == 4096)
+    }
+
     @Test(
         "another file, or the same one with another disk in it, leaves the device waiting",
         arguments: [

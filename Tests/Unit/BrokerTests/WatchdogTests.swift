@@ -143,10 +143,16 @@ struct DeviceStatisticsTests {
         let memory = try Mapping.shared(statistics.file.raw, offset: 0, bytes: 4096, writable: true)
         let place = StatisticsPage.stride + StatisticsPage.Word.layout * 8
         memory.base.storeBytes(of: StatisticsPage.layout, toByteOffset: place, as: UInt64.self)
+        statistics.readLayout()
         #expect(statistics.isReadable)
         for other in [StatisticsPage.layout + 1, .max] {
             memory.base.storeBytes(of: other, toByteOffset: place, as: UInt64.self)
+            // Not because the worker wants it.
+            #expect(statistics.isReadable)
+            statistics.readLayout()
             #expect(!statistics.isReadable)
+            memory.base.storeBytes(of: StatisticsPage.layout, toByteOffset: place, as: UInt64.self)
+            statistics.readLayout()
         }
     }
 

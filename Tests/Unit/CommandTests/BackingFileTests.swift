@@ -157,6 +157,29 @@ struct BackingFileTests {
         #expect(failure(file) == nil)
     }
 
+    @Test("that somebody who only reads has locked is refused with that reason, and with what keeps readers out")
+    func lockedByReader() throws {
+        let folder = TemporaryFolder()
+        let file = folder.file("1.img", bytes: 16384)
+        let whole: (offset: UInt64, size: UInt64?) = (0, nil)
+        let failure = try #require(try second(file, first: whole, readOnly: true, second: whole))
+        #expect(failure.message.contains("which only reads, has locked it against writers"))
+        #expect(failure.remedy.contains("chmod go-r") && failure.remedy.contains("--shared"))
+    }
+
+    @Test("that is shared while another has it is said not to be kept from a third")
+    func unclaimed() throws {
+        let folder = TemporaryFolder()
+        let file = folder.file("1.img", bytes: 16384)
+        func codes() throws -> [String] {
+            try BackingFile.open(file, readOnly: false, options: TargetOptions(), shared: true).notices.map(\.code)
+        }
+        #expect(!(try codes()).contains("shared"))
+        let holder = try BackingFile.open(file, readOnly: false, options: TargetOptions())
+        #expect(try codes().filter { $0 == "shared" } == ["shared"])
+        withExtendedLifetime(holder.numbers) {}
+    }
+
     @Test("is waited for while a device that was just deleted lets go of it")
     func patience() throws {
         let folder = TemporaryFolder()

@@ -122,12 +122,13 @@ struct InfoTests {
     @Test("tell how many workers a minute the caller may start, and what a broken sandbox costs")
     func starts() {
         var info = FakeBroker.info
-        #expect(run(["info"], info).console.output.last == "          any number of workers started a minute")
+        #expect(
+            run(["info"], info).console.output.last == "          any number of adds, upgrades and recoveries a minute")
         info.limits?.maxStarts = 600
         info.limits?.penalty = 60
         #expect(
             run(["info"], info).console.output.suffix(2) == [
-                "          600 workers started a minute",
+                "          600 adds, upgrades and recoveries a minute",
                 "          no new worker for 60 s after one of yours broke its sandbox",
             ])
     }

@@ -28,7 +28,7 @@ public struct AccessLimits: Sendable, Equatable {
     public var maxIOBytes: UInt64?
     /// Seconds that a device may be given as its I/O timeout; nil: any.
     public var ioTimeout: ClosedRange<UInt64>?
-    /// Workers that a user's requests may start within a minute: adds, upgrades, recoveries.
+    /// A user's requests that start workers (adds, upgrades, recoveries): so many at once, and then so many a minute.
     public var maxStarts: UInt64?
     /// Seconds for which a user's requests start no worker after one of the user's broke its sandbox, for the first time
     /// within a day; twice as long each further time.
