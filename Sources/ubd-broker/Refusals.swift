@@ -42,7 +42,7 @@ enum Refusals {
         switch refusal {
         case .tooOften(let limit, let again):
             return .quotaReached(
-                message: "more than max-starts=\(limit) of \(place) in so short a time: adds, upgrades and recoveries",
+                message: "more than max-starts=\(limit) of \(place): adds, upgrades and recoveries in a short time",
                 remedy: "try again in \(again) s", limit: "max-starts", value: Int64(clamping: limit))
         case .penalty(let violations, let again):
             let often = violations == 1 ? "a worker of yours" : "\(violations) workers of yours within a day"

@@ -66,7 +66,8 @@ enum KernelChecks {
             .missing(
                 "control", "there is no /dev/ublk-control",
                 remedy: "run 'modprobe -r ublk_drv && modprobe ublk_drv' as root")
-        case nil: .missing("control", "there is no /dev/ublk-control", remedy: "it comes with module ublk_drv, above")
+        // It comes with the module.
+        case nil: .missing("control", "there is no /dev/ublk-control", remedy: module.remedy ?? "")
         case .some:
             .missing(
                 "control", "/dev/ublk-control is no character device",

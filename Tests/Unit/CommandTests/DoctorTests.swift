@@ -83,7 +83,7 @@ struct DoctorTests {
             $0.kinds["/dev/ublk-control"] = nil
             $0.kinds["/sys/module/ublk_drv"] = nil
         }
-        #expect(moduleFirst.remedy == "it comes with module ublk_drv, above")
+        #expect(moduleFirst.remedy == "reboot if the kernel was just replaced, else install its modules")
         #expect(try check("control") { $0.kinds["/dev/ublk-control"] = .file }.status == .missing)
     }
 
