@@ -128,6 +128,19 @@ def walls_table(results):
     return "\n".join(lines)
 
 
+def walls_by_depth(results):
+    """One line: what the walls add at each depth, and on the average."""
+    found = [(bare["depth"], wall["ratio"]) for bare, wall in zip(find_first(results, "bare"), walls(results))]
+    lines = ["| depth | " + " | ".join(str(depth) for depth, _ in found) + " | average |", "|---|" + "---:|" * (len(found) + 1)]
+    cells = [f"{100 * ratio:+.2f} %" for _, ratio in found] + [f"{100 * statistics.mean(ratio for _, ratio in found):+.2f} %"]
+    return "\n".join([*lines, "| more | " + " | ".join(cells) + " |"])
+
+
+def find_first(results, server):
+    """A point of each depth, in their order."""
+    return list({point["depth"]: point for point in find(results, server=server)}.values())
+
+
 # What a wall adds to, and why: by function of the kernel (Linux 7.3).
 WALLS = [
     ("`__seccomp_filter`", "the filters: a bitmap says that `io_uring_enter` is allowed, so that none of them runs"),
@@ -313,6 +326,11 @@ turns. Runs of one point differ too, by what the guest's scheduler makes of chan
 takes its requests one by one: then chance says how many a wake-up brings. {source(sections['walls'])}
 
 {walls_table(sections['walls']['results'])}
+
+Where they seem to cost most, a loop of mode copy that is read at random, requests one by one, that is much more than their own
+instructions (below), and at some depths only: medians of five. {source(sections['walls-depths'])}
+
+{walls_by_depth(sections['walls-depths']['results'])}
 
 Which instructions that are, in a loop on tmpfs, read at random: about 120 for each `io_uring_enter`, of which a request at
 depth 1 needs two (one for the read, one that gives the request back and waits), and 19 for each entry of the ring. Nothing else of the walls is on
