@@ -44,7 +44,7 @@ struct BatchLoop<T: Target>: RequestLoop, ~Copyable {
     @inline(never)
     mutating func turn() -> Int {
         // The lists' own completions are no reason to wake up: without them there is nothing to do.
-        let status = queue.ring.submit(waitingFor: 1 &+ batch.lists, forIO: !queue.counters.isIdle)
+        let status = queue.ring.submit(waitingFor: 1 &+ batch.lists, forIO: queue.pending != 0)
         if status < 0, !queue.isPassing(status) { return status }
         return handleCompletions()
     }
@@ -67,6 +67,7 @@ struct BatchLoop<T: Target>: RequestLoop, ~Copyable {
                 let status = listEnded(key, completion.result)
                 if status < 0 { return status }
             } else {
+                queue.pending &-= 1
                 let outcome = target.finish(key, result: completion.result, on: &queue)
                 commit(key.tag, queue.descriptors[Int(key.tag)], outcome)
             }
@@ -123,7 +124,9 @@ struct BatchLoop<T: Target>: RequestLoop, ~Copyable {
         if outcome.hasMoved {
             queue.counters.complete(tag, descriptor, bytes: outcome.rawValue)
             batch.add(tag, result: outcome.rawValue, address: queue.buffer(of: tag))
-        } else if outcome != .pending {
+        } else if outcome == .pending {
+            queue.pending &+= 1
+        } else {
             commitRare(tag, outcome)
         }
     }

@@ -46,14 +46,6 @@ struct Counters {
         (0..<8).reduce(0) { $0 &+ words[StatisticsPage.Word.requests + $1] }
     }
 
-    /// No request is under way: the queue waits for the next one, not for a backing file. Asked once a turn.
-    @inline(__always)
-    var isIdle: Bool {
-        // What `committed` sums up, eight words as one value.
-        UnsafeRawPointer(words + StatisticsPage.Word.requests).loadUnaligned(as: SIMD8<UInt64>.self).wrappedSum()
-            == taken
-    }
-
     @inline(__always)
     func take(_ count: UInt64) {
         words[StatisticsPage.Word.taken] &+= count

@@ -48,6 +48,8 @@ enum RequestBuffers {
 /// here, once.
 struct Queue: ~Copyable {
     var ring: Ring
+    /// Requests whose target waits for something. None: the queue waits for the next request, and not for I/O.
+    var pending: UInt32 = 0
     let number: UInt16
     let depth: UInt16
     /// One per tag.

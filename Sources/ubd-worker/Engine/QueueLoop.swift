@@ -21,7 +21,7 @@ struct QueueLoop<T: Target>: RequestLoop, ~Copyable {
 
     @inline(never)
     mutating func turn() -> Int {
-        let status = queue.ring.submit(waitingFor: 1, forIO: !queue.counters.isIdle)
+        let status = queue.ring.submit(waitingFor: 1, forIO: queue.pending != 0)
         if status < 0, !queue.isPassing(status) { return status }
         return handleCompletions()
     }
@@ -52,11 +52,14 @@ struct QueueLoop<T: Target>: RequestLoop, ~Copyable {
                 #endif
                 outcome = target.begin(key.tag, descriptor, on: &queue)
             } else {
+                queue.pending &-= 1
                 outcome = target.finish(key, result: completion.result, on: &queue)
             }
             if outcome.hasMoved {
                 queue.commit(key.tag, descriptor, outcome)
-            } else if outcome != .pending {
+            } else if outcome == .pending {
+                queue.pending &+= 1
+            } else {
                 queue.commitRare(key.tag, outcome)
             }
         }
