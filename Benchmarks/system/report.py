@@ -366,7 +366,7 @@ Loop on tmpfs, 4 KiB, depth 32, read at random, by function, per request: kublk'
 
 ## Whose the difference to kublk is
 
-Null, 4 KiB: **all** per request, each the median of nine runs in turns. When fio gives and takes its requests one by one, the
+Null, 4 KiB: **all** per request, each the median of five runs in turns. When fio gives and takes its requests one by one, the
 guest's scheduler says how many a wake-up brings, and that costs more than the two differ by. When it does so with several at
 once (the fourth column), each wake-up brings both servers as many: then what they differ by is their own.
 

@@ -136,6 +136,20 @@ struct DeviceStatisticsTests {
         #expect(statistics.total.taken == 2)
     }
 
+    @Test("knows a stopped worker, whatever it is called, and how many requests wait for it")
+    func kernelFiles() {
+        for (stat, isStopped) in [
+            ("7 (ubd-worker) T 1 7", true), ("7 (ubd-worker) t 1", true), ("7 (ubd-worker) S 1", false),
+            ("7 (a) T (b)) R 1", false), ("7 (x", false), ("7 (x)", false), ("", false),
+        ] {
+            #expect(Watchdog.isStopped(stat: Array(stat.utf8)) == isStopped, "\(stat)")
+        }
+        for (text, sum) in [("       3       12\n", 15), ("0 0\n", 0), ("", 0), ("7", 7), ("x\n", 0)] {
+            #expect(Watchdog.sumOfNumbers(Array(text.utf8)) == sum, "\(text)")
+        }
+        #expect(Watchdog.sumOfNumbers([UInt8](repeating: 0x39, count: 100)) > 0)
+    }
+
     @Test("is not read while a worker of another layout counts in it")
     func layout() throws {
         let statistics = try DeviceStatistics(queues: 2)
