@@ -90,8 +90,13 @@ final class Rehearsal {
             try worker.send(launch, parking: parking, statistics: page.file.raw, bundle: walls.bundle(for: launch.mode))
             statistics = page
         } catch {
-            end(.failure(StartErrors.broken("send the launch message", error)))
+            sendFailed("send the launch message", error)
         }
+    }
+
+    /// A worker that dies closes its socket first: then its death is the reason to be told, and comes as an event.
+    private func sendFailed(_ what: String, _ error: SystemError) {
+        if error.errno != EPIPE, error.errno != ECONNRESET { end(.failure(StartErrors.broken(what, error))) }
     }
 
     private func serve(_ geometry: Geometry) {
@@ -99,7 +104,7 @@ final class Rehearsal {
         program.version = PackedVersion.text(geometry.version)
         worker?.expect(.sealed)
         do throws(SystemError) { try worker?.send(ServeMessage()) } catch {
-            end(.failure(StartErrors.broken("send to the worker", error)))
+            sendFailed("send to the worker", error)
         }
     }
 
