@@ -118,7 +118,7 @@ def walls(results):
         without, within = ([p["all"] for p in counted(find(results, server=server, **same))] for server in ("bare", "ubd"))
         middle = statistics.median(without), statistics.median(within)
         name = f"{bare['target']}, {bare['mode']}, {bare['way']}, depth {bare['depth']}{several(bare['at_once'])}"
-        yield {"name": name, "bare": middle[0], "walled": middle[1], "ratio": middle[1] / middle[0] - 1,
+        yield {"name": name, "depth": bare["depth"], "bare": middle[0], "walled": middle[1], "ratio": middle[1] / middle[0] - 1,
                "spread": (max(within) - min(within)) / middle[1], "runs": len(within)}  # fmt: skip
 
 
@@ -130,15 +130,11 @@ def walls_table(results):
 
 def walls_by_depth(results):
     """One line: what the walls add at each depth, and on the average."""
-    found = [(bare["depth"], wall["ratio"]) for bare, wall in zip(find_first(results, "bare"), walls(results))]
-    lines = ["| depth | " + " | ".join(str(depth) for depth, _ in found) + " | average |", "|---|" + "---:|" * (len(found) + 1)]
-    cells = [f"{100 * ratio:+.2f} %" for _, ratio in found] + [f"{100 * statistics.mean(ratio for _, ratio in found):+.2f} %"]
+    found = list(walls(results))
+    ratios = [wall["ratio"] for wall in found]
+    lines = ["| depth | " + " | ".join(str(wall["depth"]) for wall in found) + " | average |", "|---|" + "---:|" * (len(found) + 1)]
+    cells = [f"{100 * ratio:+.2f} %" for ratio in [*ratios, statistics.mean(ratios)]]
     return "\n".join([*lines, "| more | " + " | ".join(cells) + " |"])
-
-
-def find_first(results, server):
-    """A point of each depth, in their order."""
-    return list({point["depth"]: point for point in find(results, server=server)}.values())
 
 
 # What a wall adds to, and why: by function of the kernel (Linux 7.3).
