@@ -229,7 +229,28 @@ def devices(plan):
         must("ubd", "del", "-n", device["id"])
 
 
-SECTIONS = {"points": points, "queues": queues, "devices": devices}
+def hogs(number):
+    """Programs that only compute, each in a session, and so a scheduling group, of its own."""
+    return [subprocess.Popen(["python3", "-c", "while True: pass"], start_new_session=True) for _ in range(number)]
+
+
+def computing(plan):
+    """How long a read takes a program that computes meanwhile, with other programs that compute beside it."""
+    for server, target, mode, others, count in plan["computing"]:
+        with SERVERS[server](target, mode) as (path, _):
+            scheduler_none(path)
+            warm(path)
+            busy = hogs(others)
+            try:
+                found = json.loads(must("/job/busy-reader", path, count, timeout=1200))
+            finally:
+                for one in busy:
+                    one.kill()
+                    one.wait()
+            tell({"server": server, "target": target, "mode": mode, "others": others} | found)
+
+
+SECTIONS = {"points": points, "queues": queues, "devices": devices, "computing": computing}
 
 
 def main():

@@ -24,6 +24,7 @@ def build(programs):
     # By QEMU's plugin interface, whose declarations icnt.c carries.
     subprocess.run(["cc", "-O2", "-shared", "-fPIC", "-o", OUTPUT / "icnt.so", HERE / "icnt.c"], check=True)
     subprocess.run(["cc", "-nostdlib", "-static", "-o", OUTPUT / "labmark", HERE / "labmark.S"], check=True)
+    subprocess.run(["cc", "-O2", "-Wall", "-Werror", "-static", "-o", OUTPUT / "busy-reader", HERE / "busy-reader.c"], check=True)
 
 
 def worker_code():

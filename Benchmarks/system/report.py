@@ -230,6 +230,18 @@ def scheduler_table(results):
     return "\n".join(lines)
 
 
+def computing_table(results):
+    """Microseconds that a read takes a program which computes meanwhile: medians of the runs."""
+    lines = ["| kernel | other programs that compute | server | on the average | half of them within | 99 % within |", "|---|---:|---|" + "---:|" * 3]
+    runs = {}
+    for line in results:
+        runs.setdefault((line["kernel"], line["others"], line["server"]), []).append(line)
+    for (kernel, others, server), these in runs.items():
+        cells = [number(statistics.median(line[which] for line in these)) for which in ("mean", "p50", "p99")]
+        lines.append(f"| {kernel} | {others} | {server} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
 def by_kernel(results):
     found = {}
     for device in results:
@@ -367,11 +379,18 @@ guest's scheduler says how many a wake-up brings, and that costs more than the t
 once (the fourth column), each wake-up brings both servers as many: then what they differ by is their own.
 
 The last column is the same worker under SCHED_BATCH (sched(7)), set from outside for this measurement: woken, it preempts
-nobody, so that more requests wait for it. ubd does not do that by itself: on a host whose processors are busy its requests
-would wait for somebody else's time slice, milliseconds. `chrt --batch --all-tasks --pid 0 PID` does it to a worker where only
-throughput counts. {source(sections['kublk'])}
+nobody, so that more requests wait for it. ubd does not do that by itself, for the sake of programs that compute while their
+requests are under way (below). `chrt --batch --all-tasks --pid 0 PID` does it to a worker where only throughput counts.
+{source(sections['kublk'])}
 
 {scheduler_table(sections['kublk']['results'])}
+
+What that policy would cost: microseconds until a program that asks for 4 KiB, and computes until it has them
+(Benchmarks/system/busy-reader.c), sees them; a loop on tmpfs, one processor, alone and beside another program that
+computes. Medians of three; a microsecond is a thousand instructions. Under SCHED_BATCH a request waits until the kernel takes
+the processor away from who computes. {source(sections['computing'])}
+
+{computing_table(sections['computing']['results'])}
 
 ## Where writes to null differ
 
