@@ -135,9 +135,11 @@ def load(path, way, block, depth, requests, *more, jobs=1):
     return side["runtime"]
 
 
-def scheduler_none(path):
+def set_scheduler(path, name="none"):
+    if name != "none":
+        must("modprobe", name)
     with open(f"/sys/block/{os.path.basename(path)}/queue/scheduler", "w") as file:
-        file.write("none")
+        file.write(name)
 
 
 def warm(path, *more, jobs=1):
@@ -160,17 +162,17 @@ def in_groups(at_once, depth):
     return [f"--iodepth_batch_submit={at_once}", f"--iodepth_batch_complete_min={at_once}", f"--iodepth_batch_complete_max={depth}"]
 
 
-def measure(server, target, mode, points):
+def measure(server, target, mode, points, scheduler="none"):
     """Two runs a point, a long one and a short one: their difference has nothing of fio's start and end in it."""
     with SERVERS[server](target, mode) as (path, name):
-        scheduler_none(path)
+        set_scheduler(path, scheduler)
         warm(path)
         for way, block, depth, requests, at_once in points:
             more = in_groups(at_once, depth)
             short = counted_load(name, path, way, block, depth, max(requests // 16, depth) // at_once * at_once, *more)
             long = counted_load(name, path, way, block, depth, requests // at_once * at_once, *more)
             tell({"server": server, "target": target, "mode": mode, "way": way, "block": block, "depth": depth, "at_once": at_once,
-                  "short": short, "long": long})  # fmt: skip
+                  "scheduler": scheduler, "short": short, "long": long})  # fmt: skip
 
 
 def points(plan):
@@ -194,7 +196,7 @@ def queues(plan):
         if (device["mode"], device["queues"]) != (mode, number):
             raise RuntimeError(f"asked for {number} queues in mode {mode}, got {device}")
         more = [f"--cpus_allowed=0-{number - 1}", "--cpus_allowed_policy=split", *in_groups(at_once, depth)]
-        scheduler_none(device["node"])
+        set_scheduler(device["node"])
         warm(device["node"], *more[:2], jobs=number)
         woken = [wake_ups(device)]
         runs = []
@@ -238,7 +240,7 @@ def computing(plan):
     """How long a read takes a program that computes meanwhile, with other programs that compute beside it."""
     for server, target, mode, others, count in plan["computing"]:
         with SERVERS[server](target, mode) as (path, _):
-            scheduler_none(path)
+            set_scheduler(path)
             warm(path)
             busy = hogs(others)
             try:

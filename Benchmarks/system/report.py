@@ -230,6 +230,18 @@ def scheduler_table(results):
     return "\n".join(lines)
 
 
+def io_scheduler_table(results):
+    """The whole system per request, without and with an I/O scheduler before the disk."""
+    lines = ["| disk | mode | | depth | none | mq-deadline | more |", "|---|---|---|" + "---:|" * 4]
+    for plain in find(results, scheduler="none"):
+        which = {name: plain[name] for name in ("server", "target", "mode", "way", "depth")}
+        (held,) = find(results, scheduler="mq-deadline", **which)
+        disk = "the kernel's loop" if plain["server"] == "loop" else f"ubd, {plain['target']}"
+        cells = [number(plain["all"]), number(held["all"]), f"{100 * (held['all'] / plain['all'] - 1):+.0f} %"]
+        lines.append(f"| {disk} | {plain['mode']} | {plain['way']} | {plain['depth']} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
 def computing_table(results):
     """Microseconds that a read takes a program which computes meanwhile: medians of the runs."""
     lines = ["| kernel | other programs that compute | server | on the average | half of them within | 99 % within |", "|---|---:|---|" + "---:|" * 3]
@@ -371,6 +383,14 @@ Loop on tmpfs, 4 KiB, depth 32, read at random, by function, per request: kublk'
 {source(sections['profile'])}
 
 {profile_table(*find(profile, target='loop'))}
+
+## What an I/O scheduler costs
+
+**all** per request. The kernel puts mq-deadline before ublk disks of one queue where that module is loaded (as it is on most
+hosts with other disks), and nothing before its own loop. ubd takes it away when it adds a device.
+{source(sections['scheduler'])}
+
+{io_scheduler_table(sections['scheduler']['results'])}
 
 ## Whose the difference to kublk is
 

@@ -9,6 +9,7 @@
 #include <poll.h>
 #include <sched.h>
 #include <signal.h>
+#include <string.h>
 #include <sys/mount.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
@@ -208,7 +209,7 @@ int ubd_launch(const struct ubd_launch *launch, struct ubd_child *child) {
     return 0;
 }
 
-static _Noreturn void become_undertaker(const int *files, unsigned count, int pipe) {
+static _Noreturn void become_undertaker(const int *files, char *const *texts, unsigned count, int pipe) {
     int kept[64];
     if (count > 63) _exit(1);
     for (unsigned i = 0; i < count; i++) kept[i] = files[i];
@@ -219,14 +220,17 @@ static _Noreturn void become_undertaker(const int *files, unsigned count, int pi
     struct pollfd reader = {.fd = kept[count]};
     while (poll(&reader, 1, -1) == -1 && errno == EINTR) {
     }
-    _exit(0);
+    int error = 0;
+    for (unsigned i = 0; texts && i < count; i++)
+        if (write(kept[i], texts[i], strlen(texts[i])) == -1) error = errno;
+    _exit(error);
 }
 
-int ubd_undertake(const int *files, unsigned count, struct ubd_child *child) {
+int ubd_undertake(const int *files, char *const *texts, unsigned count, struct ubd_child *child) {
     int ends[2], pidfd = -1;
     if (pipe2(ends, O_CLOEXEC) == -1) return -errno;
     pid_t pid = start(0, &pidfd);
-    if (pid == 0) become_undertaker(files, count, ends[1]);
+    if (pid == 0) become_undertaker(files, texts, count, ends[1]);
     int error = pid == -1 ? -errno : 0;
     close(ends[1]);
     if (!error) {

@@ -71,6 +71,9 @@ final class Broker {
         uids = WorkerUIDs(base: configuration.uidBase, count: configuration.uidCount)
     }
 
+    /// The folder of a device's queue settings.
+    func queueFolder(of id: UInt32) -> String { "\(surroundings.sysfs)/block/ublkb\(id)/queue" }
+
     /// START_USER_RECOVERY may be sent again after a replacement that died half-way (Linux 6.16; kernel-facts, C).
     var canRepeatRecovery: Bool { driver.opened?.features.contains(.perIODaemon) ?? false }
 

@@ -55,5 +55,6 @@ int ubd_launch(const struct ubd_launch *launch, struct ubd_child *child);
 
 /* Starts a child that holds nothing but `files`, at most 63, and ends once `child.report` is closed. The last close of a
  * stranger's file may block for ever, and then blocks only the child: so the caller closes its own copies first, and
- * `child.report` when it has. */
-int ubd_undertake(const int *files, unsigned count, struct ubd_child *child);
+ * `child.report` when it has. With `texts`, one a file, the child first writes each into its file, which may block as long:
+ * its exit status is the last errno of those, or 0. */
+int ubd_undertake(const int *files, char *const *texts, unsigned count, struct ubd_child *child);

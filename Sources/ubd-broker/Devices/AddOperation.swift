@@ -17,6 +17,7 @@ final class AddOperation: ClientOperation {
         static let lingeringNumber = 3_000
         static let lingeringAnyNumber = 1_000
         static let pause = 50
+        static let queueSettings = 2_000
         static let udev = 8_000
         static let udevPause = 5
     }
@@ -291,7 +292,39 @@ final class AddOperation: ClientOperation {
             guard case .result(let result, let bytes) = answer, result >= 0,
                 let nodes = UblkParameters(decoding: bytes).nodes
             else { return fail(StartErrors.kernelSaysNo("GET_PARAMS", answer.errno)) }
-            publish(device, nodes, deadline: monotonicNanoseconds() + UInt64(Deadline.udev) * 1_000_000)
+            setUpQueue(device) { [self] in
+                publish(device, nodes, deadline: monotonicNanoseconds() + UInt64(Deadline.udev) * 1_000_000)
+            }
+        }
+    }
+
+    /// Before its owner may open the device, as far as we can: with udev he may already.
+    private func setUpQueue(_ device: ManagedDevice, _ next: @escaping () -> Void) {
+        let settings = QueueSettings.of(
+            queues: device.info.queues, depth: device.info.depth,
+            noticesDeaths: plan.recovery == .none || broker.canRepeatRecovery)
+        let folder = broker.queueFolder(of: device.id)
+        var isWaiting = true
+        let goOn = { [self] (problem: String?) in
+            if let problem {
+                Log.warning(
+                    "queue-setting", ("device", "\(device.id)"),
+                    ("settings", settings.map { "\($0.name)=\($0.text)" }.joined(separator: " ")), ("why", problem))
+            }
+            guard isWaiting else { return }
+            isWaiting = false
+            broker.loop.cancel(timer)
+            if failure == nil { next() }
+        }
+        if settings.isEmpty { return goOn(nil) }
+        do {
+            let texts = settings.map { (path: "\(folder)/\($0.name)", text: $0.text) }
+            try broker.undertaker.write(texts, owner: ownerUID) { errno in
+                goOn(errno == 0 ? nil : SystemError.name(errno))
+            }
+        } catch { return goOn("\(error)") }
+        timer = broker.loop.after(milliseconds: Deadline.queueSettings) {
+            goOn("the device has a request that does not end")
         }
     }
 
@@ -318,9 +351,6 @@ final class AddOperation: ClientOperation {
                         message: "\(broker.nodes.link(device.id)) exists and is not ours: use \(device.info.node)"))
             }
         } catch { return fail(StartErrors.broken("publish the device", error)) }
-        if plan.recovery != .none, !broker.canRepeatRecovery {
-            broker.nodes.noticeDeathsSoon(device.id, depth: device.info.depth)
-        }
         // From here on it stays: a client that died while the kernel started it has not been heard of yet.
         guard isWanted() else { return clientGone() }
         device.step = .live

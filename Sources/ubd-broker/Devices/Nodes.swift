@@ -38,23 +38,6 @@ struct Nodes {
         try call("chown a device node") { fchownat(node, "", uid, gid_t.max, AT_EMPTY_PATH) }
     }
 
-    /// Lets an old kernel notice the death of a server that holds every tag: before 6.16 it does so only when the driver
-    /// sees one more request, or a request's timeout (kernel-facts, C). One tag stays the kernel's own, and the timeout
-    /// is short; a request that is only slow gets it anew. What can't be set costs time at a death, nothing else.
-    func noticeDeathsSoon(_ id: UInt32, depth: UInt16) {
-        let folder = "/sys/block/ublkb\(id)/queue"
-        var settings = [("scheduler", "none"), ("io_timeout", "2000")]
-        // The block layer's own floor is 4.
-        if depth > 4 { settings.append(("nr_requests", "\(depth - 1)")) }
-        for (name, value) in settings {
-            do {
-                try FileDescriptor.open("\(folder)/\(name)", O_WRONLY).writeAll(Array(value.utf8))
-            } catch {
-                Log.warning("queue-setting", ("device", "\(id)"), ("name", name), ("why", "\(error)"))
-            }
-        }
-    }
-
     /// Nothing that is not ours has the name of the link.
     func mayLink(_ id: UInt32) -> Bool {
         var status = stat()

@@ -2,8 +2,8 @@ import CLauncher
 import Glibc
 import SystemCalls
 
-/// Lets go of files that a stranger may have filled with other files. The last close of such a file can block for ever
-/// (a lingering socket, a hung disk, a FUSE server that stopped), so a throwaway child does it.
+/// Does what a stranger can make block for ever, in a throwaway child: lets go of files that he may have filled with other
+/// files (a lingering socket, a hung disk, a FUSE server that stopped), and writes settings of his device.
 final class Undertaker {
     private let loop: EventLoop
     /// Children that have not ended yet, by owner: a stuck one counts against its owner's quota.
@@ -16,6 +16,8 @@ final class Undertaker {
         let process: ProcessHandle
         let owner: UInt32
         var watch: EventLoop.Watch?
+        /// Told the errno of what it wrote, or 0.
+        var ended: ((Int32) -> Void)?
 
         init(process: consuming ProcessHandle, owner: UInt32) {
             self.process = process
@@ -42,7 +44,7 @@ final class Undertaker {
     func bury(_ file: consuming FileDescriptor, owner: UInt32) {
         var raw = file.raw
         var child = ubd_child()
-        let result = ubd_undertake(&raw, 1, &child)
+        let result = ubd_undertake(&raw, nil, 1, &child)
         guard result == 0 else {
             // Without a child the file stays open: a descriptor lost is better than a broker lost.
             Log.error("undertaker", ("errno", SystemError.name(-result)), ("lost-descriptor", "\(file.raw)"))
@@ -54,6 +56,22 @@ final class Undertaker {
         remember(ProcessHandle(pid: child.pid, owning: FileDescriptor(owning: child.pidfd)), owner: owner)
     }
 
+    /// Writes each text into its file, in their order. `ended` is told the last errno that came out, 0 if none, when the child
+    /// has ended, however late that is.
+    func write(_ texts: [(path: String, text: String)], owner: UInt32, ended: @escaping (Int32) -> Void)
+        throws(SystemError)
+    {
+        var files: [Int32] = []
+        defer { for file in files { close(file) } }
+        for (path, _) in texts { files.append(try FileDescriptor.open(path, O_WRONLY).release()) }
+        var child = ubd_child()
+        let strings = CStrings(texts.map(\.text))
+        let result = ubd_undertake(files, strings.pointer, UInt32(files.count), &child)
+        guard result == 0 else { throw SystemError("start a child", -result) }
+        close(child.report)
+        remember(ProcessHandle(pid: child.pid, owning: FileDescriptor(owning: child.pidfd)), owner: owner, ended)
+    }
+
     /// The broker's end: files that it would otherwise close last, and then might never end, are left to a child that the
     /// broker does not wait for. The numbers stay open, on something harmless, for those who will close them.
     static func leave(_ files: [Int32]) {
@@ -62,7 +80,7 @@ final class Undertaker {
             let some = Array(rest.prefix(mostFiles))
             rest = rest.dropFirst(mostFiles)
             var child = ubd_child()
-            let result = ubd_undertake(some, UInt32(some.count), &child)
+            let result = ubd_undertake(some, nil, UInt32(some.count), &child)
             guard result == 0 else {
                 Log.error("undertaker", ("errno", SystemError.name(-result)))
                 continue
@@ -92,20 +110,22 @@ final class Undertaker {
         return false
     }
 
-    private func remember(_ process: consuming ProcessHandle, owner: UInt32) {
+    private func remember(_ process: consuming ProcessHandle, owner: UInt32, _ ended: ((Int32) -> Void)? = nil) {
         let number = nextNumber
         nextNumber += 1
         let child = Child(process: process, owner: owner)
+        child.ended = ended
         stuck[owner, default: 0] += 1
         children[number] = child
         child.watch = try? loop.watch(child.process.file.raw, .readable) { [unowned self] _ in self.reap(number) }
     }
 
     private func reap(_ number: UInt64) {
-        guard let child = children[number], (try? child.process.poll()) != nil else { return }
+        guard let child = children[number], let change = try? child.process.poll() else { return }
         if let watch = child.watch { loop.unwatch(watch) }
         children[number] = nil
         stuck[child.owner, default: 1] -= 1
         if stuck[child.owner] == 0 { stuck[child.owner] = nil }
+        if case .exited(let status) = change { child.ended?(status) } else { child.ended?(ECANCELED) }
     }
 }

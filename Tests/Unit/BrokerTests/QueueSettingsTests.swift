@@ -1,0 +1,91 @@
+import BrokerInterface
+import Glibc
+import KernelABI
+import SystemCalls
+import Testing
+
+@testable import ubd_broker
+
+@Suite("What a new device's queue is told")
+struct QueueSettingsTests {
+    private func settings(queues: UInt16, depth: UInt16 = 128, noticesDeaths: Bool) -> [String] {
+        QueueSettings.of(queues: queues, depth: depth, noticesDeaths: noticesDeaths).map { "\($0.name)=\($0.text)" }
+    }
+
+    @Test("a disk of one queue gets no scheduler; more queues have none by themselves")
+    func scheduler() {
+        #expect(settings(queues: 1, noticesDeaths: true) == ["scheduler=none"])
+        #expect(settings(queues: 2, noticesDeaths: true) == [])
+    }
+
+    @Test(
+        "where the kernel does not notice the death of a busy server, one request stays its own and its timeout is short"
+    )
+    func oldKernel() {
+        #expect(settings(queues: 2, noticesDeaths: false) == ["scheduler=none", "io_timeout=2000", "nr_requests=127"])
+        #expect(settings(queues: 1, depth: 4, noticesDeaths: false) == ["scheduler=none", "io_timeout=2000"])
+    }
+
+    /// The queue's folder in a host's sysfs, with files, or pipes that nobody reads.
+    private func makeQueue(_ host: Host, full: Set<String> = []) throws -> String {
+        var folder = host.folder
+        for part in ["sys", "block", "ublkb0", "queue"] {
+            folder += "/" + part
+            #expect(mkdir(folder, 0o755) == 0)
+        }
+        for name in ["scheduler", "io_timeout", "nr_requests"] {
+            if full.contains(name) {
+                #expect(mkfifo("\(folder)/\(name)", 0o600) == 0)
+            } else {
+                close(try FileDescriptor.open("\(folder)/\(name)", O_WRONLY | O_CREAT).release())
+            }
+        }
+        return folder
+    }
+
+    private func text(_ path: String) -> String {
+        (try? readFile(path)).map { String(decoding: $0, as: UTF8.self) } ?? "?"
+    }
+
+    @Test("it is told before the device is its owner's")
+    func beforeTheOwner() throws {
+        let host = try Host(mayChown: false)
+        let folder = try makeQueue(host)
+        let node = host.folder + "/ublkb0"
+        var atTheGiving = ""
+        host.loop.after(milliseconds: 300) {
+            atTheGiving = text(folder + "/scheduler") + text(folder + "/io_timeout")
+            _ = chmod(node, 0o600) == 0 && chown(node, 1000, gid_t.max) == 0
+        }
+        _ = try host.add().get()
+        #expect(atTheGiving == "none2000")
+        #expect(try host.delete(0) == nil)
+        #expect(host.leftovers == [])
+    }
+
+    @Test("a setting that never ends keeps only a child waiting: the device comes up, and can be deleted")
+    func neverEnds() throws {
+        let host = try Host()
+        let folder = try makeQueue(host, full: ["scheduler"])
+        let pipe = try FileDescriptor.open(folder + "/scheduler", O_RDWR | O_NONBLOCK)
+        let kilobytes = [UInt8](repeating: 0, count: 1 << 16)
+        while kilobytes.withUnsafeBytes({ write(pipe.raw, $0.baseAddress!, $0.count) }) > 0 {}
+        let (device, _) = try host.add().get()
+        #expect(device.state == .live)
+        #expect(host.broker.undertaker.waiting(for: 1000) == 1)
+        #expect(text(folder + "/io_timeout") == "")
+        #expect(try host.delete(0) == nil)
+        // Somebody reads: the child goes on to the end.
+        var scratch = [UInt8](repeating: 0, count: 1 << 16)
+        while scratch.withUnsafeMutableBytes({ read(pipe.raw, $0.baseAddress!, $0.count) }) > 0 {}
+        try host.run(until: { host.broker.undertaker.waiting(for: 1000) == 0 })
+        #expect(text(folder + "/io_timeout") == "2000")
+    }
+
+    @Test("a setting that the kernel does not have is no reason to fail")
+    func notThere() throws {
+        let host = try Host()
+        let (device, _) = try host.add().get()
+        #expect(device.state == .live)
+    }
+}
