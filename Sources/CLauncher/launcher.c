@@ -77,17 +77,9 @@ static void set_up_files(const struct ubd_launch *l, int control, int pipe) {
     }
 }
 
-static void set_oom_score(int score, int pipe) {
-    char text[8];
-    int length = 0;
-    unsigned value = (unsigned)(score < 0 ? -score : score);
-    for (unsigned unit = 1000; unit; unit /= 10)
-        if (value >= unit || unit == 1) {
-            if (length == 0 && score < 0) text[length++] = '-';
-            text[length++] = (char)('0' + value / unit % 10);
-        }
+static void set_oom_score(const char *score, int pipe) {
     int file = open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC);
-    if (file == -1 || write(file, text, (size_t)length) != length) fail(pipe, UBD_LAUNCH_OOM_SCORE);
+    if (file == -1 || write(file, score, strlen(score)) == -1) fail(pipe, UBD_LAUNCH_OOM_SCORE);
     close(file);
 }
 
@@ -209,6 +201,19 @@ int ubd_launch(const struct ubd_launch *launch, struct ubd_child *child) {
     return 0;
 }
 
+/* Not what is so already: to write that is as much work for the kernel as to change it. */
+static int write_settings(const int *files, char *const *texts, unsigned count) {
+    int error = 0;
+    for (unsigned i = 0; i < count; i++) {
+        const char *wanted = texts[2 * i], *already = texts[2 * i + 1];
+        char now[64];
+        ssize_t length = read(files[i], now, sizeof now);
+        if (length >= (ssize_t)strlen(already) && memcmp(now, already, strlen(already)) == 0) continue;
+        if (write(files[i], wanted, strlen(wanted)) == -1) error = errno;
+    }
+    return error;
+}
+
 static _Noreturn void become_undertaker(const int *files, char *const *texts, unsigned count, int pipe) {
     int kept[64];
     if (count > 63) _exit(1);
@@ -220,10 +225,7 @@ static _Noreturn void become_undertaker(const int *files, char *const *texts, un
     struct pollfd reader = {.fd = kept[count]};
     while (poll(&reader, 1, -1) == -1 && errno == EINTR) {
     }
-    int error = 0;
-    for (unsigned i = 0; texts && i < count; i++)
-        if (write(kept[i], texts[i], strlen(texts[i])) == -1) error = errno;
-    _exit(error);
+    _exit(texts ? write_settings(kept, texts, count) : 0);
 }
 
 int ubd_undertake(const int *files, char *const *texts, unsigned count, struct ubd_child *child) {

@@ -76,7 +76,7 @@ extension Broker {
         AccessPeer(uid: peer.uid, groups: [peer.gid] + peer.groups)
     }
 
-    /// What a user has: devices, adds under way, and children that still wait to close a file of theirs.
+    /// What a user has: devices, adds under way, and children that hang for their sake.
     func usage(of uid: UInt32) -> AccessUsage {
         let owned = devices.values.filter { $0.owner == uid }
         let pending = adds.values.filter { $0.ownerUID == uid && $0.hasNoDevice }

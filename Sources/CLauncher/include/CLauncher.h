@@ -38,7 +38,7 @@ struct ubd_launch {
     uint64_t processes;      /* RLIMIT_NPROC: threads, io-wq helpers included; never 0 (they could not be made) */
     uint64_t locked_bytes;   /* RLIMIT_MEMLOCK */
     uint64_t open_files;     /* RLIMIT_NOFILE: the worker lowers it to 0 once it is sealed */
-    int oom_score;           /* -1000 to 1000 */
+    const char *oom_score;   /* "-1000" to "1000" */
     char *const *argv;
     char *const *envp;
 };
@@ -55,6 +55,6 @@ int ubd_launch(const struct ubd_launch *launch, struct ubd_child *child);
 
 /* Starts a child that holds nothing but `files`, at most 63, and ends once `child.report` is closed. The last close of a
  * stranger's file may block for ever, and then blocks only the child: so the caller closes its own copies first, and
- * `child.report` when it has. With `texts`, one a file, the child first writes each into its file, which may block as long:
- * its exit status is the last errno of those, or 0. */
+ * `child.report` when it has. With `texts`, two a file, it first writes the one into the file where what the file says does
+ * not begin with the other, which may block as long; its exit status is the last errno of that, or 0. */
 int ubd_undertake(const int *files, char *const *texts, unsigned count, struct ubd_child *child);

@@ -303,29 +303,28 @@ final class AddOperation: ClientOperation {
         let settings = QueueSettings.of(
             queues: device.info.queues, depth: device.info.depth,
             noticesDeaths: plan.recovery == .none || broker.canRepeatRecovery)
-        let folder = broker.queueFolder(of: device.id)
+        if settings.isEmpty { return next() }
         var isWaiting = true
         let goOn = { [self] (problem: String?) in
-            if let problem {
-                Log.warning(
-                    "queue-setting", ("device", "\(device.id)"),
-                    ("settings", settings.map { "\($0.name)=\($0.text)" }.joined(separator: " ")), ("why", problem))
-            }
-            guard isWaiting else { return }
+            guard isWaiting, failure == nil else { return }
             isWaiting = false
             broker.loop.cancel(timer)
-            if failure == nil { next() }
+            if let problem {
+                let all = settings.map { "\($0.name)=\($0.text)" }.joined(separator: " ")
+                Log.warning("queue-setting", ("device", "\(device.id)"), ("settings", all), ("why", problem))
+            }
+            next()
         }
-        if settings.isEmpty { return goOn(nil) }
         do {
-            let texts = settings.map { (path: "\(folder)/\($0.name)", text: $0.text) }
-            try broker.undertaker.write(texts, owner: ownerUID) { errno in
+            let folder = broker.queueFolder(of: device.id)
+            let writing = try broker.undertaker.write(settings, in: folder) { errno in
                 goOn(errno == 0 ? nil : SystemError.name(errno))
             }
-        } catch { return goOn("\(error)") }
-        timer = broker.loop.after(milliseconds: Deadline.queueSettings) {
-            goOn("the device has a request that does not end")
-        }
+            timer = broker.loop.after(milliseconds: Deadline.queueSettings) { [self] in
+                broker.undertaker.charge(writing, to: ownerUID)
+                goOn("not done within \(Deadline.queueSettings / 1000) s: there is a request that does not end")
+            }
+        } catch { goOn("\(error)") }
     }
 
     private func publish(_ device: ManagedDevice, _ nodes: UblkParameters.Nodes, deadline: UInt64) {

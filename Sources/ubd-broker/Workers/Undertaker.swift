@@ -14,12 +14,13 @@ final class Undertaker {
 
     private final class Child {
         let process: ProcessHandle
-        let owner: UInt32
+        /// Whom it counts against.
+        var owner: UInt32?
         var watch: EventLoop.Watch?
         /// Told the errno of what it wrote, or 0.
         var ended: ((Int32) -> Void)?
 
-        init(process: consuming ProcessHandle, owner: UInt32) {
+        init(process: consuming ProcessHandle, owner: UInt32?) {
             self.process = process
             self.owner = owner
         }
@@ -29,7 +30,7 @@ final class Undertaker {
         self.loop = loop
     }
 
-    /// Children of this owner that still wait for a close.
+    /// Children that hang for this owner's sake.
     func waiting(for owner: UInt32) -> Int { stuck[owner] ?? 0 }
 
     /// Closes a socket of a client or worker: at once when nothing is left unread in it, through a child otherwise.
@@ -56,20 +57,37 @@ final class Undertaker {
         remember(ProcessHandle(pid: child.pid, owning: FileDescriptor(owning: child.pidfd)), owner: owner)
     }
 
-    /// Writes each text into its file, in their order. `ended` is told the last errno that came out, 0 if none, when the child
-    /// has ended, however late that is.
-    func write(_ texts: [(path: String, text: String)], owner: UInt32, ended: @escaping (Int32) -> Void)
-        throws(SystemError)
-    {
+    /// A child that writes settings.
+    struct Writing { fileprivate let number: UInt64 }
+
+    /// Has settings written that are not so already, in their order. `ended` is told the last errno that came out, 0 if none,
+    /// when the child has ended, however late that is. It counts against nobody until somebody is charged with it.
+    func write(
+        _ settings: [QueueSettings.Setting], in folder: String, ended: @escaping (Int32) -> Void
+    ) throws(SystemError) -> Writing {
         var files: [Int32] = []
         defer { for file in files { close(file) } }
-        for (path, _) in texts { files.append(try FileDescriptor.open(path, O_WRONLY).release()) }
+        for setting in settings {
+            files.append(try FileDescriptor.open("\(folder)/\(setting.name)", O_RDWR).release())
+        }
         var child = ubd_child()
-        let strings = CStrings(texts.map(\.text))
-        let result = ubd_undertake(files, strings.pointer, UInt32(files.count), &child)
+        let strings = CStrings(settings.flatMap { [$0.text, $0.already] })
+        let result = withExtendedLifetime(strings) {
+            ubd_undertake(files, strings.pointer, UInt32(files.count), &child)
+        }
         guard result == 0 else { throw SystemError("start a child", -result) }
+        for file in files { close(file) }
+        files = []
         close(child.report)
-        remember(ProcessHandle(pid: child.pid, owning: FileDescriptor(owning: child.pidfd)), owner: owner, ended)
+        let process = ProcessHandle(pid: child.pid, owning: FileDescriptor(owning: child.pidfd))
+        return Writing(number: remember(process, owner: nil, ended))
+    }
+
+    /// Counts a child that has not ended against a user, as one who hangs.
+    func charge(_ writing: Writing, to owner: UInt32) {
+        guard let child = children[writing.number], child.owner == nil else { return }
+        child.owner = owner
+        stuck[owner, default: 0] += 1
     }
 
     /// The broker's end: files that it would otherwise close last, and then might never end, are left to a child that the
@@ -110,22 +128,28 @@ final class Undertaker {
         return false
     }
 
-    private func remember(_ process: consuming ProcessHandle, owner: UInt32, _ ended: ((Int32) -> Void)? = nil) {
+    @discardableResult
+    private func remember(
+        _ process: consuming ProcessHandle, owner: UInt32?, _ ended: ((Int32) -> Void)? = nil
+    ) -> UInt64 {
         let number = nextNumber
         nextNumber += 1
         let child = Child(process: process, owner: owner)
         child.ended = ended
-        stuck[owner, default: 0] += 1
+        if let owner { stuck[owner, default: 0] += 1 }
         children[number] = child
         child.watch = try? loop.watch(child.process.file.raw, .readable) { [unowned self] _ in self.reap(number) }
+        return number
     }
 
     private func reap(_ number: UInt64) {
         guard let child = children[number], let change = try? child.process.poll() else { return }
         if let watch = child.watch { loop.unwatch(watch) }
         children[number] = nil
-        stuck[child.owner, default: 1] -= 1
-        if stuck[child.owner] == 0 { stuck[child.owner] = nil }
+        if let owner = child.owner {
+            stuck[owner, default: 1] -= 1
+            if stuck[owner] == 0 { stuck[owner] = nil }
+        }
         if case .exited(let status) = change { child.ended?(status) } else { child.ended?(ECANCELED) }
     }
 }

@@ -152,13 +152,13 @@ final class WorkerProcess: Worker {
         // SWIFT_ROOT: without /proc the runtime finds its own path nowhere else. The backtracer would be a program
         // started by a crash (security.md, finding 6).
         let environment = CStrings(["SWIFT_ROOT=/", "SWIFT_BACKTRACE=enable=no"])
-        return launch.device.withCString { device in
-            var description = ubd_launch(
-                worker_binary: launch.binary, control: control, device: device, uid: launch.uid, gid: launch.gid,
-                processes: launch.processes, locked_bytes: launch.lockedBytes, open_files: launch.openFiles,
-                oom_score: launch.oomScore, argv: arguments.pointer, envp: environment.pointer)
-            return ubd_launch(&description, &child)
-        }
+        let texts = CStrings([launch.device, "\(launch.oomScore)"])
+        var description = ubd_launch(
+            worker_binary: launch.binary, control: control, device: texts.pointer[0], uid: launch.uid, gid: launch.gid,
+            processes: launch.processes, locked_bytes: launch.lockedBytes, open_files: launch.openFiles,
+            oom_score: texts.pointer[1], argv: arguments.pointer, envp: environment.pointer)
+        // The structure holds pointers into all three.
+        return withExtendedLifetime((arguments, environment, texts)) { ubd_launch(&description, &child) }
     }
 
     private func watchAll() throws(SystemError) {

@@ -63,15 +63,34 @@ struct QueueSettingsTests {
         #expect(host.leftovers == [])
     }
 
-    @Test("a setting that never ends keeps only a child waiting: the device comes up, and can be deleted")
+    @Test("what is so already is not written")
+    func already() throws {
+        let host = try Host()
+        let folder = try makeQueue(host)
+        for (name, text) in [("scheduler", "[none] mq-deadline\n"), ("io_timeout", "30000\n"), ("nr_requests", "64\n")]
+        {
+            try FileDescriptor.open("\(folder)/\(name)", O_WRONLY).writeAll(Array(text.utf8))
+        }
+        _ = try host.add().get()
+        // What is written lies behind what was read: these are no files of the kernel's.
+        #expect(text(folder + "/scheduler") == "[none] mq-deadline\n")
+        #expect(text(folder + "/io_timeout") == "30000\n2000")
+    }
+
+    @Test(
+        "a setting that never ends keeps only a child waiting, which counts against its owner; the device comes up, and goes"
+    )
     func neverEnds() throws {
         let host = try Host()
         let folder = try makeQueue(host, full: ["scheduler"])
         let pipe = try FileDescriptor.open(folder + "/scheduler", O_RDWR | O_NONBLOCK)
         let kilobytes = [UInt8](repeating: 0, count: 1 << 16)
         while kilobytes.withUnsafeBytes({ write(pipe.raw, $0.baseAddress!, $0.count) }) > 0 {}
+        var atFirst = -1
+        host.loop.after(milliseconds: 1000) { atFirst = host.broker.undertaker.waiting(for: 1000) }
         let (device, _) = try host.add().get()
         #expect(device.state == .live)
+        #expect(atFirst == 0)
         #expect(host.broker.undertaker.waiting(for: 1000) == 1)
         #expect(text(folder + "/io_timeout") == "")
         #expect(try host.delete(0) == nil)
