@@ -19,7 +19,7 @@ enum QueueSettings {
     static func of(queues: UInt16, depth: UInt16, noticesDeaths: Bool) -> [Setting] {
         var settings: [Setting] = []
         // The disk below the backing file has a scheduler of its own; the kernel's loop has none either. The kernel puts
-        // mq-deadline before a disk of one queue where that is loaded, a fifth to a third more per request
+        // mq-deadline before a disk of one queue where that is loaded, a fifth to two fifths more per request
         // (docs/performance.md). "none" comes first in the list of what there is, in brackets when it is so.
         if queues == 1 || !noticesDeaths { settings.append(Setting("scheduler", "none", already: "[none]")) }
         if noticesDeaths { return settings }
