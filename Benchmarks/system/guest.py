@@ -252,6 +252,11 @@ def computing(plan):
             tell({"server": server, "target": target, "mode": mode, "others": others} | found)
 
 
+def ticker(seconds):
+    """A program that does nothing but wake up that often, beside everything."""
+    return subprocess.Popen(["python3", "-c", f"import time\nwhile True: time.sleep({seconds})"], start_new_session=True)
+
+
 SECTIONS = {"points": points, "queues": queues, "devices": devices, "computing": computing}
 
 
@@ -274,6 +279,8 @@ def main():
         must("modprobe", "-a", "loop", "null_blk")
         with open("/job/out/symbols", "w") as out:
             out.writelines(line for line in open("/proc/kallsyms") if line.split()[1] in "tTwW")
+    if "ticker" in plan:
+        ticker(plan["ticker"])
     with Broker():
         for name, section in SECTIONS.items():
             if name in plan:
