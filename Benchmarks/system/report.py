@@ -356,7 +356,8 @@ instructions (below), and at some depths only: medians of five. {source(sections
 {walls_by_depth(sections['walls-depths']['results'])}
 
 That is a step into which two programs fall that have a processor to themselves: there the walled worker is switched to and
-from four times where the other is three times (`__schedule` and all that belongs to it: by function, below, and in a trace).
+from four times where the other is three times (so the profile: `__schedule` and all that belongs to it, as 4 to 3; in the table
+below it is among the other functions).
 With a program beside them that does nothing but wake up every 0.7 ms that pair does not fall into it. Other pairs then differ by
 chance, either way, and the runs of one point by up to 3 %: there only the average says something. Medians of eleven, in turns.
 {source(sections['walls-disturbed'])}
