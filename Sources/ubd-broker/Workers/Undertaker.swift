@@ -76,6 +76,7 @@ final class Undertaker {
             ubd_undertake(files, strings.pointer, UInt32(files.count), &child)
         }
         guard result == 0 else { throw SystemError("start a child", -result) }
+        // Before the report, whose end is the child's word to go on.
         for file in files { close(file) }
         files = []
         close(child.report)
