@@ -20,7 +20,7 @@ static := --scratch-path $(SCRATCH)/worker -Xswiftc -static-executable -Xswiftc 
 	-Xswiftc -Xclang-linker -Xswiftc -static-pie -Xlinker -z -Xlinker now -Xlinker -s
 sources := Package.swift Sources Tests Benchmarks
 
-.PHONY: help dependencies build poison-worker crash-worker failing-broker bare-worker escape fuzzers fuzz install uninstall bench bench-check \
+.PHONY: help dependencies build poison-worker crash-worker failing-broker newest-libc bare-worker escape fuzzers fuzz install uninstall bench bench-check \
 	test unit lab-test soak lint format demo lab clean
 
 help:
@@ -93,6 +93,19 @@ failing-broker:
 	$(swift_build) --scratch-path $(SCRATCH)/failing $(hosted) -Xswiftc -DUBD_TEST_FAILURES --product ubd-broker
 	@mkdir -p .build/lab
 	@cp $(SCRATCH)/failing/release/ubd-broker .build/lab/ubd-failing-broker
+
+# Nor this: the worker, linked anew with the newest C library that Debian has, and that library for the broker. The objects are
+# those of `make build`: only what a C library does at a program's start differs.
+objects := $(abspath $(SCRATCH))/worker/x86_64-unknown-linux-gnu/release
+newest-libc:
+	$(swift_build) $(static) --product ubd-worker
+	@mkdir -p .build/lab/newest-libc
+	library=$$(Tests/lab/images/newest-libc | tail -n 1) && \
+	swiftc -o .build/lab/newest-libc/ubd-worker -module-name ubd_worker -emit-executable -L $(objects) -L "$$library/static" \
+		-Xclang-linker -B"$$library/static" -Xlinker --gc-sections -Xlinker --defsym -Xlinker main=ubd_worker_main \
+		@$(objects)/ubd-worker.product/Objects.LinkFileList -static-executable -use-ld=lld -Xclang-linker -static-pie \
+		-Xlinker -z -Xlinker now -Xlinker -s && \
+	cp "$$library"/shared/* "$$library"/version .build/lab/newest-libc/
 
 install:
 	@test -x $(bin)/ubd -a -x $(bin)/ubd-broker -a -x $(bin)/ubd-worker || \

@@ -1,4 +1,4 @@
-// swift-tools-version: 6.2
+// swift-tools-version: 6.3
 import PackageDescription
 
 // Every target, Swift and C alike, is built with _GNU_SOURCE: otherwise the importer builds Glibc, CDispatch and our own

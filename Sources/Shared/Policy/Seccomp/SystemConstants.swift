@@ -30,7 +30,7 @@ enum SystemConstants {
         "BLKALIGNOFF": 0x127A, "BLKPBSZGET": 0x127B, "BLKDISCARDZEROES": 0x127C, "BLKSECDISCARD": 0x127D,
         "BLKROTATIONAL": 0x127E, "BLKZEROOUT": 0x127F, "BLKGETDISKSEQ": 0x8008_1280,
         // ioctl on terminals; mount, umount2
-        "TCGETS": 0x5401,
+        "TCGETS": 0x5401, "TCGETS2": 0x802C_542A,
         "MS_RDONLY": 1, "MS_NOSUID": 2, "MS_NODEV": 4, "MS_NOEXEC": 8, "MS_REC": 0x4000, "MS_PRIVATE": 0x40000,
         "MNT_DETACH": 2,
         // sockets
