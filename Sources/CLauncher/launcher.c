@@ -60,8 +60,8 @@ static void set_up_files(const struct ubd_launch *l, int control, int pipe) {
     if (null == -1 || dup2(null, 1) == -1 || dup2(null, 2) == -1) fail(pipe, UBD_LAUNCH_FILES);
     if (null > 2) close(null);
     if (dup2(control, 3) == -1) fail(pipe, UBD_LAUNCH_FILES);
-    /* Opened here and not by the broker: the kernel takes the opener for the server (START_DEV checks its pid), and
-     * notices a death only when the last reference is gone. */
+    /* Opened here and not by the broker: the kernel takes the opener for the server, and notices its death only when the
+     * last reference is gone (docs/kernel-facts.md#opener, docs/kernel-facts.md#last-reference). */
     int device = -1;
     for (int attempt = 0; attempt < OPEN_ATTEMPTS; attempt++) {
         device = open(l->device, O_RDWR | O_NOFOLLOW);

@@ -74,7 +74,8 @@ final class Broker {
     /// The folder of a device's queue settings.
     func queueFolder(of id: UInt32) -> String { "\(surroundings.sysfs)/block/ublkb\(id)/queue" }
 
-    /// START_USER_RECOVERY may be sent again after a replacement that died half-way (Linux 6.16; kernel-facts, C).
+    /// START_USER_RECOVERY may be sent again after a replacement that died half-way (Linux 6.16;
+    /// docs/kernel-facts.md#half-ready).
     var canRepeatRecovery: Bool { driver.opened?.features.contains(.perIODaemon) ?? false }
 
     // MARK: What clients ask
@@ -291,7 +292,7 @@ final class Broker {
     func fail(_ device: ManagedDevice, because reason: String) {
         Log.error("failed", ("device", "\(device.id)"), ("owner", "\(device.owner)"), ("why", reason))
         guard device.worker == nil || device.worker?.end != nil else {
-            // A worker that can't be killed: neither STOP nor DEL, they would hold up everybody (kernel-facts, G).
+            // A worker that can't be killed: neither STOP nor DEL, they would hold up everybody (docs/kernel-facts.md#waiting-commands).
             device.setState(.stuck, reason: reason)
             save(device)
             device.worker?.setHandler { [self] event in

@@ -22,7 +22,7 @@ public struct KernelFeature: Sendable {
         self.used = used
     }
 
-    /// Every flag that Linux 7.3 knows. Releases: reference/kernel-facts.md, §I.
+    /// Every flag that Linux 7.3 knows. Releases: docs/kernel-facts.md#feature-releases.
     public static let all = [
         KernelFeature(
             0, "support-zero-copy", since: "6.15", used: true, "The server may register a request's pages as a buffer"),

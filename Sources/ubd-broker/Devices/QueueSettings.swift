@@ -24,7 +24,7 @@ enum QueueSettings {
         if queues == 1 || !noticesDeaths { settings.append(Setting("scheduler", "none", already: "[none]")) }
         if noticesDeaths { return settings }
         // Before 6.16 the kernel notices the death of a server that holds every tag only when the driver sees one more
-        // request, or a request's timeout (kernel-facts, C). One tag stays the kernel's own, and the timeout is short; a
+        // request, or a request's timeout (docs/kernel-facts.md#full-queue-death). One tag stays the kernel's own, and the timeout is short; a
         // request that is only slow gets it anew.
         settings.append(Setting("io_timeout", "2000"))
         // The block layer's own floor is 4.

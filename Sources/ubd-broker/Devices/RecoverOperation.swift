@@ -7,7 +7,7 @@ import WorkerProtocol
 /// Replaces the dead worker of a live device: QUIESCED, START_USER_RECOVERY, a new worker from the parked files, and
 /// END_USER_RECOVERY while it is stopped. The device's users see a pause.
 ///
-/// What may be sent when is the kernel's to say (kernel-facts, C). Without PER_IO_DAEMON (before 6.16) a second
+/// What may be sent when is the kernel's to say (docs/kernel-facts.md#half-ready). Without PER_IO_DAEMON (before 6.16) a second
 /// START_USER_RECOVERY after a replacement that made some but not all queues ready crashes the host: there it is sent
 /// once for each death of a worker that was sealed, and one more worker is tried without it.
 final class RecoverOperation {

@@ -6,7 +6,7 @@ import SystemCalls
 /// Takes a device down and leaves nothing of it: worker, kernel device, names, record, uid.
 ///
 /// The order is the kernel's: a device whose worker hangs must lose its worker before STOP_DEV or DEL_DEV, because a
-/// DEL_DEV that waits holds up every ADD and DEL on the host (kernel-facts, G). A worker that can't be killed gets
+/// DEL_DEV that waits holds up every ADD and DEL on the host (docs/kernel-facts.md#waiting-commands). A worker that can't be killed gets
 /// neither: the device is `stuck` until its pidfd fires.
 final class Teardown {
     enum Manner {

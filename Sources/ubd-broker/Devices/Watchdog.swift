@@ -4,7 +4,7 @@ import SystemCalls
 import WorkerProtocol
 
 /// Looks after every live device twice a second: the kernel's own timeout does nothing for devices that root made
-/// (kernel-facts, G), so without this a worker that hangs would hang its users for ever.
+/// (docs/kernel-facts.md#no-timeout), so without this a worker that hangs would hang its users for ever.
 final class Watchdog {
     /// Milliseconds: a worker that hangs is found at most so much later than its device's timeout says.
     private static let period = 500

@@ -173,7 +173,8 @@ final class WorkerStart {
         }
     }
 
-    /// The worker must not run, and so not die, between its fetches and START_DEV: on 6.12 that crashes the host.
+    /// The worker must not run, and so not die, between its fetches and START_DEV: on 6.12 that crashes
+    /// the host (docs/kernel-facts.md#start-race).
     private func stop(_ report: SealReport) {
         guard let worker = device.worker else { return }
         guard report.contains(.rings) else { return fail(StartErrors.sandboxMissing("its rings are not sealed")) }

@@ -150,7 +150,7 @@ final class WorkerProcess: Worker {
     private static func start(_ launch: WorkerLaunch, control: Int32, _ child: inout ubd_child) -> Int32 {
         let arguments = CStrings(["ubd-worker"])
         // SWIFT_ROOT: without /proc the runtime finds its own path nowhere else. The backtracer would be a program
-        // started by a crash (security.md, finding 6).
+        // started by a crash (docs/kernel-facts.md#crash-programs).
         let environment = CStrings(["SWIFT_ROOT=/", "SWIFT_BACKTRACE=enable=no"])
         let texts = CStrings([launch.device, "\(launch.oomScore)"])
         var description = ubd_launch(

@@ -142,7 +142,7 @@ struct Queue: ~Copyable {
     }
 
     /// Maps the kernel's descriptors of this queue. After the fetches: a mapping before them would keep a replacement
-    /// from ever mapping its own when this worker dies half-way (Linux 6.12; kernel-facts C).
+    /// from ever mapping its own when this worker dies half-way (Linux 6.12; docs/kernel-facts.md#map-after-fetch).
     mutating func mapDescriptors(device: Int32) throws(SystemError) {
         let page = Int(sysconf(Int32(_SC_PAGESIZE)))
         let memory = try Mapping.shared(

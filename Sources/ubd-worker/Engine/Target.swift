@@ -22,7 +22,7 @@ struct Outcome: Equatable, Sendable {
     static var pending: Outcome { Outcome(rawValue: .min) }
 
     /// Done. For reads and writes `bytes` is the whole request, for all else 0: a part is never passed on, because the
-    /// kernel would take a part of a zero-copy request for the whole (kernel-facts, short result).
+    /// kernel would take a part of a zero-copy request for the whole (docs/kernel-facts.md#short-result).
     @inline(__always)
     static func done(_ bytes: UInt32) -> Outcome { Outcome(rawValue: Int32(bitPattern: bytes)) }
 

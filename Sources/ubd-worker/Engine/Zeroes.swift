@@ -3,7 +3,7 @@ import KernelABI
 import Ring
 
 /// Zeros for a read whose buffer only the kernel can reach: read into it from /dev/zero. In zero-copy mode a positive
-/// result completes the whole request, and what was not filled would show the reader old memory (kernel-facts H).
+/// result completes the whole request, and what was not filled would show the reader old memory (docs/kernel-facts.md#short-result).
 extension Queue {
     /// Index of /dev/zero in the ring's file table, in zero-copy mode.
     static let zeroSlot: Int32 = 3

@@ -212,7 +212,7 @@ struct KernelFeatureTests {
 
     @Test("of the tested kernels are all known")
     func known() {
-        // GET_FEATURES of 6.12.95 and 7.3.4 (reference/kernel-facts.md, §I).
+        // GET_FEATURES of 6.12.95 and 7.3.4 (docs/kernel-facts.md#feature-releases).
         #expect(KernelFeature.names(in: 0x1FE).count == 8)
         #expect(KernelFeature.unknownBits(in: 0x1F_FFFF) == 0)
         #expect(KernelFeature.unknownBits(in: 0x1FE | 1 << 40) == 1 << 40)
