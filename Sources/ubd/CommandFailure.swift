@@ -59,7 +59,7 @@ extension CommandFailure {
     init(_ error: InterfaceError) {
         let status: ExitStatus =
             switch error {
-            case .notPermitted, .quotaReached, .permissionDenied: .notPermitted
+            case .notPermitted, .quotaReached, .limitReached, .permissionDenied: .notPermitted
             case .invalidOption, .badFile: .usage
             case .noSuchDevice: .noSuchDevice
             case .busy, .idInUse: .busy

@@ -264,6 +264,10 @@ extension BrokerAPI {
         # A limit is reached.
         error QuotaReached(message: string, remedy: string, limit: string, value: int)
 
+        # A limit of the broker itself is reached, which passes: the same call succeeds later. It may come before the call
+        # was read, and then the connection is closed.
+        error LimitReached(message: string, remedy: string, limit: string, value: int)
+
         # A parameter or an option has a value that can not be.
         error InvalidOption(message: string, remedy: string, option: string, value: string)
 

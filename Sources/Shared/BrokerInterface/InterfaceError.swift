@@ -8,6 +8,10 @@ public enum InterfaceError: Error, Equatable, Sendable {
     case notPermitted(message: String, remedy: String, rule: String?)
     /// A limit of the policy or of the host is reached; `limit` names it, `value` is its number.
     case quotaReached(message: String, remedy: String, limit: String, value: Int64)
+    /// A limit of the broker is reached that has nothing to do with the policy and passes by itself: the same call succeeds
+    /// later. `limit` names it ("connections", "user-connections", "descriptors"), `value` is its number. It can also come
+    /// before the call was read, as the reply to the first one of a connection that the broker does not keep.
+    case limitReached(message: String, remedy: String, limit: String, value: Int64)
     /// A parameter or option has a value that cannot be.
     case invalidOption(message: String, remedy: String, option: String, value: String)
     /// The file at that index of the client's message cannot back a device.
@@ -38,6 +42,7 @@ extension InterfaceError {
         switch self {
         case .notPermitted: BrokerAPI.interface + ".NotPermitted"
         case .quotaReached: BrokerAPI.interface + ".QuotaReached"
+        case .limitReached: BrokerAPI.interface + ".LimitReached"
         case .invalidOption: BrokerAPI.interface + ".InvalidOption"
         case .badFile: BrokerAPI.interface + ".BadFile"
         case .idInUse: BrokerAPI.interface + ".IdInUse"
@@ -59,7 +64,7 @@ extension InterfaceError {
     public var message: String {
         switch self {
         case .notPermitted(let message, _, _), .quotaReached(let message, _, _, _),
-            .invalidOption(let message, _, _, _), .badFile(let message, _, _), .idInUse(let message, _, _),
+            .limitReached(let message, _, _, _), .invalidOption(let message, _, _, _), .badFile(let message, _, _), .idInUse(let message, _, _),
             .noSuchDevice(let message, _, _), .busy(let message, _, _, _), .kernelUnsupported(let message, _, _),
             .failed(let message, _, _, _):
             message
@@ -76,8 +81,8 @@ extension InterfaceError {
     /// What to do next, for people.
     public var remedy: String {
         switch self {
-        case .notPermitted(_, let remedy, _), .quotaReached(_, let remedy, _, _), .invalidOption(_, let remedy, _, _),
-            .badFile(_, let remedy, _), .idInUse(_, let remedy, _), .noSuchDevice(_, let remedy, _),
+        case .notPermitted(_, let remedy, _), .quotaReached(_, let remedy, _, _), .limitReached(_, let remedy, _, _),
+            .invalidOption(_, let remedy, _, _), .badFile(_, let remedy, _), .idInUse(_, let remedy, _), .noSuchDevice(_, let remedy, _),
             .busy(_, let remedy, _, _), .kernelUnsupported(_, let remedy, _), .failed(_, let remedy, _, _):
             remedy
         case .permissionDenied: "ask the administrator, or see 'ubd info'"
@@ -90,7 +95,7 @@ extension InterfaceError {
         var members: [(String, JSON?)] = []
         switch self {
         case .notPermitted(_, _, let rule): members = [("rule", rule.map(JSON.string))]
-        case .quotaReached(_, _, let limit, let value):
+        case .quotaReached(_, _, let limit, let value), .limitReached(_, _, let limit, let value):
             members = [("limit", .string(limit)), ("value", .integer(value))]
         case .invalidOption(_, _, let option, let value):
             members = [("option", .string(option)), ("value", .string(value))]
@@ -137,8 +142,8 @@ extension InterfaceError {
         _ name: String, _ fields: inout FieldReader
     ) throws(InterfaceError) -> InterfaceError? {
         let known = [
-            "NotPermitted", "QuotaReached", "InvalidOption", "BadFile", "IdInUse", "NoSuchDevice", "Busy",
-            "KernelUnsupported", "Failed",
+            "NotPermitted", "QuotaReached", "LimitReached", "InvalidOption", "BadFile", "IdInUse", "NoSuchDevice",
+            "Busy", "KernelUnsupported", "Failed",
         ]
         guard known.contains(name) else { return nil }
         let message = try fields.string("message")
@@ -148,6 +153,9 @@ extension InterfaceError {
             return .notPermitted(message: message, remedy: remedy, rule: try fields.optionalString("rule"))
         case "QuotaReached":
             return .quotaReached(
+                message: message, remedy: remedy, limit: try fields.string("limit"), value: try fields.integer("value"))
+        case "LimitReached":
+            return .limitReached(
                 message: message, remedy: remedy, limit: try fields.string("limit"), value: try fields.integer("value"))
         case "InvalidOption":
             return .invalidOption(

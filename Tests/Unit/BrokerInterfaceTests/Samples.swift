@@ -104,6 +104,7 @@ struct Sample: CustomTestStringConvertible, Sendable {
     static let errors: [InterfaceError] = [
         .notPermitted(message: "m", remedy: "r", rule: "allow group ubd"),
         .quotaReached(message: "m", remedy: "r", limit: "maxDevices", value: 8),
+        .limitReached(message: "m", remedy: "r", limit: "user-connections", value: 16),
         .invalidOption(message: "m", remedy: "r", option: "size", value: "0"),
         .badFile(message: "m", remedy: "r", index: 1), .idInUse(message: "m", remedy: "r", id: 3),
         .noSuchDevice(message: "m", remedy: "r", id: 3), .busy(message: "m", remedy: "r", id: 3, holder: "/mnt"),

@@ -136,6 +136,7 @@ struct AddTests {
         arguments: [
             (InterfaceError.notPermitted(message: "no", remedy: "ask", rule: nil), 3),
             (.quotaReached(message: "no", remedy: "ask", limit: "maxDevices", value: 8), 3),
+            (.limitReached(message: "no", remedy: "later", limit: "user-connections", value: 16), 3),
             (.invalidOption(message: "size can not be 0", remedy: "give more", option: "size", value: "0"), 2),
             (.badFile(message: "no", remedy: "ask", index: 0), 2), (.idInUse(message: "no", remedy: "ask", id: 1), 5),
             (.noSuchDevice(message: "no", remedy: "ask", id: 1), 4),
