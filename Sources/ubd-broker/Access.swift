@@ -82,7 +82,11 @@ extension Broker {
         let pending = adds.values.filter { $0.ownerUID == uid && $0.hasNoDevice }
         return AccessUsage(
             devices: UInt64(owned.count + pending.count + undertaker.waiting(for: uid)),
-            memoryBytes: owned.map(\.memoryBytes).reduce(0, +) + pending.map(\.memoryBytes).reduce(0, +))
+            memoryBytes: (owned.map(\.memoryBytes) + pending.map(\.memoryBytes)).reduce(0) { sum, bytes in
+                // Those of records may be anything.
+                let (both, overflow) = sum.addingReportingOverflow(bytes)
+                return overflow ? .max : both
+            })
     }
 
     // MARK: Devices that there are

@@ -16,6 +16,8 @@ final class Broker {
         var holder: (_ id: UInt32) -> String? = Holders.holder(of:)
         var sysfs = "/sys"
         var nodes = Nodes(folder: "/dev")
+        /// Monotonic nanoseconds, for the deadlines of recoveries.
+        var now: () -> UInt64 = monotonicNanoseconds
         /// Where it can be read.
         var kernelLog: KernelLog?
         /// Requests that the block layer has given to a device and waits for.
@@ -56,6 +58,9 @@ final class Broker {
         program: WorkerProgram, workerGID: UInt32, driver: Driver,
         surroundings: Surroundings
     ) throws(SystemError) {
+        guard let uids = WorkerUIDs(base: configuration.uidBase, count: configuration.uidCount) else {
+            throw SystemError("uids from \(configuration.uidBase) on", ERANGE)
+        }
         self.configuration = configuration
         self.loop = loop
         self.policy = policy
@@ -68,7 +73,7 @@ final class Broker {
         undertaker = Undertaker(loop: loop)
         orphans = Orphans(loop: loop)
         deathCauses = DeathCauses(loop: loop, log: surroundings.kernelLog)
-        uids = WorkerUIDs(base: configuration.uidBase, count: configuration.uidCount)
+        self.uids = uids
     }
 
     /// The folder of a device's queue settings.
@@ -89,13 +94,14 @@ final class Broker {
         var line: String?
         do throws(InterfaceError) {
             let plan = try AddPlan(request)
+            let kind = try targetKind(of: plan.target)
             try demandOnline(plan.cpus)
             let rule = try permit(plan, peer, line: &line)
             let choice = ModeChoice(
                 kernel: try driver.ready().features, zeroCopyGranted: rule.limits.zeroCopy, rule: rule.text)
             let mode = try choice.mode(for: plan)
             let operation = AddOperation(
-                plan, mode: mode, peer: peer, rule: rule, broker: self, isWanted: isWanted, answer: answer)
+                plan, kind: kind, mode: mode, peer: peer, rule: rule, broker: self, isWanted: isWanted, answer: answer)
             Log.info(
                 "add-allowed", ("uid", "\(peer.uid)"), ("pid", "\(peer.pid)"), ("target", request.target),
                 ("result", "allowed"), ("rule", rule.place))
@@ -127,6 +133,17 @@ final class Broker {
             throw noSuchDevice(id)
         }
         return ListReply(devices: [device])
+    }
+
+    /// The number by which workers know a target. The catalog of targets is not the list of those numbers: a target that
+    /// stands only there is refused before anything is begun.
+    func targetKind(of target: TargetDescription) throws(InterfaceError) -> TargetKind {
+        if let kind = TargetKind.allCases.first(where: { $0.name == target.name }), walls[kind.name] != nil {
+            return kind
+        }
+        throw .invalidOption(
+            message: "this broker can not serve target \(target.name)",
+            remedy: "use one of: \(walls.keys.sorted().joined(separator: ", "))", option: "target", value: target.name)
     }
 
     /// Refuses processors that can't run anything. One that goes offline later costs speed, nothing else.
@@ -188,6 +205,9 @@ final class Broker {
             return bytes.overlaps(begin..<begin + UInt64(clamping: device.info.sizeBytes))
         }
     }
+
+    /// Monotonic nanoseconds.
+    func now() -> UInt64 { surroundings.now() }
 
     func requestsInFlight(_ id: UInt32) -> Int { surroundings.requestsInFlight(id) }
 
@@ -339,7 +359,9 @@ final class Broker {
         device.killedBecause = reason
         worker.kill()
         loop.after(milliseconds: Broker.killDeadline) { [self] in
-            guard device.worker === worker, worker.end == nil, device.info.state == .live else { return }
+            guard device.worker === worker, worker.end == nil, [.live, .unmanaged].contains(device.info.state) else {
+                return
+            }
             device.setState(
                 .stuck,
                 reason: "its worker \(reason), but it does not die: it waits for a file or disk that does not answer")

@@ -44,6 +44,9 @@ public struct AddPlan: Sendable {
     /// Bytes of I/O buffers that the device needs: queues × depth × maxIOBytes; fits 64 bits by the ranges above.
     public var bufferBytes: UInt64 { UInt64(queues) * UInt64(depth) * UInt64(maxIOBytes) }
 
+    /// The most that `bufferBytes` can be.
+    public static let mostBufferBytes = queueCounts.upperBound * depths.upperBound * ioSizes.upperBound
+
     /// How many files the client may send: 0, or 1 (buffered), or 2 (buffered, direct).
     public var mostFiles: Int { target.needsFile ? (options.buffered ? 1 : 2) : 0 }
 

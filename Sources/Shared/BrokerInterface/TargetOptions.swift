@@ -40,7 +40,11 @@ public struct TargetOptions: Equatable, Sendable {
         case "size": size = try Self.bytes(option, text)
         case "block-size": blockSize = UInt32(try Self.bytes(option, text))
         case "buffered": buffered = try Self.flag(option, text)
-        default: preconditionFailure("TargetCatalog declares option \(option.name), which nobody reads")
+        default:
+            // A mistake of ours in the catalog, which must not end the broker.
+            throw .invalidOption(
+                message: "option \(option.name) can not be used in this version of ubd", remedy: "leave it out",
+                option: option.name, value: text)
         }
     }
 

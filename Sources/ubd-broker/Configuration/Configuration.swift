@@ -91,7 +91,7 @@ struct Configuration {
             case "--worker": configuration.workerProgram = try value()
             case "--run-dir": configuration.runFolder = try value()
             case "--worker-group": configuration.workerGroup = try value()
-            case "--uid-base": configuration.uidBase = try number(name, try value(), 1000...0xFFFF_0000)
+            case "--uid-base": configuration.uidBase = try number(name, try value(), 1000...WorkerUIDs.last)
             case "--uid-count": configuration.uidCount = try number(name, try value(), 1...65536)
             case "--oom-score": configuration.oomScore = try number(name, try value(), -1000...1000)
             case "--io-timeout": configuration.ioTimeout = try number(name, try value(), 2...3600)
@@ -105,6 +105,11 @@ struct Configuration {
             default: throw UsageError(message: "unknown option '\(word)'")
             }
             if inline != nil { throw UsageError(message: "\(name) takes no value") }
+        }
+        guard WorkerUIDs(base: configuration.uidBase, count: configuration.uidCount) != nil else {
+            throw UsageError(
+                message: "--uid-base \(configuration.uidBase) and --uid-count \(configuration.uidCount) go beyond the "
+                    + "last uid, \(WorkerUIDs.last): give smaller numbers")
         }
         return (command, configuration)
     }

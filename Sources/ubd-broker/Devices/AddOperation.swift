@@ -24,6 +24,7 @@ final class AddOperation: ClientOperation {
 
     private let broker: Broker
     private let plan: AddPlan
+    private let kind: TargetKind
     private let peer: PeerCredentials
     private let rule: AccessRule
     private let mode: DataMode
@@ -44,10 +45,11 @@ final class AddOperation: ClientOperation {
     private var isOver = false
 
     init(
-        _ plan: AddPlan, mode: DataMode, peer: PeerCredentials, rule: AccessRule, broker: Broker,
+        _ plan: AddPlan, kind: TargetKind, mode: DataMode, peer: PeerCredentials, rule: AccessRule, broker: Broker,
         isWanted: @escaping () -> Bool, answer: @escaping (Answer) -> Void
     ) {
         self.plan = plan
+        self.kind = kind
         self.mode = mode
         self.peer = peer
         self.rule = rule
@@ -203,7 +205,6 @@ final class AddOperation: ClientOperation {
     // MARK: The worker
 
     private func launch(_ device: ManagedDevice) {
-        guard let kind = TargetKind.allCases.first(where: { $0.name == plan.target.name }) else { return }
         var flags = mode.launchFlags
         if plan.readOnly { flags.insert(.readOnly) }
         if plan.options.buffered { flags.insert(.buffered) }

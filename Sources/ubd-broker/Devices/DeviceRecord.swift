@@ -95,7 +95,7 @@ struct DeviceRecord: Equatable {
         guard case .integer(DeviceRecord.version)? = json["version"], case .string(let text)? = json["step"],
             let step = Step(rawValue: text),
             let device = json["device"].flatMap({ try? Device(json: $0, unknown: .ignore) }),
-            case .integer(let bytes)? = json["memoryBytes"], bytes >= 0
+            case .integer(let bytes)? = json["memoryBytes"], DeviceRecord.isPossible(device, memoryBytes: bytes)
         else { return nil }
         self.step = step
         self.device = device
@@ -125,6 +125,15 @@ struct DeviceRecord: Equatable {
             let start = UInt64(exactly: start), let uid = UInt32(exactly: uid)
         else { return nil }
         self.worker = Worker(pid: pid, startTime: start, uid: uid)
+    }
+
+    /// Whether a device can have these numbers. The broker calculates with them, and a sum that overflows ends it: a record
+    /// beyond these bounds is a damaged one.
+    private static func isPossible(_ device: Device, memoryBytes: Int64) -> Bool {
+        AddPlan.queueCounts.contains(Int64(device.queues)) && AddPlan.depths.contains(Int64(device.depth))
+            && (1...AddPlan.ioSizes.upperBound).contains(Int64(device.maxIOBytes))
+            && device.ioTimeout.map(AddPlan.ioTimeouts.contains) ?? true
+            && (0...Int(Int32.max)).contains(device.deaths) && (0...AddPlan.mostBufferBytes).contains(memoryBytes)
     }
 
     init(step: Step, device: Device, worker: Worker?, memoryBytes: UInt64) {

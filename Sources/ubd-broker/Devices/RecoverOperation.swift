@@ -26,9 +26,9 @@ final class RecoverOperation {
 
     private let broker: Broker
     private let device: ManagedDevice
-    private let began = monotonicNanoseconds()
-    /// Of the present try: its deadlines count from here.
-    private var tryBegan = monotonicNanoseconds()
+    private let began: UInt64
+    /// When the present wait began: for QUIESCED, or for START_USER_RECOVERY to be taken. Each has its own deadline.
+    private var waitBegan: UInt64 = 0
     private var start: WorkerStart?
     private var pause = Deadline.firstPause
     private var timer: EventLoop.Timer?
@@ -69,6 +69,7 @@ final class RecoverOperation {
         self.completion = completion
         self.device = device
         self.broker = broker
+        began = broker.now()
         attempts = device.recoveryAnswered ? 1 : 0
     }
 
@@ -81,7 +82,7 @@ final class RecoverOperation {
         endWorker { [self] in
             broker.release(device)
             let delay = reason == nil ? device.deathLog.pauseBeforeNext : 0
-            if delay == 0 { waitUntilQuiesced() } else { after(delay) { [self] in waitUntilQuiesced() } }
+            if delay == 0 { awaitRelease() } else { after(delay) { [self] in awaitRelease() } }
         }
     }
 
@@ -114,6 +115,16 @@ final class RecoverOperation {
 
     // MARK: The kernel lets go of the dead worker
 
+    private func awaitRelease() {
+        beginWait()
+        waitUntilQuiesced()
+    }
+
+    private func beginWait() {
+        waitBegan = broker.now()
+        pause = Deadline.firstPause
+    }
+
     private func waitUntilQuiesced() {
         let buffer = [UInt8](repeating: 0, count: MemoryLayout<UblkDeviceInfo>.size)
         command(ControlRequest(operation: .getDeviceInfo, device: device.id, buffer: buffer)) { [self] answer in
@@ -122,7 +133,9 @@ final class RecoverOperation {
             }
             let info = bytes.withUnsafeBytes { $0.loadUnaligned(as: UblkDeviceInfo.self) }
             switch UblkDeviceState(rawValue: info.state) {
-            case .quiesced, .failIO: startRecovery()
+            case .quiesced, .failIO:
+                beginWait()
+                startRecovery()
             case .live: waitOn()
             case .dead, nil: giveUp("the kernel stopped it")
             }
@@ -132,7 +145,7 @@ final class RecoverOperation {
     /// The kernel lets go of a dead worker when the last request that it had made is done. That can take as long as its disk
     /// hangs: nothing else would be quicker, STOP_DEV included.
     private func waitOn() {
-        let milliseconds = (monotonicNanoseconds() - tryBegan) / 1_000_000
+        let milliseconds = (broker.now() - waitBegan) / 1_000_000
         if milliseconds >= UInt64(Deadline.quiesced), !isWaitTold {
             isWaitTold = true
             let reason = "its worker is dead, but a file or disk does not answer what it had asked for"
@@ -231,7 +244,7 @@ final class RecoverOperation {
         device.step = .live
         device.setState(.live)
         broker.save(device)
-        let milliseconds = (monotonicNanoseconds() - began) / 1_000_000
+        let milliseconds = (broker.now() - began) / 1_000_000
         Log.notice(
             "recovered", ("device", "\(device.id)"), ("worker", "\(device.info.workerPid ?? 0)"),
             ("milliseconds", "\(milliseconds)"), ("deaths", "\(device.info.deaths)"))
@@ -250,8 +263,6 @@ final class RecoverOperation {
         broker.release(device)
         device.deathLog.add(window: broker.configuration.deathWindow)
         if programs.count > 1 { programs.removeFirst() }
-        tryBegan = monotonicNanoseconds()
-        pause = Deadline.firstPause
         device.info.lastDeath = "did not get ready (\(error.message))"
         device.info.deaths += 1
         if device.deathLog.isTooMany { return giveUp("its workers keep dying: \(error.message)") }
@@ -259,7 +270,7 @@ final class RecoverOperation {
             return giveUp("two new workers failed, and this kernel (before 6.16) allows no more: \(error.message)")
         }
         after(max(device.deathLog.pauseBeforeNext, Deadline.firstPause)) { [self] in
-            if isRecovering, !broker.canRepeatRecovery { startWorker() } else { waitUntilQuiesced() }
+            if isRecovering, !broker.canRepeatRecovery { startWorker() } else { awaitRelease() }
         }
     }
 
@@ -290,7 +301,7 @@ final class RecoverOperation {
     }
 
     private func again(_ deadline: Int, _ problem: String, _ next: @escaping () -> Void) {
-        guard (monotonicNanoseconds() - tryBegan) / 1_000_000 < UInt64(deadline) else { return giveUp(problem) }
+        guard (broker.now() - waitBegan) / 1_000_000 < UInt64(deadline) else { return giveUp(problem) }
         after(pause, next)
         pause = min(pause * 2, Deadline.longestPause)
     }

@@ -72,6 +72,7 @@ final class Rehearsal {
         case .launchFailed(let step, let errno):
             let what = StartFailure.launcherStep(step)
             end(.failure(StartErrors.broken(what, SystemError(what, errno))))
+        case .unusable(let error): end(.failure(StartErrors.broken("watch the worker", error)))
         case .message(.geometry(let geometry)): serve(geometry)
         case .message(.failed(let failure)): hear(failure)
         case .message(.sealed): end(.failure(StartErrors.workerBroke("it claims to serve /dev/null")))

@@ -15,6 +15,7 @@ final class UpgradeOperation {
         /// For the kernel to find an idle request on each queue.
         static let quiesce = 5_000
         static let drain = 5_000
+        static let kill = 5_000
         static let pause = 2
     }
 
@@ -173,7 +174,7 @@ final class UpgradeOperation {
             if case .ended = event { ended() }
         }
         if worker.end != nil { return ended() }
-        if canQuiesce { quiesce() } else { worker.kill() }
+        if canQuiesce { quiesce() } else { kill() }
     }
 
     static let reason = "its worker is being replaced by a newer one"
@@ -234,7 +235,31 @@ final class UpgradeOperation {
     }
 
     private func kill() {
-        if !isAbandoned { device.worker?.kill() }
+        if isAbandoned { return }
+        device.worker?.kill()
+        timer = broker.loop.after(milliseconds: Deadline.kill) { [self] in becomeStuck() }
+    }
+
+    /// The worker waits for its file, so nobody can replace it now. Once it has died after all, its death is mended like
+    /// any other.
+    private func becomeStuck() {
+        if isAbandoned || device.worker?.end != nil { return }
+        let reason =
+            "its worker was killed for an upgrade, but it does not die: it waits for a file or disk that does not answer"
+        device.killedBecause = "was killed for an upgrade"
+        device.setState(.stuck, reason: reason)
+        broker.save(device)
+        Log.error(
+            "stuck", ("device", "\(device.id)"), ("owner", "\(device.owner)"),
+            ("worker", "\(device.worker?.pid ?? 0)"))
+        hasDevice = false
+        tell(
+            .failed(
+                .failed(
+                    message: "device \(device.id) is stuck: \(reason)",
+                    remedy: "bring the backing storage back; the device gets another worker as soon as it answers",
+                    step: "kill", errno: nil)))
+        broker.watchOver(device)
     }
 
     /// The old worker is gone, by our hand or its own: QUIESCE_DEV lets an idle one end.

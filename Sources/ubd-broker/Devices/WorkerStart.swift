@@ -133,6 +133,7 @@ final class WorkerStart {
         case .launchFailed(let step, let errno):
             let what = StartFailure.launcherStep(step)
             fail(StartErrors.broken(what, SystemError(what, errno)))
+        case .unusable(let error): fail(StartErrors.broken("watch the worker", error))
         case .message(.geometry(let geometry)):
             program.version = PackedVersion.text(geometry.version)
             listener.geometry(geometry)

@@ -13,7 +13,7 @@
     ///     STEP lie NUMBER       the kernel does it, and the broker hears that errno
     ///     STEP stop             the broker stops itself (SIGSTOP) before the step; done when it goes on
     ///
-    /// STEP is a name of UblkControlOperation, or one of launch, serve, stop, resume, geometry, sealed.
+    /// STEP is a name of UblkControlOperation, or one of watch, launch, serve, stop, resume, geometry, sealed.
     struct TestFailure {
         enum Kind {
             case error(Int32)

@@ -7,6 +7,8 @@ enum WorkerEvent {
     case running
     /// A step between clone and exec failed.
     case launchFailed(step: Int32, errno: Int32)
+    /// It was started, but the broker can't watch over it, and has killed it; its end follows.
+    case unusable(SystemError)
     case message(WorkerMessage)
     /// It sent what it must not: something else, at another time, or a file.
     case violation(String)

@@ -22,7 +22,11 @@ final class WorkerProcess: Worker {
     /// What the worker may say next, each once.
     private var expected: WorkerExpectation = .nothing
 
-    /// Starts a worker. `handler` hears everything from the event loop.
+    /// Milliseconds between two looks at a worker that can't be watched.
+    private static let look = 10
+
+    /// Starts a worker. `handler` hears everything from the event loop, a failure after clone included: the process is
+    /// there then, and its uid is in use until its end has been heard. So only what comes before clone is thrown.
     init(_ launch: WorkerLaunch, loop: EventLoop, handler: @escaping (WorkerEvent) -> Void) throws(SystemError) {
         let pair = try makeMessagePair()
         var child = ubd_child()
@@ -33,10 +37,33 @@ final class WorkerProcess: Worker {
         control = consume pair.first
         pid = child.pid
         uid = launch.uid
-        startTime = WorkerProcess.startTime(of: child.pid) ?? 0
+        let startTime = WorkerProcess.startTime(of: child.pid)
+        self.startTime = startTime ?? 0
         self.loop = loop
         self.handler = handler
-        try watchAll()
+        do throws(SystemError) {
+            // Without it a later broker does not know this process again.
+            if startTime == nil { throw SystemError("read /proc/\(pid)/stat", ESRCH) }
+            try watchAll()
+        } catch {
+            giveUp(error)
+        }
+    }
+
+    /// It was started and can't be kept: it is killed, and its end looked for without the event loop's watches.
+    private func giveUp(_ error: SystemError) {
+        for watch in watches { loop.unwatch(watch) }
+        watches = []
+        kill()
+        loop.later { [self] in
+            handler?(.unusable(error))
+            lookForEnd()
+        }
+    }
+
+    private func lookForEnd() {
+        ended()
+        if end == nil { loop.after(milliseconds: WorkerProcess.look) { [self] in lookForEnd() } }
     }
 
     /// Takes over a worker that an earlier broker started. It is past all messages.
@@ -162,6 +189,9 @@ final class WorkerProcess: Worker {
     }
 
     private func watchAll() throws(SystemError) {
+        #if UBD_TEST_FAILURES
+            if let number = TestFailure.happen("watch") { throw SystemError("watch", number) }
+        #endif
         let pidfd = process.file.raw
         watches.append(try loop.watch(pidfd, .readable) { [unowned self] _ in self.ended() })
         if let report = report?.raw {

@@ -8,8 +8,14 @@ struct WorkerUIDs {
     /// Where the search for a free one goes on: a uid rests as long as possible before it is used again.
     private var next: UInt32
 
-    init(base: UInt32, count: UInt32) {
-        range = base..<(base + count)
+    /// The largest uid: the one above is setresuid(2)'s word for "leave it".
+    static let last = UInt32.max - 1
+
+    /// nil: `count` uids from `base` on do not exist, or are none.
+    init?(base: UInt32, count: UInt32) {
+        let (end, overflow) = base.addingReportingOverflow(count)
+        guard count > 0, !overflow, end - 1 <= WorkerUIDs.last else { return nil }
+        range = base..<end
         next = base
     }
 
@@ -62,7 +68,8 @@ struct WorkerUIDs {
             guard fields.count == 3, let first = UInt64(fields[1]), let count = UInt64(fields[2]), count > 0 else {
                 return false
             }
-            return first < UInt64(range.upperBound) && first &+ count > UInt64(range.lowerBound)
+            let (end, overflow) = first.addingReportingOverflow(count)
+            return first < UInt64(range.upperBound) && (overflow || end > UInt64(range.lowerBound))
         }
     }
 

@@ -30,6 +30,17 @@ struct QueueAssignment: Sendable {
     /// What takes the time of requests; none where the processors' own clocks are not good for it.
     var clock: TickClock
     var rendezvous: Rendezvous
+
+    /// A ring's file table: /dev/ublkcN, then a target's files, and in zero copy `/dev/zero` in its own slot behind them.
+    ///
+    /// - Throws: `fileCount` when there are more files than fit before that slot.
+    static func fileTable(_ targets: [Int32], zeroCopy: Bool) throws(WorkerFailure) -> [Int32] {
+        let files = [WorkerDescriptor.device] + targets
+        guard zeroCopy else { return files }
+        let empty = Int(Queue.zeroSlot) - files.count
+        guard empty >= 0 else { throw WorkerFailure(.fileCount, detail: UInt64(targets.count)) }
+        return files + [Int32](repeating: -1, count: empty) + [WorkerDescriptor.zeroes]
+    }
 }
 
 enum QueueThread {

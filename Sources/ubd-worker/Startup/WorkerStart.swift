@@ -95,10 +95,8 @@ package struct WorkerStart {
     }
 
     /// The files of each queue's ring: /dev/ublkcN, then the target's; where zeros come from has the same place for all.
-    package func fileTable(of target: OpenTarget) -> [Int32] {
-        let files = [WorkerDescriptor.device] + target.files
-        guard launch.flags.contains(.zeroCopy) else { return files }
-        return files + [Int32](repeating: -1, count: Int(Queue.zeroSlot) - files.count) + [WorkerDescriptor.zeroes]
+    package func fileTable(of target: OpenTarget) throws(WorkerFailure) -> [Int32] {
+        try QueueAssignment.fileTable(target.files, zeroCopy: launch.flags.contains(.zeroCopy))
     }
 
     /// Starts the threads of all queues; each makes its ring, with that seal, and waits.
@@ -108,7 +106,7 @@ package struct WorkerStart {
         // One arena: those of threads are made with mmap, at their first allocation.
         mallopt(M_ARENA_MAX, 1)
         let rendezvous = Rendezvous(queues: Int(launch.queues))
-        let files = fileTable(of: target)
+        let files = try fileTable(of: target)
         let statistics = try mapStatistics()
         let clock = calibrateClock()
         for number in 0..<launch.queues {

@@ -1,5 +1,6 @@
-import BrokerInterface
 import Testing
+
+@testable import BrokerInterface
 
 @Suite("A size")
 struct ByteSizeTests {
@@ -123,6 +124,20 @@ struct TargetOptionsTests {
                 let read = try options(target.name, [(option.name, value)])
                 #expect(read != (try options(target.name, [])), "\(target.name) --\(option.name) changes nothing")
             }
+        }
+    }
+
+    @Test("that nobody reads are refused, and do not end the broker")
+    func unread() {
+        let target = TargetDescription(
+            name: "null", summary: "", needsFile: false, bestModes: [.copy],
+            options: [OptionDescription(name: "colour", kind: .flag, defaultText: "false", help: "")])
+        let error = #expect(throws: InterfaceError.self) {
+            try TargetOptions(target: target, options: [OptionValue("colour", "true")])
+        }
+        guard case .invalidOption(_, "leave it out", "colour", "true")? = error else {
+            Issue.record("\(String(describing: error))")
+            return
         }
     }
 

@@ -1,9 +1,9 @@
-import BrokerInterface
 import Glibc
 import KernelABI
 import SystemCalls
 import Testing
 
+@testable import BrokerInterface
 @testable import ubd_broker
 
 @Suite("Adding a device")
@@ -59,6 +59,37 @@ struct AddTests {
         _ = try host.add().get()
         #expect(signalsAtStart == ["STOP"])
         #expect(host.workers[0].signals == ["STOP", "CONT"])
+    }
+
+    @Test("a worker that the broker can not watch is dead before its uid is anybody's again")
+    func keepsUIDOfUnusable() throws {
+        let host = try Host()
+        host.fault = .unusable
+        let free = host.broker.uids.free
+        var isDead = false
+        host.interfere = { (_, worker) in
+            worker.survivesKill = true
+            return false
+        }
+        host.loop.after(milliseconds: 300) {
+            #expect(host.broker.uids.free == free - 1)
+            isDead = true
+            host.workers[0].die(.killed(signal: SIGKILL))
+        }
+        let error = #expect(throws: InterfaceError.self) { try host.add().get() }
+        #expect(isDead)
+        #expect(error?.message.contains("watch the worker") == true)
+        #expect(host.leftovers == [])
+    }
+
+    @Test("a target that this broker has no worker for is refused at once")
+    func refusesTarget() throws {
+        let host = try Host()
+        let made = TargetDescription(name: "crypt", summary: "", needsFile: true, bestModes: [.copy], options: [])
+        let error = #expect(throws: InterfaceError.self) { try host.broker.targetKind(of: made) }
+        #expect(error?.message == "this broker can not serve target crypt")
+        #expect(error?.remedy == "use one of: loop, null")
+        for target in TargetCatalog.all { _ = try host.broker.targetKind(of: target) }
     }
 
     @Test("the record is written before ADD_DEV is sent")

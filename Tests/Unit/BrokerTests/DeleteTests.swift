@@ -368,6 +368,24 @@ struct ReconcileTests {
         #expect(host.broker.store.load().records.count == 1)
     }
 
+    @Test(
+        "takes a record with impossible numbers for a damaged one",
+        arguments: [
+            ("\"ioTimeout\":30", "\"ioTimeout\":9223372036854775807"),
+            ("\"deaths\":0", "\"deaths\":9223372036854775807"), ("\"deaths\":0", "\"deaths\":-1"),
+            ("\"queues\":1,", "\"queues\":0,"), ("\"depth\":128", "\"depth\":65535"),
+            ("\"memoryBytes\":67108864", "\"memoryBytes\":9223372036854775807"),
+        ])
+    func refusesNumbers(_ part: String, _ replacement: String) throws {
+        let host = try Host()
+        _ = try host.add().get()
+        let path = host.folder + "/state/0"
+        let text = String(decoding: try readFile(path), as: UTF8.self)
+        #expect(text.contains(part), "\(text)")
+        try replaceFile(path, with: Array(text.replacing(part, with: replacement).utf8), mode: 0o600)
+        #expect(host.broker.store.load().damaged == [path])
+    }
+
     @Test("keeps a damaged record out of the way and goes on")
     func survivesDamage() throws {
         let host = try Host()

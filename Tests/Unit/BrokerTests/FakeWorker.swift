@@ -9,6 +9,8 @@ final class FakeWorker: Worker {
     /// Where it leaves the path.
     enum Fault: CaseIterable {
         case launchFails
+        /// The broker can't watch it.
+        case unusable
         case diesAtLaunch
         /// Its end of the socket is closed before its death is known.
         case closesSocket
@@ -71,6 +73,9 @@ final class FakeWorker: Worker {
             if fault == .launchFails {
                 self.handler(.launchFailed(step: 2, errno: EBUSY))
                 die(.exited(127))
+            } else if fault == .unusable {
+                _ = try? interfere?(.running, self)
+                self.handler(.unusable(SystemError("epoll_ctl", ENOSPC)))
             } else if (try? interfere?(.running, self)) != true {
                 self.handler(.running)
             }

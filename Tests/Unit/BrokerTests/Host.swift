@@ -34,6 +34,8 @@ final class Host {
     var holder: String?
     /// What the block layer says.
     var requestsInFlight = 0
+    /// Nanoseconds by which the clock of its recoveries is ahead.
+    var clockAdvance: UInt64 = 0
     var isProgramMissing = false
 
     /// Values that the closures of `Broker.Surroundings` need before `self` exists.
@@ -69,6 +71,7 @@ final class Host {
         }
         surroundings.verify = { _, _ in late.host?.sandboxProblem }
         surroundings.holder = { _ in late.host?.holder }
+        surroundings.now = { monotonicNanoseconds() + (late.host?.clockAdvance ?? 0) }
         surroundings.nodes = Nodes(folder: folder)
         if !mayChown {
             surroundings.nodes.give = { (_, _) throws(SystemError) in throw SystemError("chown", EPERM) }

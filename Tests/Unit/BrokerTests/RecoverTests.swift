@@ -53,6 +53,44 @@ struct RecoverTests {
         #expect(asked == 5)
     }
 
+    @Test("however long it waits for that, START_USER_RECOVERY still has its own 10 seconds of EBUSY")
+    func countsAnew() throws {
+        let host = try Host()
+        host.kernel.features = []
+        _ = try host.add().get()
+        host.workers[0].die(.killed(signal: SIGKILL))
+        var looks = 0
+        host.kernel.beforeAnswer[.getDeviceInfo] = {
+            looks += 1
+            // The first look begins the wait; then the disk hangs for a minute.
+            if looks == 2 { host.clockAdvance = 60_000_000_000 }
+            if looks == 4 { host.kernel.quiesce(0) }
+        }
+        var tries = 0
+        host.kernel.failures[.startUserRecovery] = EBUSY
+        host.kernel.beforeAnswer[.startUserRecovery] = {
+            tries += 1
+            if tries == 3 { host.kernel.failures[.startUserRecovery] = nil }
+        }
+        try host.run { [.live, .failed].contains(self.info(host)?.state) }
+        #expect(info(host)?.state == .live)
+        #expect(looks == 4 && tries == 3)
+    }
+
+    @Test("EBUSY for longer than 10 seconds is the end")
+    func givesUpOnBusy() throws {
+        let host = try hostAfterDeath()
+        host.kernel.failures[.startUserRecovery] = EBUSY
+        var tries = 0
+        host.kernel.beforeAnswer[.startUserRecovery] = {
+            tries += 1
+            if tries == 3 { host.clockAdvance = 11_000_000_000 }
+        }
+        try host.run { self.info(host)?.state == .failed }
+        #expect(tries == 3)
+        #expect(info(host)?.reason?.contains("stay open") == true)
+    }
+
     @Test("before 6.16 a second START_USER_RECOVERY is never sent for one death, and a second failure is the end")
     func sendsOnce() throws {
         let host = try hostAfterDeath(features: [])

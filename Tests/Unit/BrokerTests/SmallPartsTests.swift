@@ -22,6 +22,8 @@ struct ConfigurationTests {
         arguments: [
             (["--uid-count", "0"], "--uid-count"), (["--frobnicate"], "--frobnicate"), (["--worker"], "--worker"),
             (["--check-config=yes"], "--check-config"), (["--oom-score=2000"], "--oom-score"), (["x"], "'x'"),
+            (["--uid-base=4294967294", "--uid-count=2"], "4294967294"), (["--uid-base=4294967000"], "4294967000"),
+            (["--uid-base=4294967295"], "--uid-base"), (["--uid-base=18446744073709551616"], "--uid-base"),
         ])
     func refuses(_ arguments: [String], _ name: String) {
         let error = #expect(throws: Configuration.UsageError.self) { try Configuration.parse(arguments) }
@@ -94,8 +96,8 @@ extension String {
 @Suite("Worker uids")
 struct WorkerUIDTests {
     @Test("a uid rests as long as possible before it is used again")
-    func rests() {
-        var uids = WorkerUIDs(base: 100, count: 3)
+    func rests() throws {
+        var uids = try #require(WorkerUIDs(base: 100, count: 3))
         let first = uids.lease()
         uids.giveBack(100)
         #expect(first == 100)
@@ -103,9 +105,17 @@ struct WorkerUIDTests {
     }
 
     @Test("a range that an account or a process uses is found out")
-    func findsCollision() {
-        #expect(WorkerUIDs(base: 0, count: 1).collision(except: [])?.contains("root") == true)
-        #expect(WorkerUIDs(base: 0x7200_0000, count: 16).collision(except: []) == nil)
+    func findsCollision() throws {
+        #expect(try #require(WorkerUIDs(base: 0, count: 1)).collision(except: [])?.contains("root") == true)
+        #expect(try #require(WorkerUIDs(base: 0x7200_0000, count: 16)).collision(except: []) == nil)
+    }
+
+    @Test("a range ends at the last uid there is")
+    func lastUID() {
+        #expect(WorkerUIDs(base: .max - 1, count: 1)?.range == (UInt32.max - 1)..<UInt32.max)
+        for (base, count) in [(UInt32.max - 1, UInt32(2)), (.max, 1), (.max, 0), (0xFFFF_0000, 65536), (5, .max)] {
+            #expect(WorkerUIDs(base: base, count: count) == nil, "\(base) and \(count)")
+        }
     }
 }
 

@@ -134,6 +134,37 @@ struct UpgradeTests {
         #expect(host.broker.program === old)
     }
 
+    @Test(
+        "a worker that does not die of its kill leaves the device stuck, told within 5 seconds, and mended when it dies after all",
+        arguments: [[UblkFeatures.perIODaemon, .quiesce], []] as [UblkFeatures])
+    func survivesKill(_ features: UblkFeatures) throws {
+        let host = try host(features: features)
+        host.workers[0].survivesKill = true
+        let began = monotonicNanoseconds()
+        let error = #expect(throws: InterfaceError.self) { try upgrade(host).get() }
+        #expect(monotonicNanoseconds() - began < 8_000_000_000)
+        #expect(error?.message.contains("stuck: its worker was killed for an upgrade, but it does not die") == true)
+        #expect(info(host)?.state == .stuck)
+        #expect(host.workers.count == 2)
+        host.workers[0].die(.killed(signal: SIGKILL))
+        try host.run { self.info(host)?.state == .live }
+        #expect(info(host)?.lastDeath == "was killed for an upgrade")
+        #expect(try host.delete(0) == nil)
+        #expect(host.leftovers == [])
+    }
+
+    @Test("a stuck upgrade can be deleted: the device goes when its worker does")
+    func deletesStuck() throws {
+        let host = try host(features: [])
+        host.workers[0].survivesKill = true
+        #expect(throws: InterfaceError.self) { try upgrade(host).get() }
+        let error = try host.delete(0, force: true)
+        #expect(error?.message.contains("stuck") == true)
+        host.workers[0].die(.killed(signal: SIGKILL))
+        try host.run { host.broker.devices.isEmpty }
+        #expect(host.leftovers == [])
+    }
+
     @Test("a death is mended with the program that served, whatever is installed")
     func keepsProgram() throws {
         let host = try host()

@@ -29,6 +29,17 @@ struct ZeroCopyTests {
         #expect(submitted.allSatisfy { $0.bufferIndex == 0 && $0.flags == IOUring.EntryFlags.fixedFile })
     }
 
+    @Test("more files than have room before the zeros are refused")
+    func tooManyFiles() throws {
+        #expect(try QueueAssignment.fileTable([8, 9], zeroCopy: true) == [4, 8, 9, 0])
+        #expect(try QueueAssignment.fileTable([8], zeroCopy: true) == [4, 8, -1, 0])
+        #expect(try QueueAssignment.fileTable([8, 9, 10], zeroCopy: false) == [4, 8, 9, 10])
+        let failure = #expect(throws: WorkerFailure.self) {
+            try QueueAssignment.fileTable([8, 9, 10], zeroCopy: true)
+        }
+        #expect(failure?.step == .fileCount && failure?.detail == 3)
+    }
+
     @Test("what lies behind the file's end is filled with zeros, at its place in the buffer")
     func endOfFile() throws {
         let file = try TestFile(bytes: 1 << 20)

@@ -70,7 +70,7 @@ func serve() throws(WorkerFailure) -> Never {
 func makeAttempts(
     _ start: WorkerStart, _ plan: Plan, _ target: OpenTarget, _ seal: RingSeal
 ) throws(WorkerFailure) -> Attempts {
-    var tables = SealedRing.Tables(files: start.fileTable(of: target))
+    var tables = SealedRing.Tables(files: try start.fileTable(of: target))
     if start.launch.flags.contains(.zeroCopy) { tables.bufferSlots = UInt32(start.launch.depth) }
     let ring = try SealedRing.make(queue: .max, entries: 64, tables: tables, seal: seal)
     let plain = SealedRing.Tables(files: [WorkerDescriptor.device] + target.files)
