@@ -17,16 +17,21 @@ enum Startup {
 
     static func main(_ arguments: [String]) -> Int32 {
         do {
-            let (command, configuration) = try Configuration.parse(arguments)
+            var (command, configuration) = try Configuration.parse(arguments)
             switch command {
             case .help: print(Configuration.help, terminator: "")
             case .version: print("ubd-broker \(UBDVersion.text)")
             case .run:
-                if let subject = configuration.dumps { return try dump(subject, configuration) }
-                if configuration.onlyChecks { return try check(configuration) }
-                try serve(configuration)
+                if let subject = configuration.dumps {
+                    try dump(subject, configuration)
+                } else if configuration.onlyChecks {
+                    try check(configuration)
+                } else {
+                    try configuration.makeAbsolute()
+                    try serve(configuration)
+                }
             }
-            return 0
+            return fflush(nil) == 0 ? 0 : say("what was to be printed could not be written", 1)
         } catch let error as Configuration.UsageError {
             return say("\(error.message); see ubd-broker --help", 2)
         } catch let error as Refusal {
@@ -72,17 +77,16 @@ enum Startup {
         }
     }
 
-    private static func check(_ configuration: Configuration) throws -> Int32 {
+    private static func check(_ configuration: Configuration) throws {
         let policy = try accessPolicy(configuration)
         _ = try walls(configuration)
         _ = try ownFilter(configuration)
         for rule in policy.rules { print("\(rule.location): \(rule.text)") }
         for warning in policy.warnings { print("warning: \(warning)") }
         print("\(policy.rules.count) rules, \(policy.warnings.count) warnings; the sandbox policies compile")
-        return 0
     }
 
-    private static func dump(_ subject: String, _ configuration: Configuration) throws -> Int32 {
+    private static func dump(_ subject: String, _ configuration: Configuration) throws {
         let text: String?
         do { text = try PolicyDump.text(of: subject, folder: configuration.policyFolder) } catch {
             throw Refusal(message: "policy \(error)", status: 2)
@@ -92,7 +96,6 @@ enum Startup {
             throw Refusal(message: "there is no policy of '\(subject)'; there are \(known)", status: 2)
         }
         print(text, terminator: "")
-        return 0
     }
 
     // MARK: Serving
@@ -102,7 +105,7 @@ enum Startup {
             throw Refusal(message: "must run as root (uid 0), not as uid \(geteuid())", status: 1)
         }
         try CleanEnvironment.enforce(CommandLine.arguments)
-        prepareProcess()
+        try prepareProcess()
         let policy = try accessPolicy(configuration)
         let walls = try walls(configuration)
         let filter = try ownFilter(configuration)
@@ -192,15 +195,13 @@ enum Startup {
     }
 
     /// The process itself: nothing of its starter's counts.
-    private static func prepareProcess() {
-        signal(SIGPIPE, SIG_IGN)
+    private static func prepareProcess() throws(SystemError) {
+        resetInheritedSignals()
         umask(0o077)
         // Room for the descriptors of many devices and clients.
-        var limit = rlimit()
-        if getrlimit(__rlimit_resource_t(RLIMIT_NOFILE.rawValue), &limit) == 0 {
-            limit.rlim_cur = min(limit.rlim_max, 65536)
-            setrlimit(__rlimit_resource_t(RLIMIT_NOFILE.rawValue), &limit)
-        }
+        resetInheritedLimits(openFiles: 65536)
+        // A folder of its starter's would stay busy, and may be gone already.
+        try call("chdir /") { chdir("/") }
         ubd_prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)
     }
 

@@ -1,14 +1,15 @@
 import CShims
 import Glibc
 
-/// An open file that has exactly one owner and is closed when the owner lets go.
+/// An open file that has exactly one owner and is closed when the owner lets go. Its number is never 0, 1 or 2: what a
+/// program prints goes there, and would go into the file.
 public struct FileDescriptor: ~Copyable {
     /// The number, for calls that borrow the file. Whoever keeps it must not outlive the owner.
     public let raw: Int32
 
-    /// Takes ownership of an open descriptor.
+    /// Takes ownership of an open descriptor. That 0 to 2 are open already is the work of CShims/standard_files.c.
     public init(owning raw: Int32) {
-        precondition(raw >= 0)
+        precondition(raw > STDERR_FILENO)
         self.raw = raw
     }
 
@@ -28,6 +29,12 @@ public struct FileDescriptor: ~Copyable {
     public static func open(_ path: String, _ flags: Int32, mode: mode_t = 0) throws(SystemError) -> FileDescriptor {
         FileDescriptor(
             owning: try call("open \(path)") { Glibc.open(path, flags | O_CLOEXEC, mode) })
+    }
+
+    /// What a program is given that is to have no input or no output: /dev/null, or where a container has none, a file on which
+    /// every read and write fails (EBADF).
+    public static func null() throws(SystemError) -> FileDescriptor {
+        do { return try open("/dev/null", O_RDWR | O_NOCTTY) } catch { return try open("/", O_PATH) }
     }
 
     /// A second descriptor of the same open file, close-on-exec.

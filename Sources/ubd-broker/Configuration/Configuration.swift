@@ -1,4 +1,5 @@
 import BrokerInterface
+import Glibc
 import SystemCalls
 
 /// What the broker was told on its command line.
@@ -112,6 +113,23 @@ struct Configuration {
                     + "last uid, \(WorkerUIDs.last): give smaller numbers")
         }
         return (command, configuration)
+    }
+
+    /// Completes relative paths: the broker leaves the folder in which it was started.
+    mutating func makeAbsolute(in folder: () -> String? = Configuration.workingFolder) throws(UsageError) {
+        for path in [\Configuration.accessPolicy, \.policyFolder, \.workerProgram, \.runFolder]
+        where !self[keyPath: path].hasPrefix("/") {
+            guard let folder = folder() else {
+                throw UsageError(message: "'\(self[keyPath: path])': the working folder is gone; give an absolute path")
+            }
+            self[keyPath: path] = "\(folder)/\(self[keyPath: path])"
+        }
+    }
+
+    private static func workingFolder() -> String? {
+        guard let path = getcwd(nil, 0) else { return nil }
+        defer { free(path) }
+        return String(cString: path)
     }
 
     private static func number<T: FixedWidthInteger>(

@@ -44,6 +44,7 @@ struct BackingFile: ~Copyable {
         // Once more: what was looked at by name may be something else than what was opened.
         try checkKind(status, path)
         try checkSize(status, path, options)
+        try checkOutput(status, path)
         if shared {
             // So that others who ask hear of it. Who has it already is no reason here.
             do { try claim.lock(opened.file, path, readOnly: opened.readOnly, options) } catch {
@@ -94,6 +95,19 @@ struct BackingFile: ~Copyable {
         }
         throw CommandFailure(
             .usage, "BadFile", "\(path) is \(kind)", remedy: "give a regular file or a block device to --file")
+    }
+
+    /// What is printed must not land in the file: `ubd add -f disk.img >>disk.img`.
+    private static func checkOutput(_ file: stat, _ path: String) throws(CommandFailure) {
+        for number in [STDOUT_FILENO, STDERR_FILENO] {
+            var output = stat()
+            guard fstat(number, &output) == 0, output.st_mode & S_IFMT == file.st_mode & S_IFMT else { continue }
+            let isDisk = file.st_mode & S_IFMT == S_IFBLK
+            guard isDisk ? output.st_rdev == file.st_rdev : output.st_dev == file.st_dev && output.st_ino == file.st_ino
+            else { continue }
+            throw CommandFailure(
+                .usage, "BadFile", "\(path) is where this command prints", remedy: "send the output to somewhere else")
+        }
     }
 
     /// Compares the bounds with a regular file; the size of a block device is left to the worker.
@@ -207,9 +221,20 @@ struct BackingFile: ~Copyable {
         if current >= 0 { _ = fcntl(file.raw, F_SETFL, current | O_NONBLOCK) }
     }
 
+    private static var workingFolderIsGone: Bool {
+        let path = getcwd(nil, 0)
+        free(path)
+        return path == nil
+    }
+
     private static func cannotOpen(_ path: String, _ error: Int32) -> CommandFailure {
         let text = "\(path): \(SystemError.message(error))"
         switch error {
+        case ENOENT where !path.hasPrefix("/") && workingFolderIsGone:
+            return CommandFailure(
+                .usage, "BadFile", "\(path): the working folder is gone", remedy: "change into one that exists")
+        case EMFILE:
+            return CommandFailure(.failed, "BadFile", text, remedy: "allow more, as in 'ulimit -n 64'")
         case ENOENT, ENOTDIR:
             return CommandFailure(
                 .usage, "BadFile", text, remedy: "create it first, as in 'truncate -s 1G FILE'")

@@ -22,10 +22,10 @@ struct DeviceFlush {
     /// What the helper does, in its own process.
     static func perform(node: String, readOnly: Bool) -> String {
         // O_EXCL on a block device: EBUSY when it is mounted, swap, or held by another driver (open(2)).
-        let fd = open(node, (readOnly ? O_RDONLY : O_RDWR) | O_EXCL | O_CLOEXEC)
-        guard fd >= 0 else { return report(step: "open", errno: errno) }
-        guard readOnly || fsync(fd) == 0 else { return report(step: "fsync", errno: errno) }
-        Glibc.close(fd)
+        do {
+            let device = try FileDescriptor.open(node, (readOnly ? O_RDONLY : O_RDWR) | O_EXCL)
+            guard readOnly || fsync(device.raw) == 0 else { return report(step: "fsync", errno: errno) }
+        } catch { return report(step: "open", errno: error.errno) }
         return report(step: "done", errno: 0)
     }
 

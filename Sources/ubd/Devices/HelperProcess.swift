@@ -11,10 +11,10 @@ struct HelperProcess: ~Copyable {
     /// open. `arguments` with its name; the environment is empty.
     init(_ executable: String, _ arguments: [String]) throws(SystemError) {
         var pipe = try makePipe()
-        pid = try HelperProcess.spawn(executable, arguments, output: pipe.second.raw)
+        let null = try FileDescriptor.null()
+        pid = try HelperProcess.spawn(executable, arguments, output: pipe.second.raw, null: null.raw)
         // The helper must be the only one with that end, or its death would not be seen.
-        let null = open("/dev/null", O_WRONLY | O_CLOEXEC)
-        if null >= 0 { pipe.second = FileDescriptor(owning: null) }
+        pipe.second = null
         self.pipe = consume pipe.first
     }
 
@@ -42,20 +42,28 @@ struct HelperProcess: ~Copyable {
     }
 
     private static func spawn(
-        _ executable: String, _ arguments: [String], output: Int32
+        _ executable: String, _ arguments: [String], output: Int32, null: Int32
     ) throws(SystemError) -> pid_t {
         var actions = posix_spawn_file_actions_t()
         posix_spawn_file_actions_init(&actions)
         defer { posix_spawn_file_actions_destroy(&actions) }
-        posix_spawn_file_actions_addopen(&actions, 0, "/dev/null", O_RDONLY, 0)
+        posix_spawn_file_actions_adddup2(&actions, null, 0)
         posix_spawn_file_actions_adddup2(&actions, output, 1)
-        posix_spawn_file_actions_addopen(&actions, 2, "/dev/null", O_WRONLY, 0)
+        posix_spawn_file_actions_adddup2(&actions, null, 2)
         posix_spawn_file_actions_addclosefrom_np(&actions, 3)
+        // The signals that we ignore are ours to ignore, not the program's.
+        var attributes = posix_spawnattr_t()
+        posix_spawnattr_init(&attributes)
+        defer { posix_spawnattr_destroy(&attributes) }
+        var all = sigset_t()
+        sigfillset(&all)
+        posix_spawnattr_setsigdefault(&attributes, &all)
+        posix_spawnattr_setflags(&attributes, Int16(POSIX_SPAWN_SETSIGDEF))
         var argv: [UnsafeMutablePointer<CChar>?] = arguments.map { strdup($0) } + [nil]
         defer { for pointer in argv { free(pointer) } }
         var environment: [UnsafeMutablePointer<CChar>?] = [nil]
         var pid: pid_t = 0
-        let result = posix_spawn(&pid, executable, &actions, nil, &argv, &environment)
+        let result = posix_spawn(&pid, executable, &actions, &attributes, &argv, &environment)
         guard result == 0 else { throw SystemError("start \(executable)", result) }
         return pid
     }

@@ -17,6 +17,18 @@ struct ConfigurationTests {
         #expect(configuration.socketPath == "/x/io.ubd.Broker")
     }
 
+    @Test("relative paths are completed, since the broker leaves the folder in which it was started")
+    func completesPaths() throws {
+        var configuration = try Configuration.parse(["--run-dir", "run", "--worker", "./w", "--access", "/a"]).1
+        try configuration.makeAbsolute { "/start" }
+        #expect(configuration.runFolder == "/start/run")
+        #expect(configuration.workerProgram == "/start/./w")
+        #expect(configuration.accessPolicy == "/a")
+        var gone = try Configuration.parse(["--policy-dir", "p"]).1
+        let error = #expect(throws: Configuration.UsageError.self) { try gone.makeAbsolute { nil } }
+        #expect(error?.message == "'p': the working folder is gone; give an absolute path")
+    }
+
     @Test(
         "what makes no sense is refused with its name",
         arguments: [

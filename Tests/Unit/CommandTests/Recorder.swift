@@ -54,28 +54,26 @@ enum Program {
         var errors: String
     }
 
-    static func start(_ arguments: [String], socket: String) throws -> (process: Process, output: Pipe, errors: Pipe) {
+    /// `shell`: a script for sh that executes the program, which is its $0, with its arguments.
+    static func start(
+        _ arguments: [String], socket: String, shell: String? = nil
+    ) throws -> (process: Process, output: Pipe, errors: Pipe) {
         let process = Process()
-        process.executableURL = URL(fileURLWithPath: path)
-        process.arguments = arguments
+        process.executableURL = URL(fileURLWithPath: shell == nil ? path : "/bin/sh")
+        process.arguments = (shell.map { ["-c", $0, path] } ?? []) + arguments
         process.environment = ["UBD_SOCKET": socket, "PATH": "/usr/bin:/bin"]
         let output = Pipe()
         let errors = Pipe()
         process.standardInput = FileHandle.nullDevice
         process.standardOutput = output
         process.standardError = errors
-        // The threads of the test runner block most signals, and a child inherits that.
-        var none = sigset_t()
-        var before = sigset_t()
-        sigemptyset(&none)
-        pthread_sigmask(SIG_SETMASK, &none, &before)
-        defer { pthread_sigmask(SIG_SETMASK, &before, nil) }
+        // The threads of the test runner block most signals. A child inherits that, and must not mind.
         try process.run()
         return (process, output, errors)
     }
 
-    static func run(_ arguments: [String], socket: String) throws -> Result {
-        let (process, output, errors) = try start(arguments, socket: socket)
+    static func run(_ arguments: [String], socket: String, shell: String? = nil) throws -> Result {
+        let (process, output, errors) = try start(arguments, socket: socket, shell: shell)
         let out = output.fileHandleForReading.readDataToEndOfFile()
         let error = errors.fileHandleForReading.readDataToEndOfFile()
         process.waitUntilExit()

@@ -1,1 +1,0 @@
-/* Header-only: SwiftPM wants one source file per C target. */
