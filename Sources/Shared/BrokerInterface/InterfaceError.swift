@@ -64,7 +64,8 @@ extension InterfaceError {
     public var message: String {
         switch self {
         case .notPermitted(let message, _, _), .quotaReached(let message, _, _, _),
-            .limitReached(let message, _, _, _), .invalidOption(let message, _, _, _), .badFile(let message, _, _), .idInUse(let message, _, _),
+            .limitReached(let message, _, _, _), .invalidOption(let message, _, _, _), .badFile(let message, _, _),
+            .idInUse(let message, _, _),
             .noSuchDevice(let message, _, _), .busy(let message, _, _, _), .kernelUnsupported(let message, _, _),
             .failed(let message, _, _, _):
             message
@@ -82,7 +83,8 @@ extension InterfaceError {
     public var remedy: String {
         switch self {
         case .notPermitted(_, let remedy, _), .quotaReached(_, let remedy, _, _), .limitReached(_, let remedy, _, _),
-            .invalidOption(_, let remedy, _, _), .badFile(_, let remedy, _), .idInUse(_, let remedy, _), .noSuchDevice(_, let remedy, _),
+            .invalidOption(_, let remedy, _, _), .badFile(_, let remedy, _), .idInUse(_, let remedy, _),
+            .noSuchDevice(_, let remedy, _),
             .busy(_, let remedy, _, _), .kernelUnsupported(_, let remedy, _), .failed(_, let remedy, _, _):
             remedy
         case .permissionDenied: "ask the administrator, or see 'ubd info'"
