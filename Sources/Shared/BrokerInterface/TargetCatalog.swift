@@ -85,7 +85,7 @@ public enum TargetCatalog {
                 defaultText: "up to the end of the file", help: "Size of the device"),
             OptionDescription(
                 name: "block-size", kind: .bytes(512...4096, multipleOf: 512, powerOfTwo: true),
-                defaultText: "that of the file", help: "Logical block size"),
+                defaultText: "512, or that of the block device behind it", help: "Logical block size"),
             OptionDescription(
                 name: "buffered", kind: .flag, defaultText: "false",
                 help: "Go through the page cache even when the file takes direct I/O"),

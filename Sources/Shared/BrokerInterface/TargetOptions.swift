@@ -6,7 +6,7 @@ public struct TargetOptions: Equatable, Sendable {
     public var offset: UInt64 = 0
     /// Size of the device in bytes; nil: up to the end of the file.
     public var size: UInt64?
-    /// Logical block size in bytes; nil: that of the file.
+    /// Logical block size in bytes; nil: 512, or that of the block device.
     public var blockSize: UInt32?
     /// Go through the page cache.
     public var buffered = false

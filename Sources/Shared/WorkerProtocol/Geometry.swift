@@ -17,7 +17,24 @@ public struct Geometry: Equatable, Sendable {
         public static let directRefused = Attributes(rawValue: 1 << 6)
         /// The file can't be written through this descriptor, so the disk is read-only.
         public static let fileReadOnly = Attributes(rawValue: 1 << 7)
-        static let all: UInt32 = 0xff
+        /// The flags above, and DirectObstacle's three bits.
+        static let all: UInt32 = 0x7ff
+    }
+
+    /// Why direct I/O is not used, when it was not asked away. It stands in the attributes, from bit 8 on.
+    public enum DirectObstacle: UInt32, CaseIterable, Sendable {
+        /// The file takes none.
+        case file
+        /// The file takes it only in blocks larger than the disk's; a disk of 4096-byte blocks would fit.
+        case blocks
+        /// The file takes it only in blocks larger than a disk can have.
+        case largeBlocks
+        /// The disk does not begin where a block of the file's direct I/O does.
+        case offset
+        /// The file wants memory aligned better than users' own is (zero copy).
+        case memory
+        /// It is not safe on the file's file system (FUSE).
+        case fileSystem
     }
 
     /// Bytes; a multiple of the block size.
@@ -27,6 +44,11 @@ public struct Geometry: Equatable, Sendable {
     /// Bytes; a power of two, at least the logical block, at most 1 MiB.
     public var physicalBlock: UInt32
     public var attributes: Attributes
+    /// What keeps direct I/O away; says something only together with the attribute directRefused.
+    public var directObstacle: DirectObstacle {
+        get { DirectObstacle(rawValue: attributes.rawValue >> 8) ?? .file }
+        set { attributes = Attributes(rawValue: attributes.rawValue & 0xff | newValue.rawValue << 8) }
+    }
     /// Bytes; 0: no discard.
     public var discardGranularity: UInt32
     /// 512-byte sectors of one discard.
@@ -88,7 +110,7 @@ public struct Geometry: Equatable, Sendable {
             [512, 1024, 2048, 4096].contains(logicalBlock),
             physicalBlock.nonzeroBitCount == 1, physicalBlock >= logicalBlock, physicalBlock <= 1 << 20,
             size > 0, size.isMultiple(of: UInt64(logicalBlock)), size <= UInt64(Int64.max),
-            attributes.rawValue <= Attributes.all,
+            attributes.rawValue <= Attributes.all, DirectObstacle(rawValue: attributes.rawValue >> 8) != nil,
             discardGranularity == 0 || discardGranularity.isMultiple(of: logicalBlock),
             (discardGranularity == 0) == (maxDiscardSectors == 0)
         else { return nil }

@@ -22,7 +22,7 @@ extension AddPlan {
     }
 
     /// The file made another disk than was asked.
-    func notices(about geometry: Geometry) -> [Notice] {
+    func notices(about geometry: Geometry, mode: DataMode) -> [Notice] {
         var notices: [Notice] = []
         let name = fileName ?? "the file"
         if geometry.attributes.contains(.fileReadOnly), !readOnly {
@@ -37,10 +37,30 @@ extension AddPlan {
                         + "the device has \(geometry.size) bytes, the rest is left out"))
         }
         if geometry.attributes.contains(.directRefused), !options.buffered {
-            notices.append(
-                Notice(code: "buffered", message: "\(name) does not take direct I/O, so the page cache is used"))
+            notices.append(Notice(code: "buffered", message: geometry.directObstacle.text(name, geometry, mode)))
         }
         return notices
+    }
+}
+
+extension Geometry.DirectObstacle {
+    /// Why the page cache is used, and what would change that.
+    func text(_ name: String, _ geometry: Geometry, _ mode: DataMode) -> String {
+        switch self {
+        case .file: "\(name) does not take direct I/O, so the page cache is used"
+        case .blocks:
+            "direct I/O on \(name) needs larger blocks than the device's \(geometry.logicalBlock) bytes, so the page cache "
+                + "is used; what is on it permitting, --block-size 4096 does without"
+        case .largeBlocks:
+            "direct I/O on \(name) needs larger blocks than a disk can have, so the page cache is used"
+        case .offset:
+            "direct I/O on \(name) needs an --offset that is a multiple of \(geometry.physicalBlock) bytes, so the page "
+                + "cache is used"
+        case .memory:
+            "direct I/O on \(name) needs memory aligned better than mode \(mode.rawValue) has it, so the page cache is used; "
+                + "see --mode"
+        case .fileSystem: "direct I/O is not used on a FUSE file system, where \(name) is, but the page cache"
+        }
     }
 }
 

@@ -260,7 +260,7 @@ final class AddOperation: ClientOperation {
         device.info.physicalBlockSize = geometry.physicalBlock
         device.info.readOnly = geometry.attributes.contains(.readOnly)
         device.info.buffered = geometry.attributes.contains(.buffered)
-        notices += plan.notices(about: geometry)
+        notices += plan.notices(about: geometry, mode: mode)
         let parameters = DiskParameters.make(geometry, maxIOBytes: device.info.maxIOBytes, mode: mode)
         let request = ControlRequest(
             operation: .setParameters, device: device.id, buffer: parameters.encoded(), deadline: Deadline.command)

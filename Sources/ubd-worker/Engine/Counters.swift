@@ -66,9 +66,13 @@ struct Counters {
     mutating func settle(_ tag: UInt16, _ descriptor: UblkIODescriptor, _ outcome: Outcome) {
         let operation = Counters.operation(descriptor.operation)
         words[StatisticsPage.Word.requests + operation.rawValue] &+= 1
+        let isRange = operation == .discard || operation == .writeZeroes
         if outcome.rawValue < 0 {
-            words[StatisticsPage.Word.errors + operation.rawValue] &+= 1
-        } else if operation == .discard || operation == .writeZeroes {
+            // "Not supported" is no error of a range: the kernel writes the zeros itself, or does without the discard.
+            if !isRange || outcome != .failed(EOPNOTSUPP) {
+                words[StatisticsPage.Word.errors + operation.rawValue] &+= 1
+            }
+        } else if isRange {
             words[StatisticsPage.Word.bytes + operation.rawValue] &+= UInt64(descriptor.sectors) << 9
         }
         if UInt32(tag) == sampled { endSample() }

@@ -63,7 +63,8 @@ struct AddCommand: UBDCommand {
 
     @Option(
         help: ArgumentHelp(
-            "Logical block size: 512, 1K, 2K or 4K. (default: null 512, loop that of the file)", valueName: "bytes"))
+            "Logical block size: 512, 1K, 2K or 4K. (default: 512; loop on a block device: that of the device; loop on a "
+                + "file with a GPT of 4096-byte sectors: 4K)", valueName: "bytes"))
     var blockSize: ByteCount?
 
     @Option(
@@ -128,16 +129,35 @@ struct AddCommand: UBDCommand {
             var request = self.request
             if backing.readOnly { request.readOnly = true }
             request.fileName = Self.label(path)
+            var told = backing.notices
+            let (content, smallest) = look(at: backing.numbers[0], plan.options)
+            if let other = defaultBlockSize(plan.options, content, smallest) {
+                request.options.append(OptionValue("block-size", String(other)))
+                told.append(Self.followed(path, other))
+            }
             let (device, notices) = try client.add(request, files: backing.numbers)
-            show(device, backing.notices + notices, environment.console)
+            told += content?.notice(path, blockSize: UInt64(device.blockSize), smallest: smallest).map { [$0] } ?? []
+            // Of a file that can't be opened for direct I/O both have something to say.
+            told += notices.filter { notice in !told.contains { $0.code == notice.code } }
+            show(device, told, environment)
         } else {
             let (device, notices) = try client.add(request, files: [])
-            show(device, notices, environment.console)
+            show(device, notices, environment)
         }
         return .success
     }
 
-    private func show(_ device: Device, _ notices: [Notice], _ console: any Console) {
+    private func show(_ device: Device, _ notices: [Notice], _ environment: CommandEnvironment) {
+        let console = environment.console
+        var notices = notices
+        if environment.host.kind(of: device.node, followsLinks: true) == nil {
+            notices.append(
+                Notice(
+                    code: "node",
+                    message:
+                        "\(device.node) is on the host, and not in the /dev of this container: give it the host's /dev, or "
+                        + "this device"))
+        }
         for notice in notices { console.error("ubd: note: " + notice.message.printable) }
         if output.asJSON {
             console.out(AddReply.added(device, notices: notices).json.indentedText)
@@ -188,6 +208,25 @@ struct AddCommand: UBDCommand {
                 .usage, "Usage", "--file can not be ''", remedy: "name the file or block device behind the device")
         case (_, let path): return path
         }
+    }
+
+    /// What is on the file where the device begins, and the smallest block in bytes that the device can have.
+    private func look(at file: Int32, _ options: TargetOptions) -> (ContentSectors?, smallest: UInt64) {
+        (ContentSectors(of: file, offset: options.offset), ContentSectors.smallestBlock(of: file))
+    }
+
+    /// The block size in bytes when none was asked for and the content has a better one than the usual. A disk keeps its own.
+    private func defaultBlockSize(_ options: TargetOptions, _ content: ContentSectors?, _ smallest: UInt64) -> UInt64? {
+        options.blockSize == nil && smallest == 512 ? content?.otherThanUsual : nil
+    }
+
+    /// What its user is told of a device that has the blocks of its content.
+    private static func followed(_ path: String, _ blockSize: UInt64) -> Notice {
+        Notice(
+            code: "block-size",
+            message:
+                "\(path) has \(ContentSectors.table(blockSize).text), so the device has blocks of \(blockSize) bytes; "
+                + "--block-size 512 would make others")
     }
 
     /// The path as a label that the interface takes: its end when it is long, nothing that steers a terminal.

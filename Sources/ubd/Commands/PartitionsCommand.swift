@@ -29,6 +29,12 @@ struct PartitionsCommand: UBDCommand {
             throw ListCommand.noSuchDevice(number)
         }
         let table = try read(device, environment)
+        if table.hidesGPT {
+            let failure = try unseenGPT(device, environment)
+            // Some tables have both: then the others are real.
+            if table.partitions.isEmpty { throw failure }
+            environment.console.error("ubd: note: " + "\(failure.message); \(failure.remedy)".printable)
+        }
         if output.asJSON {
             let json = JSON.record([
                 ("label", .string(table.label)), ("partitions", .array(table.partitions.map(\.json))),
@@ -67,7 +73,8 @@ struct PartitionsCommand: UBDCommand {
         guard printed.status == 0 else {
             throw CommandFailure(
                 .failed, "NoPartitionTable", "\(device.node) has no partition table that sfdisk knows",
-                remedy: "make one with sfdisk or parted, or use the device as a whole")
+                remedy: "make one with sfdisk or sgdisk (parted wants the kernel's table, which is root's), or use the "
+                    + "device as a whole")
         }
         guard let table = PartitionTable(sfdisk: printed.text, node: device.node) else {
             throw CommandFailure(
@@ -75,5 +82,33 @@ struct PartitionsCommand: UBDCommand {
                 remedy: "see 'sfdisk --json \(device.node)'")
         }
         return table
+    }
+
+    /// Why sfdisk sees nothing but the protective partition of a GPT.
+    private func unseenGPT(
+        _ device: Device, _ environment: CommandEnvironment
+    ) throws(CommandFailure) -> CommandFailure {
+        let printed: (text: String, status: Int32)?
+        do throws(SystemError) {
+            let arguments = ["ubd", LookAtDeviceCommand._commandName, "--", device.node]
+            let helper = try HelperProcess(environment.executable, arguments)
+            printed = try helper.output(most: 1024, Deadline(seconds: environment.callSeconds))
+        } catch { throw CommandFailure(error, remedy: "try 'sgdisk -v \(device.node)'") }
+        guard let text = printed?.text, let sector = UInt64(text.prefix { $0.isNumber }) else {
+            throw CommandFailure(
+                .failed, "Hangs", "\(device.node) could not be read within \(environment.callSeconds) s",
+                remedy: "wait until its file answers; 'ubd list' says what the device does")
+        }
+        guard sector != 0, sector != UInt64(device.blockSize) else {
+            return CommandFailure(
+                .failed, "DamagedGPT",
+                "\(device.node) has the protective partition of a GPT, and a GPT that is damaged or gone",
+                remedy: "'sgdisk -v \(device.node)' says what is wrong with it")
+        }
+        return CommandFailure(
+            .failed, "OtherSectorSize",
+            "\(device.node) has \(ContentSectors.table(sector).text), which cannot be read from its blocks of "
+                + "\(device.blockSize) bytes",
+            remedy: "'ubd del -n \(device.id)', then 'ubd add' it again with --block-size \(sector)")
     }
 }

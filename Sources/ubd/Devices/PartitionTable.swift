@@ -28,6 +28,10 @@ struct PartitionTable: Equatable {
     var label: String
     var partitions: [Partition]
 
+    /// Where a GPT is, the old table has one partition of type EE over all of it, so that old programs leave it alone. To see
+    /// that one means that the GPT was not seen.
+    private(set) var hidesGPT = false
+
     /// nil when that is not what sfdisk prints.
     init?(sfdisk text: String, node: String) {
         let limits = JSONLimits(bytes: 1 << 20, depth: 8)
@@ -44,7 +48,11 @@ struct PartitionTable: Equatable {
         guard case .array(let entries) = entries else { return nil }
         for entry in entries {
             guard let partition = Self.partition(entry, node: node, sector: sector) else { return nil }
-            partitions.append(partition)
+            if label == "dos", partition.type.lowercased() == "ee" {
+                hidesGPT = true
+            } else {
+                partitions.append(partition)
+            }
         }
     }
 

@@ -100,4 +100,46 @@ struct PartitionsTests {
         #expect(status == ExitStatus.failed.rawValue)
         #expect(console.errors.joined().contains("no partition table"))
     }
+
+    /// The first bytes of a disk with a GPT: the protective partition, of type EE, and the header at that byte.
+    private func protected(header sector: Int?) -> [UInt8] {
+        var bytes = sector.map { ContentSectorsTests.header(sector: $0) } ?? [UInt8](repeating: 0, count: 64 << 10)
+        bytes.replaceSubrange(
+            446..<462, with: [0, 0, 2, 0, 0xEE, 0xFF, 0xFF, 0xFF, 1, 0, 0, 0, 0xFF, 0xFF, 0xFF, 0xFF])
+        bytes.replaceSubrange(510..<512, with: [0x55, 0xAA])
+        return bytes
+    }
+
+    @Test(
+        "never shows the protective partition of a GPT: it says that the table is of other sectors, or damaged",
+        .enabled(if: access(realOne, X_OK) == 0, "sfdisk is not installed here"),
+        arguments: [4096, 512, nil] as [Int?])
+    func protective(_ sector: Int?) throws {
+        let path = try disk(protected(header: sector))
+        defer { unlink(path) }
+        let (status, console) = run(node: path, sfdisk: Self.realOne)
+        #expect(status == ExitStatus.failed.rawValue)
+        #expect(console.output == [])
+        let said = console.errors.joined()
+        if sector == 4096 {
+            #expect(
+                said.contains(
+                    "has a partition table (GPT) of 4096-byte sectors, which cannot be read from its blocks of 512"))
+            #expect(said.contains("--block-size 4096"))
+        } else {
+            #expect(said.contains("a GPT that is damaged or gone; 'sgdisk -v \(path)'"))
+        }
+    }
+
+    @Test("shows the partitions beside a protective one, and says that there is a GPT")
+    func hybrid() throws {
+        let text = #"""
+            {"partitiontable":{"label":"dos","unit":"sectors","sectorsize":512,"partitions":[
+            {"node":"/dev/ublkb0p1","start":1,"size":63,"type":"ee"},
+            {"node":"/dev/ublkb0p2","start":64,"size":1000,"type":"83"}]}}
+            """#
+        let table = try #require(PartitionTable(sfdisk: text, node: "/dev/ublkb0"))
+        #expect(table.hidesGPT)
+        #expect(table.partitions.map(\.number) == [2])
+    }
 }

@@ -160,7 +160,11 @@ struct GeometryBoundsTests {
 
     @Test("unknown attributes are refused")
     func attributes() {
-        #expect(!accepted { $0.attributes = Geometry.Attributes(rawValue: 1 << 8) })
+        #expect(!accepted { $0.attributes = Geometry.Attributes(rawValue: 1 << 11) })
+        let obstacles = (0..<8).filter { value in
+            accepted { $0.attributes = Geometry.Attributes(rawValue: UInt32(value) << 8) }
+        }
+        #expect(obstacles.count == Geometry.DirectObstacle.allCases.count)
     }
 }
 

@@ -53,6 +53,18 @@ struct CountersTests {
         }
     }
 
+    @Test("zeroes and discards that the file can't do as requests and as no errors: the kernel does without")
+    func notSupported() throws {
+        let queue = try queue()
+        var counters = queue.loop.queue.counters
+        for operation in [UblkIOOperation.discard, UblkIOOperation.writeZeroes, UblkIOOperation.flush] {
+            let descriptor = UblkIODescriptor(operationAndFlags: UInt32(operation), sectors: 8, startSector: 0)
+            counters.settle(0, descriptor, .failed(EOPNOTSUPP))
+        }
+        let seen = [Operation.discard, .writeZeroes, .flush].map { counted(queue, $0) }
+        #expect(seen == [[1, 0, 0], [1, 0, 0], [1, 0, 1]])
+    }
+
     @Test("what failed as a request and as an error, without its bytes")
     func errors() throws {
         var queue = try queue(readOnly: true)

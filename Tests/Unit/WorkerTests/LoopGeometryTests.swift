@@ -43,18 +43,77 @@ struct LoopGeometryTests {
         #expect(!asked.geometry.attributes.contains(.directRefused))
     }
 
-    @Test("has blocks as large as direct I/O needs, unless smaller ones were asked for: those go without")
+    @Test(
+        "has blocks of 512 bytes whatever the file's direct I/O needs, and goes without it where they are too small for it"
+    )
     func alignment() throws {
-        let file = BackingFile(size: Self.megabyte, direct: DirectNeeds(block: 4096))
-        #expect(try plan(file).geometry.logicalBlock == 4096)
-        #expect(try plan(file).direct)
-        let small = try plan(file, blockSize: 512)
-        #expect(small.geometry.logicalBlock == 512)
-        #expect(!small.direct)
-        #expect(small.geometry.attributes.contains(.directRefused))
+        let file = BackingFile(size: Self.megabyte, preferredBlock: 512, direct: DirectNeeds(block: 4096))
+        let usual = try plan(file)
+        #expect(usual.geometry.logicalBlock == 512)
+        #expect(usual.geometry.physicalBlock == 4096)
+        #expect(!usual.direct)
+        #expect(usual.geometry.attributes.isSuperset(of: [.buffered, .directRefused]))
+        #expect(usual.geometry.directObstacle == .blocks)
+        #expect(try plan(file, blockSize: 512) == usual)
+        #expect(try !plan(file, blockSize: 2048).direct)
         #expect(try plan(file, blockSize: 4096).direct)
+        #expect(try plan(BackingFile(size: Self.megabyte, direct: DirectNeeds(block: 512))).direct)
         // More than any disk's block can be.
-        #expect(try !plan(BackingFile(size: Self.megabyte, direct: DirectNeeds(block: 65536))).direct)
+        let large = try plan(BackingFile(size: Self.megabyte, direct: DirectNeeds(block: 65536)), blockSize: 4096)
+        #expect(!large.direct)
+        #expect(large.geometry.directObstacle == .largeBlocks)
+    }
+
+    @Test("keeps its blocks for life: what a replacement is told makes the same disk, direct I/O or not")
+    func replacement() throws {
+        let file = BackingFile(size: Self.megabyte, direct: DirectNeeds(block: 4096))
+        for blockSize: UInt32 in [0, 512, 1024, 4096] {
+            let first = try plan(file, blockSize: blockSize)
+            let second = try plan(file, size: first.geometry.size, blockSize: first.geometry.logicalBlock)
+            #expect(first == second)
+        }
+    }
+
+    @Test("says what keeps direct I/O away", arguments: Geometry.DirectObstacle.allCases)
+    func obstacles(_ obstacle: Geometry.DirectObstacle) throws {
+        var file = BackingFile(size: Self.megabyte, direct: DirectNeeds(block: 512))
+        var offset: UInt64 = 0
+        var flags: LaunchMessage.Flags = []
+        switch obstacle {
+        case .file: file.direct = nil
+        case .blocks: file.direct = DirectNeeds(block: 1024)
+        case .largeBlocks: file.direct = DirectNeeds(block: 8192)
+        case .offset: offset = 100
+        case .memory:
+            file.direct = DirectNeeds(block: 512, memory: 4096)
+            flags = .zeroCopy
+        case .fileSystem: file.isSafeDirectly = false
+        }
+        let plan = try plan(file, flags: flags, offset: offset)
+        #expect(!plan.direct)
+        #expect(plan.geometry.attributes.contains(.directRefused))
+        #expect(plan.geometry.directObstacle == obstacle)
+        let message = WorkerMessage.geometry(plan.geometry)
+        #expect(WorkerMessage(decoding: message.encoded()) == message)
+        let asked = try self.plan(file, flags: flags.union(.buffered), offset: offset)
+        #expect(!asked.geometry.attributes.contains(.directRefused))
+    }
+
+    @Test("offers no range that the file's file system lacks, so that the kernel writes the zeros itself")
+    func ranges() throws {
+        func plan(_ magic: UInt32) throws -> Geometry {
+            var file = BackingFile(size: Self.megabyte)
+            file.ranges = FileRanges(magic: magic)
+            return try self.plan(file).geometry
+        }
+        let ext4 = try plan(0xef53)
+        #expect(ext4.maxDiscardSectors > 0 && ext4.maxWriteZeroesSectors > 0)
+        let tmpfs = try plan(0x0102_1994)
+        #expect(tmpfs.maxDiscardSectors > 0 && tmpfs.maxWriteZeroesSectors == 0)
+        for magic: UInt32 in [0x4d44, 0x2011_bab0] {
+            let fat = try plan(magic)
+            #expect(fat.maxDiscardSectors == 0 && fat.discardGranularity == 0 && fat.maxWriteZeroesSectors == 0)
+        }
     }
 
     @Test("goes without direct I/O when memory would have to be aligned better than it is")

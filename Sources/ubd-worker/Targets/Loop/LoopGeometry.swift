@@ -15,6 +15,10 @@ struct BackingFile: Equatable, Sendable {
     var preferredBlock: UInt32 = 4096
     /// nil when there is no direct file, or when it turned out that it can't do direct I/O.
     var direct: DirectNeeds?
+    /// Direct I/O may be used where the file has it.
+    var isSafeDirectly = true
+    /// What of fallocate(2) the file's file system has.
+    var ranges = FileRanges.all
     /// A forced write is on stable storage when it is done. FUSE passes direct writes to its server without that wish.
     var forcesWrites = true
     var major: UInt32 = 0
@@ -33,32 +37,44 @@ struct LoopPlan: Equatable, Sendable {
         if launch.blockSize != 0 {
             try checkBlockSize(launch.blockSize, minimum: min(file.logicalBlock, 4096))
         }
-        // The smallest block that the file takes without direct I/O.
-        let plain = min(max(512, launch.blockSize, file.logicalBlock), 4096)
-        let alignment = file.direct?.block ?? 0
-        // Without a copy it is users' memory, which the block layer aligns to 512 bytes; our own buffers begin pages.
-        let memory: UInt32 = launch.flags.contains(.zeroCopy) ? 512 : 4096
-        let fits =
-            file.direct.map { $0.memory <= memory } ?? false && alignment > 0 && alignment <= 4096
-            && alignment.nonzeroBitCount == 1
-            && launch.offset % UInt64(alignment) == 0
-            && (launch.blockSize == 0 || launch.blockSize >= alignment)
-        direct = fits && !launch.flags.contains(.buffered)
-        let logical = direct ? max(plain, alignment) : plain
-
-        let physical = min(max(LoopPlan.powerOfTwo(notAbove: file.preferredBlock), logical), 1 << 20)
+        // What every disk image is made for, whatever the file's direct I/O needs: a disk must not change with its host.
+        let logical = min(max(512, launch.blockSize, file.logicalBlock), 4096)
+        let obstacle = LoopPlan.obstacle(file, launch, block: logical)
+        direct = obstacle == nil && !launch.flags.contains(.buffered)
+        let needed = file.direct.map { LoopPlan.powerOfTwo(notAbove: $0.block) } ?? 0
+        let physical = min(max(LoopPlan.powerOfTwo(notAbove: file.preferredBlock), needed, logical), 1 << 20)
         let size = try LoopPlan.size(file, launch, block: logical)
         geometry = Geometry(size: size.bytes, logicalBlock: logical, physicalBlock: physical)
         geometry.backingMajor = file.major
         geometry.backingMinor = file.minor
         if size.rounded { geometry.attributes.insert(.sizeRoundedDown) }
         if !direct { geometry.attributes.insert(.buffered) }
-        if !direct, !launch.flags.contains(.buffered) { geometry.attributes.insert(.directRefused) }
+        if let obstacle, !launch.flags.contains(.buffered) {
+            geometry.attributes.insert(.directRefused)
+            geometry.directObstacle = obstacle
+        }
 
         readOnly = launch.flags.contains(.readOnly) || !file.writable
         if readOnly { geometry.attributes.insert(.readOnly) }
         if !file.writable { geometry.attributes.insert(.fileReadOnly) }
         if !readOnly { allowWrites(file, launch) }
+    }
+
+    /// What keeps the disk's requests from the direct file; nil when all of them fit it.
+    ///
+    /// Either all of them go there, or none. The kernel does not keep direct writes and the page cache of one file coherent
+    /// while both are written: a buffered write next to a direct one can leave the old data of both in a folio that is
+    /// written later.
+    private static func obstacle(
+        _ file: BackingFile, _ launch: LaunchMessage, block: UInt32
+    ) -> Geometry.DirectObstacle? {
+        if !file.isSafeDirectly { return .fileSystem }
+        guard let needs = file.direct, needs.block > 0 else { return .file }
+        guard needs.block <= 4096, needs.block.nonzeroBitCount == 1 else { return .largeBlocks }
+        if block < needs.block { return .blocks }
+        if !launch.offset.isMultiple(of: UInt64(needs.block)) { return .offset }
+        // Without a copy it is users' memory, which the block layer aligns to 512 bytes; our own buffers begin pages.
+        return needs.memory <= (launch.flags.contains(.zeroCopy) ? 512 : 4096) ? nil : .memory
     }
 
     private mutating func allowWrites(_ file: BackingFile, _ launch: LaunchMessage) {
@@ -70,12 +86,12 @@ struct LoopPlan: Equatable, Sendable {
         let unit =
             file.isBlockDevice ? block : max(block, min(LoopPlan.powerOfTwo(notAbove: file.preferredBlock), 1 << 20))
         let aligned = launch.offset % UInt64(file.isBlockDevice ? file.logicalBlock : unit) == 0
-        if aligned || !file.isBlockDevice {
+        if file.isBlockDevice ? aligned : file.ranges.zeroes {
             // The kernel zeroes a device with writes when it has nothing better: a range at a time, so that none takes
             // longer than a few seconds.
             geometry.maxWriteZeroesSectors = file.isBlockDevice ? 64 << 11 : Geometry.longestRangeSectors
         }
-        if aligned, !file.isBlockDevice || file.discardsBlocks {
+        if aligned, file.isBlockDevice ? file.discardsBlocks : file.ranges.holes {
             geometry.discardGranularity = unit
             geometry.maxDiscardSectors = Geometry.longestRangeSectors
         }

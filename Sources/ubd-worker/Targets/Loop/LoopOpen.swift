@@ -50,10 +50,12 @@ extension BackingFile {
                 preferredBlock = UInt32(clamping: file.status.st_blksize)
                 writable = file.isWritable
                 forcesWrites = file.fileSystem != .fuse
+                // On FUSE a short direct read or write would be gone on with by io_uring itself, at the wrong place: FUSE does
+                // not tell it how far it got (seen on Linux 6.12 and 7.3; Tests/lab/groups/faults).
+                isSafeDirectly = file.fileSystem != .fuse
+                ranges = FileRanges(of: file.descriptor)
             }
-            // On FUSE a short direct read or write would be gone on with by io_uring itself, at the wrong place: FUSE does not
-            // tell it how far it got (seen on Linux 6.12 and 7.3; Tests/lab/groups/faults).
-            if let direct, direct.fileSystem != .fuse { self.direct = direct.directNeeds(smallest: logicalBlock) }
+            if let direct, isSafeDirectly { self.direct = direct.directNeeds(smallest: logicalBlock) }
         } catch {
             throw WorkerFailure(.geometry, errno: error.errno)
         }

@@ -1,0 +1,156 @@
+import BrokerInterface
+import CShims
+import Glibc
+import SystemCalls
+
+/// The size of sectors that a disk's content was made for, as far as its beginning tells. A partition table counts in sectors,
+/// and most file systems cannot be mounted from blocks larger than their own: the same bytes are another disk, or none, when
+/// the device has blocks of another size.
+enum ContentSectors: Equatable {
+    /// A GUID partition table (GPT) of sectors of so many bytes.
+    case table(UInt64)
+    /// A file system, by its name, on blocks of at most so many bytes.
+    case fileSystem(String, UInt64)
+
+    /// How much of the beginning of a disk is looked at, in bytes.
+    static let headBytes = 36 << 10
+
+    /// What the beginning of a disk says; nil when it says nothing, or two things.
+    init?(head: [UInt8]) {
+        let head = DiskHead(bytes: head)
+        let tables: [UInt64] = [512, 4096].filter { head.hasPartitionTable(at: $0) }
+        if tables.count == 1 {
+            self = .table(tables[0])
+        } else if tables.isEmpty, let (name, bytes) = head.fileSystem {
+            self = .fileSystem(name, bytes)
+        } else {
+            return nil
+        }
+    }
+
+    /// What an open file has from `offset` (bytes) on; nil when it cannot be read, too: nothing depends on it.
+    init?(of file: Int32, offset: UInt64) {
+        var head = [UInt8](repeating: 0, count: Self.headBytes)
+        var count = 0
+        while count < head.count {
+            let got = head.withUnsafeMutableBytes {
+                pread(file, $0.baseAddress! + count, $0.count - count, off_t(clamping: offset) + off_t(count))
+            }
+            if got < 0, errno == EINTR { continue }
+            if got <= 0 { break }
+            count += got
+        }
+        self.init(head: Array(head.prefix(count)))
+    }
+
+    /// "a partition table (GPT) of 512-byte sectors".
+    var text: String {
+        switch self {
+        case .table(let bytes): "a partition table (GPT) of \(bytes)-byte sectors"
+        case .fileSystem(let name, let bytes): "\(name) of \(bytes)-byte sectors"
+        }
+    }
+
+    /// The block size of a device of a regular file when none was asked for and 512 bytes, which such a device has, would be
+    /// wrong; nil when they are right. A table of 4096-byte sectors, and none of 512, can be read in no other way.
+    var otherThanUsual: UInt64? { self == .table(4096) ? 4096 : nil }
+
+    /// The block size that the content needs in place of this one; nil when this one will do.
+    func needed(insteadOf blockSize: UInt64) -> UInt64? {
+        switch self {
+        case .table(let bytes): bytes == blockSize ? nil : bytes
+        // Larger ones of its own it can put together from the device's.
+        case .fileSystem(_, let bytes): bytes < blockSize ? bytes : nil
+        }
+    }
+
+    /// What the user is told of a device that has such blocks; nil when they fit.
+    ///
+    /// `smallest`: bytes, the smallest block that the file can have; more than 512 when it is a disk itself.
+    func notice(_ name: String, blockSize: UInt64, smallest: UInt64) -> Notice? {
+        guard let needed = needed(insteadOf: blockSize) else { return nil }
+        let what = "\(name) has \(text), which cannot be read from the device's blocks of \(blockSize) bytes; "
+        return Notice(
+            code: "block-size",
+            message: what
+                + (needed < smallest
+                    ? "this disk has none smaller than \(smallest): copy its content into a file"
+                    : "delete the device and add it with --block-size \(needed)"))
+    }
+
+    /// The smallest block in bytes that a device of that open file can have.
+    static func smallestBlock(of file: Int32) -> UInt64 {
+        var (status, bytes) = (stat(), Int32(0))
+        guard fstat(file, &status) == 0, status.st_mode & S_IFMT == S_IFBLK, ioctl(file, ubd_BLKSSZGET, &bytes) == 0
+        else { return 512 }
+        return UInt64(max(bytes, 512))
+    }
+}
+
+/// The first bytes of a disk. Whatever they are, nothing here goes beyond them.
+private struct DiskHead {
+    var bytes: [UInt8]
+
+    /// A little-endian number; 0 where there are no such bytes.
+    func number(at offset: Int, bytes count: Int) -> UInt64 {
+        guard offset + count <= bytes.count else { return 0 }
+        return (0..<count).reduce(0) { $0 | UInt64(bytes[offset + $1]) << (8 * UInt64($1)) }
+    }
+
+    func has(_ text: String, at offset: Int) -> Bool {
+        offset + text.utf8.count <= bytes.count && bytes[offset...].starts(with: text.utf8)
+    }
+
+    /// The header of a GPT lies in sector 1, whose number stands in it (UEFI specification, 5.3.2). Its checksum is right.
+    func hasPartitionTable(at sector: UInt64) -> Bool {
+        let start = Int(sector)
+        let size = Int(number(at: start + 12, bytes: 4))
+        guard has("EFI PART", at: start), number(at: start + 24, bytes: 8) == 1, (92...512).contains(size),
+            start + size <= bytes.count
+        else { return false }
+        var header = Array(bytes[start..<start + size])
+        header.replaceSubrange(16..<20, with: [0, 0, 0, 0])
+        return Self.checksum(header) == number(at: start + 16, bytes: 4)
+    }
+
+    /// CRC-32 as in Ethernet and zlib.
+    private static func checksum(_ bytes: [UInt8]) -> UInt64 {
+        var value: UInt32 = .max
+        for byte in bytes {
+            value ^= UInt32(byte)
+            for _ in 0..<8 { value = value >> 1 ^ (value & 1 == 1 ? 0xedb8_8320 : 0) }
+        }
+        return UInt64(~value)
+    }
+
+    /// A file system that cannot be mounted from larger blocks than it names: its name and those blocks in bytes.
+    var fileSystem: (String, UInt64)? {
+        let sector = number(at: 11, bytes: 2)
+        if has("NTFS    ", at: 3), isSector(sector) { return ("NTFS", sector) }
+        if has("EXFAT   ", at: 3), (9...12).contains(number(at: 108, bytes: 1)) {
+            return ("exFAT", 1 << number(at: 108, bytes: 1))
+        }
+        if has("XFSB", at: 0) {
+            let sector = number(at: 102, bytes: 2)
+            let swapped = sector >> 8 | (sector & 0xff) << 8
+            return isSector(swapped) ? ("XFS", swapped) : nil
+        }
+        // ext2, ext3, ext4: the magic number and the size of a block in the superblock at byte 1024.
+        if number(at: 1080, bytes: 2) == 0xef53, number(at: 1048, bytes: 4) <= 6 {
+            return ("an ext file system", 1024 << number(at: 1048, bytes: 4))
+        }
+        if isFAT { return ("FAT", sector) }
+        return has("CD001", at: 32769) ? ("ISO 9660", 2048) : nil
+    }
+
+    private func isSector(_ bytes: UInt64) -> Bool { [512, 1024, 2048, 4096].contains(bytes) }
+
+    /// The signature of a boot sector is that of a partition table as well: what FAT keeps before it must make sense.
+    private var isFAT: Bool {
+        let cluster = number(at: 13, bytes: 1)
+        return number(at: 510, bytes: 2) == 0xaa55 && [0xeb, 0xe9].contains(number(at: 0, bytes: 1))
+            && isSector(number(at: 11, bytes: 2)) && cluster.nonzeroBitCount == 1
+            && number(at: 14, bytes: 2) > 0 && (1...2).contains(number(at: 16, bytes: 1))
+            && number(at: 21, bytes: 1) >= 0xf0
+    }
+}
