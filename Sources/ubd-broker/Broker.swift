@@ -125,16 +125,6 @@ final class Broker {
         DeleteOperation(device, broker: self, completion: completion).begin(force: request.force ?? false)
     }
 
-    func list(_ request: ListRequest, peer: PeerCredentials) throws(InterfaceError) -> ListReply {
-        let visible = devices.values.filter { mayTouch($0, peer) }.map(description).sorted { $0.id < $1.id }
-        guard let id = request.id else { return ListReply(devices: visible) }
-        guard let device = visible.first(where: { $0.id == id }) else {
-            noteRefusal(of: id, for: "list", peer)
-            throw noSuchDevice(id)
-        }
-        return ListReply(devices: [device])
-    }
-
     /// The number by which workers know a target. The catalog of targets is not the list of those numbers: a target that
     /// stands only there is refused before anything is begun.
     func targetKind(of target: TargetDescription) throws(InterfaceError) -> TargetKind {

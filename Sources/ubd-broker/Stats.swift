@@ -3,25 +3,6 @@ import SystemCalls
 import WorkerProtocol
 
 extension Broker {
-    /// What Stats tells this client of its devices.
-    func stats(_ request: StatsRequest, peer: PeerCredentials) throws(InterfaceError) -> StatsReply {
-        let perQueue = request.queues ?? false
-        // Of all devices at once that could be more than a reply may hold.
-        if perQueue, request.id == nil { throw .invalidParameter(parameter: "queues") }
-        var visible = devices.values.filter { mayTouch($0, peer) }
-        if let id = request.id {
-            visible = visible.filter { $0.id == id }
-            guard !visible.isEmpty else {
-                noteRefusal(of: id, for: "stats", peer)
-                throw noSuchDevice(id)
-            }
-        }
-        let all = visible.sorted { $0.id < $1.id }.map { $0.stats(perQueue: perQueue) }
-        return StatsReply(latencyBounds: StatisticsPage.Latency.bounds, devices: all)
-    }
-}
-
-extension Broker {
     /// For each worker that begins to serve. When it counts as another version of ubd does there will be no statistics, and
     /// no watchdog.
     func noteLayout(of device: ManagedDevice) {

@@ -78,11 +78,13 @@ public enum BrokerCall: Equatable, Sendable {
         case .add(let request):
             Call(method: BrokerAPI.interface + ".Add", parameters: request.json, more: true)
         case .delete(let request): Call(method: BrokerAPI.interface + ".Delete", parameters: request.json)
-        case .list(let request): Call(method: BrokerAPI.interface + ".List", parameters: request.json)
+        case .list(let request):
+            Call(method: BrokerAPI.interface + ".List", parameters: request.json, more: true)
         case .upgrade(let request): Call(method: BrokerAPI.interface + ".Upgrade", parameters: request.json)
         case .recover(let request):
             Call(method: BrokerAPI.interface + ".Recover", parameters: request.json, more: true)
-        case .stats(let request): Call(method: BrokerAPI.interface + ".Stats", parameters: request.json)
+        case .stats(let request):
+            Call(method: BrokerAPI.interface + ".Stats", parameters: request.json, more: true)
         case .info: Call(method: BrokerAPI.interface + ".Info")
         case .serviceInfo: Call(method: BrokerAPI.serviceInterface + ".GetInfo")
         case .interfaceDescription(let interface):

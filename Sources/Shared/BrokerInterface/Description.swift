@@ -206,13 +206,15 @@ extension BrokerAPI {
           notices: ?[]Notice
         )
 
-        # The caller's devices; root sees everyone's.
+        # The caller's devices; root sees everyone's. Called with more, it is answered by one reply for each device, in the
+        # order of their numbers; the client reads them at its own pace, and what is gone when its turn comes is left out.
+        # Without more all come in one reply when that has at most 256 KiB; otherwise the error is ExpectedMore.
         method List(
           # Only this device.
           id: ?int
         ) -> (devices: []Device)
 
-        # The counters of the caller's devices; root sees everyone's.
+        # The counters of the caller's devices; root sees everyone's. With more and without it as List.
         method Stats(
           # Only this device.
           id: ?int,

@@ -15,6 +15,11 @@ final class Connection {
     /// A client that does not read may have this many bytes waiting.
     private static let longestBacklog = 256 * 1024
 
+    /// Of a call that is answered by several replies no further one is made while this many bytes wait.
+    private static let fullBacklog = 32 * 1024
+    /// So many of them are made before it is the others' turn.
+    private static let repliesPerTurn = 16
+
     /// So many calls are answered before it is the others' turn.
     private static let callsPerTurn = 2
 
@@ -27,8 +32,10 @@ final class Connection {
     /// The timer is that of a message which has begun.
     private var isTimingMessage = false
     private var reader = FrameReader()
-    private var backlog: [UInt8] = []
+    private(set) var backlog: [UInt8] = []
     private var operation: (any ClientOperation)?
+    /// What is still to be replied to the present call.
+    private var stream: ReplyStream?
     /// A call is being answered: the next one waits.
     private var isBusy = false
     /// There may be more calls, which wait until the others have had their turn.
@@ -60,6 +67,7 @@ final class Connection {
         guard let socket = socket.take() else { return }
         broker.undertaker.letGo(socket, owner: peer.uid)
         server.forget(self)
+        stream = nil
         let ended = operation
         operation = nil
         ended?.clientGone()
@@ -68,7 +76,10 @@ final class Connection {
     // MARK: Bytes in
 
     private func handle(_ ready: Poller.Interest) {
-        if ready.contains(.writable) { flush() }
+        if ready.contains(.writable) {
+            flush()
+            if stream != nil { streamOn() }
+        }
         if isBusy || waitsForTurn {
             // Busy: nothing is read, but a client that went away is noticed.
             if !ready.isDisjoint(with: .hangUp) { close() }
@@ -121,14 +132,19 @@ final class Connection {
     }
 
     private func restartTimer() {
-        let isWaiting = !isBusy && socket != nil
-        let isPartial = isWaiting && reader.hasUnread
+        let isReading = !isBusy && socket != nil
+        let isPartial = isReading && reader.hasUnread
         // Further bytes of a message do not put off its end: else a client could hold a connection with one in a while.
         if isPartial, isTimingMessage { return }
         broker.loop.cancel(timer)
         timer = nil
         isTimingMessage = isPartial
-        if !isWaiting { return }
+        if stream != nil, socket != nil {
+            timer = broker.loop.after(milliseconds: Deadline.idle) { [unowned self] in
+                refuse("it does not read its replies")
+            }
+        }
+        if !isReading { return }
         timer = broker.loop.after(milliseconds: isPartial ? Deadline.message : Deadline.idle) { [unowned self] in
             isPartial ? refuse("half a message for \(Deadline.message / 1000) s") : close()
         }
@@ -163,11 +179,11 @@ final class Connection {
                 broker.delete(request, peer: peer) { [weak self] error in
                     self?.finish(error?.reply ?? Reply(), wantsReply)
                 }
-            case .list(let request): send(Reply(parameters: try broker.list(request, peer: peer).json), wantsReply)
+            case .list(let request): try begin(broker.listing(request, peer: peer), call.more, wantsReply)
             case .stats(let request):
-                let reply = try broker.stats(request, peer: peer)
+                let replies = try broker.counting(request, peer: peer)
                 noteStats()
-                send(Reply(parameters: reply.json), wantsReply)
+                try begin(replies, call.more, wantsReply)
             case .info: send(Reply(parameters: broker.info(for: peer).json), wantsReply)
             case .serviceInfo: send(Reply(parameters: ServiceInfoReply(version: UBDVersion.text).json), wantsReply)
             case .interfaceDescription(let interface):
@@ -216,6 +232,27 @@ final class Connection {
         }
     }
 
+    private func begin(_ replies: ReplyStream, _ more: Bool, _ wantsReply: Bool) throws(InterfaceError) {
+        var replies = replies
+        guard more else { return send(try replies.whole(limit: Connection.longestBacklog), wantsReply) }
+        stream = replies
+        setBusy(true)
+        streamOn()
+    }
+
+    /// Replies as much as the client has room for now. What it does not read for a while ends the connection.
+    private func streamOn() {
+        for _ in 0..<Connection.repliesPerTurn where backlog.count < Connection.fullBacklog {
+            guard let reply = stream?.next() else { return }
+            guard reply.continues else {
+                stream = nil
+                return finish(reply, true)
+            }
+            send(reply, true)
+        }
+        updateInterest()
+    }
+
     /// The end of a call that took more than one event.
     private func finish(_ reply: Reply, _ wantsReply: Bool) {
         send(reply, wantsReply)
@@ -257,7 +294,10 @@ final class Connection {
     private func flush() {
         guard let fd = socket?.raw else { return }
         while !backlog.isEmpty {
-            do { backlog.removeFirst(try SystemCalls.send(fd, backlog)) } catch {
+            do {
+                backlog.removeFirst(try SystemCalls.send(fd, backlog))
+                if stream != nil { restartTimer() }
+            } catch {
                 if error.errno != EAGAIN { return close() }
                 break
             }
@@ -270,7 +310,7 @@ final class Connection {
         guard let watch else { return }
         var interest: Poller.Interest = []
         if !isBusy, !waitsForTurn, backlog.isEmpty { interest.insert(.readable) }
-        if !backlog.isEmpty { interest.insert(.writable) }
+        if !backlog.isEmpty || stream != nil { interest.insert(.writable) }
         broker.loop.change(watch, interest)
     }
 }

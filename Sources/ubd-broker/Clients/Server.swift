@@ -10,7 +10,7 @@ final class Server {
     let broker: Broker
     private let listener: FileDescriptor
     private var watch: EventLoop.Watch?
-    private var connections: [ObjectIdentifier: Connection] = [:]
+    private(set) var connections: [ObjectIdentifier: Connection] = [:]
     private var perUser: [UInt32: Int] = [:]
     /// Connections refused since the log last told of one.
     private var refused = 0

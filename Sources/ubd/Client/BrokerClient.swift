@@ -9,18 +9,22 @@ struct BrokerClient {
 
     /// The caller's devices; root sees everyone's.
     func list(id: UInt32? = nil) throws(CommandFailure) -> [Device] {
-        let reply = try call(.list(ListRequest(id: id)), seconds: environment.callSeconds)
-        return try Self.read { () throws(InterfaceError) in
-            try ListReply(parameters: reply.parameters, unknown: .ignore).devices
+        var devices: [Device] = []
+        try callForMore(.list(ListRequest(id: id))) { (parameters) throws(InterfaceError) in
+            devices += try ListReply(parameters: parameters, unknown: .ignore).devices
         }
+        return devices
     }
 
     /// The counters of the caller's devices; root sees everyone's. `queues` only of one device.
     func stats(id: UInt32? = nil, queues: Bool? = nil) throws(CommandFailure) -> StatsReply {
-        let reply = try call(.stats(StatsRequest(id: id, queues: queues)), seconds: environment.callSeconds)
-        return try Self.read { () throws(InterfaceError) in
-            try StatsReply(parameters: reply.parameters, unknown: .ignore)
+        var all = StatsReply(latencyBounds: [], devices: [])
+        try callForMore(.stats(StatsRequest(id: id, queues: queues))) { (parameters) throws(InterfaceError) in
+            let reply = try StatsReply(parameters: parameters, unknown: .ignore)
+            all.latencyBounds = reply.latencyBounds
+            all.devices += reply.devices
         }
+        return all
     }
 
     /// The broker, the host, and what the caller may do.
@@ -120,6 +124,21 @@ struct BrokerClient {
         let incoming = try connection.receive()
         try Self.check(incoming.reply)
         return incoming.reply
+    }
+
+    /// A call whose answer comes in as many replies as the broker wants.
+    private func callForMore(
+        _ call: BrokerCall, _ take: (JSON) throws(InterfaceError) -> Void
+    ) throws(CommandFailure) {
+        var connection = try BrokerConnection(environment, deadline: Deadline(seconds: environment.callSeconds))
+        try connection.send(call.call)
+        var continues = true
+        while continues {
+            let incoming = try connection.receive()
+            try Self.check(incoming.reply)
+            try Self.read { () throws(InterfaceError) in try take(incoming.reply.parameters) }
+            continues = incoming.reply.continues
+        }
     }
 
     /// Throws the error that a reply carries.

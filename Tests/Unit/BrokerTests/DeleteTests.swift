@@ -111,9 +111,9 @@ struct DeleteTests {
         let host = try Host()
         _ = try host.add().get()
         #expect(try host.delete(0, as: Host.bob)?.name == "io.ubd.Broker.NoSuchDevice")
-        #expect(try host.broker.list(ListRequest(), peer: Host.bob).devices.isEmpty)
+        #expect(try host.list(ListRequest(), peer: Host.bob).devices.isEmpty)
         let root = PeerCredentials(pid: 1, uid: 0, gid: 0, groups: [])
-        #expect(try host.broker.list(ListRequest(), peer: root).devices.count == 1)
+        #expect(try host.list(ListRequest(), peer: root).devices.count == 1)
         #expect(try host.delete(0, as: root) == nil)
     }
 

@@ -170,6 +170,17 @@ final class Host {
         return result
     }
 
+    /// The devices of all replies to List.
+    func list(_ request: ListRequest, peer: PeerCredentials) throws -> ListReply {
+        var replies = try broker.listing(request, peer: peer)
+        return try ListReply(parameters: replies.whole(limit: .max).parameters)
+    }
+
+    func stats(_ request: StatsRequest, peer: PeerCredentials) throws -> StatsReply {
+        var replies = try broker.counting(request, peer: peer)
+        return try StatsReply(parameters: replies.whole(limit: .max).parameters)
+    }
+
     /// What is left of devices; empty when nothing is.
     var leftovers: [String] {
         var result: [String] = []

@@ -36,7 +36,7 @@ struct StatsTests {
             write(5, Word.batchSizes + queue, queue: queue, to: page)
             write(1, Word.latencies + 6, queue: queue, to: page)
         }
-        let reply = try host.broker.stats(StatsRequest(id: 0, queues: true), peer: Host.alice)
+        let reply = try host.stats(StatsRequest(id: 0, queues: true), peer: Host.alice)
         let device = try #require(reply.devices.first)
         let queues = try #require(device.queues)
         let total = try #require(device.total)
@@ -48,7 +48,7 @@ struct StatsTests {
         #expect(total.batchSizes == [5, 5])
         #expect(reply.latencyBounds.count == StatisticsPage.Latency.classes - 1)
         #expect(reply.latencyBounds.prefix(3) == [250, 500, 1000])
-        #expect(try host.broker.stats(StatsRequest(), peer: Host.alice).devices.first?.queues == nil)
+        #expect(try host.stats(StatsRequest(), peer: Host.alice).devices.first?.queues == nil)
     }
 
     @Test("stays within bounds whatever a worker writes", arguments: [UInt64.max, 1 << 63, UInt64(Int64.max), 0x5555])
@@ -62,7 +62,7 @@ struct StatsTests {
         }
         for taken in [value, 0, .max] {
             write(taken, Word.taken, to: page)
-            let reply = try host.broker.stats(StatsRequest(id: 0, queues: true), peer: Host.alice)
+            let reply = try host.stats(StatsRequest(id: 0, queues: true), peer: Host.alice)
             // What it says survives the wire, whose numbers are signed.
             #expect(try StatsReply(parameters: reply.json).devices.first?.queues == reply.devices.first?.queues)
             for queue in try #require(reply.devices.first?.queues) {
@@ -83,15 +83,15 @@ struct StatsTests {
         _ = try host.add(as: Host.bob).get()
         let root = PeerCredentials(pid: 1, uid: 0, gid: 0, groups: [])
         func seen(_ peer: PeerCredentials) throws -> [UInt32] {
-            try host.broker.stats(StatsRequest(), peer: peer).devices.map(\.id)
+            try host.stats(StatsRequest(), peer: peer).devices.map(\.id)
         }
         #expect(try seen(Host.alice) == [0])
         #expect(try seen(Host.bob) == [1])
         #expect(try seen(Host.mallory) == [])
         #expect(try seen(root) == [0, 1])
-        #expect(throws: InterfaceError.self) { try host.broker.stats(StatsRequest(id: 1), peer: Host.alice) }
+        #expect(throws: InterfaceError.self) { try host.stats(StatsRequest(id: 1), peer: Host.alice) }
         #expect(throws: InterfaceError.invalidParameter(parameter: "queues")) {
-            try host.broker.stats(StatsRequest(queues: true), peer: Host.alice)
+            try host.stats(StatsRequest(queues: true), peer: Host.alice)
         }
     }
 
@@ -103,21 +103,21 @@ struct StatsTests {
         let page = try page(host, 0)
         write(1000, Word.requests + StatisticsPage.Operation.write.rawValue, to: page)
         write(1003, Word.taken, to: page)
-        let since = try #require(host.broker.stats(StatsRequest(id: 0), peer: Host.alice).devices.first?.since)
+        let since = try #require(host.stats(StatsRequest(id: 0), peer: Host.alice).devices.first?.since)
         #expect(abs(since - Int64(time(nil))) < 100)
         host.kernel.quiesce(0)
         host.workers[0].die(.killed(signal: SIGSEGV))
         // Also while there is no worker.
         #expect(
-            try host.broker.stats(StatsRequest(id: 0), peer: Host.alice).devices.first?.total?.write.requests == 1000)
+            try host.stats(StatsRequest(id: 0), peer: Host.alice).devices.first?.total?.write.requests == 1000)
         try host.run { host.broker.devices[0]?.info.state == .live }
         #expect(host.workers.count == 2)
         #expect(
-            try host.broker.stats(StatsRequest(id: 0), peer: Host.alice).devices.first?.total?.write.requests == 1000)
+            try host.stats(StatsRequest(id: 0), peer: Host.alice).devices.first?.total?.write.requests == 1000)
         // And the new one writes into the same memory.
         write(1001, Word.requests + StatisticsPage.Operation.write.rawValue, to: page)
         #expect(
-            try host.broker.stats(StatsRequest(id: 0), peer: Host.alice).devices.first?.total?.write.requests == 1001)
+            try host.stats(StatsRequest(id: 0), peer: Host.alice).devices.first?.total?.write.requests == 1001)
     }
 
     @Test("is nothing while a worker of another layout counts")
@@ -128,7 +128,7 @@ struct StatsTests {
         write(5, Word.requests, to: page)
         write(StatisticsPage.layout + 1, Word.layout, to: page)
         // It counted as this broker reads when it began; what it says of itself later is not heard.
-        #expect(try host.broker.stats(StatsRequest(id: 0), peer: Host.alice).devices.first?.total?.read.requests == 5)
+        #expect(try host.stats(StatsRequest(id: 0), peer: Host.alice).devices.first?.total?.read.requests == 5)
         func next() throws {
             let count = host.workers.count
             host.kernel.quiesce(0)
@@ -136,11 +136,11 @@ struct StatsTests {
             try host.run { host.workers.count == count + 1 && host.broker.devices[0]?.info.state == .live }
         }
         try next()
-        let device = try #require(host.broker.stats(StatsRequest(id: 0), peer: Host.alice).devices.first)
+        let device = try #require(host.stats(StatsRequest(id: 0), peer: Host.alice).devices.first)
         #expect(device.total == nil && device.since == nil && device.queues == nil)
         write(StatisticsPage.layout, Word.layout, to: page)
         try next()
-        #expect(try host.broker.stats(StatsRequest(id: 0), peer: Host.alice).devices.first?.total?.read.requests == 5)
+        #expect(try host.stats(StatsRequest(id: 0), peer: Host.alice).devices.first?.total?.read.requests == 5)
     }
 
     @Test("workers may take the time only where the kernel itself trusts the processors' clocks")

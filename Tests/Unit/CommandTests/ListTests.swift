@@ -77,6 +77,25 @@ struct ListTests {
         #expect(console.output.count == 1001)
     }
 
+    @Test("asks for a reply for each device, and takes as many as come: the last one says so")
+    func replyForEach() throws {
+        let broker = FakeBroker { connection, _ in
+            for id in (0..<50).reversed() {
+                let reply = ListReply(devices: [FakeBroker.device(id: UInt32(id))])
+                connection.send(Reply(parameters: reply.json, continues: id > 0))
+            }
+        }
+        let console = Recorder()
+        #expect(CommandLineTool.run(["list"], broker.environment(console)) == 0)
+        #expect(console.output.count == 51)
+        #expect(try #require(broker.received.first).more)
+        let broken = FakeBroker { connection, _ in
+            connection.send(Reply(parameters: ListReply(devices: []).json, continues: true))
+        }
+        let lost = Recorder()
+        #expect(CommandLineTool.run(["list"], broken.environment(lost)) == 6)
+    }
+
     @Test("takes a reply that comes in small pieces and says more than this program knows")
     func pieces() {
         let broker = FakeBroker { connection, _ in
