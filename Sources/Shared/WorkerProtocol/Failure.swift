@@ -24,8 +24,9 @@ public struct WorkerFailure: Error, Equatable, Sendable {
         case fileIsAppendOnly
         case fileIsWriteOnly
         case fileNotWritable
-        case fileOnKernelFilesystem
-        case fileOnFUSE
+        /// The next three: `detail` is the file system's number (FileSystem.magic).
+        case fileOnKernelFileSystem
+        case fileOnOtherFileSystem
         case fileOnNetwork
         case fileIsUbdDevice
         /// The second file is not the first one opened again.

@@ -32,8 +32,8 @@ public struct LaunchMessage: Equatable, Sendable {
         public static let readOnly = Flags(rawValue: 1 << 0)
         /// Use the page cache even when the file takes direct I/O.
         public static let buffered = Flags(rawValue: 1 << 1)
-        /// The access policy lets files of FUSE servers back a device.
-        public static let allowFUSE = Flags(rawValue: 1 << 2)
+        /// The access policy lets files back a device whose file system is not known to be local: FUSE, overlay, others.
+        public static let allowOther = Flags(rawValue: 1 << 2)
         /// The access policy lets files of network file systems back a device.
         public static let allowNetwork = Flags(rawValue: 1 << 3)
         /// The driver is older than Linux 6.4: plain command numbers instead of ioctl-encoded ones.

@@ -59,7 +59,8 @@ extension Geometry.DirectObstacle {
         case .memory:
             "direct I/O on \(name) needs memory aligned better than mode \(mode.rawValue) has it, so the page cache is used; "
                 + "see --mode"
-        case .fileSystem: "direct I/O is not used on a FUSE file system, where \(name) is, but the page cache"
+        case .fileSystem:
+            "direct I/O is not used on FUSE and on what is not known to be local, where \(name) is, but the page cache"
         }
     }
 }

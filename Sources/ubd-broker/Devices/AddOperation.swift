@@ -208,7 +208,7 @@ final class AddOperation: ClientOperation {
         var flags = mode.launchFlags
         if plan.readOnly { flags.insert(.readOnly) }
         if plan.options.buffered { flags.insert(.buffered) }
-        if rule.limits.fuse { flags.insert(.allowFUSE) }
+        if rule.limits.otherFileSystem { flags.insert(.allowOther) }
         if rule.limits.networkFileSystem { flags.insert(.allowNetwork) }
         if broker.configuration.usesLegacyOpcodes { flags.insert(.legacyOpcodes) }
         let message = LaunchMessage(

@@ -27,6 +27,11 @@ enum StartFailure {
         }
     }
 
+    /// The file system that a failure is about. Its number is the worker's claim, and only shown.
+    private static func fileSystem(_ failure: WorkerFailure) -> String {
+        FileSystem(magic: UInt32(truncatingIfNeeded: failure.detail)).description
+    }
+
     /// A file that can't back a device: what is wrong with it and what to do; nil when the step is not about the file.
     static func file(_ failure: WorkerFailure, name: String) -> (message: String, remedy: String)? {
         let regular = "give a regular file or a block device"
@@ -40,13 +45,17 @@ enum StartFailure {
         case .fileIsAppendOnly: return ("\(name) was opened with O_APPEND", "open it without")
         case .fileIsWriteOnly: return ("\(name) was opened for writing only", "open it for reading and writing")
         case .fileNotWritable: return ("\(name) was opened for reading only", "ask for a read-only device")
-        case .fileOnKernelFilesystem: return ("\(name) is on a file system of the kernel's own (proc, sys)", regular)
-        case .fileOnFUSE:
-            return ("\(name) is on a FUSE file system", "copy it elsewhere, or ask the administrator for allow-fuse")
+        case .fileOnKernelFileSystem:
+            return ("\(name) is on a file system of the kernel's own (\(fileSystem(failure)))", regular)
+        case .fileOnOtherFileSystem:
+            return (
+                "\(name) is on a file system that is not known to be local (\(fileSystem(failure)))",
+                "copy it to another one, or ask the administrator for allow-other-fs (ubd.access(5))"
+            )
         case .fileOnNetwork:
             return (
-                "\(name) is on a network file system",
-                "copy it elsewhere, or ask the administrator for allow-network-fs"
+                "\(name) is on a network file system (\(fileSystem(failure)))",
+                "copy it to another one, or ask the administrator for allow-network-fs (ubd.access(5))"
             )
         case .fileIsUbdDevice: return ("\(name) is a ublk device or lies on one", "give a file or another block device")
         case .filesDiffer: return ("the two files are not the same file", "send one file opened twice")

@@ -20,8 +20,11 @@ package struct ClientFile {
     /// O_RDONLY, O_RDWR and so on, from F_GETFL.
     let flags: Int32
     /// nil for a block device.
-    let fileSystem: FileSystemKind?
+    let fileSystem: FileSystem?
 
+    /// A file system that is not known to keep its word, such as FUSE's: what it says of a read or write is checked where that
+    /// can be done, and what can't be checked is not used.
+    var isOnOtherFileSystem: Bool { fileSystem?.kind == .other }
     var isBlockDevice: Bool { status.st_mode & S_IFMT == S_IFBLK }
     var isWritable: Bool { flags & O_ACCMODE == O_RDWR }
 
@@ -58,13 +61,17 @@ package struct ClientFile {
             var system = statfs()
             // May wait for a FUSE or network server for ever: that is why a worker does it and not the broker.
             if fstatfs(descriptor, &system) != 0 { throw refuse(.fileStatus, errno) }
-            let kind = FileSystemKind(magic: UInt32(truncatingIfNeeded: system.f_type))
-            fileSystem = kind
-            switch kind {
+            let found = FileSystem(magic: UInt32(truncatingIfNeeded: system.f_type))
+            fileSystem = found
+            // For these the detail is f_type: which one it is can be told.
+            let magic = UInt64(found.magic)
+            switch found.kind {
             case .local: break
-            case .kernel: throw refuse(.fileOnKernelFilesystem)
-            case .fuse: if !launch.flags.contains(.allowFUSE) { throw refuse(.fileOnFUSE) }
-            case .network: if !launch.flags.contains(.allowNetwork) { throw refuse(.fileOnNetwork) }
+            case .kernel: throw WorkerFailure(.fileOnKernelFileSystem, detail: magic)
+            case .network:
+                if !launch.flags.contains(.allowNetwork) { throw WorkerFailure(.fileOnNetwork, detail: magic) }
+            case .other:
+                if !launch.flags.contains(.allowOther) { throw WorkerFailure(.fileOnOtherFileSystem, detail: magic) }
             }
         }
     }

@@ -31,21 +31,18 @@ struct FileClaim {
         }
     }
 
-    /// NFS, SMB, CIFS, SMB2, Ceph, 9P, AFS (twice), Lustre, OrangeFS, BeeGFS, GPFS: there a lock is the server's business, may
-    /// keep the worker's other open file out, and is lost with the connection (fcntl_locking(2)).
-    private static let onNetwork: Set<UInt32> = [
-        0x6969, 0x517b, 0xff53_4d42, 0xfe53_4d42, 0x00c3_6400, 0x0102_1997, 0x5346_414f, 0x6b41_4653, 0x0bd0_0bd0,
-        0x2003_0528, 0x1983_0326, 0x4750_4653,
-    ]
-
     /// Locks what the device will have of the file: against all others when it writes, against writers when it only reads.
     func lock(
         _ file: borrowing FileDescriptor, _ path: String, readOnly: Bool, _ options: TargetOptions
     ) throws(CommandFailure) {
         let (offset, size) =
             bytes.map { ($0.lowerBound, $0.upperBound - $0.lowerBound) } ?? (options.offset, options.size ?? 0)
+        // There a lock is the server's business, may keep the worker's other open file out, and is lost with the connection
+        // (fcntl_locking(2)).
         var system = statfs()
-        if fstatfs(file.raw, &system) == 0, FileClaim.onNetwork.contains(UInt32(truncatingIfNeeded: system.f_type)) {
+        if fstatfs(file.raw, &system) == 0,
+            FileSystem(magic: UInt32(truncatingIfNeeded: system.f_type)).kind == .network
+        {
             return
         }
         var range = flock()

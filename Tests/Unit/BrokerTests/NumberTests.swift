@@ -99,10 +99,24 @@ struct WorkerFailureTests {
 
     @Test("is told with the name of the file")
     func namesFile() throws {
-        for step in [WorkerFailure.Step.fileIsDirectory, .fileIsPathOnly, .fileOnKernelFilesystem, .fileEmpty] {
+        for step in [WorkerFailure.Step.fileIsDirectory, .fileIsPathOnly, .fileOnKernelFileSystem, .fileEmpty] {
             let error = try error(WorkerFailure(step))
             #expect(error?.name == "io.ubd.Broker.BadFile")
             #expect(error?.message.hasPrefix("my.img ") == true)
+        }
+    }
+
+    @Test("is told with the name of the file system, or its number, and the right that would allow it")
+    func namesFileSystem() throws {
+        for (step, magic, name, right) in [
+            (WorkerFailure.Step.fileOnOtherFileSystem, UInt64(0x6573_5546), "(fuse)", "allow-other-fs"),
+            (.fileOnOtherFileSystem, 0x794c_7630, "(overlay)", "allow-other-fs"),
+            (.fileOnOtherFileSystem, 0x1234_abcd, "(of type 0x1234abcd)", "allow-other-fs"),
+            (.fileOnNetwork, 0x6969, "(nfs)", "allow-network-fs"),
+        ] {
+            let error = try #require(try error(WorkerFailure(step, detail: magic)))
+            #expect(error.message.hasPrefix("my.img ") && error.message.hasSuffix(name))
+            #expect(error.remedy.contains(right))
         }
     }
 

@@ -7,7 +7,7 @@ struct AccessGrammarTests {
     func wholeLine() throws {
         let text =
             "  allow group=ubd uid=1000 target=loop,null mode=ro max-devices=3 max-queues=4 max-depth=256 "
-            + "max-memory=64M max-size=2T max-io-size=512K zero-copy=yes allow-fuse=yes allow-network-fs=no"
+            + "max-memory=64M max-size=2T max-io-size=512K zero-copy=yes allow-other-fs=yes allow-network-fs=no"
         let rule = try #require(try access(text + "  # why").rules.first)
         var limits = AccessLimits()
         limits.readOnlyOnly = true
@@ -18,7 +18,7 @@ struct AccessGrammarTests {
         limits.maxSizeBytes = 2 << 40
         limits.maxIOBytes = 512 << 10
         limits.zeroCopy = true
-        limits.fuse = true
+        limits.otherFileSystem = true
         #expect(rule.isAllow)
         #expect(rule.identities == [.gid(990), .uid(1000)])
         #expect(rule.targets == ["loop", "null"])
@@ -71,6 +71,13 @@ struct AccessGrammarTests {
             ])
     }
 
+    @Test("the old name of a right means what the new one means, and does not stand beside it")
+    func oldNames() throws {
+        let rule = try #require(try access("allow uid=1 target=* allow-fuse=yes").rules.first)
+        #expect(rule.limits.otherFileSystem && !rule.limits.networkFileSystem)
+        #expect(throws: PolicyError.self) { try access("allow uid=1 target=* allow-other-fs=no allow-fuse=yes") }
+    }
+
     @Test("an empty policy is one that refuses everybody")
     func empty() throws {
         #expect(try access("# nobody\n\n").rules.isEmpty)
@@ -78,7 +85,7 @@ struct AccessGrammarTests {
 
     private static let keys =
         "uid, user, group, target, mode, max-devices, max-queues, max-depth, max-memory, max-size, max-io-size, "
-        + "io-timeout, max-starts, penalty, zero-copy, allow-fuse, allow-network-fs or trusted-content"
+        + "io-timeout, max-starts, penalty, zero-copy, allow-other-fs, allow-network-fs or trusted-content"
     private static let size = "bytes, or a number with K, M, G or T (powers of 1024), from 1 to below 2^64"
 
     @Test(

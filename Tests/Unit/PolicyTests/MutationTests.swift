@@ -116,7 +116,7 @@ struct MutationTests {
     func accessMutants() throws {
         let examples = [
             "allow uid=0 target=* zero-copy=yes\nallow group=ubd target=null,loop max-devices=16 max-memory=256M",
-            "deny user=bob target=loop\nallow uid=* target=* mode=ro max-size=1T max-io-size=1M allow-fuse=no # all",
+            "deny user=bob target=loop\nallow uid=* target=* mode=ro max-size=1T max-io-size=1M allow-other-fs=no # all",
         ].map { Array($0.utf8) }
         let own = Array(try Data(contentsOf: policyFolder.appending(path: "access.policy")))
         let counts = fuzz(examples + [own], rounds: 4000) { (input) throws(PolicyError) in

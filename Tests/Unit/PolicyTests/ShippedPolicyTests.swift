@@ -36,7 +36,7 @@ struct ShippedPolicyTests {
         #expect(root.limits.maxDevices == nil && root.limits.maxMemoryBytes == nil && root.limits.zeroCopy)
         let member = try #require(policy.overview(for: AccessPeer(uid: 1000, groups: [990]), targets: both))
         #expect(member.limits.maxDevices == 16 && member.limits.maxMemoryBytes == 256 << 20)
-        #expect(!member.limits.zeroCopy && !member.limits.fuse && !member.limits.networkFileSystem)
+        #expect(!member.limits.zeroCopy && !member.limits.otherFileSystem && !member.limits.networkFileSystem)
     }
 
     @Test("every seccomp file parses, and each target has one, which includes the loop's")

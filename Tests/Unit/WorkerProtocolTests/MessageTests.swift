@@ -4,7 +4,7 @@ import WorkerProtocol
 @Suite("Messages between broker and worker")
 struct MessageTests {
     static let launch = LaunchMessage(
-        target: .loop, queues: 3, depth: 128, maxIOBytes: 524_288, flags: [.readOnly, .allowFUSE], offset: 1 << 40,
+        target: .loop, queues: 3, depth: 128, maxIOBytes: 524_288, flags: [.readOnly, .allowOther], offset: 1 << 40,
         size: 77, blockSize: 4096)
     static let geometry = Geometry(
         size: 1 << 30, logicalBlock: 4096, physicalBlock: 8192, attributes: [.readOnly, .directRefused],

@@ -136,7 +136,7 @@ extension AccessLimits {
             result.ioTimeout = min(one.lowerBound, two.lowerBound)...max(one.upperBound, two.upperBound)
         }
         result.zeroCopy = zeroCopy || other.zeroCopy
-        result.fuse = fuse || other.fuse
+        result.otherFileSystem = otherFileSystem || other.otherFileSystem
         result.networkFileSystem = networkFileSystem || other.networkFileSystem
         result.trustedContent = trustedContent || other.trustedContent
         return result

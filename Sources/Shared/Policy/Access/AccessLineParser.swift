@@ -46,7 +46,7 @@ struct AccessLineParser {
         else {
             throw before.expected("key=value")
         }
-        guard seen.insert(key.text).inserted else {
+        guard seen.insert(Self.current[key.text] ?? key.text).inserted else {
             throw PolicyError(key.location, "\(printable(key.text))= stands in the line already")
         }
         let valueStart = cursor
@@ -68,9 +68,12 @@ struct AccessLineParser {
         }
     }
 
+    /// Keys that had another name in earlier versions: old name to the one of today.
+    private static let current = ["allow-fuse": "allow-other-fs"]
+
     private static let keys =
         "uid, user, group, target, mode, max-devices, max-queues, max-depth, max-memory, max-size, max-io-size, "
-        + "io-timeout, max-starts, penalty, zero-copy, allow-fuse, allow-network-fs or trusted-content"
+        + "io-timeout, max-starts, penalty, zero-copy, allow-other-fs, allow-network-fs or trusted-content"
 
     private mutating func identity(
         _ key: String, _ value: String, at start: LineCursor, isAllow: Bool, user: AccessPolicy.NameResolver,
@@ -109,7 +112,7 @@ struct AccessLineParser {
 
     /// Stores one limit; false when there is none of that name.
     private mutating func limit(_ key: String, _ value: String, at start: LineCursor) throws(PolicyError) -> Bool {
-        switch key {
+        switch Self.current[key] ?? key {
         case "mode":
             guard value == "ro" || value == "rw" else { throw start.expected("mode=ro or mode=rw") }
             limits.readOnlyOnly = value == "ro"
@@ -123,7 +126,7 @@ struct AccessLineParser {
         case "max-starts": limits.maxStarts = try number(value, 1...1_000_000, at: start)
         case "penalty": limits.penalty = try number(value, 1...3600, at: start)
         case "zero-copy": limits.zeroCopy = try yes(value, at: start)
-        case "allow-fuse": limits.fuse = try yes(value, at: start)
+        case "allow-other-fs": limits.otherFileSystem = try yes(value, at: start)
         case "allow-network-fs": limits.networkFileSystem = try yes(value, at: start)
         case "trusted-content": limits.trustedContent = try yes(value, at: start)
         default: return false

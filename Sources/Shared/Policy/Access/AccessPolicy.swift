@@ -35,8 +35,8 @@ public struct AccessLimits: Sendable, Equatable {
     public var penalty: UInt64?
     /// Whether the worker may use zero copy: the kernel then trusts it not to claim bytes that it did not fill.
     public var zeroCopy = false
-    /// Whether the backing file may lie on a FUSE file system.
-    public var fuse = false
+    /// Whether the backing file may lie on a file system that is not known to be local (FUSE, overlay, …).
+    public var otherFileSystem = false
     /// Whether the backing file may lie on a network file system.
     public var networkFileSystem = false
     /// Whether root's own programs (udev's probes, LVM, udisks) may look at the content of such a device, as at other disks.

@@ -19,7 +19,8 @@ struct BackingFile: Equatable, Sendable {
     var isSafeDirectly = true
     /// What of fallocate(2) the file's file system has.
     var ranges = FileRanges.all
-    /// A forced write is on stable storage when it is done. FUSE passes direct writes to its server without that wish.
+    /// A forced write is on stable storage when it is done. FUSE passes direct writes to its server without that wish,
+    /// and what is not known may lie on FUSE.
     var forcesWrites = true
     var major: UInt32 = 0
     var minor: UInt32 = 0

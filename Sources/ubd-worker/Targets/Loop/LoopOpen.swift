@@ -49,10 +49,11 @@ extension BackingFile {
                 size = UInt64(max(0, file.status.st_size))
                 preferredBlock = UInt32(clamping: file.status.st_blksize)
                 writable = file.isWritable
-                forcesWrites = file.fileSystem != .fuse
+                forcesWrites = !file.isOnOtherFileSystem
                 // On FUSE a short direct read or write would be gone on with by io_uring itself, at the wrong place: FUSE does
-                // not tell it how far it got (seen on Linux 6.12 and 7.3; Tests/lab/groups/faults).
-                isSafeDirectly = file.fileSystem != .fuse
+                // not tell it how far it got (seen on Linux 6.12 and 7.3; Tests/lab/groups/faults). What else is not known may
+                // lie on top of FUSE.
+                isSafeDirectly = !file.isOnOtherFileSystem
                 ranges = FileRanges(of: file.descriptor)
             }
             if let direct, isSafeDirectly { self.direct = direct.directNeeds(smallest: logicalBlock) }

@@ -1,0 +1,52 @@
+import Testing
+
+@testable import SystemCalls
+
+/// The list of what is local, what is not, and what nobody knows.
+@Suite("A file system")
+struct FileSystemTests {
+    @Test("that keeps its files on this host's disks or in its memory is local")
+    func local() {
+        let magics: [(UInt32, String)] = [
+            (0xef53, "ext4"), (0x5846_5342, "xfs"), (0x9123_683e, "btrfs"), (0xf2f5_2010, "f2fs"),
+            (0x0102_1994, "tmpfs"), (0xca45_1a4e, "bcachefs"), (0x2fc1_2fc1, "zfs"), (0x8584_58f6, "ramfs"),
+            (0xe0f5_e1e2, "erofs"), (0x7371_7368, "squashfs"), (0x4d44, "vfat"), (0x2011_bab0, "exfat"),
+            (0x7366_746e, "ntfs3"),
+        ]
+        for (magic, name) in magics {
+            #expect(FileSystem(magic: magic).kind == .local)
+            #expect(FileSystem(magic: magic).description == name)
+        }
+    }
+
+    @Test("that passes everything on, to a process or to another file system, is not local, nor is one that nobody knows")
+    func other() {
+        for (magic, name) in [(UInt32(0x6573_5546), "fuse"), (0x794c_7630, "overlay"), (0xf15f, "ecryptfs")] {
+            #expect(FileSystem(magic: magic).kind == .other)
+            #expect(FileSystem(magic: magic).description == name)
+        }
+        var unknown = 0
+        for bit in 0..<32 {
+            let found = FileSystem(magic: 0x1234_5678 ^ 1 << UInt32(bit))
+            if found.kind == .other, found.name == nil { unknown += 1 }
+        }
+        #expect(unknown == 32)
+        #expect(FileSystem(magic: 0x1234_abcd).description == "of type 0x1234abcd")
+    }
+
+    @Test("of other machines is one of the network, and the kernel's own are none for data")
+    func elsewhere() {
+        for magic in [UInt32(0x6969), 0xff53_4d42, 0x0102_1997, 0x0116_1970] {
+            #expect(FileSystem(magic: magic).kind == .network)
+        }
+        for magic in [UInt32(0x9fa0), 0x6265_6572, 0x6367_7270, 0x534f_434b] {
+            #expect(FileSystem(magic: magic).kind == .kernel)
+        }
+    }
+
+    @Test("has one number and one kind: no number stands in two lists")
+    func once() {
+        let lists = FileSystem.lists.flatMap { $0.1.keys }
+        #expect(Set(lists).count == lists.count)
+    }
+}
