@@ -29,6 +29,8 @@ final class ManagedDevice {
     var statistics: DeviceStatistics?
     /// Whether that progress has stopped.
     var watch = ProgressWatch()
+    /// Whether its worker runs although there is nothing to do.
+    var busyWatch = BusyWatch()
     /// Why the broker itself killed its worker; nil when it did not.
     var killedBecause: String?
     /// As an earlier broker recorded them; nil for a device of this broker's.

@@ -21,29 +21,50 @@ final class Watchdog {
     }
 
     private func examine(_ device: ManagedDevice) {
-        guard let worker = device.worker, worker.end == nil, let statistics = device.statistics,
-            statistics.isReadable
-        else { return }
+        guard let worker = device.worker, worker.end == nil else { return }
         let inFlight = Watchdog.inFlight(device.id)
-        let isStopped = inFlight > 0 && Watchdog.isStopped(worker.pid)
-        let sample = ProgressWatch.Sample(
-            inFlight: inFlight, claims: statistics.claims, isStopped: isStopped,
-            hasFile: device.launch?.target.needsFiles ?? true)
         let seconds = device.info.ioTimeout ?? Int64(broker.configuration.ioTimeout)
         let limit = UInt64(clamping: seconds) * 1_000_000_000
+        let claims = device.statistics.map { $0.isReadable ? $0.claims : [] } ?? []
+        if lookAtProgress(device, worker, inFlight, claims, limit) {
+            return end(device, worker, "it had work and did nothing for \(seconds) s")
+        }
+        let doesNothing = device.busyWatch.look(
+            now: monotonicNanoseconds(), limit: limit, inFlight: inFlight, turns: claims.map(\.turns),
+            spent: { ThreadTimes.ofProcess(worker.pid) },
+            detail: {
+                BusyWatch.Detail(
+                    threads: ThreadTimes.ofThreads(worker.pid),
+                    activity: try? readFile("/sys/block/ublkb\(device.id)/stat"))
+            })
+        if doesNothing { end(device, worker, "it kept a processor busy for \(seconds) s and did nothing") }
+    }
+
+    /// True when a worker with requests does not get on with them.
+    private func lookAtProgress(
+        _ device: ManagedDevice, _ worker: any Worker, _ inFlight: Int, _ claims: [QueueStatistics], _ limit: UInt64
+    ) -> Bool {
+        if claims.isEmpty { return false }
+        let isStopped = inFlight > 0 && Watchdog.isStopped(worker.pid)
+        let sample = ProgressWatch.Sample(
+            inFlight: inFlight, claims: claims, isStopped: isStopped,
+            hasFile: device.launch?.target.needsFiles ?? true)
         let verdict = device.watch.look(sample, now: monotonicNanoseconds(), limit: limit) {
-            Watchdog.timeSpent(worker.pid)
+            ThreadTimes.ofQueues(worker.pid)
         }
         switch verdict {
         case .fine: endReport(device)
         case .waitsForFile: report(device)
-        case .hung:
-            device.watch = ProgressWatch()
-            Log.error("watchdog", ("device", "\(device.id)"), ("worker", "\(worker.pid)"))
-            broker.kill(
-                device,
-                because: "was killed by the watchdog: it had work and did nothing for \(seconds) s")
+        case .hung: return true
         }
+        return false
+    }
+
+    private func end(_ device: ManagedDevice, _ worker: any Worker, _ why: String) {
+        device.watch = ProgressWatch()
+        device.busyWatch = BusyWatch()
+        Log.error("watchdog", ("device", "\(device.id)"), ("worker", "\(worker.pid)"), ("why", why))
+        broker.kill(device, because: "was killed by the watchdog: \(why)")
     }
 
     private func report(_ device: ManagedDevice) {
@@ -91,23 +112,5 @@ final class Watchdog {
     static func isStopped(stat bytes: [UInt8]) -> Bool {
         guard let close = bytes.lastIndex(of: UInt8(ascii: ")")), close + 2 < bytes.count else { return false }
         return [UInt8(ascii: "T"), UInt8(ascii: "t")].contains(bytes[close + 2])
-    }
-
-    /// Field 14 of /proc/PID/task/TID/stat, in clock ticks: time in user mode. The thread of queue 0 is called "ubd-q0".
-    private static func timeSpent(_ pid: Int32) -> ProgressWatch.TimeSpent {
-        var result: ProgressWatch.TimeSpent = [:]
-        let nanosecondsPerTick = 1_000_000_000 / UInt64(max(sysconf(Int32(_SC_CLK_TCK)), 1))
-        for thread in listFolder("/proc/\(pid)/task") {
-            guard let bytes = try? readFile("/proc/\(pid)/task/\(thread)/stat"),
-                let open = bytes.firstIndex(of: UInt8(ascii: "(")), let close = bytes.lastIndex(of: UInt8(ascii: ")"))
-            else { continue }
-            let name = String(decoding: bytes[(open + 1)..<close], as: UTF8.self)
-            let fields = bytes[(close + 1)...].split(separator: UInt8(ascii: " "))
-            guard name.hasPrefix("ubd-q"), let queue = Int(name.dropFirst(5)), fields.count > 11,
-                let ticks = UInt64(String(decoding: fields[11], as: UTF8.self))
-            else { continue }
-            result[queue] = ticks * nanosecondsPerTick
-        }
-        return result
     }
 }
