@@ -103,7 +103,7 @@ static void limit(int resource, uint64_t value, int pipe) {
 static void set_limits(const struct ubd_launch *l, int pipe) {
     limit(RLIMIT_CORE, 0, pipe);
     limit(RLIMIT_FSIZE, RLIM_INFINITY, pipe); /* not the caller's; the worker narrows it once it knows its file */
-    limit(RLIMIT_MEMLOCK, l->locked_bytes, pipe);
+    limit(RLIMIT_MEMLOCK, l->mapped_bytes, pipe);
     limit(RLIMIT_NOFILE, l->open_files, pipe);
     limit(RLIMIT_NPROC, l->processes, pipe);
 }
@@ -160,6 +160,8 @@ static _Noreturn void become_worker(const struct ubd_launch *l, int pipe) {
     set_limits(l, pipe);
     drop_privileges(l, pipe);
     reset_signals(pipe);
+    /* Last: this is still the broker's memory, which may be larger, and whose stack could not grow any more. */
+    limit(RLIMIT_AS, l->mapped_bytes, pipe);
     syscall(SYS_execveat, binary, "", l->argv, l->envp, AT_EMPTY_PATH);
     fail(pipe, UBD_LAUNCH_EXEC);
 }

@@ -213,11 +213,12 @@ final class Broker {
     func holder(of device: ManagedDevice) -> String? { surroundings.holder(device.id) }
 
     /// What is wrong with a stopped worker's sandbox; nil when it stands.
-    func verification(of worker: any Worker, threads: Int) -> String? {
+    func verification(of worker: any Worker, _ device: ManagedDevice, threads: Int) -> String? {
         // The stages of the worker's own come on top of what it inherits.
         surroundings.verify(
             SandboxVerification(
-                uid: worker.uid, gid: workerGID, seccompFilters: ownFilters + 2, threads: threads), worker.pid)
+                uid: worker.uid, gid: workerGID, seccompFilters: ownFilters + 2,
+                descriptors: device.descriptorTable(of: worker), threads: threads), worker.pid)
     }
 
     /// Why a number can't be had; nil when it can, as far as we know.

@@ -36,7 +36,7 @@ struct ubd_launch {
     uid_t uid;
     gid_t gid;
     uint64_t processes;      /* RLIMIT_NPROC: threads, io-wq helpers included; never 0 (they could not be made) */
-    uint64_t locked_bytes;   /* RLIMIT_MEMLOCK */
+    uint64_t mapped_bytes;   /* RLIMIT_AS and RLIMIT_MEMLOCK: all that is mapped is locked */
     uint64_t open_files;     /* RLIMIT_NOFILE: the worker lowers it to 0 once it is sealed */
     const char *oom_score;   /* "-1000" to "1000" */
     char *const *argv;

@@ -8,13 +8,15 @@ enum TrustedFile {
         let description: String
     }
 
-    /// Opens a regular file that belongs to root and that nobody else can write. The last part of the path must be no
-    /// symbolic link.
+    /// Opens a regular file that belongs to root and that nobody else can write or replace: all folders on the way to it are
+    /// root's alone (TrustedFolder). The last part of the path must be no symbolic link.
     static func open(_ path: String) throws(Distrust) -> FileDescriptor {
+        let folder = try TrustedFolder(of: path)
         let file: FileDescriptor
         let status: stat
         do throws(SystemError) {
-            file = try FileDescriptor.open(path, O_RDONLY | O_NOFOLLOW | O_NONBLOCK)
+            let flags = O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC
+            file = FileDescriptor(owning: try call("open \(path)") { openat(folder.raw, folder.name, flags) })
         } catch { throw unreadable(path, error) }
         do throws(SystemError) { status = try file.status() } catch { throw unreadable(path, error) }
         if let problem = problem(status) {
@@ -29,13 +31,18 @@ enum TrustedFile {
         do throws(SystemError) { return try file.readAll(limit: limit) } catch { throw unreadable(path, error) }
     }
 
-    private static func unreadable(_ path: String, _ error: SystemError) -> Distrust {
+    static func unreadable(_ path: String, _ error: SystemError) -> Distrust {
         Distrust(description: "\(path): \(SystemError.message(error.errno)); reinstall it, or name another")
     }
 
     /// Why a file of that status is not trusted, and what to do with it; nil when it is.
     static func problem(_ status: stat) -> (what: String, remedy: String)? {
         if status.st_mode & S_IFMT != S_IFREG { return ("not a regular file", "put one there:") }
+        return ownership(status)
+    }
+
+    /// The part of it that holds for folders, too.
+    static func ownership(_ status: stat) -> (what: String, remedy: String)? {
         if status.st_uid != 0 { return ("belongs to uid \(status.st_uid)", "chown root") }
         if status.st_mode & 0o022 != 0 {
             let mode = String(status.st_mode & 0o7777, radix: 8)

@@ -36,6 +36,8 @@ struct DeviceRecord: Equatable {
     struct Sockets: Equatable {
         var control: UInt64
         var parking: UInt64
+        /// The worker's end of the control socket; an earlier version did not write it down.
+        var worker: UInt64?
     }
 
     var step: Step
@@ -75,6 +77,7 @@ struct DeviceRecord: Equatable {
                     .record([
                         ("control", .integer(Int64(clamping: sockets.control))),
                         ("parking", .integer(Int64(clamping: sockets.parking))),
+                        ("worker", sockets.worker.map { .integer(Int64(clamping: $0)) }),
                     ])
                 }
             ),
@@ -118,6 +121,7 @@ struct DeviceRecord: Equatable {
                 let control = UInt64(exactly: control), let parking = UInt64(exactly: parking)
             else { return nil }
             self.sockets = Sockets(control: control, parking: parking)
+            if case .integer(let worker)? = sockets["worker"] { self.sockets?.worker = UInt64(exactly: worker) }
         }
         guard let worker = json["worker"] else { return }
         guard case .integer(let pid)? = worker["pid"], case .integer(let start)? = worker["startTime"],

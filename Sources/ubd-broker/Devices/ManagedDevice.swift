@@ -87,12 +87,21 @@ final class ManagedDevice {
         record.recoveryAnswered = recoveryAnswered
         record.file = file
         if let control = self.worker?.controlInode, let parking = parkingInode {
-            record.sockets = DeviceRecord.Sockets(control: control, parking: parking)
+            record.sockets = DeviceRecord.Sockets(
+                control: control, parking: parking, worker: self.worker?.workerEndInode ?? sockets?.worker)
         } else {
             // Not held at the moment: a later broker may have more luck.
             record.sockets = sockets
         }
         return record
+    }
+
+    /// What its worker's descriptors must be. What is not held at the moment is as it was recorded.
+    func descriptorTable(of worker: any Worker) -> DescriptorTable {
+        DescriptorTable(
+            number: id, files: launch.map { $0.target.needsFiles ? 1...2 : 0...0 } ?? 0...2,
+            workerEnd: worker.workerEndInode ?? sockets?.worker, parking: parkingInode ?? sockets?.parking,
+            brokerEnd: worker.controlInode ?? sockets?.control)
     }
 
     private var parkingInode: UInt64? {

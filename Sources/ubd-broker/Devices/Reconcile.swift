@@ -134,7 +134,7 @@ extension Broker {
     /// A live device of an earlier broker: checked as if it were new, and its sockets taken back.
     private func takeOver(_ device: ManagedDevice) {
         guard let worker = device.worker else { return }
-        if let problem = verification(of: worker, threads: Int(device.info.queues) + 1)
+        if let problem = verification(of: worker, device, threads: Int(device.info.queues) + 1)
             ?? reclaim(device, worker) ?? listen(to: worker)
         {
             // It serves on; only a death of its worker can't be mended.
@@ -186,7 +186,7 @@ extension Broker {
     /// worker, for whose death START_USER_RECOVERY may be sent. Its second filter tells: it comes after the fetches.
     private func awaitSeal(_ device: ManagedDevice, _ worker: any Worker, looks: Int) {
         guard devices[device.id] === device, device.teardown == nil else { return }
-        if verification(of: worker, threads: Int(device.info.queues) + 1) == nil {
+        if verification(of: worker, device, threads: Int(device.info.queues) + 1) == nil {
             device.recoveryStarted = false
             device.recoveryAnswered = false
             save(device)

@@ -47,8 +47,8 @@ enum ThreadTimes {
 
         /// nil when it is not what the kernel writes.
         init?(_ bytes: [UInt8]) {
-            guard let open = bytes.firstIndex(of: UInt8(ascii: "(")), let close = bytes.lastIndex(of: UInt8(ascii: ")")),
-                open < close
+            guard let open = bytes.firstIndex(of: UInt8(ascii: "(")),
+                let close = bytes.lastIndex(of: UInt8(ascii: ")")), open < close
             else { return nil }
             // Behind the name, which may hold anything: field 3, a letter, then numbers.
             let fields = bytes[(close + 1)...].split(separator: UInt8(ascii: " "))

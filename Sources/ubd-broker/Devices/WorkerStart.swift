@@ -70,7 +70,7 @@ final class WorkerStart {
         let bytes = UInt64(launch.queues) * UInt64(launch.depth) * UInt64(launch.maxIOBytes)
         return WorkerLaunch(
             binary: program.file.raw, device: node, uid: uid, gid: broker.workerGID,
-            processes: UInt64(launch.queues) * 32 + 32, lockedBytes: bytes + WorkerStart.otherBytes,
+            processes: UInt64(launch.queues) * 32 + 32, mappedBytes: bytes + WorkerStart.otherBytes,
             openFiles: UInt64(launch.queues) + 24, oomScore: broker.configuration.oomScore)
     }
 
@@ -186,7 +186,7 @@ final class WorkerStart {
 
     private func verify() {
         guard let worker = device.worker else { return }
-        if let problem = broker.verification(of: worker, threads: Int(launch.queues) + 1) {
+        if let problem = broker.verification(of: worker, device, threads: Int(launch.queues) + 1) {
             // One that was just killed loses its threads and its status before its pidfd fires. It is stopped and gets no
             // further; when it has died by then, `.ended` has told of that.
             _ = broker.loop.after(milliseconds: WorkerStart.dying) { [self] in fail(StartErrors.sandboxMissing(problem))

@@ -52,6 +52,8 @@ struct SandboxVerification {
     let gid: UInt32
     /// The broker's own filters are inherited, so "seccomp is on" alone would prove nothing: two more must be there.
     let seccompFilters: Int
+    /// What it may hold; nil in tests of one task.
+    var descriptors: DescriptorTable?
     /// Threads of its own that it must have at least: one for each queue, and the main one. A queue whose thread left would
     /// be one whose fetches are taken back.
     var threads = 1
@@ -70,7 +72,8 @@ struct SandboxVerification {
         if own < threads { return "\(own) threads instead of \(threads)" }
         guard let mounts = try? readFile("/proc/\(pid)/mountinfo") else { return "its mounts can't be read" }
         let count = mounts.split(separator: UInt8(ascii: "\n")).count
-        return count == 1 ? nil : "\(count) mounts instead of one empty root"
+        if count != 1 { return "\(count) mounts instead of one empty root" }
+        return descriptors?.problem(inProcess: pid)
     }
 
     func problem(in status: ProcessStatus) -> String? {

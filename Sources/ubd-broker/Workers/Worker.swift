@@ -46,8 +46,8 @@ struct WorkerLaunch {
     let gid: UInt32
     /// Threads that it may have, the kernel's helpers for its rings included.
     let processes: UInt64
-    /// Bytes that it may lock.
-    let lockedBytes: UInt64
+    /// Bytes that it may map, and lock.
+    let mappedBytes: UInt64
     /// Descriptors while it sets itself up: a ring for each queue among them.
     let openFiles: UInt64
     let oomScore: Int32
@@ -68,6 +68,8 @@ protocol Worker: AnyObject {
 
     /// Inode of the broker's end of its control socket: by it a later broker knows the end again.
     var controlInode: UInt64? { get }
+    /// The same of the worker's own end; nil for an adopted worker.
+    var workerEndInode: UInt64? { get }
     /// Takes back the ends that an adopted worker holds for the broker; returns the parking end.
     func reclaim(_ sockets: DeviceRecord.Sockets) throws(SystemError) -> FileDescriptor
     /// The statistics page of an adopted worker: a memfd that can't shrink under the broker's eyes.

@@ -11,6 +11,7 @@ final class WorkerProcess: Worker {
     let startTime: UInt64
     private(set) var end: ProcessChange?
     private(set) var violation: String?
+    let workerEndInode: UInt64?
 
     private let process: ProcessHandle
     private var control: FileDescriptor?
@@ -29,6 +30,7 @@ final class WorkerProcess: Worker {
     /// there then, and its uid is in use until its end has been heard. So only what comes before clone is thrown.
     init(_ launch: WorkerLaunch, loop: EventLoop, handler: @escaping (WorkerEvent) -> Void) throws(SystemError) {
         let pair = try makeMessagePair()
+        workerEndInode = UInt64(try pair.second.status().st_ino)
         var child = ubd_child()
         let result = WorkerProcess.start(launch, control: pair.second.raw, &child)
         guard result == 0 else { throw SystemError("clone", -result) }
@@ -75,6 +77,7 @@ final class WorkerProcess: Worker {
         self.uid = uid
         self.startTime = startTime
         self.loop = loop
+        workerEndInode = nil
         let file = process.file.raw
         watches.append(try loop.watch(file, .readable) { [unowned self] _ in self.adoptedEnded() })
     }
@@ -182,7 +185,7 @@ final class WorkerProcess: Worker {
         let texts = CStrings([launch.device, "\(launch.oomScore)"])
         var description = ubd_launch(
             worker_binary: launch.binary, control: control, device: texts.pointer[0], uid: launch.uid, gid: launch.gid,
-            processes: launch.processes, locked_bytes: launch.lockedBytes, open_files: launch.openFiles,
+            processes: launch.processes, mapped_bytes: launch.mappedBytes, open_files: launch.openFiles,
             oom_score: texts.pointer[1], argv: arguments.pointer, envp: environment.pointer)
         // The structure holds pointers into all three.
         return withExtendedLifetime((arguments, environment, texts)) { ubd_launch(&description, &child) }

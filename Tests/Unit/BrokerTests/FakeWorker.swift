@@ -84,6 +84,7 @@ final class FakeWorker: Worker {
 
     func setHandler(_ handler: @escaping (WorkerEvent) -> Void) { self.handler = handler }
     let controlInode: UInt64? = nil
+    let workerEndInode: UInt64? = nil
     func reclaim(_ sockets: DeviceRecord.Sockets) throws(SystemError) -> FileDescriptor {
         throw SystemError("reclaim", EPERM)
     }

@@ -19,7 +19,7 @@ struct FileSystemTests {
         }
     }
 
-    @Test("that passes everything on, to a process or to another file system, is not local, nor is one that nobody knows")
+    @Test("that passes all on, to a process or another file system, is not local, nor is one that nobody knows")
     func other() {
         for (magic, name) in [(UInt32(0x6573_5546), "fuse"), (0x794c_7630, "overlay"), (0xf15f, "ecryptfs")] {
             #expect(FileSystem(magic: magic).kind == .other)

@@ -1,0 +1,89 @@
+import Glibc
+import SystemCalls
+import WorkerProtocol
+
+/// What a worker's descriptors must be (`WorkerDescriptor`), compared with /proc/PID/fd while the worker is stopped.
+///
+/// Only the links themselves are looked at: readlink(2) and lstat(2) of /proc/PID/fd/N neither open nor ask the file that the
+/// descriptor is of, which may belong to a file system whose server does not answer. The kernel writes the link's text
+/// from its own tables, and its permission bits from the way in which the file was opened (proc_pid_fd(5)). The files' fdinfo
+/// is not read: it lists a file's locks, of which a client can make millions.
+///
+/// The text of a path can be anything that a user can name a file. So the sockets are compared by their inodes, which nobody
+/// chooses; and of a client's file in the place of /dev/zero a worker would have nothing that it has not got anyway.
+struct DescriptorTable {
+    /// Of the device.
+    let number: UInt32
+    /// How many files of the client it may have.
+    let files: ClosedRange<Int>
+    /// Inodes of the sockets; nil where an earlier broker has not recorded them.
+    var workerEnd: UInt64?
+    var parking: UInt64?
+    var brokerEnd: UInt64?
+
+    /// One descriptor, as its link tells.
+    struct Entry: Equatable {
+        /// nil when the path is too long for the kernel to tell. Only a path can be.
+        var link: String?
+        var isReadable: Bool
+        var isWritable: Bool
+    }
+
+    /// nil when they are as they must be; otherwise what is wrong.
+    func problem(inProcess pid: Int32) -> String? {
+        let folder = "/proc/\(pid)/fd"
+        var found: [Int32: Entry] = [:]
+        for name in listFolder(folder) {
+            var status = stat()
+            guard let number = Int32(name), lstat("\(folder)/\(name)", &status) == 0 else {
+                return "descriptor \(name) can't be looked at"
+            }
+            found[number] = Entry(
+                link: linkTarget("\(folder)/\(name)"), isReadable: status.st_mode & S_IRUSR != 0,
+                isWritable: status.st_mode & S_IWUSR != 0)
+        }
+        return found.isEmpty ? "its descriptors can't be read" : problem(in: found)
+    }
+
+    func problem(in found: [Int32: Entry]) -> String? {
+        let fixed: [(number: Int32, isRight: (Entry) -> Bool, what: String)] = [
+            (WorkerDescriptor.zeroes, { isDevice($0, "zero") && !$0.isWritable }, "/dev/zero"),
+            (1, { isDevice($0, "null") }, "/dev/null"),
+            (2, { isDevice($0, "null") }, "/dev/null"),
+            (WorkerDescriptor.control, { isSocket($0, workerEnd) }, "its control socket"),
+            (WorkerDescriptor.device, { isDevice($0, "ublkc\(number)") }, "/dev/ublkc\(number)"),
+            (WorkerDescriptor.parking, { isSocket($0, parking) }, "the parking socket"),
+            (WorkerDescriptor.brokerEnd, { isSocket($0, brokerEnd) }, "the broker's end"),
+            (
+                WorkerDescriptor.statistics, { $0.link == "/memfd:ubd-statistics (deleted)" && $0.isReadable },
+                "the statistics page"
+            ),
+        ]
+        for (number, isRight, what) in fixed {
+            guard let entry = found[number] else { return "descriptor \(number) is missing" }
+            if !isRight(entry) { return "descriptor \(number) is not \(what)" }
+        }
+        let others = found.keys.filter { $0 < 0 || $0 >= Int32(fixed.count) }.sorted()
+        guard files.contains(others.count) else { return "\(others.count) descriptors more than the documented ones" }
+        for (index, number) in others.enumerated() {
+            guard number == WorkerDescriptor.firstFile + Int32(index), let entry = found[number], entry.isReadable,
+                entry.link.map(isPath) ?? true
+            else { return "descriptor \(number) is no file of its client" }
+        }
+        return nil
+    }
+
+    /// Everything that has no place in a file system has another text: "socket:[7]", "anon_inode:[io_uring]".
+    private func isPath(_ link: String) -> Bool { link.utf8.first == UInt8(ascii: "/") }
+
+    /// By its name alone: which folder it lies in depends on how the host, or a container, has mounted its /dev. A node that
+    /// is mounted by itself, as in some containers, has none.
+    private func isDevice(_ entry: Entry, _ name: String) -> Bool {
+        entry.isReadable && (entry.link == "/" || entry.link?.hasSuffix("/" + name) == true)
+    }
+
+    private func isSocket(_ entry: Entry, _ inode: UInt64?) -> Bool {
+        guard let link = entry.link else { return false }
+        return inode.map { link == "socket:[\($0)]" } ?? link.hasPrefix("socket:[")
+    }
+}
