@@ -38,16 +38,17 @@ let package = Package(
         .package(url: "https://github.com/apple/swift-argument-parser", from: "1.8.0")
     ],
     targets: [
-        // C: one system library and two small targets of our own.
+        // C: two system libraries and two small targets of our own.
         .systemLibrary(
             name: "CLibseccomp", pkgConfig: "libseccomp", providers: [.apt(["libseccomp-dev"])]),
+        .systemLibrary(name: "CLiburing", pkgConfig: "liburing", providers: [.apt(["liburing-dev"])]),
         .target(name: "CShims", cSettings: cSettings),
         .target(name: "CLauncher", cSettings: cSettings),
 
         // Shared modules, from the kernel's edge upwards.
         shared("SystemCalls", ["CShims"]),
-        shared("KernelABI", ["SystemCalls"]),
-        shared("Ring", ["SystemCalls", "KernelABI"]),
+        shared("KernelABI", ["SystemCalls", "CLiburing"]),
+        shared("Ring", ["SystemCalls", "KernelABI", "CLiburing"]),
         shared("Policy"),
         shared("PolicyCompiler", ["Policy", "CLibseccomp"]),
         shared("Sandbox", ["SystemCalls", "CShims"]),
@@ -67,7 +68,7 @@ let package = Package(
             name: "ubd-broker",
             dependencies: [
                 "SystemCalls", "KernelABI", "Ring", "Policy", "PolicyCompiler", "Sandbox", "WorkerProtocol",
-                "Varlink", "BrokerInterface", "CShims", "CLauncher",
+                "Varlink", "BrokerInterface", "CShims", "CLauncher", "CLiburing",
             ],
             cSettings: cSettings, swiftSettings: swiftSettings),
         // The queue engine and all targets are one module, so that the compiler makes one piece of a queue's loop and its
@@ -118,7 +119,7 @@ let package = Package(
             "Worker",
             of: [
                 "Worker", "ubd-worker", "WorkerProtocol", "KernelABI", "SystemCalls", "Ring", "Sandbox", "CShims",
-                "Policy", "PolicyCompiler",
+                "Policy", "PolicyCompiler", "CLiburing",
             ]),
     ]
 )

@@ -9,12 +9,6 @@
 
 static inline long ubd_kernel_result(long r) { return r == -1 ? -(long)errno : r; }
 
-static inline long ubd_io_uring_setup(uint32_t entries, void *params) {
-    return ubd_kernel_result(syscall(SYS_io_uring_setup, entries, params));
-}
-static inline long ubd_io_uring_register(int32_t fd, uint32_t op, const void *arg, uint32_t count) {
-    return ubd_kernel_result(syscall(SYS_io_uring_register, fd, op, arg, count));
-}
 static inline long ubd_seccomp(uint32_t operation, uint32_t flags, void *args) {
     return ubd_kernel_result(syscall(SYS_seccomp, operation, flags, args));
 }

@@ -1,46 +1,51 @@
-/// The numbers of linux/io_uring.h that we use (Linux 7.3; Debian 12's header is older than some of them).
-/// Inlinable getters, not stored constants: those would cost the queue's loop a call each.
+public import CLiburing
+
+/// The numbers of io_uring that we use: liburing's names where Debian 12's header has them, and numbers of Linux 7.3 where it is
+/// older. Inlinable getters, not stored constants: those would cost the queue's loop a call each.
 public enum IOUring {
     /// Operations of a submission entry.
     public enum Operation {
-        @inlinable public static var nop: UInt8 { 0 }
-        @inlinable public static var fsync: UInt8 { 3 }
-        @inlinable public static var readFixed: UInt8 { 4 }
-        @inlinable public static var writeFixed: UInt8 { 5 }
-        @inlinable public static var asyncCancel: UInt8 { 14 }
-        @inlinable public static var fallocate: UInt8 { 17 }
-        @inlinable public static var openAt: UInt8 { 18 }
-        @inlinable public static var read: UInt8 { 22 }
-        @inlinable public static var write: UInt8 { 23 }
-        @inlinable public static var uringCommand: UInt8 { 46 }
+        @inlinable @inline(__always)
+        static func number(_ operation: io_uring_op) -> UInt8 { UInt8(truncatingIfNeeded: operation.rawValue) }
+
+        @inlinable public static var nop: UInt8 { number(IORING_OP_NOP) }
+        @inlinable public static var fsync: UInt8 { number(IORING_OP_FSYNC) }
+        @inlinable public static var readFixed: UInt8 { number(IORING_OP_READ_FIXED) }
+        @inlinable public static var writeFixed: UInt8 { number(IORING_OP_WRITE_FIXED) }
+        @inlinable public static var asyncCancel: UInt8 { number(IORING_OP_ASYNC_CANCEL) }
+        @inlinable public static var fallocate: UInt8 { number(IORING_OP_FALLOCATE) }
+        @inlinable public static var openAt: UInt8 { number(IORING_OP_OPENAT) }
+        @inlinable public static var read: UInt8 { number(IORING_OP_READ) }
+        @inlinable public static var write: UInt8 { number(IORING_OP_WRITE) }
+        @inlinable public static var uringCommand: UInt8 { number(IORING_OP_URING_CMD) }
     }
 
     /// Flags of a submission entry.
     public enum EntryFlags {
-        @inlinable public static var fixedFile: UInt8 { 1 << 0 }
-        @inlinable public static var link: UInt8 { 1 << 2 }
-        @inlinable public static var async: UInt8 { 1 << 4 }
+        @inlinable public static var fixedFile: UInt8 { 1 << UInt8(IOSQE_FIXED_FILE_BIT) }
+        @inlinable public static var link: UInt8 { 1 << UInt8(IOSQE_IO_LINK_BIT) }
+        @inlinable public static var async: UInt8 { 1 << UInt8(IOSQE_ASYNC_BIT) }
         /// The kernel takes a buffer of the group that the entry names for each completion.
-        @inlinable public static var bufferSelect: UInt8 { 1 << 5 }
+        @inlinable public static var bufferSelect: UInt8 { 1 << UInt8(IOSQE_BUFFER_SELECT_BIT) }
     }
 
     /// Flags of io_uring_setup(2).
     public enum Setup {
-        @inlinable public static var completionSize: UInt32 { 1 << 3 }
-        @inlinable public static var disabled: UInt32 { 1 << 6 }
+        @inlinable public static var completionSize: UInt32 { IORING_SETUP_CQSIZE }
+        @inlinable public static var disabled: UInt32 { IORING_SETUP_R_DISABLED }
         /// One entry that is refused does not keep the ones behind it from being taken (Linux 5.18).
-        @inlinable public static var submitAll: UInt32 { 1 << 7 }
-        @inlinable public static var cooperativeTaskRun: UInt32 { 1 << 8 }
-        @inlinable public static var bigEntries: UInt32 { 1 << 10 }
-        @inlinable public static var singleIssuer: UInt32 { 1 << 12 }
-        @inlinable public static var deferTaskRun: UInt32 { 1 << 13 }
+        @inlinable public static var submitAll: UInt32 { IORING_SETUP_SUBMIT_ALL }
+        @inlinable public static var cooperativeTaskRun: UInt32 { IORING_SETUP_COOP_TASKRUN }
+        @inlinable public static var bigEntries: UInt32 { IORING_SETUP_SQE128 }
+        @inlinable public static var singleIssuer: UInt32 { IORING_SETUP_SINGLE_ISSUER }
+        @inlinable public static var deferTaskRun: UInt32 { IORING_SETUP_DEFER_TASKRUN }
         @inlinable public static var noSubmissionArray: UInt32 { 1 << 16 }
     }
 
     /// Flags of io_uring_enter(2).
     public enum Enter {
-        @inlinable public static var getEvents: UInt32 { 1 << 0 }
-        @inlinable public static var registeredRing: UInt32 { 1 << 4 }
+        @inlinable public static var getEvents: UInt32 { IORING_ENTER_GETEVENTS }
+        @inlinable public static var registeredRing: UInt32 { IORING_ENTER_REGISTERED_RING }
         /// Who sleeps here waits for nothing that counts as I/O (Linux 6.15, `Feature.noIOWait`).
         @inlinable public static var noIOWait: UInt32 { 1 << 7 }
     }
@@ -52,14 +57,10 @@ public enum IOUring {
 
     /// Operations of io_uring_register(2).
     public enum Register {
-        @inlinable public static var files: UInt32 { 2 }
-        @inlinable public static var personality: UInt32 { 9 }
-        @inlinable public static var restrictions: UInt32 { 11 }
-        @inlinable public static var enableRings: UInt32 { 12 }
-        @inlinable public static var buffers2: UInt32 { 15 }
-        @inlinable public static var workerLimits: UInt32 { 19 }
-        @inlinable public static var ringDescriptors: UInt32 { 20 }
-        @inlinable public static var bufferRing: UInt32 { 22 }
+        @inlinable public static var files: UInt32 { UInt32(IORING_REGISTER_FILES) }
+        @inlinable public static var personality: UInt32 { UInt32(IORING_REGISTER_PERSONALITY) }
+        @inlinable public static var restrictions: UInt32 { UInt32(IORING_REGISTER_RESTRICTIONS) }
+        @inlinable public static var enableRings: UInt32 { UInt32(IORING_REGISTER_ENABLE_RINGS) }
         /// Or-ed to the operation: the ring is named by its registered index.
         @inlinable public static var useRegisteredRing: UInt32 { 1 << 31 }
     }
@@ -67,22 +68,20 @@ public enum IOUring {
     /// Flags of a completion.
     public enum CompletionFlags {
         /// A buffer was taken; its number is in the upper 16 bits.
-        @inlinable public static var buffer: UInt32 { 1 << 0 }
+        @inlinable public static var buffer: UInt32 { IORING_CQE_F_BUFFER }
         /// The submission will complete again.
-        @inlinable public static var more: UInt32 { 1 << 1 }
+        @inlinable public static var more: UInt32 { IORING_CQE_F_MORE }
     }
 
     /// URING_CMD that completes once for each buffer; goes with EntryFlags.bufferSelect.
     @inlinable public static var multishotCommand: UInt32 { 1 << 1 }
-    /// BUFFERS2: a table of empty slots.
-    @inlinable public static var sparseTable: UInt32 { 1 << 0 }
 
     /// Kinds of struct io_uring_restriction.
     public enum Restriction {
-        @inlinable public static var registerOperation: UInt16 { 0 }
-        @inlinable public static var entryOperation: UInt16 { 1 }
-        @inlinable public static var entryFlagsAllowed: UInt16 { 2 }
-        @inlinable public static var entryFlagsRequired: UInt16 { 3 }
+        @inlinable public static var registerOperation: UInt16 { UInt16(IORING_RESTRICTION_REGISTER_OP) }
+        @inlinable public static var entryOperation: UInt16 { UInt16(IORING_RESTRICTION_SQE_OP) }
+        @inlinable public static var entryFlagsAllowed: UInt16 { UInt16(IORING_RESTRICTION_SQE_FLAGS_ALLOWED) }
+        @inlinable public static var entryFlagsRequired: UInt16 { UInt16(IORING_RESTRICTION_SQE_FLAGS_REQUIRED) }
     }
 
     /// Flags of a read or write (linux/fs.h).
@@ -92,7 +91,7 @@ public enum IOUring {
         @inlinable public static var noAppend: UInt32 { 0x20 }
     }
 
-    @inlinable public static var fsyncDataOnly: UInt32 { 1 << 0 }
+    @inlinable public static var fsyncDataOnly: UInt32 { IORING_FSYNC_DATASYNC }
     /// URING_CMD on a block device: discard (linux/blkdev.h, Linux 6.12).
     @inlinable public static var blockDiscard: UInt32 { 0x12 << 8 }
 }

@@ -1,5 +1,5 @@
+import CLiburing
 import CShims
-import Glibc
 import KernelABI
 import Synchronization
 import SystemCalls
@@ -7,15 +7,14 @@ import SystemCalls
 /// An io_uring with one owner, used by one thread.
 ///
 /// The hot path is `push`, `submit` and the walk over a `CompletionBatch`: plain loads and stores on the memory that is
-/// shared with the kernel, one acquire and one release each. All of it is inlinable so that the queue engine, which is
+/// shared with the kernel, one acquire and one release each: liburing's own get_sqe and prep cost 15 instructions more for
+/// each submission. All of it is inlinable so that the queue engine, which is
 /// in another module, is compiled as one piece with it. Source: io_uring(7), and swift-system's IORing for the types.
 @frozen
 public struct Ring: ~Copyable {
     @usableFromInline let submissionTail: UnsafeMutablePointer<Atomic<UInt32>>
     @usableFromInline let submissionEntries: UnsafeMutableRawPointer
     @usableFromInline let submissionMask: UInt32
-    /// log2 of an entry's bytes: 6, or 7 in a ring of 128-byte entries.
-    @usableFromInline let entryShift: UInt32
     @usableFromInline let completionHead: UnsafeMutablePointer<Atomic<UInt32>>
     @usableFromInline let completionTail: UnsafeMutablePointer<Atomic<UInt32>>
     @usableFromInline let completionEntries: UnsafePointer<CompletionEntry>
@@ -36,41 +35,33 @@ public struct Ring: ~Copyable {
     /// two). Errors: those of io_uring_setup(2); EPERM when kernel.io_uring_disabled forbids it.
     public init(entries: UInt32, completions: UInt32, flags: UInt32) throws(SystemError) {
         let setup = try RingSetup(entries: entries, completions: completions, flags: flags)
-        let parameters = setup.parameters
-        let rings = setup.rings.base
-        submissionTail = RingSetup.atomic(rings, parameters.submissionTail)
-        submissionMask = rings.load(fromByteOffset: Int(parameters.submissionMask), as: UInt32.self)
-        submissionEntries = setup.entries.base
-        entryShift = flags & IOUring.Setup.bigEntries != 0 ? 7 : 6
-        completionHead = RingSetup.atomic(rings, parameters.completionHead)
-        completionTail = RingSetup.atomic(rings, parameters.completionTail)
-        completionMask = rings.load(fromByteOffset: Int(parameters.completionMask), as: UInt32.self)
-        completionEntries = UnsafePointer(
-            (rings + Int(parameters.completionEntries)).assumingMemoryBound(to: CompletionEntry.self))
-        capacity = parameters.submissionCount
+        let (submissions, completions) = (setup.ring.sq, setup.ring.cq)
+        submissionTail = Ring.atomic(submissions.ktail)
+        submissionMask = submissions.ring_mask
+        submissionEntries = UnsafeMutableRawPointer(submissions.sqes)
+        completionHead = Ring.atomic(completions.khead)
+        completionTail = Ring.atomic(completions.ktail)
+        completionMask = completions.ring_mask
+        completionEntries = UnsafeRawPointer(completions.cqes).assumingMemoryBound(to: CompletionEntry.self)
+        capacity = submissions.ring_entries
         tail = 0
         taken = 0
-        enterDescriptor = setup.descriptor
+        enterDescriptor = setup.ring.ring_fd
         enterFlags = IOUring.Enter.getEvents
-        if setup.parameters.features & IOUring.Feature.noIOWait != 0 { enterFlags |= IOUring.Enter.noIOWait }
+        if setup.ring.features & IOUring.Feature.noIOWait != 0 { enterFlags |= IOUring.Enter.noIOWait }
         self.setup = setup
+    }
+
+    private static func atomic(_ word: UnsafeMutablePointer<UInt32>) -> UnsafeMutablePointer<Atomic<UInt32>> {
+        UnsafeMutableRawPointer(word).assumingMemoryBound(to: Atomic<UInt32>.self)
     }
 
     /// Queues one submission; it is seen by the kernel at the next `submit`. There must be room.
     @inlinable @inline(__always)
     public mutating func push(_ entry: SubmissionEntry) {
-        let slot = submissionEntries + Int(tail & submissionMask) &<< Int(entryShift)
+        let slot = submissionEntries + Int(tail & submissionMask) &* MemoryLayout<SubmissionEntry>.stride
         slot.assumingMemoryBound(to: SubmissionEntry.self).pointee = entry
         tail &+= 1
-    }
-
-    /// Queues one submission in a ring of 128-byte entries; `more` are the 16 bytes that follow the first 64.
-    public mutating func pushBig(_ entry: SubmissionEntry, more: (UInt64, UInt64)) {
-        precondition(entryShift == 7)
-        let slot = submissionEntries + Int(tail & submissionMask) &<< Int(entryShift)
-        push(entry)
-        slot.storeBytes(of: more.0, toByteOffset: 64, as: UInt64.self)
-        slot.storeBytes(of: more.1, toByteOffset: 72, as: UInt64.self)
     }
 
     /// Tells the kernel about everything pushed and waits until at least `minimum` completions are there. Returns 0,

@@ -1,79 +1,55 @@
-import CShims
+import CLiburing
 import Glibc
 import KernelABI
-import Synchronization
 import SystemCalls
 
-/// What a ring is made of, and what is done to it before it serves: creation, registrations, the seal.
+/// What a ring is made of, and what is done to it before it serves: creation, registrations, the seal. All of it is
+/// liburing's; only the queue's push, submit and reap are our own (Ring.swift).
 public struct RingSetup: ~Copyable {
-    /// The ring's descriptor; -1 once it was replaced by its registered index and closed.
-    public internal(set) var descriptor: Int32
-    let parameters: RingParameters
-    let rings: Mapping
-    let entries: Mapping
+    /// `ring_fd` is -1 once the ring is used by its registered index alone.
+    var ring: io_uring
 
     init(entries: UInt32, completions: UInt32, flags: UInt32) throws(SystemError) {
         let base = flags | IOUring.Setup.completionSize
-        var parameters = RingParameters(flags: base | IOUring.Setup.noSubmissionArray, completions: completions)
-        var fd = RingSetup.create(entries, &parameters)
-        if fd == -Int(EINVAL) {
+        do {
+            ring = try RingSetup.made(entries, completions, base | IOUring.Setup.noSubmissionArray)
+        } catch {
             // Before 6.6 there is an index array between the ring and its entries.
-            parameters = RingParameters(flags: base, completions: completions)
-            fd = RingSetup.create(entries, &parameters)
-        }
-        guard fd >= 0 else { throw SystemError("io_uring_setup", Int32(-fd)) }
-        let ring = FileDescriptor(owning: Int32(fd))
-        let arrayBytes = parameters.hasArray ? Int(parameters.array) + Int(parameters.submissionCount) * 4 : 0
-        let completionBytes = Int(parameters.completionEntries) + Int(parameters.completionCount) * 16
-        // One mapping holds both rings (IORING_FEAT_SINGLE_MMAP, Linux 5.4).
-        let rings = try Mapping.shared(ring.raw, offset: 0, bytes: max(arrayBytes, completionBytes), writable: true)
-        let entryBytes = flags & IOUring.Setup.bigEntries != 0 ? 128 : 64
-        let slots = try Mapping.shared(
-            ring.raw, offset: 0x1000_0000, bytes: Int(parameters.submissionCount) * entryBytes, writable: true)
-        if parameters.hasArray {
+            guard error.errno == EINVAL else { throw error }
+            ring = try RingSetup.made(entries, completions, base)
             // Slot i always holds entry i: the array is written once and then forgotten.
-            let array = (rings.base + Int(parameters.array)).assumingMemoryBound(to: UInt32.self)
-            for index in 0..<parameters.submissionCount { array[Int(index)] = index }
+            for index in 0..<ring.sq.ring_entries { ring.sq.array[Int(index)] = index }
         }
-        self.parameters = parameters
-        self.rings = rings
-        self.entries = slots
-        descriptor = ring.release()
     }
 
-    deinit {
-        if descriptor >= 0 { close(descriptor) }
+    /// Not io_uring_queue_init_params: liburing 2.3 writes the index array there, which a ring without one has not.
+    private static func made(_ entries: UInt32, _ completions: UInt32, _ flags: UInt32) throws(SystemError) -> io_uring
+    {
+        var parameters = io_uring_params()
+        parameters.flags = flags
+        parameters.cq_entries = completions
+        let descriptor = io_uring_setup(entries, &parameters)
+        guard descriptor >= 0 else { throw SystemError("io_uring_setup", -descriptor) }
+        var ring = io_uring()
+        let status = io_uring_queue_mmap(descriptor, &parameters, &ring)
+        guard status == 0 else {
+            close(descriptor)
+            throw SystemError("map a ring", -status)
+        }
+        return ring
     }
 
-    private static func create(_ entries: UInt32, _ parameters: inout RingParameters) -> Int {
-        parameters.words.withUnsafeMutableBytes { ubd_io_uring_setup(entries, $0.baseAddress) }
+    deinit { RingSetup.giveBack(ring) }
+
+    // Swift 6.3.1 fails an assertion when it inlines this into what clients inline.
+    @inline(never)
+    private static func giveBack(_ ring: io_uring) {
+        var ring = ring
+        if ring.ring_fd >= 0 { return io_uring_queue_exit(&ring) }
+        // That would close a descriptor which is not ours any more; only the memory is left to give back.
+        munmap(ring.sq.sqes, Int(ring.sq.ring_entries) * MemoryLayout<io_uring_sqe>.size)
+        munmap(ring.sq.ring_ptr, ring.sq.ring_sz)
     }
-
-    static func atomic(_ base: UnsafeMutableRawPointer, _ offset: UInt32) -> UnsafeMutablePointer<Atomic<UInt32>> {
-        (base + Int(offset)).assumingMemoryBound(to: Atomic<UInt32>.self)
-    }
-}
-
-/// struct io_uring_params: 30 words; those of the offsets are named.
-struct RingParameters {
-    var words = [UInt32](repeating: 0, count: 30)
-
-    init(flags: UInt32, completions: UInt32) {
-        words[1] = completions
-        words[2] = flags
-    }
-
-    var submissionCount: UInt32 { words[0] }
-    var completionCount: UInt32 { words[1] }
-    var features: UInt32 { words[5] }
-    var hasArray: Bool { words[2] & IOUring.Setup.noSubmissionArray == 0 }
-    var submissionTail: UInt32 { words[11] }
-    var submissionMask: UInt32 { words[12] }
-    var array: UInt32 { words[16] }
-    var completionHead: UInt32 { words[20] }
-    var completionTail: UInt32 { words[21] }
-    var completionMask: UInt32 { words[22] }
-    var completionEntries: UInt32 { words[25] }
 }
 
 /// What a sealed ring may still do. Everything else is -EACCES.
@@ -92,113 +68,102 @@ public struct RingSeal: Equatable, Sendable {
         self.flagsRequired = flagsRequired
     }
 
-    /// struct io_uring_restriction, 16 bytes each.
-    func encoded() -> [UInt8] {
-        var bytes: [UInt8] = []
-        func add(_ kind: UInt16, _ value: UInt8) {
-            bytes += [UInt8(truncatingIfNeeded: kind), UInt8(kind >> 8), value]
-            bytes += [UInt8](repeating: 0, count: 13)
+    /// The list that the kernel takes, for io_uring_register_restrictions(3).
+    func restrictions() -> [io_uring_restriction] {
+        func entry(_ kind: UInt16, _ value: UInt8) -> io_uring_restriction {
+            var entry = io_uring_restriction()
+            entry.opcode = kind
+            // Operation of an entry, operation of register, or flags: one byte of a union.
+            entry.sqe_op = value
+            return entry
         }
-        for operation in operations { add(IOUring.Restriction.entryOperation, operation) }
-        for operation in registerOperations { add(IOUring.Restriction.registerOperation, operation) }
-        add(IOUring.Restriction.entryFlagsAllowed, flagsAllowed)
-        if flagsRequired != 0 { add(IOUring.Restriction.entryFlagsRequired, flagsRequired) }
-        return bytes
+        var list = operations.map { entry(IOUring.Restriction.entryOperation, $0) }
+        list += registerOperations.map { entry(IOUring.Restriction.registerOperation, $0) }
+        list.append(entry(IOUring.Restriction.entryFlagsAllowed, flagsAllowed))
+        if flagsRequired != 0 { list.append(entry(IOUring.Restriction.entryFlagsRequired, flagsRequired)) }
+        return list
+    }
+
+    /// Restricts a ring that was created disabled, by its descriptor. Returns 0 or a negated errno. Not
+    /// io_uring_register_restrictions(3), nor io_uring_enable_rings(3) below: the shared library of liburing 2.3 (Debian 12) does
+    /// not export them.
+    public func apply(to descriptor: Int32) -> Int32 {
+        let list = restrictions()
+        let operation = IOUring.Register.restrictions
+        return io_uring_register(UInt32(bitPattern: descriptor), operation, list, UInt32(list.count))
     }
 }
 
+/// Starts a ring that was created disabled, by its descriptor. Returns 0 or a negated errno.
+public func enableRing(_ descriptor: Int32) -> Int32 {
+    io_uring_register(UInt32(bitPattern: descriptor), IOUring.Register.enableRings, nil, 0)
+}
+
 extension Ring {
-    /// The ring's own descriptor, for a poller; -1 after `useRegisteredIndex`.
-    public var descriptor: Int32 { setup.descriptor }
+    /// The ring's own descriptor, for a poller; -1 after `closeDescriptor`.
+    public var descriptor: Int32 { setup.ring.ring_fd }
 
     /// Gives the ring its file table; submissions with the fixedFile flag name files by index.
     public mutating func register(files: [Int32]) throws(SystemError) {
-        try register(IOUring.Register.files, files, "io_uring register files")
+        try check("io_uring register files", io_uring_register_files(&setup.ring, files, UInt32(files.count)))
     }
 
     /// Gives the ring a table of `slots` registered buffers, all empty: the ublk driver puts requests' pages there.
     public mutating func registerBufferTable(slots: UInt32) throws(SystemError) {
-        // struct io_uring_rsrc_register: number, flags, reserved, data, tags.
-        let table: [UInt64] = [UInt64(slots) | UInt64(IOUring.sparseTable) << 32, 0, 0, 0]
-        try rawCall("io_uring register buffer table") {
-            table.withUnsafeBytes {
-                ubd_io_uring_register(
-                    enterDescriptor, registerFlags | IOUring.Register.buffers2, $0.baseAddress, UInt32($0.count))
-            }
-        }
+        try check("io_uring register buffer table", io_uring_register_buffers_sparse(&setup.ring, slots))
     }
 
     /// Gives the ring a ring of provided buffers, as group 0: `entries` (a power of two) entries of 16 bytes at `memory`,
     /// which is page-aligned and outlives the ring.
     public mutating func registerBufferRing(memory: UnsafeMutableRawPointer, entries: UInt32) throws(SystemError) {
-        // struct io_uring_buf_reg: address, entries, group, flags, reserved.
-        let ring: [UInt64] = [UInt64(UInt(bitPattern: memory)), UInt64(entries), 0, 0, 0]
-        try rawCall("io_uring register buffer ring") {
-            ring.withUnsafeBytes {
-                ubd_io_uring_register(
-                    enterDescriptor, registerFlags | IOUring.Register.bufferRing, $0.baseAddress, 1)
-            }
-        }
+        var group = io_uring_buf_reg()
+        group.ring_addr = UInt64(UInt(bitPattern: memory))
+        group.ring_entries = entries
+        try check("io_uring register buffer ring", io_uring_register_buf_ring(&setup.ring, &group, 0))
     }
 
     /// Bounds the kernel's helper threads for this ring: those for regular files and block devices, and those for all else.
     public mutating func limitWorkers(bounded: UInt32, unbounded: UInt32) throws(SystemError) {
-        try register(IOUring.Register.workerLimits, [bounded, unbounded], "io_uring limit workers")
+        var limits = [bounded, unbounded]
+        try check("io_uring limit workers", io_uring_register_iowq_max_workers(&setup.ring, &limits))
+    }
+
+    /// Registers the ring's descriptor with this thread, which makes entering cheaper. Only before `restrict`, which
+    /// forbids it.
+    public mutating func registerIndex() throws(SystemError) {
+        let count = io_uring_register_ring_fd(&setup.ring)
+        guard count == 1 else { throw SystemError("io_uring register ring", count < 0 ? -count : EINVAL) }
+        enterDescriptor = setup.ring.enter_ring_fd
+        enterFlags |= IOUring.Enter.registeredRing
     }
 
     /// Seals a ring that was created disabled. It can be done once.
     public mutating func restrict(to seal: RingSeal) throws(SystemError) {
-        let bytes = seal.encoded()
-        try rawCall("io_uring register restrictions") {
-            bytes.withUnsafeBytes {
-                ubd_io_uring_register(
-                    enterDescriptor, registerFlags | IOUring.Register.restrictions, $0.baseAddress,
-                    UInt32(bytes.count / 16))
-            }
-        }
+        try check("io_uring register restrictions", seal.apply(to: setup.ring.ring_fd))
     }
 
     /// Starts a ring that was created disabled; with SINGLE_ISSUER the calling thread becomes its only user.
     public mutating func enable() throws(SystemError) {
-        try rawCall("io_uring enable") {
-            ubd_io_uring_register(enterDescriptor, registerFlags | IOUring.Register.enableRings, nil, 0)
-        }
+        try check("io_uring enable", enableRing(setup.ring.ring_fd))
     }
 
-    /// Registers the ring's descriptor with this thread and closes it: no descriptor of the ring is left in the process,
-    /// and entering is cheaper. Only this thread can use the ring from now on.
-    public mutating func useRegisteredIndex() throws(SystemError) {
-        // struct io_uring_rsrc_update: offset (-1: any), reserved, data.
-        var update: [UInt64] = [UInt64(UInt32.max), UInt64(UInt32(bitPattern: setup.descriptor))]
-        try rawCall("io_uring register ring") {
-            update.withUnsafeMutableBytes {
-                ubd_io_uring_register(enterDescriptor, IOUring.Register.ringDescriptors, $0.baseAddress, 1)
-            }
-        }
-        enterDescriptor = Int32(truncatingIfNeeded: update[0])
-        enterFlags |= IOUring.Enter.registeredRing
-        close(setup.descriptor)
-        setup.descriptor = -1
+    /// Closes the descriptor of a ring whose index is registered: none is left in the process, and only this thread can
+    /// use the ring from now on.
+    public mutating func closeDescriptor() {
+        precondition(enterFlags & IOUring.Enter.registeredRing != 0)
+        close(setup.ring.ring_fd)
+        setup.ring.ring_fd = -1
     }
 
     /// Tries one register operation and returns what the kernel says: how a worker probes its own seal.
     public func probeRegister(_ operation: UInt32) -> Int {
-        ubd_io_uring_register(enterDescriptor, registerFlags | operation, nil, 0)
+        let isRegistered = enterFlags & IOUring.Enter.registeredRing != 0
+        let flag = isRegistered ? IOUring.Register.useRegisteredRing : 0
+        return Int(io_uring_register(UInt32(bitPattern: enterDescriptor), operation | flag, nil, 0))
     }
 
-    private var registerFlags: UInt32 {
-        enterFlags & IOUring.Enter.registeredRing != 0 ? IOUring.Register.useRegisteredRing : 0
-    }
-
-    private func register<T: BitwiseCopyable>(
-        _ operation: UInt32, _ values: [T], _ name: String
-    ) throws(SystemError) {
-        try rawCall(name) {
-            values.withUnsafeBytes {
-                ubd_io_uring_register(
-                    enterDescriptor, registerFlags | operation, $0.baseAddress, UInt32(values.count))
-            }
-        }
+    private func check(_ name: String, _ status: Int32) throws(SystemError) {
+        guard status >= 0 else { throw SystemError(name, -status) }
     }
 }
 
@@ -207,17 +172,16 @@ extension Ring {
 public func forbidFutureRings() throws(SystemError) -> Bool {
     // struct io_uring_task_restriction: flags, count, reserved; then one entry that allows a register operation only,
     // because a list without register entries would leave all of those open.
-    var bytes = [UInt8](repeating: 0, count: 16 + 2 * 16)
-    bytes[2] = 2
-    bytes[16] = UInt8(IOUring.Restriction.registerOperation)
-    bytes[16 + 2] = UInt8(IOUring.Register.enableRings)
-    bytes[32] = UInt8(IOUring.Restriction.entryFlagsAllowed)
-    let result = bytes.withUnsafeBytes {
-        ubd_io_uring_register(-1, IOUring.Register.restrictions, $0.baseAddress, 1)
-    }
-    switch result {
+    let nothing = RingSeal(
+        operations: [], registerOperations: [UInt8(IOUring.Register.enableRings)], flagsAllowed: 0, flagsRequired: 0)
+    let entries = nothing.restrictions()
+    var bytes = [UInt8](repeating: 0, count: 16)
+    bytes[2] = UInt8(entries.count)
+    entries.withUnsafeBytes { bytes += $0 }
+    let status = io_uring_register(UInt32.max, IOUring.Register.restrictions, bytes, 1)
+    switch status {
     case 0: return true
-    case -Int(EBADF), -Int(EINVAL): return false
-    default: throw SystemError("io_uring task restriction", Int32(-result))
+    case -EBADF, -EINVAL: return false
+    default: throw SystemError("io_uring task restriction", -status)
     }
 }

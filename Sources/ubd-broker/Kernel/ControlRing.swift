@@ -1,6 +1,5 @@
 import Glibc
 import KernelABI
-import Ring
 import SystemCalls
 
 /// Control commands as URING_CMDs on /dev/ublk-control: the broker's loop never blocks in one. The ring is sealed like a
@@ -9,7 +8,6 @@ final class ControlRing: ControlDevice {
     static let path = "/dev/ublk-control"
     /// Half of them may be commands that hang, one for each stuck device.
     private static let entries: UInt32 = 1024
-    private static let controlFile: Int32 = 0
 
     private struct Pending {
         /// Lives until the kernel has finished, which may be long after the deadline.
@@ -20,7 +18,7 @@ final class ControlRing: ControlDevice {
 
     private let loop: EventLoop
     private let encoding: Encoding
-    private var ring: Ring
+    private var ring: CommandRing
     private var pending: [UInt64: Pending] = [:]
     private var waiting: [(ControlRequest, (ControlAnswer) -> Void)] = []
     private var nextTicket: UInt64 = 1
@@ -37,19 +35,7 @@ final class ControlRing: ControlDevice {
         self.loop = loop
         self.encoding = encoding
         let file = try FileDescriptor.open(ControlRing.path, O_RDWR)
-        var ring = try Ring(
-            entries: ControlRing.entries, completions: 2 * ControlRing.entries,
-            flags: IOUring.Setup.disabled | IOUring.Setup.bigEntries)
-        try ring.register(files: [file.raw])
-        // A command that hangs holds a helper thread of the kernel's; the default is a few for each processor.
-        try ring.limitWorkers(bounded: 1024, unbounded: 1024)
-        try ring.restrict(
-            to: RingSeal(
-                operations: [IOUring.Operation.uringCommand, IOUring.Operation.asyncCancel],
-                registerOperations: [UInt8(IOUring.Register.enableRings)],
-                flagsAllowed: 0, flagsRequired: IOUring.EntryFlags.fixedFile))
-        try ring.enable()
-        self.ring = ring
+        ring = try CommandRing(entries: ControlRing.entries, file: file.raw)
         features = try askFeatures()
         _ = try loop.watch(self.ring.descriptor, .readable) { [unowned self] _ in self.handleCompletions() }
     }
@@ -99,14 +85,10 @@ final class ControlRing: ControlDevice {
             command.length = UInt16(request.buffer.count)
             command.address = UInt64(UInt(bitPattern: memory.baseAddress))
         }
-        let words = withUnsafeBytes(of: &command) { raw in
-            (0..<4).map { raw.loadUnaligned(fromByteOffset: $0 * 8, as: UInt64.self) }
+        // There is room: no more than half of the entries are under way, and each may be cancelled once.
+        if !ring.push(code: code, command, userData: ticket) {
+            loop.later { [unowned self] in finish((userData: ticket, result: -EBUSY)) }
         }
-        ring.pushBig(
-            SubmissionEntry(
-                operation: IOUring.Operation.uringCommand, file: ControlRing.controlFile, offset: UInt64(code),
-                userData: ticket, word6: words[0], word7: words[1]),
-            more: (words[2], words[3]))
         return ticket
     }
 
@@ -117,10 +99,10 @@ final class ControlRing: ControlDevice {
     private func giveUp(_ ticket: UInt64, _ request: ControlRequest) {
         guard let completion = pending[ticket]?.completion else { return }
         Log.warning("control-late", ("command", "\(request.operation)"), ("device", "\(request.device)"))
-        ring.pushBig(
-            SubmissionEntry(
-                operation: IOUring.Operation.asyncCancel, file: -1, address: ticket, userData: 0),
-            more: (0, 0))
+        if !ring.pushCancel(of: ticket) {
+            Log.error(
+                "control-ring", ("why", "full: a late command can not be cancelled"), ("device", "\(request.device)"))
+        }
         enter()
         if request.operation.mustBeHeardOut { return }
         pending[ticket]?.completion = nil
@@ -128,24 +110,23 @@ final class ControlRing: ControlDevice {
     }
 
     private func enter() {
-        let result = ring.submit(waitingFor: 0)
+        let result = ring.submit()
         // EBUSY and EAGAIN: what was pushed stays pending and goes with the next call.
-        if result < 0, result != -Int(EBUSY), result != -Int(EAGAIN), result != -Int(EINTR) {
-            Log.error("control-ring", ("errno", SystemError.name(Int32(-result))))
+        if result < 0, result != -EBUSY, result != -EAGAIN, result != -EINTR {
+            Log.error("control-ring", ("errno", SystemError.name(-result)))
         }
         if result < 0 { loop.after(milliseconds: 10) { [unowned self] in self.enter() } }
     }
 
     private func handleCompletions() {
-        var batch = ring.completions()
-        var done: [CompletionEntry] = []
-        while let entry = batch.take() { done.append(entry) }
-        ring.finish(batch)
+        // All of them first: what a completion's handler asks for may complete at once.
+        var done: [(userData: UInt64, result: Int32)] = []
+        while let entry = ring.take() { done.append(entry) }
         for entry in done { finish(entry) }
         submitWaiting()
     }
 
-    private func finish(_ entry: CompletionEntry) {
+    private func finish(_ entry: (userData: UInt64, result: Int32)) {
         // Ticket 0 is a cancellation's own completion.
         guard let command = pending.removeValue(forKey: entry.userData) else { return }
         loop.cancel(command.timer)
@@ -162,10 +143,8 @@ final class ControlRing: ControlDevice {
         let ticket = start(request, code)
         while true {
             let result = ring.submit(waitingFor: 1)
-            if result < 0, result != -Int(EINTR) { throw SystemError("io_uring_enter", Int32(-result)) }
-            var batch = ring.completions()
-            guard let entry = batch.take() else { continue }
-            ring.finish(batch)
+            if result < 0, result != -EINTR { throw SystemError("io_uring_enter", -result) }
+            guard let entry = ring.take() else { continue }
             guard let command = pending.removeValue(forKey: ticket) else { return [] }
             defer { command.memory.deallocate() }
             // Kernels before 6.5 do not know the command.

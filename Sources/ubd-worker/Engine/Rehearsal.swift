@@ -17,7 +17,8 @@ public func rehearse(
     var ring = try Ring(
         entries: UInt32(depth), completions: UInt32(depth) * 2, flags: SealedRing.flags & ~IOUring.Setup.disabled)
     if file >= 0 { try ring.register(files: [file, file]) }
-    try ring.useRegisteredIndex()
+    try ring.registerIndex()
+    ring.closeDescriptor()
     let nop = SubmissionEntry.head(operation: IOUring.Operation.nop, flags: 0, file: -1)
     let first = TickClock.Reading.now()
     usleep(2 * UInt32(TickClock.shortest / 1000))

@@ -40,10 +40,11 @@ package enum SealedRing {
                 try ring.registerBufferRing(memory: memory, entries: entries)
             }
             try ring.limitWorkers(bounded: fileWorkers, unbounded: otherWorkers)
-            // Before the restrictions, which would forbid it; afterwards no descriptor of the ring exists any more.
-            try ring.useRegisteredIndex()
+            // Before the restrictions, which would forbid it.
+            try ring.registerIndex()
             if let seal { try ring.restrict(to: seal) }
             try ring.enable()
+            ring.closeDescriptor()
             if let seal, try probe(&ring, seal) != nil { throw WorkerFailure(.ringSeal, detail: UInt64(queue)) }
             return ring
         } catch let failure as WorkerFailure {

@@ -47,7 +47,7 @@ struct SealedRingTests {
         var weaker = Self.seal
         weaker.flagsRequired = 0
         weaker.flagsAllowed = IOUring.EntryFlags.fixedFile
-        try ring.useRegisteredIndex()
+        try ring.registerIndex()
         try ring.restrict(to: weaker)
         try ring.enable()
         let hole = try SealedRing.probe(&ring, Self.seal)
@@ -62,7 +62,7 @@ struct SealedRingTests {
         var ring = try Ring(entries: 4, completions: 8, flags: SealedRing.flags)
         var weaker = Self.seal
         weaker.operations.append(IOUring.Operation.nop)
-        try ring.useRegisteredIndex()
+        try ring.registerIndex()
         try ring.restrict(to: weaker)
         try ring.enable()
         #expect(try SealedRing.probe(&ring, Self.seal) == .operation(IOUring.Operation.nop, result: 0))

@@ -1,3 +1,4 @@
+import CLiburing
 import CShims
 import Glibc
 import KernelABI
@@ -28,10 +29,11 @@ struct TestQueue<T: Target>: ~Copyable {
         let empty = [Int32](repeating: -1, count: 2 - files.count)
         try ring.register(files: [first] + files + empty + [zeroes.raw])
         if zeroCopy {
-            // IORING_REGISTER_BUFFERS: one buffer, as the request's one tag.
+            // One buffer, as the request's one tag.
             var buffer = iovec(iov_base: pages.base, iov_len: pages.count)
-            let status = ubd_io_uring_register(ring.descriptor, 0, &buffer, 1)
-            guard status == 0 else { throw SystemError("register a buffer", Int32(-status)) }
+            let operation = UInt32(IORING_REGISTER_BUFFERS)
+            let status = io_uring_register(UInt32(bitPattern: ring.descriptor), operation, &buffer, 1)
+            guard status == 0 else { throw SystemError("register a buffer", -status) }
             // What nobody fills must not look filled.
             memset(pages.base, 0xee, pages.count)
         }
@@ -100,7 +102,7 @@ extension Ring {
     /// What was pushed and not submitted yet.
     func pendingEntries() -> [Submission] {
         (0..<untaken).map { index in
-            let slot = submissionEntries + Int((taken &+ index) & submissionMask) << Int(entryShift)
+            let slot = submissionEntries + Int((taken &+ index) & submissionMask) * MemoryLayout<SubmissionEntry>.stride
             return Submission(
                 operation: slot.load(as: UInt8.self), flags: slot.load(fromByteOffset: 1, as: UInt8.self),
                 file: slot.load(fromByteOffset: 4, as: Int32.self),
