@@ -1,4 +1,5 @@
 import BrokerInterface
+import CLauncher
 import Glibc
 import KernelABI
 import SystemCalls
@@ -28,6 +29,23 @@ enum StartErrors {
         .failed(
             message: "could not \(step): \(SystemError.message(error.errno))",
             remedy: "see the broker's log and 'ubd doctor'", step: step, errno: Int64(error.errno))
+    }
+
+    /// A step of the launcher's failed.
+    static func launcher(_ step: Int32, _ errno: Int32) -> InterfaceError {
+        let what = StartFailure.launcherStep(step)
+        var remedy = "see the broker's log and 'ubd doctor'"
+        let files = [UBD_LAUNCH_OPEN_DEVICE, UBD_LAUNCH_FILES].map { Int32(bitPattern: $0.rawValue) }
+        // The kernel makes nodes in devtmpfs, and a container's rules for devices are the host's to set.
+        if files.contains(step), errno == ENOENT {
+            remedy = "the broker's /dev is not the host's: a container needs that ('-v /dev:/dev')"
+        }
+        if step == files[0], errno == EPERM {
+            remedy = "the broker's container may not open it: allow it character devices (c *:* rwm)"
+        }
+        return .failed(
+            message: "could not \(what): \(SystemError.message(errno))", remedy: remedy, step: what, errno: Int64(errno)
+        )
     }
 
     static func kernelSaysNo(_ command: String, _ errno: Int32) -> InterfaceError {

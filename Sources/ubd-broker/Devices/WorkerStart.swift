@@ -131,8 +131,7 @@ final class WorkerStart {
         switch event {
         case .running: sendLaunchMessage()
         case .launchFailed(let step, let errno):
-            let what = StartFailure.launcherStep(step)
-            fail(StartErrors.broken(what, SystemError(what, errno)))
+            fail(StartErrors.launcher(step, errno))
         case .unusable(let error): fail(StartErrors.broken("watch the worker", error))
         case .message(.geometry(let geometry)):
             program.version = PackedVersion.text(geometry.version)

@@ -40,6 +40,11 @@ enum KernelChecks {
         if host.kind(of: "/sys/module/ublk_drv", followsLinks: true) != nil {
             return .ok("module", "ublk_drv is loaded")
         }
+        if host.hasPrivateDev, host.kind(of: "/lib/modules", followsLinks: true) == nil {
+            return .missing(
+                "module", "ublk_drv is not loaded, and this is a container without modules",
+                remedy: "run 'modprobe ublk_drv' as root on the host")
+        }
         let directory = "/lib/modules/\(host.kernelRelease)"
         let available = ["modules.dep", "modules.builtin"].contains { name in
             host.text(of: "\(directory)/\(name)")?.contains("/ublk_drv.ko") ?? false
@@ -62,6 +67,10 @@ enum KernelChecks {
     private static func control(_ host: any Machine, _ module: Check) -> Check {
         switch host.kind(of: "/dev/ublk-control", followsLinks: true) {
         case .characterDevice: .ok("control", "/dev/ublk-control is there")
+        case nil where module.status == .ok && host.hasPrivateDev:
+            .missing(
+                "control", "there is no /dev/ublk-control in this /dev, which is a container's own",
+                remedy: "give the container the host's /dev and /sys ('-v /dev:/dev'), or run ubd on the host")
         case nil where module.status == .ok:
             .missing(
                 "control", "there is no /dev/ublk-control",

@@ -39,6 +39,16 @@ extension Machine {
         guard case .blockDevice(let major, let minor) = kind(of: path, followsLinks: true) else { return nil }
         return "\(major):\(minor)"
     }
+
+    /// /dev is not the kernel's own (devtmpfs), as in most containers: no node appears there by itself.
+    var hasPrivateDev: Bool {
+        guard let table = text(of: "/proc/self/mountinfo") else { return false }
+        // The last mount of a name is the one that is seen. Its type comes behind the dash (proc(5)).
+        let mount = table.split(whereSeparator: \.isNewline).map { $0.split(separator: " ") }
+            .last { $0.count > 4 && $0[4] == "/dev" }
+        guard let mount, let dash = mount.firstIndex(of: "-"), dash + 1 < mount.count else { return true }
+        return mount[dash + 1] != "devtmpfs"
+    }
 }
 
 /// The machine that this program runs on.

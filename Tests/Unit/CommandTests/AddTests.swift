@@ -56,6 +56,20 @@ struct AddTests {
         }
     }
 
+    @Test("says when the device is not in the /dev of the one who added it, as in a container")
+    func noNodeHere() throws {
+        for (node, isTold) in [("/dev/ublkb0", false), ("/dev/ublkb5", true)] {
+            let broker = FakeBroker { connection, _ in
+                connection.send(
+                    AddReply.added(FakeBroker.device(target: "null", node: node, file: nil), notices: []).reply)
+            }
+            let console = Recorder()
+            #expect(CommandLineTool.run(["add", "-t", "null"], broker.environment(console)) == 0)
+            #expect(broker.finish())
+            #expect(console.errors.contains { $0.contains("is on the host") } == isTold)
+        }
+    }
+
     @Test("with --buffered parks one file and says so in the options")
     func buffered() throws {
         let folder = TemporaryFolder()

@@ -87,6 +87,28 @@ struct DoctorTests {
         #expect(try check("control") { $0.kinds["/dev/ublk-control"] = .file }.status == .missing)
     }
 
+    @Test("knows a container by its /dev, and gives no advice there that only a host can follow")
+    func container() throws {
+        let host = "24 1 0:6 / /dev rw - devtmpfs udev rw\n"
+        for (mounts, isContainer) in [
+            (host, false), (host + "90 24 0:70 / /dev rw - tmpfs tmpfs rw\n", true),
+            ("1 0 8:1 / / rw - ext4 /dev/sda1 rw\n", true),
+            ("24 1 0:6 / /dev rw shared:2 master:3 - devtmpfs udev rw\n", false),
+        ] {
+            let control = try check("control") {
+                $0.kinds["/dev/ublk-control"] = nil
+                $0.texts["/proc/self/mountinfo"] = mounts
+            }
+            #expect(control.remedy?.contains("-v /dev:/dev") == isContainer)
+            let module = try check("module") {
+                $0.kinds["/sys/module/ublk_drv"] = nil
+                $0.texts["/proc/self/mountinfo"] = mounts
+            }
+            #expect(module.remedy?.hasSuffix("on the host") == isContainer)
+            #expect(module.remedy?.contains("reboot") != isContainer)
+        }
+    }
+
     @Test("knows the three ways in which io_uring can be closed")
     func ioUring() throws {
         func with(_ disabled: String?, _ group: String) throws -> Check {

@@ -29,6 +29,7 @@ struct FakeMachine: Machine {
         kinds: [
             "/sys/module/ublk_drv": .directory, "/dev/ublk-control": .characterDevice, "/run/udev/control": .socket,
             "/usr/lib/udev/rules.d/59-ubd.rules": .file, "/dev/ubdb0": .link("ublkb0"),
+            "/dev/ublkb0": .blockDevice(major: 259, minor: 0), "/dev/ublkb7": .blockDevice(major: 259, minor: 7),
             "/run/systemd/system": .directory,
             "/usr/libexec/ubd/ubd-broker": .file, "/usr/libexec/ubd/ubd-worker": .file,
             "/usr/share/ubd/policy/seccomp/worker-loop.policy": .file, "/etc/ubd/access.policy": .file,

@@ -18,7 +18,7 @@ struct ProgramTests {
         let broker = FakeBroker { connection, _ in
             for fd in connection.askForFiles(2) { close(fd) }
             let notice = Notice(code: "queues", message: "fewer queues")
-            connection.send(AddReply.added(FakeBroker.device(), notices: [notice]).reply)
+            connection.send(AddReply.added(FakeBroker.device(node: "/dev/null"), notices: [notice]).reply)
         }
         let result = try Program.run(["add", "-t", "loop", "-f", file], socket: broker.socketPath)
         #expect(result.status == 0)
