@@ -50,12 +50,12 @@ extension Geometry.DirectObstacle {
         case .file: "\(name) does not take direct I/O, so the page cache is used"
         case .blocks:
             "direct I/O on \(name) needs larger blocks than the device's \(geometry.logicalBlock) bytes, so the page cache "
-                + "is used; what is on it permitting, --block-size 4096 does without"
+                + "is used; with --block-size 4096, if its content allows such blocks, direct I/O is"
         case .largeBlocks:
             "direct I/O on \(name) needs larger blocks than a disk can have, so the page cache is used"
         case .offset:
-            "direct I/O on \(name) needs an --offset that is a multiple of \(geometry.physicalBlock) bytes, so the page "
-                + "cache is used"
+            "direct I/O on \(name) needs an --offset that is a multiple of its blocks (4096 always is), so the page cache "
+                + "is used"
         case .memory:
             "direct I/O on \(name) needs memory aligned better than mode \(mode.rawValue) has it, so the page cache is used; "
                 + "see --mode"

@@ -2,12 +2,27 @@ import Glibc
 import KernelABI
 import SystemCalls
 import Testing
+import WorkerProtocol
 
 @testable import BrokerInterface
 @testable import ubd_broker
 
 @Suite("Adding a device")
 struct AddTests {
+    @Test("of a file that goes through the page cache says why: that it takes no direct I/O only where it takes none")
+    func obstacles() throws {
+        for obstacle in Geometry.DirectObstacle.allCases {
+            let host = try Host()
+            host.geometry.attributes = [.buffered, .directRefused]
+            host.geometry.directObstacle = obstacle
+            let (device, notices) = try host.add().get()
+            #expect(device.buffered)
+            #expect(notices.map(\.code) == ["buffered"])
+            #expect(notices[0].message.contains("does not take direct I/O") == (obstacle == .file))
+            #expect(notices[0].message.contains("page cache"))
+        }
+    }
+
     @Test("a user whom the policy allows gets a live device, its node and its link")
     func adds() throws {
         let host = try Host()

@@ -259,13 +259,14 @@ struct ReopenTests {
     private static let file = FileIdentity(device: 2, inode: 3, born: 4)
 
     /// A host that has a loop device whose worker died together with its broker.
-    private func host(policy: String? = nil) throws -> Host {
+    private func host(policy: String? = nil, blockSize: UInt32 = 512) throws -> Host {
         let host = try Host(policy: policy)
         host.kernel.features = [.perIODaemon]
         host.geometry.file = ReopenTests.file
+        host.geometry.logicalBlock = blockSize
         let device = Device(
             id: 0, generation: 77, owner: 1000, target: "loop", state: .live, node: "/dev/ublkb0", link: nil,
-            sizeBytes: 1 << 20, blockSize: 512, physicalBlockSize: 4096, readOnly: false, queues: 1, depth: 1,
+            sizeBytes: 1 << 20, blockSize: blockSize, physicalBlockSize: 4096, readOnly: false, queues: 1, depth: 1,
             maxIOBytes: 4096, mode: .copy, buffered: false, file: "1.img", workerPid: 99999, created: 0)
         var record = DeviceRecord(step: .live, device: device, worker: nil, memoryBytes: 4096)
         record.launch = LaunchMessage(target: .loop, queues: 1, depth: 1, maxIOBytes: 4096)
@@ -279,6 +280,17 @@ struct ReopenTests {
     }
 
     private func info(_ host: Host) -> Device? { host.broker.devices[0]?.info }
+
+    @Test(
+        "keeps the blocks that the device had, which an earlier version chose by the file's direct I/O and did not name"
+    )
+    func keepsBlocks() throws {
+        let host = try host(blockSize: 4096)
+        let device = try #require(host.broker.devices[0])
+        #expect(device.launch?.blockSize == 0)
+        #expect(device.relaunch?.blockSize == 4096)
+        #expect(try recover(host).get().blockSize == 4096)
+    }
 
     private func recover(
         _ host: Host, as peer: PeerCredentials = Host.alice, parking: ((Int32) -> Void)? = nil
