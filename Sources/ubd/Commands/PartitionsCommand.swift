@@ -73,8 +73,8 @@ struct PartitionsCommand: UBDCommand {
         guard printed.status == 0 else {
             throw CommandFailure(
                 .failed, "NoPartitionTable", "\(device.node) has no partition table that sfdisk knows",
-                remedy: "make one with sfdisk or sgdisk (parted wants the kernel's table, which is root's), or use the "
-                    + "device as a whole")
+                remedy: "make one with sfdisk or sgdisk (parted fails: it tells the kernel of partitions, which only root may), "
+                    + "or use the device as a whole")
         }
         guard let table = PartitionTable(sfdisk: printed.text, node: device.node) else {
             throw CommandFailure(
