@@ -73,7 +73,8 @@ struct PartitionsCommand: UBDCommand {
         guard printed.status == 0 else {
             throw CommandFailure(
                 .failed, "NoPartitionTable", "\(device.node) has no partition table that sfdisk knows",
-                remedy: "make one with sfdisk or sgdisk (parted fails: it tells the kernel of partitions, which only root may), "
+                remedy:
+                    "make one with sfdisk or sgdisk (parted fails: it tells the kernel of partitions, which only root may), "
                     + "or use the device as a whole")
         }
         guard let table = PartitionTable(sfdisk: printed.text, node: device.node) else {
