@@ -38,12 +38,13 @@ let package = Package(
         .package(url: "https://github.com/apple/swift-argument-parser", from: "1.8.0")
     ],
     targets: [
-        // C: two system libraries and two small targets of our own.
+        // C: three system libraries and two small targets of our own.
         .systemLibrary(
             name: "CLibseccomp", pkgConfig: "libseccomp", providers: [.apt(["libseccomp-dev"])]),
         .systemLibrary(name: "CLiburing", pkgConfig: "liburing", providers: [.apt(["liburing-dev"])]),
+        .systemLibrary(name: "CLibcap", pkgConfig: "libcap", providers: [.apt(["libcap-dev"])]),
         .target(name: "CShims", cSettings: cSettings),
-        .target(name: "CLauncher", cSettings: cSettings),
+        .target(name: "CLauncher", dependencies: ["CLibcap"], cSettings: cSettings),
 
         // Shared modules, from the kernel's edge upwards.
         shared("SystemCalls", ["CShims"]),
@@ -68,7 +69,7 @@ let package = Package(
             name: "ubd-broker",
             dependencies: [
                 "SystemCalls", "KernelABI", "Ring", "Policy", "PolicyCompiler", "Sandbox", "WorkerProtocol",
-                "Varlink", "BrokerInterface", "CShims", "CLauncher", "CLiburing",
+                "Varlink", "BrokerInterface", "CShims", "CLauncher", "CLiburing", "CLibcap",
             ],
             cSettings: cSettings, swiftSettings: swiftSettings),
         // The queue engine and all targets are one module, so that the compiler makes one piece of a queue's loop and its

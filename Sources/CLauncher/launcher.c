@@ -2,7 +2,6 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <linux/capability.h>
 #include <linux/close_range.h>
 #include <linux/sched.h>
 #include <linux/securebits.h>
@@ -10,6 +9,7 @@
 #include <sched.h>
 #include <signal.h>
 #include <string.h>
+#include <sys/capability.h>
 #include <sys/mount.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
@@ -108,25 +108,19 @@ static void set_limits(const struct ubd_launch *l, int pipe) {
     limit(RLIMIT_NPROC, l->processes, pipe);
 }
 
-/* Raw calls: glibc's wrappers would signal threads that it believes to exist. */
+/* libcap's calls allocate nothing here. Raw calls for the rest: glibc's wrappers would signal threads that it believes to
+ * exist. */
 static void drop_privileges(const struct ubd_launch *l, int pipe) {
-    for (int capability = 0; capability < 64; capability++)
-        if (prctl(PR_CAPBSET_DROP, capability, 0, 0, 0) == -1) {
-            if (errno == EINVAL && capability > 0) break; /* past the kernel's last one */
-            fail(pipe, UBD_LAUNCH_BOUNDING_SET);
-        }
-    if (prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0) == -1 ||
-        prctl(PR_SET_SECUREBITS,
-              SECBIT_NOROOT | SECBIT_NOROOT_LOCKED | SECBIT_NO_SETUID_FIXUP_LOCKED | SECBIT_KEEP_CAPS_LOCKED |
-                  SECBIT_NO_CAP_AMBIENT_RAISE | SECBIT_NO_CAP_AMBIENT_RAISE_LOCKED,
-              0, 0, 0) == -1)
+    for (cap_value_t capability = 0; capability < cap_max_bits(); capability++)
+        if (cap_drop_bound(capability) == -1) fail(pipe, UBD_LAUNCH_BOUNDING_SET);
+    if (cap_reset_ambient() == -1 ||
+        cap_set_secbits(SECBIT_NOROOT | SECBIT_NOROOT_LOCKED | SECBIT_NO_SETUID_FIXUP_LOCKED | SECBIT_KEEP_CAPS_LOCKED |
+                        SECBIT_NO_CAP_AMBIENT_RAISE | SECBIT_NO_CAP_AMBIENT_RAISE_LOCKED) == -1)
         fail(pipe, UBD_LAUNCH_BOUNDING_SET);
     if (syscall(SYS_setgroups, 0, NULL) == -1 || syscall(SYS_setresgid, l->gid, l->gid, l->gid) == -1)
         fail(pipe, UBD_LAUNCH_GROUPS);
     if (syscall(SYS_setresuid, l->uid, l->uid, l->uid) == -1) fail(pipe, UBD_LAUNCH_USER);
-    struct __user_cap_header_struct header = {_LINUX_CAPABILITY_VERSION_3, 0};
-    struct __user_cap_data_struct none[2] = {{0, 0, 0}, {0, 0, 0}};
-    if (syscall(SYS_capset, &header, none) == -1) fail(pipe, UBD_LAUNCH_CAPABILITIES);
+    if (cap_set_proc(l->no_capabilities) == -1) fail(pipe, UBD_LAUNCH_CAPABILITIES);
     if (syscall(SYS_setresuid, 0, 0, 0) != -1 || syscall(SYS_setresgid, 0, 0, 0) != -1) {
         errno = EPERM;
         fail(pipe, UBD_LAUNCH_STILL_ROOT);

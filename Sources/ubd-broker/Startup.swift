@@ -202,7 +202,7 @@ enum Startup {
         resetInheritedLimits(openFiles: 65536)
         // A folder of its starter's would stay busy, and may be gone already.
         try call("chdir /") { chdir("/") }
-        ubd_prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)
+        processControl(PR_SET_DUMPABLE, 0)
     }
 
     private static func workerProgram(_ configuration: Configuration) throws -> WorkerProgram {

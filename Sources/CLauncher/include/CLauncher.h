@@ -39,6 +39,7 @@ struct ubd_launch {
     uint64_t mapped_bytes;   /* RLIMIT_AS and RLIMIT_MEMLOCK: all that is mapped is locked */
     uint64_t open_files;     /* RLIMIT_NOFILE: the worker lowers it to 0 once it is sealed */
     const char *oom_score;   /* "-1000" to "1000" */
+    void *no_capabilities;   /* what cap_init(3) returns, made before the clone: nothing here allocates */
     char *const *argv;
     char *const *envp;
 };

@@ -1,5 +1,5 @@
-/* System calls without a glibc wrapper, or whose wrapper is variadic: Swift imports neither. Each returns what the
- * kernel returns: a value, or the negated errno. */
+/* System calls without a glibc wrapper, or whose wrapper is variadic: Swift imports neither. They return what the kernel
+ * returns: a value, or the negated errno. Sources/Shared/SystemCalls/RawCalls.swift gives them names and types. */
 #pragma once
 #include <errno.h>
 #include <stdint.h>
@@ -7,31 +7,10 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-static inline long ubd_kernel_result(long r) { return r == -1 ? -(long)errno : r; }
-
-static inline long ubd_seccomp(uint32_t operation, uint32_t flags, void *args) {
-    return ubd_kernel_result(syscall(SYS_seccomp, operation, flags, args));
-}
-static inline long ubd_landlock_create_ruleset(const void *attr, size_t size, uint32_t flags) {
-    return ubd_kernel_result(syscall(SYS_landlock_create_ruleset, attr, size, flags));
-}
-static inline long ubd_landlock_restrict_self(int fd, uint32_t flags) {
-    return ubd_kernel_result(syscall(SYS_landlock_restrict_self, fd, flags));
-}
-static inline long ubd_prctl(int option, unsigned long a, unsigned long b, unsigned long c, unsigned long d) {
-    return ubd_kernel_result(syscall(SYS_prctl, option, a, b, c, d));
-}
-/* libcap would be a library in root's process for these two. */
-static inline long ubd_capget(void *header, void *sets) { return ubd_kernel_result(syscall(SYS_capget, header, sets)); }
-static inline long ubd_capset(void *header, void *sets) { return ubd_kernel_result(syscall(SYS_capset, header, sets)); }
-static inline long ubd_pidfd_open(int32_t pid, uint32_t flags) {
-    return ubd_kernel_result(syscall(SYS_pidfd_open, pid, flags));
-}
-static inline long ubd_pidfd_getfd(int pidfd, int target) {
-    return ubd_kernel_result(syscall(SYS_pidfd_getfd, pidfd, target, 0));
-}
-static inline long ubd_pidfd_send_signal(int pidfd, int signal) {
-    return ubd_kernel_result(syscall(SYS_pidfd_send_signal, pidfd, signal, NULL, 0));
+/* Any call with up to five arguments; the numbers are SYS_* of sys/syscall.h. */
+static inline long ubd_call(long number, unsigned long a, unsigned long b, unsigned long c, unsigned long d, unsigned long e) {
+    long result = syscall(number, a, b, c, d, e);
+    return result == -1 ? -(long)errno : result;
 }
 
 /* The hot path's only system call: inline, so that the queue engine pays for the trap and nothing else (no libc call,
@@ -49,6 +28,7 @@ static inline long ubd_io_uring_enter(int32_t fd, uint32_t to_submit, uint32_t m
                      : "rcx", "r11", "memory");
     return result;
 #else
-    return ubd_kernel_result(syscall(SYS_io_uring_enter, fd, to_submit, min_complete, flags, NULL, 0));
+    long result = syscall(SYS_io_uring_enter, fd, to_submit, min_complete, flags, NULL, 0);
+    return result == -1 ? -(long)errno : result;
 #endif
 }

@@ -29,7 +29,7 @@ public enum Landlock {
 
     /// The kernel's Landlock version; 0 when it has none or it is switched off.
     public static var version: Int {
-        max(0, ubd_landlock_create_ruleset(nil, 0, 1))
+        max(0, createLandlockRuleset(nil, bytes: 0, flags: 1))
     }
 
     /// Denies the calling thread, and all that it starts later, every file, network and signalling right that Landlock
@@ -44,10 +44,10 @@ public enum Landlock {
             owning: Int32(
                 try rawCall("landlock_create_ruleset") {
                     attribute.withUnsafeBytes {
-                        ubd_landlock_create_ruleset($0.baseAddress, rights.attributeBytes, 0)
+                        createLandlockRuleset($0.baseAddress, bytes: rights.attributeBytes, flags: 0)
                     }
                 }))
-        try rawCall("landlock_restrict_self") { ubd_landlock_restrict_self(ruleset.raw, 0) }
+        try rawCall("landlock_restrict_self") { restrictByLandlock(ruleset.raw) }
         return true
     }
 }

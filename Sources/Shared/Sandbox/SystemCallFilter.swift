@@ -20,7 +20,7 @@ public struct SystemCallFilter: Equatable, Sendable {
                 len: UInt16(instructions.count),
                 filter: UnsafeMutablePointer(
                     mutating: code.baseAddress?.assumingMemoryBound(to: sock_filter.self)))
-            return ubd_seccomp(UInt32(SECCOMP_SET_MODE_FILTER), UInt32(SECCOMP_FILTER_FLAG_TSYNC), &program)
+            return seccomp(UInt32(SECCOMP_SET_MODE_FILTER), flags: UInt32(SECCOMP_FILTER_FLAG_TSYNC), &program)
         }
         if result < 0 { throw SystemError("seccomp", Int32(-result)) }
         // With TSYNC a positive result is the id of the thread that could not follow; none has it then.

@@ -39,20 +39,19 @@ public struct ProcessHandle: ~Copyable {
     /// Opens a process that is not a child of ours.
     public init(pid: Int32) throws(SystemError) {
         self.pid = pid
-        file = FileDescriptor(owning: Int32(try rawCall("pidfd_open \(pid)") { ubd_pidfd_open(pid, 0) }))
+        file = FileDescriptor(owning: try call("pidfd_open \(pid)") { pidfd_open(pid, 0) })
     }
 
     /// Sends a signal; ESRCH when the process is gone.
     public func send(_ signal: Int32) throws(SystemError) {
-        try rawCall("signal process \(pid)") { ubd_pidfd_send_signal(file.raw, signal) }
+        try call("signal process \(pid)") { pidfd_send_signal(file.raw, signal, nil, 0) }
     }
 
     /// A duplicate of one of the process's descriptors (pidfd_getfd(2)). Errors: EPERM without CAP_SYS_PTRACE or where a
     /// security module says no; EBADF when it has no such descriptor.
     public func duplicate(descriptor: Int32) throws(SystemError) -> FileDescriptor {
         FileDescriptor(
-            owning: Int32(
-                try rawCall("pidfd_getfd \(descriptor) of process \(pid)") { ubd_pidfd_getfd(file.raw, descriptor) }))
+            owning: try call("pidfd_getfd \(descriptor) of process \(pid)") { pidfd_getfd(file.raw, descriptor, 0) })
     }
 
     /// Reports the end of a child, once, without waiting for it; nil while it lives. ECHILD when it was reported already.

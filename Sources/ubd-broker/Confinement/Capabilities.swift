@@ -1,3 +1,4 @@
+import CLibcap
 import CShims
 import Glibc
 import SystemCalls
@@ -24,29 +25,34 @@ enum Capabilities {
 
     /// Gives up all others for good, and the right to ever have more: no_new_privs. What is missing already stays so.
     static func dropOthers() throws(SystemError) {
-        try rawCall("prctl(PR_SET_NO_NEW_PRIVS)") { ubd_prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) }
-        try rawCall("prctl(PR_CAP_AMBIENT)") {
-            ubd_prctl(PR_CAP_AMBIENT, UInt(PR_CAP_AMBIENT_CLEAR_ALL), 0, 0, 0)
+        try rawCall("prctl(PR_SET_NO_NEW_PRIVS)") { processControl(PR_SET_NO_NEW_PRIVS, 1) }
+        try call("clear the ambient capabilities") { cap_reset_ambient() }
+        for number in 0..<cap_max_bits() where mask & 1 << UInt64(number) == 0 && cap_get_bound(number) == 1 {
+            try call("drop capability \(name(of: number))") { cap_drop_bound(number) }
         }
-        for number in UInt(0)..<64 where mask & 1 << UInt64(number) == 0 {
-            // EINVAL: past the kernel's last one.
-            if ubd_prctl(PR_CAPBSET_READ, number, 0, 0, 0) != 1 { continue }
-            try rawCall("drop capability \(number)") { ubd_prctl(PR_CAPBSET_DROP, number, 0, 0, 0) }
-        }
-        try keepPermitted(mask)
+        try keepPermitted()
     }
 
-    /// Leaves those of the permitted capabilities that are in `mask`, all of them effective, none inheritable.
-    /// Source: capset(2), linux/capability.h: a header of version and pid, and for each half of the 64 bits a struct of three
-    /// words: effective, permitted, inheritable.
-    private static func keepPermitted(_ mask: UInt64) throws(SystemError) {
-        var header: [UInt32] = [0x2008_0522, 0]
-        var sets = [UInt32](repeating: 0, count: 6)
-        try rawCall("capget") { ubd_capget(&header, &sets) }
-        for half in 0..<2 {
-            let permitted = sets[3 * half + 1] & UInt32(truncatingIfNeeded: mask >> UInt64(32 * half))
-            sets.replaceSubrange(3 * half..<3 * half + 3, with: [permitted, permitted, 0])
+    /// Leaves those of the permitted capabilities that are kept, all of them effective, none inheritable.
+    private static func keepPermitted() throws(SystemError) {
+        guard let sets = cap_get_proc() else { throw SystemError("cap_get_proc", errno) }
+        defer { cap_free(UnsafeMutableRawPointer(sets)) }
+        for number in 0..<cap_max_bits() {
+            var value = number
+            var isPermitted = CAP_CLEAR
+            try call("cap_get_flag") { cap_get_flag(sets, value, CAP_PERMITTED, &isPermitted) }
+            let left = mask & 1 << UInt64(number) == 0 ? CAP_CLEAR : isPermitted
+            for (set, wanted) in [(CAP_PERMITTED, left), (CAP_EFFECTIVE, left), (CAP_INHERITABLE, CAP_CLEAR)] {
+                try call("cap_set_flag") { cap_set_flag(sets, set, 1, &value, wanted) }
+            }
         }
-        try rawCall("capset") { ubd_capset(&header, &sets) }
+        try call("cap_set_proc") { cap_set_proc(sets) }
+    }
+
+    /// "cap_sys_admin"; the number where libcap is older than the kernel.
+    private static func name(of number: cap_value_t) -> String {
+        guard let text = cap_to_name(number) else { return "\(number)" }
+        defer { cap_free(text) }
+        return String(cString: text)
     }
 }

@@ -39,8 +39,8 @@
 
         /// raise(3) is not in the broker's filter.
         static func stopItself() {
-            let pidfd = Int32(ubd_pidfd_open(getpid(), 0))
-            _ = ubd_pidfd_send_signal(pidfd, SIGSTOP)
+            let pidfd = pidfd_open(getpid(), 0)
+            _ = pidfd_send_signal(pidfd, SIGSTOP, nil, 0)
             close(pidfd)
         }
 

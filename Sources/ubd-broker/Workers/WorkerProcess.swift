@@ -1,4 +1,5 @@
 import CLauncher
+import CLibcap
 import Glibc
 import SystemCalls
 import WorkerProtocol
@@ -183,10 +184,13 @@ final class WorkerProcess: Worker {
         // started by a crash (docs/kernel-facts.md#crash-programs).
         let environment = CStrings(["SWIFT_ROOT=/", "SWIFT_BACKTRACE=enable=no"])
         let texts = CStrings([launch.device, "\(launch.oomScore)"])
+        let nothing = cap_init()
+        defer { cap_free(UnsafeMutableRawPointer(nothing)) }
         var description = ubd_launch(
             worker_binary: launch.binary, control: control, device: texts.pointer[0], uid: launch.uid, gid: launch.gid,
             processes: launch.processes, mapped_bytes: launch.mappedBytes, open_files: launch.openFiles,
-            oom_score: texts.pointer[1], argv: arguments.pointer, envp: environment.pointer)
+            oom_score: texts.pointer[1], no_capabilities: UnsafeMutableRawPointer(nothing), argv: arguments.pointer,
+            envp: environment.pointer)
         // The structure holds pointers into all three.
         return withExtendedLifetime((arguments, environment, texts)) { ubd_launch(&description, &child) }
     }

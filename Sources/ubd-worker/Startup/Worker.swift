@@ -14,7 +14,7 @@ import WorkerProtocol
 /// Returns the exit status when it is not a worker's place to be; a worker ends by itself.
 public func runWorker(arguments: [String] = CommandLine.arguments) -> Int32 {
     // First of all: nobody of our uid may look into this process.
-    _ = ubd_prctl(Int32(PR_SET_DUMPABLE), 0, 0, 0, 0)
+    processControl(PR_SET_DUMPABLE, 0)
     switch arguments.dropFirst().first {
     case nil: break
     case "--version":

@@ -113,5 +113,5 @@ func probeOpenRing(_ seal: RingSeal) throws(WorkerFailure) {
     if hole != nil { throw WorkerFailure(.ringSeal) }
 }
 
-_ = ubd_prctl(Int32(PR_SET_DUMPABLE), 0, 0, 0, 0)
+processControl(PR_SET_DUMPABLE, 0)
 do { try serve() } catch { Control.fail(error) }
