@@ -65,6 +65,9 @@ private struct JSONWriter {
 
     private mutating func write(_ text: String) {
         append("\"")
+        defer { append("\"") }
+        // Nearly all text is like this, and is copied at once.
+        if text.utf8.allSatisfy({ (0x20..<0x7F).contains($0) && $0 != 0x22 && $0 != 0x5C }) { return append(text) }
         for scalar in text.unicodeScalars {
             switch scalar.value {
             case 0x22: append("\\\"")
@@ -76,7 +79,6 @@ private struct JSONWriter {
             default: output.append(contentsOf: UTF8.encode(scalar)!)
             }
         }
-        append("\"")
     }
 
     private mutating func append(_ text: String) { output.append(contentsOf: text.utf8) }

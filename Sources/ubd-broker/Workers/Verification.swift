@@ -24,25 +24,32 @@ struct ProcessStatus: Equatable {
         self.init(parsing: try readFile("/proc/\(path)/status"))
     }
 
+    /// Byte by byte, and only the fields that are asked for: taken apart as text, the status of a worker's two threads was
+    /// four fifths of what the broker did for an add.
     init(parsing bytes: [UInt8]) {
-        for line in String(decoding: bytes, as: UTF8.self).split(separator: "\n") {
-            guard let colon = line.firstIndex(of: ":") else { continue }
-            let words = line[line.index(after: colon)...].split { $0 == "\t" || $0 == " " }
-            let key = line[..<colon]
+        for line in bytes.split(separator: UInt8(ascii: "\n")) {
+            guard let colon = line.firstIndex(of: UInt8(ascii: ":")) else { continue }
+            let key = String(decoding: line[..<colon], as: UTF8.self)
+            let rest = line[(colon + 1)...]
             switch key {
-            case "Name": name = words.joined(separator: " ")
-            case "Uid": uids = words.compactMap { UInt32($0) }
-            case "Gid": gids = words.compactMap { UInt32($0) }
-            case "Groups": groups = words.compactMap { UInt32($0) }
+            case "Name": name = ProcessStatus.words(rest).joined(separator: " ")
+            case "Uid": uids = ProcessStatus.words(rest).compactMap { UInt32($0) }
+            case "Gid": gids = ProcessStatus.words(rest).compactMap { UInt32($0) }
+            case "Groups": groups = ProcessStatus.words(rest).compactMap { UInt32($0) }
             case "CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb":
-                capabilities[String(key)] = words.first.flatMap { UInt64($0, radix: 16) } ?? .max
-            case "NoNewPrivs": noNewPrivileges = words.first == "1"
-            case "Seccomp": seccompMode = words.first.flatMap { Int($0) } ?? -1
-            case "Seccomp_filters": seccompFilters = words.first.flatMap { Int($0) } ?? -1
-            case "State": state = words.first?.first ?? "?"
+                capabilities[key] = ProcessStatus.words(rest).first.flatMap { UInt64($0, radix: 16) } ?? .max
+            case "NoNewPrivs": noNewPrivileges = ProcessStatus.words(rest).first == "1"
+            case "Seccomp": seccompMode = ProcessStatus.words(rest).first.flatMap { Int($0) } ?? -1
+            case "Seccomp_filters": seccompFilters = ProcessStatus.words(rest).first.flatMap { Int($0) } ?? -1
+            case "State": state = ProcessStatus.words(rest).first?.first ?? "?"
             default: break
             }
         }
+    }
+
+    /// What tabs and spaces separate.
+    private static func words(_ bytes: ArraySlice<UInt8>) -> [String] {
+        bytes.split { $0 == UInt8(ascii: "\t") || $0 == UInt8(ascii: " ") }.map { String(decoding: $0, as: UTF8.self) }
     }
 }
 
