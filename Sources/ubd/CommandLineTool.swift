@@ -17,6 +17,7 @@ enum CommandLineTool {
 
     private static func perform(_ arguments: [String], _ environment: CommandEnvironment) -> Int32 {
         do {
+            if let command = PlainLine.command(arguments) { return try command.perform(environment).rawValue }
             if arguments.first == "help", let topic = arguments.dropFirst().first, !topic.hasPrefix("-"),
                 !UBD.configuration.subcommands.contains(where: { $0._commandName == topic })
             {

@@ -2,8 +2,9 @@ import ArgumentParser
 
 /// The helper process of `ubd del`; not for people.
 struct FlushDeviceCommand: UBDCommand {
+    static let name = "flush-device"
     static let configuration = CommandConfiguration(
-        commandName: "flush-device", abstract: "Open a device exclusively and flush it (used by 'ubd del').",
+        commandName: name, abstract: "Open a device exclusively and flush it (used by 'ubd del').",
         shouldDisplay: false)
 
     @Flag var readOnly = false

@@ -35,7 +35,7 @@ struct DeviceFlush {
     static func run(
         executable: String, node: String, readOnly: Bool, deadline: Deadline
     ) throws(SystemError) -> Outcome {
-        let arguments = ["ubd", FlushDeviceCommand._commandName] + (readOnly ? ["--read-only"] : []) + ["--", node]
+        let arguments = ["ubd", FlushDeviceCommand.name] + (readOnly ? ["--read-only"] : []) + ["--", node]
         let helper = try HelperProcess(executable, arguments)
         guard let line = try helper.output(most: 1024, deadline) else { return .timedOut }
         return try outcome(line.text)
