@@ -14,6 +14,10 @@ bin := .build/ubd/bin
 swift_build := mkdir -p $(SCRATCH)/tmp && TMPDIR=$(abspath $(SCRATCH))/tmp swift build --configuration release --disable-local-rpath
 # The Swift runtime inside, every symbol bound at start (with the linker's default RELRO: no writable jump table), stripped.
 hosted := --static-swift-stdlib -Xlinker -z -Xlinker now -Xlinker -s
+# `ubd` is started for every command, so its start must be cheap: the C++ runtime inside, from an archive in a folder that the
+# linker looks into first, and packed relocations.
+client := $(hosted) -Xswiftc -use-ld=lld -Xlinker --icf=safe -Xlinker -z -Xlinker pack-relative-relocs \
+	-Xlinker -L$(abspath $(SCRATCH))/cxx -Xswiftc -Xclang-linker -Xswiftc -static-libgcc
 # The worker runs in an empty root, so it carries libc too, and stays position-independent. gold cannot link that, lld can.
 # These flags differ from the others', so it is built in a folder of its own.
 static := --scratch-path $(SCRATCH)/worker -Xswiftc -static-executable -Xswiftc -use-ld=lld \
@@ -48,7 +52,9 @@ dependencies:
 
 build:
 	@scripts/install-dependencies build
-	$(swift_build) --scratch-path $(SCRATCH) $(hosted) --product ubd
+	@mkdir -p $(SCRATCH)/cxx && for name in libstdc++.a libgcc_eh.a; do \
+		ln -sf "$$(clang -print-file-name=$$name)" $(SCRATCH)/cxx/ || exit 1; done
+	$(swift_build) --scratch-path $(SCRATCH) $(client) --product ubd
 	$(swift_build) --scratch-path $(SCRATCH) $(hosted) --product ubd-broker
 	$(swift_build) $(static) --product ubd-worker
 	@mkdir -p $(bin)
