@@ -8,7 +8,7 @@ struct CommandEnvironment {
     /// Where the broker listens.
     var socketPath: String
     var host: any Machine
-    /// This program, for the helper process of `ubd del`.
+    /// This program, for the helper process of `ubd partitions`.
     var executable: String
     /// Reads partition tables.
     var sfdisk = "/usr/sbin/sfdisk"

@@ -77,7 +77,7 @@ struct DeleteCommand: UBDCommand {
         let outcome: DeviceFlush.Outcome
         do {
             outcome = try DeviceFlush.run(
-                executable: environment.executable, node: device.node, readOnly: device.readOnly,
+                node: device.node, readOnly: device.readOnly,
                 deadline: Deadline(seconds: environment.flushSeconds))
         } catch {
             throw CommandFailure(error, remedy: "try again, or delete it unflushed with --force")

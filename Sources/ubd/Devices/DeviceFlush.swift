@@ -1,7 +1,8 @@
+import CShims
 import Glibc
 import SystemCalls
 
-/// Opens a block device for oneself alone and flushes it, in a helper process: on a device that hangs either call
+/// Opens a block device for oneself alone and flushes it, in a child process: on a device that hangs either call
 /// waits for ever and no signal ends it. A thread would not do, since the whole program could not end before it.
 struct DeviceFlush {
     /// How it went.
@@ -16,39 +17,29 @@ struct DeviceFlush {
         case timedOut
     }
 
-    /// What the helper says on its standard output, as one line: the step and the errno (0: all is done).
-    static func report(step: String, errno: Int32) -> String { "\(step) \(errno)\n" }
-
-    /// What the helper does, in its own process.
-    static func perform(node: String, readOnly: Bool) -> String {
-        // O_EXCL on a block device: EBUSY when it is mounted, swap, or held by another driver (open(2)).
-        do {
-            let device = try FileDescriptor.open(node, (readOnly ? O_RDONLY : O_RDWR) | O_EXCL)
-            guard readOnly || fsync(device.raw) == 0 else { return report(step: "fsync", errno: errno) }
-        } catch { return report(step: "open", errno: error.errno) }
-        return report(step: "done", errno: 0)
+    /// Starts the child and waits for it, at most until the deadline.
+    static func run(node: String, readOnly: Bool, deadline: Deadline) throws(SystemError) -> Outcome {
+        let child = try HelperProcess { (output, null) throws(SystemError) in
+            // O_EXCL on a block device: EBUSY when it is mounted, swap, or held by another driver (open(2)).
+            let flags = (readOnly ? O_RDONLY : O_RDWR) | O_EXCL | O_CLOEXEC | O_NOCTTY
+            let pid = ubd_flush_child(node, flags, readOnly ? 0 : 1, null, output)
+            guard pid > 0 else { throw SystemError("start a child", -pid) }
+            return pid
+        }
+        guard let report = try child.bytes(most: 1024, deadline) else { return .timedOut }
+        return try outcome(report.bytes)
     }
 
-    /// Runs the helper and waits for it, at most until the deadline.
-    ///
-    /// - Parameter executable: this program.
-    static func run(
-        executable: String, node: String, readOnly: Bool, deadline: Deadline
-    ) throws(SystemError) -> Outcome {
-        let arguments = ["ubd", FlushDeviceCommand.name] + (readOnly ? ["--read-only"] : []) + ["--", node]
-        let helper = try HelperProcess(executable, arguments)
-        guard let line = try helper.output(most: 1024, deadline) else { return .timedOut }
-        return try outcome(line.text)
-    }
-
-    private static func outcome(_ line: String) throws(SystemError) -> Outcome {
-        let words = line.split(whereSeparator: \.isWhitespace)
-        guard words.count == 2, let number = Int32(words[1]) else { throw SystemError("run the helper", EPROTO) }
-        switch (words[0], number) {
-        case ("done", 0): return .flushed
-        case ("open", EBUSY): return .busy
-        case ("open", ENOENT), ("open", ENXIO), ("open", ENODEV): return .noNode
-        case (let step, let number): return .failed(step: String(step), errno: number)
+    static func outcome(_ report: [UInt8]) throws(SystemError) -> Outcome {
+        guard report.count == MemoryLayout<ubd_flush_report>.size else { throw SystemError("run a child", EPROTO) }
+        let report = report.withUnsafeBytes { $0.loadUnaligned(as: ubd_flush_report.self) }
+        switch (Int(report.step), report.error) {
+        case (UBD_FLUSH_DONE, 0): return .flushed
+        case (UBD_FLUSH_OPEN, EBUSY): return .busy
+        case (UBD_FLUSH_OPEN, ENOENT), (UBD_FLUSH_OPEN, ENXIO), (UBD_FLUSH_OPEN, ENODEV): return .noNode
+        case (UBD_FLUSH_OPEN, let number): return .failed(step: "open", errno: number)
+        case (UBD_FLUSH_SYNC, let number): return .failed(step: "fsync", errno: number)
+        default: throw SystemError("run a child", EPROTO)
         }
     }
 }

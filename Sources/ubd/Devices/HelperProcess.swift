@@ -10,17 +10,29 @@ struct HelperProcess: ~Copyable {
     /// Starts a program with nothing of ours but the pipe: one that hangs must not keep the caller's terminal or files
     /// open. `arguments` with its name; the environment is empty.
     init(_ executable: String, _ arguments: [String]) throws(SystemError) {
+        try self.init { (output, null) throws(SystemError) in
+            try HelperProcess.spawn(executable, arguments, output: output, null: null)
+        }
+    }
+
+    /// Starts a process in another way: `start` is given the end of the pipe that it writes to, and /dev/null.
+    init(_ start: (_ output: Int32, _ null: Int32) throws(SystemError) -> pid_t) throws(SystemError) {
         var pipe = try makePipe()
         let null = try FileDescriptor.null()
-        pid = try HelperProcess.spawn(executable, arguments, output: pipe.second.raw, null: null.raw)
+        pid = try start(pipe.second.raw, null.raw)
         // The helper must be the only one with that end, or its death would not be seen.
         pipe.second = null
         self.pipe = consume pipe.first
     }
 
+    /// What it printed as text: see `bytes`.
+    consuming func output(most: Int, _ deadline: Deadline) throws(SystemError) -> (text: String, status: Int32)? {
+        try bytes(most: most, deadline).map { (String(decoding: $0.bytes, as: UTF8.self), $0.status) }
+    }
+
     /// What it printed and its exit status (-1: a signal ended it), once it has ended or printed more than `most` bytes; nil
     /// when the deadline passes first.
-    consuming func output(most: Int, _ deadline: Deadline) throws(SystemError) -> (text: String, status: Int32)? {
+    consuming func bytes(most: Int, _ deadline: Deadline) throws(SystemError) -> (bytes: [UInt8], status: Int32)? {
         var bytes: [UInt8] = []
         while !deadline.hasPassed {
             var waiting = pollfd(fd: pipe.raw, events: Int16(POLLIN), revents: 0)
@@ -34,7 +46,7 @@ struct HelperProcess: ~Copyable {
             var status: Int32 = 0
             let pid = pid
             _ = try? call("waitpid") { waitpid(pid, &status, 0) }
-            return (String(decoding: bytes, as: UTF8.self), status & 0x7F == 0 ? status >> 8 & 0xFF : -1)
+            return (bytes, status & 0x7F == 0 ? status >> 8 & 0xFF : -1)
         }
         // In an uninterruptible wait it stays until the device answers or is deleted.
         kill(pid, SIGKILL)

@@ -1,4 +1,5 @@
 import BrokerInterface
+import CShims
 import Foundation
 import Glibc
 import Testing
@@ -28,7 +29,7 @@ struct DeleteTests {
         }
     }
 
-    @Test("flushes the node in a helper process, then deletes that generation and no other")
+    @Test("flushes the node in a child process, then deletes that generation and no other")
     func deletes() throws {
         let folder = TemporaryFolder()
         let node = folder.file("node", bytes: 4096)
@@ -45,9 +46,8 @@ struct DeleteTests {
     func force() throws {
         let broker = broker([FakeBroker.device(id: 3, state: .stuck, node: "/dev/null")], deletes: 1)
         let console = Recorder()
-        var environment = broker.environment(console)
-        environment.executable = "/bin/false"
-        #expect(CommandLineTool.run(["del", "-n", "3", "--force", "--json"], environment) == 0)
+        // The node would let nobody flush it.
+        #expect(CommandLineTool.run(["del", "-n", "3", "--force", "--json"], broker.environment(console)) == 0)
         #expect(console.output == [#"{"deleted":[3]}"#])
         #expect(try deletes(broker) == [DeleteRequest(id: 3, generation: 43, force: true)])
     }
@@ -112,51 +112,77 @@ struct DeleteTests {
         #expect(console.errors == ["ubd: 2 failed; look", "ubd: 1 is mounted; umount"])
     }
 
-    @Test("understands what its helper says, and nothing else")
+    @Test("understands what its child says, and nothing else")
     func outcomes() throws {
-        let folder = TemporaryFolder()
-        func outcome(_ text: String) throws(SystemError) -> DeviceFlush.Outcome {
-            let script = folder.path + "/helper"
-            try! "#!/bin/sh\nprintf '\(text)'\n".write(toFile: script, atomically: true, encoding: .utf8)
-            chmod(script, 0o755)
-            return try runFreshScript(script)
+        func outcome(_ step: Int, _ error: Int32) throws(SystemError) -> DeviceFlush.Outcome {
+            try DeviceFlush.outcome(
+                withUnsafeBytes(of: ubd_flush_report(step: Int32(step), error: error)) { Array($0) })
         }
-        #expect(try outcome("done 0\\n") == .flushed)
-        #expect(try outcome("open 16\\n") == .busy)
-        #expect(try outcome("open 6\\n") == .noNode)
-        #expect(try outcome("open 13\\n") == .failed(step: "open", errno: EACCES))
-        #expect(try outcome("fsync 5\\n") == .failed(step: "fsync", errno: EIO))
-        for nonsense in ["", "done\\n", "open x\\n", "open 16 16\\n"] {
-            #expect(throws: SystemError.self, "\(nonsense)") { try outcome(nonsense) }
-        }
-        #expect(throws: SystemError.self) {
-            try DeviceFlush.run(executable: "/nowhere", node: "x", readOnly: false, deadline: Deadline(seconds: 10))
+        #expect(try outcome(UBD_FLUSH_DONE, 0) == .flushed)
+        #expect(try outcome(UBD_FLUSH_OPEN, EBUSY) == .busy)
+        #expect(try outcome(UBD_FLUSH_OPEN, ENXIO) == .noNode)
+        #expect(try outcome(UBD_FLUSH_OPEN, EACCES) == .failed(step: "open", errno: EACCES))
+        #expect(try outcome(UBD_FLUSH_SYNC, EIO) == .failed(step: "fsync", errno: EIO))
+        #expect(throws: SystemError.self) { try outcome(UBD_FLUSH_DONE, 5) }
+        #expect(throws: SystemError.self) { try outcome(9, 0) }
+        // It died before it could say anything, or something else wrote into the pipe.
+        for nonsense in [[], [0], [UInt8](repeating: 0, count: 9)] {
+            #expect(throws: SystemError.self) { try DeviceFlush.outcome(nonsense) }
         }
     }
 
-    @Test("gives its helper nothing that the caller has open: one that hangs must hold nobody's pipe")
-    func helperHoldsNothing() throws {
+    @Test("flushes only what it may write, and tells which call failed")
+    func calls() throws {
         let folder = TemporaryFolder()
-        let script = folder.path + "/helper"
-        let result = folder.path + "/result"
-        try """
-        #!/bin/sh
-        numbers=$(/bin/ls /proc/$$/fd | /bin/grep -vx 3)
-        names=$(for n in $numbers; do /usr/bin/readlink /proc/$$/fd/$n; done)
-        echo "$names" > \(result)
-        echo done 0
-        """.write(toFile: script, atomically: true, encoding: .utf8)
-        chmod(script, 0o755)
+        let deadline = Deadline(seconds: 10)
+        func run(_ node: String, readOnly: Bool) throws(SystemError) -> DeviceFlush.Outcome {
+            try DeviceFlush.run(node: node, readOnly: readOnly, deadline: deadline)
+        }
+        #expect(try run(folder.file("file", bytes: 4096), readOnly: false) == .flushed)
+        #expect(try run(folder.path + "/nothing", readOnly: false) == .noNode)
+        #expect(try run(folder.path, readOnly: false) == .failed(step: "open", errno: EISDIR))
+        // What can't be flushed: EINVAL.
+        #expect(try run("/dev/null", readOnly: false) == .failed(step: "fsync", errno: EINVAL))
+        #expect(try run("/dev/null", readOnly: true) == .flushed)
+    }
+
+    @Test("gives its child nothing that the caller has open: one that hangs must hold nobody's pipe")
+    func childHoldsNothing() async throws {
+        let folder = TemporaryFolder()
+        let fifo = folder.path + "/node"
+        mkfifo(fifo, 0o666)
         // A descriptor that a careless shell would leave to its children.
         let leaky = dup(2)
         defer { close(leaky) }
-        #expect(
-            try runFreshScript(script) == .flushed)
-        let files = try String(contentsOfFile: result, encoding: .utf8).split(separator: "\n")
-        // The shell's own: its script, and at 3 the pipe of $(…).
-        let own = files.filter { $0 != script }
-        #expect(own.count == 3 && own[0] == "/dev/null" && own[2] == "/dev/null", "\(files)")
-        #expect(own.count == 3 && own[1].hasPrefix("pipe:"), "\(files)")
+        async let outcome = DeviceFlush.run(node: fifo, readOnly: true, deadline: Deadline(seconds: 20))
+        let files = try #require(Self.filesOfChild(reading: fifo))
+        #expect(files.count == 4 && files.prefix(3).allSatisfy { $0 == "/dev/null" }, "\(files)")
+        #expect(files.count == 4 && files[3].hasPrefix("pipe:"), "\(files)")
+        // Its open ends when there is a writer.
+        let writer = open(fifo, O_RDWR)
+        defer { close(writer) }
+        #expect(try await outcome == .flushed)
+    }
+
+    /// What the child has open that waits in open(2), in the order of the numbers; nil when there is none within 10 s.
+    private static func filesOfChild(reading fifo: String) -> [String]? {
+        let deadline = Deadline(seconds: 10)
+        while !deadline.hasPassed {
+            for pid in listFolder("/proc") where Int32(pid) != nil {
+                guard (try? readFile("/proc/\(pid)/comm")) == Array("ubd-flush\n".utf8),
+                    let stat = try? readFile("/proc/\(pid)/stat"),
+                    String(decoding: stat, as: UTF8.self).contains(") S \(getpid()) ")
+                else { continue }
+                let numbers = listFolder("/proc/\(pid)/fd").compactMap { Int($0) }.sorted()
+                // Until it has closed what is not its own it does not wait for the FIFO's writer.
+                guard let call = try? readFile("/proc/\(pid)/syscall"), call.starts(with: Array("257 ".utf8)) else {
+                    continue
+                }
+                return numbers.compactMap { linkTarget("/proc/\(pid)/fd/\($0)") }
+            }
+            usleep(10_000)
+        }
+        return nil
     }
 }
 
@@ -249,19 +275,5 @@ struct DeviceHoldersTests {
         #expect(DeviceHolders.unescaped(#"/a\040b\134c\011\012"#) == "/a b\\c\t\n")
         #expect(DeviceHolders.unescaped(#"/a\0"#) == #"/a\0"#)
         #expect(DeviceHolders.unescaped(#"/\777"#) == #"/\777"#)
-    }
-}
-
-/// Runs a helper that was written a moment ago: a process that another test starts just then may still hold the file open
-/// for writing, and the kernel refuses to run it so long.
-private func runFreshScript(_ script: String) throws(SystemError) -> DeviceFlush.Outcome {
-    let deadline = Deadline(seconds: 10)
-    while true {
-        do {
-            return try DeviceFlush.run(executable: script, node: "x", readOnly: false, deadline: deadline)
-        } catch {
-            guard error.errno == ETXTBSY else { throw error }
-            usleep(10_000)
-        }
     }
 }

@@ -16,7 +16,7 @@ struct InheritedTests {
         ("recover", ["recover", "-n", "0", "-f", "IMAGE"]), ("list", ["list"]), ("list --json", ["list", "--json"]),
         ("del", ["del", "-n", "0"]), ("del --json", ["del", "--json", "-a"]), ("upgrade", ["upgrade", "-n", "0"]),
         ("stats", ["stats"]), ("partitions", ["partitions", "-n", "0"]), ("info", ["info"]), ("features", ["features"]),
-        ("doctor", ["doctor"]), ("flush-device", ["flush-device", "--", "IMAGE"]), ("help", ["help", "add"]),
+        ("doctor", ["doctor"]), ("help", ["help", "add"]),
         ("--help", ["--help"]), ("--version", ["--version"]), ("usage", ["add", "--json"]),
         ("completions", ["--generate-completion-script", "bash"]),
     ]
