@@ -3,6 +3,7 @@
 window tells the counting plugin; each line names its windows by their number, from 0 on.
 """
 import glob
+import re
 
 from lib import *
 
@@ -231,6 +232,55 @@ def devices(plan):
         must("ubd", "del", "-n", device["id"])
 
 
+def by_process(*command):
+    """What a command costs each program that runs meanwhile, the kernel's threads included: {name: instructions}. The
+    kernel's own account of run times, which is one of instructions here. Interrupts count for whom they interrupt."""
+    tracing = "/sys/kernel/tracing"
+    if not os.path.exists(f"{tracing}/events"):
+        must("mount", "-t", "tracefs", "tracefs", tracing)
+
+    def write(name, text):
+        with open(f"{tracing}/{name}", "w") as file:
+            file.write(text)
+
+    write("buffer_size_kb", "8192")
+    write("trace", "")
+    write("events/sched/sched_stat_runtime/enable", "1")
+    try:
+        must(*command)
+    finally:
+        write("events/sched/sched_stat_runtime/enable", "0")
+    found = {}
+    with open(f"{tracing}/trace") as file:
+        for line in file:
+            if match := re.search(r"sched_stat_runtime: comm=(.+) pid=\d+ runtime=(\d+)", line):
+                found[match[1]] = found.get(match[1], 0) + int(match[2])
+    return found
+
+
+def commands(plan):
+    """What `ubd add` and `ubd del` cost the whole system, from the command to its answer; and kublk's."""
+    with window() as nothing:
+        must("/bin/true")
+
+    def counted(line, *command):
+        must("sync")
+        with window() as number:
+            must(*command)
+        tell(line | {"window": number, "nothing": nothing})
+
+    for target in plan["commands"] * plan["times"]:
+        add = ["ubd", "add", "-t", target, "-n", 5] + (["-f", FILE] if target == "loop" else [])
+        counted({"command": "add", "server": "ubd", "target": target}, *add)
+        counted({"command": "del", "server": "ubd", "target": target}, "ubd", "del", "-n", 5)
+        if os.path.exists("/job/kublk"):
+            counted({"command": "add", "server": "kublk", "target": target}, "/job/kublk", "add", "-t", target, "-n", 7, *add[7:])
+            counted({"command": "del", "server": "kublk", "target": target}, "/job/kublk", "del", "-n", 7)
+        if plan.get("processes"):
+            tell({"command": "add", "target": target, "processes": by_process(*add)})
+            tell({"command": "del", "target": target, "processes": by_process("ubd", "del", "-n", 5)})
+
+
 def hogs(number):
     """Programs that only compute, each in a session, and so a scheduling group, of its own."""
     return [subprocess.Popen(["python3", "-c", "while True: pass"], start_new_session=True) for _ in range(number)]
@@ -257,7 +307,7 @@ def ticker(seconds):
     return subprocess.Popen(["python3", "-c", f"import time\nwhile True: time.sleep({seconds})"], start_new_session=True)
 
 
-SECTIONS = {"points": points, "queues": queues, "devices": devices, "computing": computing}
+SECTIONS = {"points": points, "queues": queues, "devices": devices, "commands": commands, "computing": computing}
 
 
 def main():

@@ -273,6 +273,32 @@ def devices_table(results):
     return "\n".join(lines)
 
 
+def commands_table(results):
+    """Medians of the whole system."""
+    lines = ["| | ubd | kublk |", "|---|---:|---:|"]
+    for target in ("null", "loop"):
+        for command in ("add", "del"):
+            costs = [statistics.median(p["instructions"] for p in find(results, server=server, target=target, command=command)) for server in ("ubd", "kublk")]
+            lines.append(f"| {command}, {target} | " + " | ".join(f"{cost / 1e6:.1f} M" for cost in costs) + " |")
+    return "\n".join(lines)
+
+
+PROCESSES = {"ubd": "client", "ubd-flush": "its child, which flushes", "ubd-broker": "broker, its launcher and its other children", "ubd-worker": "worker", "ubd-q0": "its queue"}
+
+
+def processes_table(results):
+    """Which processes it is, of a null device: medians."""
+    runs = {command: [p["processes"] for p in results if p.get("processes") and (p["target"], p["command"]) == ("null", command)] for command in ("add", "del")}
+    # python3 is the test itself.
+    names = sorted({name for these in runs.values() for run in these for name in run} - {"python3"})
+    cost = {command: {name: statistics.median(run.get(name, 0) for run in these) for name in names} for command, these in runs.items()}
+    lines = ["| | add | del |", "|---|---:|---:|"]
+    for name in PROCESSES:
+        lines.append(f"| {PROCESSES[name]} | " + " | ".join(f"{cost[command].get(name, 0) / 1e6:.1f} M" for command in cost) + " |")
+    rest = [sum(value for name, value in cost[command].items() if name not in PROCESSES) for command in cost]
+    return "\n".join([*lines, "| threads of the kernel | " + " | ".join(f"{value / 1e6:.1f} M" for value in rest) + " |"])
+
+
 def profile_table(kublk, ubd, most=40):
     names = sorted(set(kublk["symbols"]) | set(ubd["symbols"]), key=lambda name: -ubd["symbols"].get(name, 0))
     lines = [f"| function | kublk ({kublk['mode']}) | ubd ({ubd['mode']}) |", "|---|---:|---:|"]
@@ -388,6 +414,19 @@ none to 63 devices there before; and the private memory (smaps_rollup) of worker
 without buffers. Depth 16, 64 KiB. {source(sections['devices'])}
 
 {devices_table(sections['devices']['results'])}
+
+## Adding and deleting
+
+What `ubd add` and `ubd del` cost the whole system, from the command's start to its answer, beside `kublk add` and `kublk del`,
+which have no broker, no sandbox and no policy; medians of five. The lab has no udev. {source(sections['commands'])}
+
+{commands_table(sections['commands']['results'])}
+
+Which processes it is, by the kernel's account of their run times; of a null device. What kublk does not do: a broker asks who
+may, and keeps a record; a launcher and the worker take all rights away; the broker looks whether they are gone; `ubd del`
+flushes the device.
+
+{processes_table(sections['commands']['results'])}
 
 ## Where the instructions of a zero-copy read go
 
