@@ -121,6 +121,17 @@ struct JSONParserTests {
 
 @Suite("The JSON writer")
 struct JSONWriterTests {
+    @Test("finds a name that is there twice in an object of any size", arguments: [2, 47, 48, 49, 50, 300])
+    func duplicates(count: Int) throws {
+        let names = (0..<count).map { #""n\#($0)":0"# }
+        #expect(throws: Never.self) { try JSON(parsing: "{" + names.joined(separator: ",") + "}") }
+        for twice in [0, count / 2, count - 1] {
+            let text = "{" + (names + [names[twice]]).joined(separator: ",") + "}"
+            let error = #expect(throws: JSONError.self) { try JSON(parsing: text) }
+            #expect(error?.reason == .duplicateName, "\(twice)")
+        }
+    }
+
     @Test("escapes whatever could steer a terminal or break a line")
     func escapes() {
         let text = (0..<0x20).map { String(Unicode.Scalar($0 as UInt8)) }.joined() + "\"\\/\u{7F}\u{80}\u{9F}\u{A0}é😀"
