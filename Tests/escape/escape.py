@@ -100,8 +100,8 @@ class Image(Plan):
 
     start, target = 0, "loop"
 
-    def __init__(self, name, attempts=(), *, kind=CALLS, moment=NEVER, omit=0, early=0, data={}):
-        self.path = f"/run/lab/{name}.img"
+    def __init__(self, name, attempts=(), *, kind=CALLS, moment=NEVER, omit=0, early=0, data={}, folder="/run/lab"):
+        self.path = f"{folder}/{name}.img"
         self.count = len(attempts)
         self.file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600)
         os.ftruncate(self.file, 1 << 20)

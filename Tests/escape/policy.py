@@ -13,6 +13,8 @@ KILL, PASS = "kill", "pass"
 CONSTANTS = {
     "F_GETFD": 1, "F_GETFL": 3,  # asm-generic/fcntl.h
     "AT_EMPTY_PATH": 0x1000, "AT_NO_AUTOMOUNT": 0x800, "AT_STATX_DONT_SYNC": 0x4000,  # linux/fcntl.h
+    "FALLOC_FL_KEEP_SIZE": 1, "FALLOC_FL_PUNCH_HOLE": 2,  # linux/falloc.h
+    "FUTEX_WAIT": 0, "FUTEX_WAKE": 1, "FUTEX_PRIVATE_FLAG": 128,  # linux/futex.h
     "BLKROGET": 0x125E, "BLKSSZGET": 0x1268, "BLKPBSZGET": 0x127B, "BLKGETSIZE64": 0x80081272,  # linux/fs.h
     "PROT_EXEC": 4,  # asm-generic/mman-common.h
     "CLONE_VM": 0x100, "CLONE_FS": 0x200, "CLONE_FILES": 0x400, "CLONE_SIGHAND": 0x800, "CLONE_THREAD": 0x10000,

@@ -32,8 +32,12 @@ ARGUMENTS = {
 FLAGS = {"DRAIN": 1 << 1, "LINK": LINK, "HARDLINK": 1 << 3, "ASYNC": ASYNC, "CQE_SKIP": 1 << 6}
 
 
+# A regular file's rings have not got it although the policy's text has: LoopOpen.swift.
+NOT_FOR_FILES = {FALLOCATE}
+
+
 def policy_allows(target, mode):
-    """What the ring policy of a target lets a device of that mode do, from its text: numbers of operations."""
+    """What the ring policy of a target lets a device of that mode do with a regular file, from its text: numbers of operations."""
     parts = {"copy": {"copy"}, "zero-copy": {"zero-copy"}, "batch": {"copy", "batch"}, "batch-zero-copy": {"zero-copy", "batch"}}[mode]
 
     def lines(name):
@@ -53,7 +57,7 @@ def policy_allows(target, mode):
             words = words[2:]
         if words[0] == "op":
             found.add(OPERATIONS[words[1]])
-    return found
+    return found - NOT_FOR_FILES
 
 
 def forbidden(target, mode):
@@ -129,9 +133,6 @@ def files(target, mode):
     RLIMIT_FSIZE sets, memory that is not the worker's."""
     attempts, past = {}, 1 << 20
     if target == "loop":
-        attempts["FALLOCATE past the end of the file"] = entry(FALLOCATE, fd=1, offset=past, address=4096)
-        attempts["FALLOCATE across the end of the file"] = entry(FALLOCATE, fd=1, offset=0, address=2 << 20)
-        attempts["FALLOCATE on /dev/ublkcN"] = entry(FALLOCATE, fd=0, address=4096)
         attempts["FSYNC of /dev/ublkcN"] = entry(FSYNC, fd=0)
         attempts["FSYNC of an empty slot"] = entry(FSYNC, fd=5)
     for name, number in (("READ", READ), ("WRITE", WRITE), ("READ_FIXED", 4), ("WRITE_FIXED", 5)):
@@ -150,6 +151,35 @@ def files(target, mode):
         attempts["WRITE past the end of the file"] = entry(WRITE, fd=1, offset=past, address=at(2048), length=512)
         attempts["WRITE far past the end of the file"] = entry(WRITE, fd=1, offset=1 << 40, address=at(2048), length=512)
     return attempts
+
+
+# Of linux/falloc.h, and what would be done past the end of a file of 1 MiB, or to its end.
+FALLOCATE_MODES = {
+    "allocate": 0, "KEEP_SIZE": 1, "PUNCH_HOLE": 2, "PUNCH_HOLE|KEEP_SIZE": 3, "COLLAPSE_RANGE": 8, "ZERO_RANGE": 0x10,
+    "ZERO_RANGE|KEEP_SIZE": 0x11, "INSERT_RANGE": 0x20, "UNSHARE_RANGE": 0x40, "UNSHARE_RANGE|KEEP_SIZE": 0x41, "WRITE_ZEROES": 0x80,
+}  # fmt: skip
+
+
+def modes(past=1 << 20):
+    """FALLOCATE in each mode: past the end, across it, and on the file's first bytes."""
+    attempts = {}
+    for name, mode in FALLOCATE_MODES.items():
+        attempts[f"FALLOCATE ({name}) past the end"] = entry(FALLOCATE, fd=1, offset=past, address=64 << 20, length=mode)
+        attempts[f"FALLOCATE ({name}) across the end"] = entry(FALLOCATE, fd=1, offset=0, address=64 << 20, length=mode)
+        attempts[f"FALLOCATE ({name}) at the beginning"] = entry(FALLOCATE, fd=1, offset=0, address=64 << 10, length=mode)
+        attempts[f"FALLOCATE ({name}) on /dev/ublkcN"] = entry(FALLOCATE, fd=0, offset=0, address=4096, length=mode)
+    return attempts
+
+
+def ranges(past=1 << 20):
+    """What the thread that does ranges may call (policy/seccomp/target-loop.policy), past the end of the file."""
+    return {
+        "fallocate of a hole past the end": call(285, 8, 3, past, 64 << 20),
+        "fallocate of a hole across the end": call(285, 8, 3, past - 4096, 64 << 20),
+        "pwrite64 past the end": call(18, 8, at(2048), 512, past),
+        "pwrite64 across the end": call(18, 8, at(2048), 1024, past - 512),
+        "pwrite64 far past the end": call(18, 8, at(2048), 512, 1 << 40),
+    }
 
 
 # --- registrations ----------------------------------------------------------------------------------------------------

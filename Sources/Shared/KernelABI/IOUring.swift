@@ -14,6 +14,8 @@ public enum IOUring {
         @inlinable public static var writeFixed: UInt8 { number(IORING_OP_WRITE_FIXED) }
         @inlinable public static var asyncCancel: UInt8 { number(IORING_OP_ASYNC_CANCEL) }
         @inlinable public static var fallocate: UInt8 { number(IORING_OP_FALLOCATE) }
+        /// Linux 6.7; the header of Debian 12's liburing does not know it.
+        @inlinable public static var futexWait: UInt8 { 51 }
         @inlinable public static var openAt: UInt8 { number(IORING_OP_OPENAT) }
         @inlinable public static var read: UInt8 { number(IORING_OP_READ) }
         @inlinable public static var write: UInt8 { number(IORING_OP_WRITE) }
@@ -92,6 +94,8 @@ public enum IOUring {
     }
 
     @inlinable public static var fsyncDataOnly: UInt32 { IORING_FSYNC_DATASYNC }
+    /// The flags of a FUTEX_WAIT, which lie where others have their file: FUTEX2_SIZE_U32 and FUTEX2_PRIVATE (linux/futex.h).
+    @inlinable public static var privateFutex32: Int32 { 0x82 }
     /// URING_CMD on a block device: discard (linux/blkdev.h, Linux 6.12).
     @inlinable public static var blockDiscard: UInt32 { 0x12 << 8 }
 }

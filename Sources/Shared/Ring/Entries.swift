@@ -78,6 +78,15 @@ public struct SubmissionEntry: Equatable, Sendable {
             length: UInt32(bitPattern: mode), userData: userData)
     }
 
+    /// Completes when the 32-bit word at `address` is woken, at once with EAGAIN when it is not `value` (futex(2)). The word is
+    /// this process's own. It names no file; the flag is what the seal demands of every entry.
+    @inlinable
+    public static func waitForWord(address: UInt64, value: UInt32, userData: UInt64) -> SubmissionEntry {
+        SubmissionEntry(
+            operation: IOUring.Operation.futexWait, file: IOUring.privateFutex32, offset: UInt64(value),
+            address: address, userData: userData, word6: UInt64(UInt32.max))
+    }
+
     /// A URING_CMD whose command area holds 16 bytes, as ublk's queue commands do.
     @inlinable @inline(__always)
     public static func command(

@@ -21,3 +21,18 @@ public func createLandlockRuleset(_ attribute: UnsafeRawPointer?, bytes: Int, fl
 public func restrictByLandlock(_ ruleset: Int32) -> Int {
     ubd_call(Int(SYS_landlock_restrict_self), UInt(ruleset), 0, 0, 0, 0)
 }
+
+/// futex(2), which has no wrapper: sleeps while the 32-bit word has that value, until somebody wakes it. Without a timeout, so
+/// that a wait which is stopped and continued goes on by itself. Returns 0 or a negated errno. The operation is FUTEX_WAIT
+/// with FUTEX_PRIVATE_FLAG (linux/futex.h): the word is this process's own.
+@discardableResult
+public func sleepOnWord(_ word: UnsafeRawPointer, while value: UInt32) -> Int {
+    ubd_call(Int(SYS_futex), UInt(bitPattern: word), 0 | 128, UInt(value), 0, 0)
+}
+
+/// Wakes one who sleeps on that word, or whose ring waits for it: FUTEX_WAKE with FUTEX_PRIVATE_FLAG. Returns how many it woke,
+/// or a negated errno.
+@discardableResult
+public func wakeWord(_ word: UnsafeRawPointer) -> Int {
+    ubd_call(Int(SYS_futex), UInt(bitPattern: word), 1 | 128, 1, 0, 0)
+}

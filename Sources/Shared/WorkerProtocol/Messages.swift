@@ -211,4 +211,6 @@ public struct SealReport: OptionSet, Sendable {
     public static let landlock = SealReport(rawValue: 1 << 2)
     /// No wall: nothing of it is swapped out.
     public static let lockedMemory = SealReport(rawValue: 1 << 3)
+    /// No wall either: it has one thread more than queues and the main one, for discards and write-zeroes.
+    public static let rangeThread = SealReport(rawValue: 1 << 4)
 }

@@ -33,6 +33,9 @@ final class WorkerStart {
     private let program: WorkerProgram
     private var timer: EventLoop.Timer?
     private var isOver = false
+    /// Threads of its own that the worker must have, as it says itself: were one of them a queue's that has left, the kernel
+    /// would have taken that queue's fetches back.
+    private var threads = 0
 
     /// `program`: nil for the one that the broker starts now.
     init(
@@ -179,13 +182,14 @@ final class WorkerStart {
         guard let worker = device.worker else { return }
         guard report.contains(.rings) else { return fail(StartErrors.sandboxMissing("its rings are not sealed")) }
         if !report.contains(.lockedMemory) { Log.warning("memory-not-locked", ("device", "\(device.id)")) }
+        threads = Int(launch.queues) + (report.contains(.rangeThread) ? 2 : 1)
         listener.sealed()
         do { try worker.stop() } catch { fail(StartErrors.broken("stop the worker", error)) }
     }
 
     private func verify() {
         guard let worker = device.worker else { return }
-        if let problem = broker.verification(of: worker, device, threads: Int(launch.queues) + 1) {
+        if let problem = broker.verification(of: worker, device, threads: threads) {
             // One that was just killed loses its threads and its status before its pidfd fires. It is stopped and gets no
             // further; when it has died by then, `.ended` has told of that.
             _ = broker.loop.after(milliseconds: WorkerStart.dying) { [self] in fail(StartErrors.sandboxMissing(problem))

@@ -32,6 +32,8 @@ struct Request {
         case buffered
         /// Not from the file: zeros, since the file has ended (zero copy only).
         case zeroes
+        /// It is with the thread that does ranges of a file.
+        case board
     }
 }
 
@@ -75,6 +77,8 @@ struct Queue: ~Copyable {
     var counters: Counters
     /// Discards and write-zeroes.
     var ranges: RangeLimit
+    /// Where those of a regular file are done; nil when none are.
+    let board: RangeBoard?
 
     /// In force until the kernel's are mapped: what a test plays the kernel with.
     let ownDescriptors: UnsafeMutablePointer<UblkIODescriptor>
@@ -93,7 +97,7 @@ struct Queue: ~Copyable {
     init(
         number: UInt16, depth: UInt16, maxIOBytes: UInt32, ring: consuming Ring, buffers: RequestBuffers = .own,
         commandHead: UInt64 = Queue.deviceHead, legacyOpcodes: Bool = false,
-        words: UnsafeMutablePointer<UInt64>? = nil, clock: TickClock = .none
+        words: UnsafeMutablePointer<UInt64>? = nil, clock: TickClock = .none, board: RangeBoard? = nil
     ) throws(SystemError) {
         precondition(UInt32(depth) <= ring.capacity && depth > 0)
         switch buffers {
@@ -124,6 +128,7 @@ struct Queue: ~Copyable {
         self.ownWords = ownWords
         counters = Counters(words: words ?? ownWords, clock: clock)
         ranges = RangeLimit(depth: depth)
+        self.board = board
         self.ring = ring
         self.number = number
         self.depth = depth

@@ -29,6 +29,8 @@ struct QueueAssignment: Sendable {
     var statistics: UInt
     /// What takes the time of requests; none where the processors' own clocks are not good for it.
     var clock: TickClock
+    /// Where discards and write-zeroes of a regular file are done; nil when none are.
+    var board: RangeBoard?
     var rendezvous: Rendezvous
 
     /// A ring's file table: /dev/ublkcN, then a target's files, and in zero copy `/dev/zero` in its own slot behind them.
@@ -55,18 +57,26 @@ enum QueueThread {
 
     /// Starts the thread of a queue. It never ends; the process does.
     static func start(_ assignment: QueueAssignment) throws(WorkerFailure) {
+        let parcel = Unmanaged.passRetained(Parcel(assignment))
+        let status = startThread(stackBytes: stackBytes, queueThreadMain, parcel.toOpaque())
+        guard status == 0 else {
+            parcel.release()
+            throw WorkerFailure(.thread, errno: status, detail: UInt64(assignment.number))
+        }
+    }
+
+    /// A detached thread; returns an errno, or 0.
+    static func startThread(
+        stackBytes: Int, _ body: @convention(c) (UnsafeMutableRawPointer?) -> UnsafeMutableRawPointer?,
+        _ argument: UnsafeMutableRawPointer
+    ) -> Int32 {
         var attributes = pthread_attr_t()
         pthread_attr_init(&attributes)
         defer { pthread_attr_destroy(&attributes) }
         pthread_attr_setstacksize(&attributes, stackBytes)
         pthread_attr_setdetachstate(&attributes, Int32(PTHREAD_CREATE_DETACHED))
-        let parcel = Unmanaged.passRetained(Parcel(assignment))
         var thread = pthread_t()
-        let status = pthread_create(&thread, &attributes, queueThreadMain, parcel.toOpaque())
-        guard status == 0 else {
-            parcel.release()
-            throw WorkerFailure(.thread, errno: status, detail: UInt64(assignment.number))
-        }
+        return pthread_create(&thread, &attributes, body, argument)
     }
 
     /// The thread's whole life.
@@ -136,7 +146,8 @@ enum QueueThread {
             let queue = try Queue(
                 number: assignment.number, depth: assignment.depth, maxIOBytes: assignment.maxIOBytes, ring: ring,
                 buffers: assignment.zeroCopy ? .registered() : .own, legacyOpcodes: assignment.legacyOpcodes,
-                words: UnsafeMutablePointer(bitPattern: assignment.statistics), clock: assignment.clock)
+                words: UnsafeMutablePointer(bitPattern: assignment.statistics), clock: assignment.clock,
+                board: assignment.board)
             assignment.rendezvous.reportPrepared(canMakeRings: !sealed)
             return Prepared(queue: queue, batch: batch)
         } catch {

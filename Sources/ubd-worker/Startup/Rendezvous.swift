@@ -6,6 +6,8 @@ import WorkerProtocol
 /// filter of the loop has no futex.
 package final class Rendezvous: Sendable {
     let queues: Int
+    /// Threads beside those of the queues that prepare themselves, too.
+    let helpers: Int
     private let prepared = Atomic<Int>(0)
     private let serving = Atomic<Int>(0)
     private let finished = Atomic<Int>(0)
@@ -19,8 +21,9 @@ package final class Rendezvous: Sendable {
     private let failureErrno = Atomic<Int32>(0)
     private let failureDetail = Atomic<UInt64>(0)
 
-    package init(queues: Int) {
+    package init(queues: Int, helpers: Int = 0) {
         self.queues = queues
+        self.helpers = helpers
     }
 
     // For the queues' threads.
@@ -57,7 +60,7 @@ package final class Rendezvous: Sendable {
     var someQueueCanMakeRings: Bool { unbound.load(ordering: .relaxed) > 0 }
 
     func waitUntilPrepared() throws(WorkerFailure) {
-        while prepared.load(ordering: .acquiring) < queues { try pauseUnlessFailed() }
+        while prepared.load(ordering: .acquiring) < queues + helpers { try pauseUnlessFailed() }
         try throwFailure()
     }
 

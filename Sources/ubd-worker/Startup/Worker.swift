@@ -56,7 +56,7 @@ func becomeWorker() throws(WorkerFailure) -> Never {
     try start.loadSetupFilter()
     let target = try start.openTarget()
     let serve = try start.announce(target)
-    let rendezvous = try start.startQueues(target, serve, seal: start.seal)
+    let rendezvous = try start.startQueues(target, serve, seal: start.seal(for: target))
     let idle = try start.sealRings(of: rendezvous)
     try start.fetch(rendezvous)
     // Made before the last wall: behind it memory can't grow.

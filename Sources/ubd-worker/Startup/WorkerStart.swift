@@ -26,10 +26,11 @@ package struct WorkerStart {
         kernel = KernelVersion.running()
     }
 
-    /// What the broker's policy lets the queues' rings do.
-    package var seal: RingSeal {
+    /// What the queues' rings may do: what the broker's policy lets them, less what this target's file has no use for.
+    package func seal(for target: OpenTarget) -> RingSeal {
         RingSeal(
-            operations: bundle.ringOperations, registerOperations: bundle.ringRegisterOperations,
+            operations: bundle.ringOperations.filter { !target.unneeded.contains($0) },
+            registerOperations: bundle.ringRegisterOperations,
             flagsAllowed: bundle.ringFlagsAllowed, flagsRequired: bundle.ringFlagsRequired)
     }
 
@@ -58,7 +59,10 @@ package struct WorkerStart {
 
     /// Takes the client's files and opens the target on them.
     package func openTarget() throws(WorkerFailure) -> OpenTarget {
-        try launch.target.open(launch, files: try ClientFiles.peek(launch), kernel: kernel)
+        // A broker of an earlier version has policies without it, and none of the system calls that go with it.
+        let canWait = bundle.ringOperations.contains(IOUring.Operation.futexWait)
+        return try launch.target.open(
+            launch, files: try ClientFiles.peek(launch), kernel: kernel, canWait: canWait)
     }
 
     /// Tells the broker what disk it will be, and waits until the kernel knows.
@@ -105,7 +109,16 @@ package struct WorkerStart {
     ) throws(WorkerFailure) -> Rendezvous {
         // One arena: those of threads are made with mmap, at their first allocation.
         mallopt(M_ARENA_MAX, 1)
-        let rendezvous = Rendezvous(queues: Int(launch.queues))
+        let rendezvous = Rendezvous(queues: Int(launch.queues), helpers: target.ranges == nil ? 0 : 1)
+        var board: RangeBoard?
+        if let work = target.ranges {
+            let made: RangeBoard
+            do { made = try RangeBoard(queues: launch.queues, depth: launch.depth) } catch {
+                throw WorkerFailure(.memory, errno: error.errno)
+            }
+            try RangeThread.start(made, work, rendezvous)
+            board = made
+        }
         let files = try fileTable(of: target)
         let statistics = try mapStatistics()
         let clock = calibrateClock()
@@ -116,7 +129,7 @@ package struct WorkerStart {
                     zeroCopy: launch.flags.contains(.zeroCopy), batch: launch.flags.contains(.batch), files: files,
                     processors: serve.processors(ofQueue: Int(number)), seal: seal,
                     legacyOpcodes: launch.flags.contains(.legacyOpcodes),
-                    statistics: statistics + UInt(number) * UInt(StatisticsPage.stride), clock: clock,
+                    statistics: statistics + UInt(number) * UInt(StatisticsPage.stride), clock: clock, board: board,
                     rendezvous: rendezvous))
         }
         return rendezvous
@@ -135,6 +148,7 @@ package struct WorkerStart {
             throw WorkerFailure(.ringSeal, errno: error.errno, detail: .max)
         }
         report.insert(.rings)
+        if rendezvous.helpers > 0 { report.insert(.rangeThread) }
         if ringless && !rendezvous.someQueueCanMakeRings { report.insert(.futureRings) }
         return idle
     }

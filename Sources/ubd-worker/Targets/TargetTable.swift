@@ -16,6 +16,10 @@ package struct OpenTarget: Sendable {
     package var files: [Int32]
     /// Bytes: no write may go beyond; nil where that makes no sense.
     var fileSizeLimit: UInt64?
+    /// Discards and zeroes ranges of the file, in a thread of its own; nil when nothing is to be done there.
+    var ranges: FileRangeWork?
+    /// Operations (IORING_OP_*) of the ring policy that this file, or this kernel, has no use for: its rings don't get them.
+    var unneeded: [UInt8] = []
 }
 
 extension TargetKind {
@@ -27,13 +31,13 @@ extension TargetKind {
         }
     }
 
-    /// Opens the target. `files` are as many as `fileCount` says.
+    /// Opens the target. `files` are as many as `fileCount` says. `canWait`: the ring policy has FUTEX_WAIT.
     func open(
-        _ launch: LaunchMessage, files: [ClientFile], kernel: KernelVersion
+        _ launch: LaunchMessage, files: [ClientFile], kernel: KernelVersion, canWait: Bool
     ) throws(WorkerFailure) -> OpenTarget {
         switch self {
         case .null: try NullTarget.open(launch)
-        case .loop: try LoopTarget.open(launch, files: files, kernel: kernel)
+        case .loop: try LoopTarget.open(launch, files: files, kernel: kernel, canWait: canWait)
         }
     }
 }

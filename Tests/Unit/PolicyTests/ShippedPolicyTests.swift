@@ -106,7 +106,10 @@ struct ShippedPolicyTests {
         let null = try RingPolicy(parsing: "null.ring", read: shipped("rings"))
         let loop = try RingPolicy(parsing: "loop.ring", read: shipped("rings"))
         #expect(null.operations.map(RingPolicy.operationName) == ["URING_CMD"])
-        #expect(loop.operations.map(RingPolicy.operationName) == ["FSYNC", "FALLOCATE", "READ", "WRITE", "URING_CMD"])
+        #expect(
+            loop.operations.map(RingPolicy.operationName) == [
+                "FSYNC", "FALLOCATE", "READ", "WRITE", "URING_CMD", "FUTEX_WAIT",
+            ])
         // Without a copy only registered buffers are used, and only in batch mode may the kernel choose a buffer.
         let zeroCopy = RingMode(zeroCopy: true)
         let nullPages = try RingPolicy(parsing: "null.ring", for: zeroCopy, read: shipped("rings"))
@@ -114,7 +117,7 @@ struct ShippedPolicyTests {
         #expect(nullPages.operations.map(RingPolicy.operationName) == ["READ_FIXED", "URING_CMD"])
         #expect(
             loopPages.operations.map(RingPolicy.operationName)
-                == ["FSYNC", "READ_FIXED", "WRITE_FIXED", "FALLOCATE", "URING_CMD"])
+                == ["FSYNC", "READ_FIXED", "WRITE_FIXED", "FALLOCATE", "URING_CMD", "FUTEX_WAIT"])
         for mode in RingMode.all {
             for name in ["null.ring", "loop.ring"] {
                 let policy = try RingPolicy(parsing: name, for: mode, read: shipped("rings"))

@@ -63,6 +63,18 @@ struct EntryTests {
         #expect(word(entry, 24, Int32.self) == 3)
     }
 
+    @Test("of a wait for a word take it from addr, its value from addr2, and have flags where others have a file")
+    func waitForWord() {
+        let entry = SubmissionEntry.waitForWord(address: 0x1000, value: 7, userData: 1)
+        #expect(bytes(entry)[0] == 51)
+        #expect(word(entry, 4, UInt32.self) == 2 | 128)
+        #expect(word(entry, 8, UInt64.self) == 7)
+        #expect(word(entry, 16, UInt64.self) == 0x1000)
+        #expect(word(entry, 24, UInt64.self) == 0)
+        #expect(word(entry, 40, UInt64.self) == 0)
+        #expect(word(entry, 48, UInt64.self) == 0xffff_ffff)
+    }
+
     @Test("of a block discard take the start from addr and the length from addr3")
     func discard() {
         let entry = SubmissionEntry.discardBlocks(file: 1, offset: 512, bytes: 1024, userData: 1)

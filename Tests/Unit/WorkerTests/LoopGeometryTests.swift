@@ -29,7 +29,7 @@ struct LoopGeometryTests {
             plan.geometry
                 == Geometry(
                     size: Self.megabyte, logicalBlock: 512, physicalBlock: 4096, attributes: [.volatileCache, .fua],
-                    discardGranularity: 4096, maxDiscardSectors: 1 << 22, maxWriteZeroesSectors: 1 << 22))
+                    discardGranularity: 4096, maxDiscardSectors: 1 << 22, maxWriteZeroesSectors: 64 << 11))
     }
 
     @Test("goes through the page cache when there is no direct file, and says why")
@@ -220,6 +220,16 @@ struct LoopGeometryTests {
         #expect(file.geometry.attributes == [.readOnly, .fileReadOnly])
         #expect(file.geometry.maxDiscardSectors == 0)
         #expect(file.geometry.maxWriteZeroesSectors == 0)
+    }
+
+    @Test("of a file offers no ranges where its queues can't wait for the thread that does them")
+    func oldKernel() throws {
+        var file = BackingFile(size: Self.megabyte, direct: DirectNeeds(block: 512))
+        #expect(try plan(file).geometry.maxDiscardSectors > 0)
+        file.doesRanges = false
+        let geometry = try plan(file).geometry
+        #expect(geometry.maxDiscardSectors == 0 && geometry.discardGranularity == 0)
+        #expect(geometry.maxWriteZeroesSectors == 0)
     }
 
     @Test("of a block device names it, and discards only where the kernel can")

@@ -17,10 +17,13 @@ struct TestQueue<T: Target>: ~Copyable {
     /// In zero-copy mode: the request's pages, which the driver would have registered.
     private let pages: Mapping
     private let zeroes: FileDescriptor
+    /// What does ranges of a file: between two turns, in this thread.
+    private let ranges: FileRangeWork?
 
     /// `files` become 1 and 2 of the ring's file table. `maxIOBytes` in bytes.
     init(
-        _ target: T, files: [Int32] = [], maxIOBytes: UInt32 = 65536, zeroCopy: Bool = false
+        _ target: T, files: [Int32] = [], maxIOBytes: UInt32 = 65536, zeroCopy: Bool = false,
+        ranges: FileRangeWork? = nil
     ) throws(SystemError) {
         var ring = try Ring(entries: 4, completions: 8, flags: SealedRing.flags & ~IOUring.Setup.disabled)
         let zeroes = try FileDescriptor.open("/dev/zero", O_RDONLY)
@@ -40,12 +43,14 @@ struct TestQueue<T: Target>: ~Copyable {
         let nop = SubmissionEntry.head(operation: IOUring.Operation.nop, flags: 0, file: -1)
         let queue = try Queue(
             number: 0, depth: 1, maxIOBytes: maxIOBytes, ring: ring,
-            buffers: zeroCopy ? .registered(base: UInt64(UInt(bitPattern: pages.base))) : .own, commandHead: nop)
+            buffers: zeroCopy ? .registered(base: UInt64(UInt(bitPattern: pages.base))) : .own, commandHead: nop,
+            board: ranges == nil ? nil : try RangeBoard(queues: 1, depth: 1))
         var loop = QueueLoop(queue: queue, target: target)
         try loop.queue.fetchAll()
         self.loop = loop
         self.pages = pages
         self.zeroes = zeroes
+        self.ranges = ranges
     }
 
     /// The memory of the request's data.
@@ -66,6 +71,7 @@ struct TestQueue<T: Target>: ~Copyable {
             for entry in loop.queue.ring.pendingEntries() where entry.operation != IOUring.Operation.nop {
                 submitted.append(entry)
             }
+            if let board = loop.queue.board, let ranges { _ = board.serveOnce(ranges.perform) }
             if loop.queue.counters.committed == before + 1 {
                 guard let commit = loop.queue.ring.pendingEntries().last else { break }
                 return Int32(truncatingIfNeeded: commit.payload >> 32)

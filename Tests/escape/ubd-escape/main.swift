@@ -30,7 +30,7 @@ func serve() throws(WorkerFailure) -> Never {
     if let plan, plan.moment == .setup { Attempts.runEarly(plan) }
     let serve = try start.announce(target)
 
-    let seal = omissions.contains(.ringSeal) ? everything : start.seal
+    let seal = omissions.contains(.ringSeal) ? everything : start.seal(for: target)
     if omissions.contains(.restrictions) { try probeOpenRing(seal) }
     if let plan, plan.moment == .alone { try serveAlone(&start, plan, target, seal) }
     let rendezvous = try start.startQueues(target, serve, seal: seal)

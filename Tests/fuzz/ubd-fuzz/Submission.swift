@@ -37,7 +37,7 @@ struct Submission: Equatable {
         case IOUring.Operation.fsync: return
         case IOUring.Operation.fallocate:
             let modes = [FALLOC_FL_PUNCH_HOLE, FALLOC_FL_ZERO_RANGE].map { UInt32($0 | FALLOC_FL_KEEP_SIZE) }
-            require(modes.contains(length), "\(self)")
+            require(modes.contains(length) && disk.isBlockDevice, "\(self)")
             return checkRange(disk, offset, address)
         case IOUring.Operation.uringCommand:
             require(offset == UInt64(IOUring.blockDiscard) && disk.isBlockDevice, "\(self)")

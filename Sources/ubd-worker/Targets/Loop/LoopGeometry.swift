@@ -24,6 +24,8 @@ struct BackingFile: Equatable, Sendable {
     var forcesWrites = true
     var major: UInt32 = 0
     var minor: UInt32 = 0
+    /// Ranges of a regular file can be discarded and zeroed: its queues can wait for the thread that does it (Linux 6.7).
+    var doesRanges = true
     /// The kernel discards blocks of a block device through a ring (Linux 6.12).
     var discardsBlocks = true
 }
@@ -82,15 +84,15 @@ struct LoopPlan: Equatable, Sendable {
         geometry.attributes.insert(.volatileCache)
         // Without it the kernel lets a flush follow instead.
         if file.forcesWrites { geometry.attributes.insert(.fua) }
+        if !file.isBlockDevice, !file.doesRanges { return }
         let block = geometry.logicalBlock
         // A file's holes come in its own blocks; those of a disk that starts in mid-block are never aligned to them.
         let unit =
             file.isBlockDevice ? block : max(block, min(LoopPlan.powerOfTwo(notAbove: file.preferredBlock), 1 << 20))
         let aligned = launch.offset % UInt64(file.isBlockDevice ? file.logicalBlock : unit) == 0
         if file.isBlockDevice ? aligned : file.ranges.zeroes {
-            // The kernel zeroes a device with writes when it has nothing better: a range at a time, so that none takes
-            // longer than a few seconds.
-            geometry.maxWriteZeroesSectors = file.isBlockDevice ? 64 << 11 : Geometry.longestRangeSectors
+            // Where there is nothing better zeros are written: a range at a time, so that none takes longer than a few seconds.
+            geometry.maxWriteZeroesSectors = 64 << 11
         }
         if aligned, file.isBlockDevice ? file.discardsBlocks : file.ranges.holes {
             geometry.discardGranularity = unit

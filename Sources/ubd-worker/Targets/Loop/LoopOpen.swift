@@ -7,13 +7,14 @@ import WorkerProtocol
 extension LoopTarget {
     /// Opens the target on the client's files: the buffered one, then, when the file takes it, the direct one.
     static func open(
-        _ launch: LaunchMessage, files: [ClientFile], kernel: KernelVersion
+        _ launch: LaunchMessage, files: [ClientFile], kernel: KernelVersion, canWait: Bool = true
     ) throws(WorkerFailure) -> OpenTarget {
         let buffered = files[0]
         let direct = files.count > 1 ? files[1] : nil
         if let direct { try direct.checkIsSecondOpen(of: buffered) }
         var facts = try BackingFile(buffered, direct: direct)
         facts.discardsBlocks = kernel >= KernelVersion(6, 12)
+        facts.doesRanges = canWait && kernel >= KernelVersion(6, 7)
 
         let plan = try LoopPlan(facts, launch)
         let target = LoopTarget(
@@ -27,9 +28,33 @@ extension LoopTarget {
         if plan.direct, let direct { table.append(direct.descriptor) }
         var geometry = plan.geometry
         geometry.file = buffered.identity
-        return OpenTarget(
-            served: .loop(target), geometry: geometry, files: table,
-            fileSizeLimit: facts.isBlockDevice || plan.readOnly ? nil : launch.offset + plan.geometry.size)
+        var open = OpenTarget(served: .loop(target), geometry: geometry, files: table)
+        open.unneeded = LoopTarget.unneeded(facts, plan)
+        if !facts.isBlockDevice, !plan.readOnly {
+            let end = launch.offset + plan.geometry.size
+            open.fileSizeLimit = end
+            if facts.doesRanges {
+                let dataFile = plan.direct ? direct ?? buffered : buffered
+                do throws(SystemError) {
+                    open.ranges = try FileRangeWork(
+                        file: buffered.descriptor, dataFile: dataFile.descriptor, end: end)
+                } catch { throw WorkerFailure(.memory, errno: error.errno) }
+            }
+        }
+        return open
+    }
+
+    /// What of policy/rings/loop.ring such a file has no use for. FALLOCATE least of all: in a ring nothing compares its mode,
+    /// and most of its modes give a regular file blocks past the end of the disk.
+    private static func unneeded(_ file: BackingFile, _ plan: LoopPlan) -> [UInt8] {
+        typealias Operation = IOUring.Operation
+        if plan.readOnly {
+            return [
+                Operation.write, Operation.writeFixed, Operation.fsync, Operation.fallocate, Operation.futexWait,
+            ]
+        }
+        if file.isBlockDevice { return [Operation.futexWait] }
+        return file.doesRanges ? [Operation.fallocate] : [Operation.fallocate, Operation.futexWait]
     }
 }
 

@@ -22,6 +22,7 @@ extension LoopTarget {
         case UblkIOOperation.discard, UblkIOOperation.writeZeroes:
             if readOnly { return .failed(EROFS) }
             guard bounds.contains(descriptor) else { return .failed(EIO) }
+            if !isBlockDevice, queue.board == nil { return .failed(EOPNOTSUPP) }
             if queue.ranges.begin(tag) { submitRange(tag, descriptor, on: &queue) }
         default:
             return .failed(EOPNOTSUPP)
@@ -38,21 +39,43 @@ extension LoopTarget {
         let bytes = bounds.contains(descriptor) ? UInt64(descriptor.sectors) << 9 : 0
         if isBlockDevice, descriptor.operation == UblkIOOperation.discard {
             queue.ring.push(.discardBlocks(file: file, offset: offset, bytes: bytes, userData: key))
-        } else {
-            // A discard on a file is a hole; so are zeroes, unless the blocks must stay allocated.
-            let keep = descriptor.operation == UblkIOOperation.writeZeroes && descriptor.mustNotUnmap
-            let mode = FALLOC_FL_KEEP_SIZE | (keep ? FALLOC_FL_ZERO_RANGE : FALLOC_FL_PUNCH_HOLE)
+        } else if isBlockDevice {
+            // Nothing can be allocated there, whatever the mode.
+            let mode = FALLOC_FL_KEEP_SIZE | (descriptor.mustNotUnmap ? FALLOC_FL_ZERO_RANGE : FALLOC_FL_PUNCH_HOLE)
             queue.ring.push(.allocate(file: file, mode: Int32(mode), offset: offset, bytes: bytes, userData: key))
+        } else if let board = queue.board {
+            let isDiscard = descriptor.operation == UblkIOOperation.discard
+            let kind: RangeBoard.Kind = isDiscard ? .discard : descriptor.mustNotUnmap ? .zeroAllocated : .zero
+            queue.requests[Int(tag)].detour = .board
+            board.ask(kind, queue: queue.number, tag: tag, offset: offset, bytes: bytes)
+            waitForBoard(tag, board, on: &queue)
         }
+    }
+
+    /// The request's one submission: it completes when the thread that does the range has done it.
+    private func waitForBoard(_ tag: UInt16, _ board: RangeBoard, on queue: inout Queue) {
+        let (address, value) = board.waitingPoint(queue: queue.number, tag: tag)
+        queue.ring.push(
+            .waitForWord(address: address, value: value, userData: RequestKey(tag: tag, .control).rawValue))
     }
 
     @inline(never)
     mutating func finishRare(_ key: RequestKey, result: Int32, on queue: inout Queue) -> Outcome {
         let request = queue.requests + Int(key.tag)
         request.pointee.troubled = 1
-        let outcome =
-            key.isKind(.data)
-            ? continueData(key.tag, result, on: &queue) : continueControl(key.tag, result, on: &queue)
+        let outcome: Outcome
+        if let board = queue.board, request.pointee.detour == .board {
+            // Whatever the wait came to, what counts is whether the range is done.
+            guard let result = board.result(queue: queue.number, tag: key.tag) else {
+                waitForBoard(key.tag, board, on: &queue)
+                return .pending
+            }
+            outcome = rangeOutcome(result)
+        } else {
+            outcome =
+                key.isKind(.data)
+                ? continueData(key.tag, result, on: &queue) : continueControl(key.tag, result, on: &queue)
+        }
         if outcome != .pending {
             request.pointee.settle()
             let operation = queue.descriptors[Int(key.tag)].operation
@@ -78,10 +101,17 @@ extension LoopTarget {
                 return .pending
             }
             return beginRare(tag, on: &queue)
+        default: return rangeOutcome(result)
+        }
+    }
+
+    private func rangeOutcome(_ result: Int32) -> Outcome {
+        switch result {
+        case 0...: .done(0)
         // "Not supported" makes the block layer write zeros itself, or stop discarding. A file system that can't do it at
         // this alignment says EINVAL, a kernel that lacks it ENOSYS: for us that is the same.
-        case -EINVAL, -ENOSYS: return .failed(EOPNOTSUPP)
-        default: return LoopTarget.failure(-result)
+        case -EINVAL, -ENOSYS: .failed(EOPNOTSUPP)
+        default: LoopTarget.failure(-result)
         }
     }
 
