@@ -21,8 +21,9 @@ final class WorkerStart {
 
     /// Milliseconds for everything from clone to `ready`.
     private static let deadline = 20_000
-    /// What a worker maps beside its buffers, its program, stacks and rings: all of it is locked.
-    private static let otherBytes: UInt64 = 64 << 20
+    /// Bytes that a worker may map beside its buffers, for its program, and for the stack, ring and tables of each queue: about
+    /// twice what it does (8 MiB and 1 MiB). All of it is locked.
+    private static let otherBytes: (process: UInt64, queue: UInt64) = (32 << 20, 2 << 20)
     /// Milliseconds in which a killed process is gone, also on a host that is busy.
     private static let dying = 1000
 
@@ -70,10 +71,13 @@ final class WorkerStart {
     static func launch(
         _ launch: LaunchMessage, program: WorkerProgram, node: String, uid: UInt32, broker: Broker
     ) -> WorkerLaunch {
-        let bytes = UInt64(launch.queues) * UInt64(launch.depth) * UInt64(launch.maxIOBytes)
+        // Without a copy there are no buffers of its own.
+        let depth = launch.flags.contains(.zeroCopy) ? 0 : UInt64(launch.depth)
+        let queue = depth * UInt64(launch.maxIOBytes) + WorkerStart.otherBytes.queue
         return WorkerLaunch(
             binary: program.file.raw, device: node, uid: uid, gid: broker.workerGID,
-            processes: UInt64(launch.queues) * 32 + 32, mappedBytes: bytes + WorkerStart.otherBytes,
+            processes: UInt64(launch.queues) * 32 + 32,
+            mappedBytes: WorkerStart.otherBytes.process + UInt64(launch.queues) * queue,
             openFiles: UInt64(launch.queues) + 24, oomScore: broker.configuration.oomScore)
     }
 

@@ -64,7 +64,10 @@ struct DescriptorTable {
             if !isRight(entry) { return "descriptor \(number) is not \(what)" }
         }
         let others = found.keys.filter { $0 < 0 || $0 >= Int32(fixed.count) }.sorted()
-        guard files.contains(others.count) else { return "\(others.count) descriptors more than the documented ones" }
+        guard files.contains(others.count) else {
+            return "\(others.count) descriptors from \(WorkerDescriptor.firstFile) on instead of "
+                + "\(files.lowerBound) to \(files.upperBound)"
+        }
         for (index, number) in others.enumerated() {
             guard number == WorkerDescriptor.firstFile + Int32(index), let entry = found[number], entry.isReadable,
                 entry.link.map(isPath) ?? true

@@ -42,6 +42,9 @@ struct Attempts: ~Copyable {
         }
     }
 
+    /// A worker with a ring's descriptor is not believed; the ring itself stays.
+    func closeNewRing() { close(ring.descriptor) }
+
     // MARK: While only stage A stands
 
     /// System calls, written down with write(2), which stage A allows.

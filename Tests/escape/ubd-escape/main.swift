@@ -44,6 +44,7 @@ func serve() throws(WorkerFailure) -> Never {
     if let plan, plan.moment == .ringed {
         if plan.kind == .newRing { try attempts?.pointee.takeNewRing() }
         attempts?.pointee.run()
+        if plan.kind == .newRing { attempts?.pointee.closeNewRing() }
     }
     if plan?.moment == .endBeforeFetch { _exit(21) }
     if plan?.moment == .endHalfFetched {
