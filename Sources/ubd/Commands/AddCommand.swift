@@ -130,7 +130,10 @@ struct AddCommand: UBDCommand {
             if backing.readOnly { request.readOnly = true }
             request.fileName = Self.label(path)
             var told = backing.notices
-            let (content, smallest) = look(at: backing.numbers[0], plan.options)
+            let smallest = ContentSectors.smallestBlock(of: backing.numbers[0])
+            // A file that does not answer is no reason to wait here, and nothing depends on it.
+            let content = try? ContentSectors.look(
+                at: path, offset: plan.options.offset, environment, seconds: Self.lookSeconds)
             if let other = defaultBlockSize(plan.options, content, smallest) {
                 request.options.append(OptionValue("block-size", String(other)))
                 told.append(Self.followed(path, other))
@@ -210,10 +213,8 @@ struct AddCommand: UBDCommand {
         }
     }
 
-    /// What is on the file where the device begins, and the smallest block in bytes that the device can have.
-    private func look(at file: Int32, _ options: TargetOptions) -> (ContentSectors?, smallest: UInt64) {
-        (ContentSectors(of: file, offset: options.offset), ContentSectors.smallestBlock(of: file))
-    }
+    /// How long the content of a file may take to be read.
+    private static let lookSeconds = 3
 
     /// The block size in bytes when none was asked for and the content has a better one than the usual. A disk keeps its own.
     private func defaultBlockSize(_ options: TargetOptions, _ content: ContentSectors?, _ smallest: UInt64) -> UInt64? {

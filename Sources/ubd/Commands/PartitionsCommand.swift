@@ -89,18 +89,13 @@ struct PartitionsCommand: UBDCommand {
     private func unseenGPT(
         _ device: Device, _ environment: CommandEnvironment
     ) throws(CommandFailure) -> CommandFailure {
-        let printed: (text: String, status: Int32)?
+        let found: ContentSectors?
         do throws(SystemError) {
-            let arguments = ["ubd", LookAtDeviceCommand._commandName, "--", device.node]
-            let helper = try HelperProcess(environment.executable, arguments)
-            printed = try helper.output(most: 1024, Deadline(seconds: environment.callSeconds))
-        } catch { throw CommandFailure(error, remedy: "try 'sgdisk -v \(device.node)'") }
-        guard let text = printed?.text, let sector = UInt64(text.prefix { $0.isNumber }) else {
-            throw CommandFailure(
-                .failed, "Hangs", "\(device.node) could not be read within \(environment.callSeconds) s",
-                remedy: "wait until its file answers; 'ubd list' says what the device does")
+            found = try ContentSectors.look(at: device.node, offset: 0, environment, seconds: environment.callSeconds)
+        } catch {
+            throw CommandFailure(error, remedy: "wait until its file answers; 'ubd list' says what the device does")
         }
-        guard sector != 0, sector != UInt64(device.blockSize) else {
+        guard case .table(let sector)? = found, sector != UInt64(device.blockSize) else {
             return CommandFailure(
                 .failed, "DamagedGPT",
                 "\(device.node) has the protective partition of a GPT, and a GPT that is damaged or gone",

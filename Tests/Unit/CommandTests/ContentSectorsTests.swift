@@ -1,5 +1,7 @@
 import BrokerInterface
+import Foundation
 import Glibc
+import SystemCalls
 import Testing
 import Varlink
 
@@ -86,6 +88,30 @@ struct ContentSectorsTests {
         var all = [UInt8](repeating: 0xff, count: 1 << 16)
         all.replaceSubrange(512..<520, with: "EFI PART".utf8)
         #expect(ContentSectors(head: all) == nil)
+    }
+
+    @Test("come from a helper, in words that only it uses, and not at all from a file that does not answer")
+    func helper() throws {
+        for found in [ContentSectors.table(512), .fileSystem("an ext file system", 1024)] {
+            #expect(ContentSectors(line: found.line[...]) == found)
+        }
+        for line in ["", "table", "table x", "table 512 y", "fileSystem 512", "gpt 512"] {
+            #expect(ContentSectors(line: line[...]) == nil)
+        }
+        let folder = TemporaryFolder()
+        let script = folder.path + "/slow"
+        try "#!/bin/sh\nexec sleep 100\n".write(toFile: script, atomically: true, encoding: .utf8)
+        chmod(script, 0o755)
+        let environment = CommandEnvironment(
+            console: Recorder(), socketPath: "/nowhere", host: FakeMachine.healthy, executable: script)
+        var failure: SystemError?
+        repeat {
+            // A script that was just written may still be open in a child of another test.
+            do { _ = try ContentSectors.look(at: "/dev/null", offset: 0, environment, seconds: 1) } catch {
+                failure = error
+            }
+        } while failure?.errno == ETXTBSY
+        #expect(failure?.errno == ETIMEDOUT)
     }
 
     @Test("are told when the device has others, with the option to give; a disk may have no smaller ones")
