@@ -16,20 +16,6 @@ enum RunFolder {
         try call("chmod \(path)") { fchmod(folder.raw, 0o755) }
     }
 
-    /// Held until the process ends. A record lock (fcntl(2)) and not flock(2): it goes with the process that took it, at
-    /// once, while the last reference to the file may go late if the exit has to wait for the close of another one.
-    static func lock(_ path: String) throws -> FileDescriptor {
-        let file = try FileDescriptor.open(path + "/lock", O_RDWR | O_CREAT | O_NOFOLLOW, mode: 0o600)
-        var whole = Glibc.flock()
-        whole.l_type = Int16(F_WRLCK)
-        whole.l_whence = Int16(SEEK_SET)
-        guard fcntl(file.raw, F_SETLK, &whole) == 0 else {
-            guard errno == EAGAIN || errno == EACCES else { throw SystemError("lock \(path)/lock", errno) }
-            throw Startup.Refusal(message: "another ubd-broker runs already (\(path)/lock is held)", status: 1)
-        }
-        return file
-    }
-
     /// The listening socket: systemd's when it passed one (sd_listen_fds(3)), otherwise our own. With the lock held, a
     /// socket file that is there can only be a dead broker's.
     static func listener(_ path: String) throws -> FileDescriptor {

@@ -113,7 +113,7 @@ enum Startup {
         var program: WorkerProgram? = try workerProgram(configuration)
         let gid = try workerGroup(configuration)
         try RunFolder.prepare(configuration.runFolder)
-        let lock = try RunFolder.lock(configuration.runFolder)
+        let lock = try BrokerLock.take(configuration.runFolder + "/lock")
         let loop = try EventLoop()
         let encoding: ControlRing.Encoding = configuration.usesLegacyOpcodes ? .legacy : .ioctl
         #if UBD_TEST_FAILURES
