@@ -115,7 +115,7 @@ let package = Package(
         tests("Varlink", of: ["Varlink"]),
         tests("BrokerInterface", of: ["BrokerInterface", "Varlink"]),
         tests("Command", of: ["ubd"]),
-        tests("Broker", of: ["ubd-broker", "WorkerProtocol", "KernelABI", "SystemCalls"]),
+        tests("Broker", of: ["ubd-broker", "WorkerProtocol", "KernelABI", "SystemCalls", "CLauncher"]),
         tests(
             "Worker",
             of: [

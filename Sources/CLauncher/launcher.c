@@ -1,4 +1,4 @@
-#include "CLauncher.h"
+#include "child.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -23,19 +23,19 @@
 /* udev may hold a new node for a moment: 200 times 10 ms. */
 #define OPEN_ATTEMPTS 200
 
-static void report(int pipe, int step, int error) {
+void ubd_report(int pipe, int step, int error) {
     struct ubd_launch_report r = {step, error};
     while (write(pipe, &r, sizeof r) == -1 && errno == EINTR) {
     }
 }
 
 static _Noreturn void fail(int pipe, int step) {
-    report(pipe, step, errno);
+    ubd_report(pipe, step, errno);
     _exit(127);
 }
 
 /* Moves `kept` out of the way and closes everything else. */
-static int keep_only(int *kept, unsigned count) {
+int ubd_keep_only(int *kept, unsigned count) {
     for (unsigned i = 0; i < count; i++) {
         kept[i] = fcntl(kept[i], F_DUPFD_CLOEXEC, FIRST_SPARE);
         if (kept[i] == -1) return -1;
@@ -132,7 +132,7 @@ static void drop_privileges(const struct ubd_launch *l, int pipe) {
 static void reset_signals(int pipe) {
     sigset_t none;
     sigemptyset(&none);
-    /* Handlers are gone since start(). A write past RLIMIT_FSIZE must be an error, not a death. */
+    /* Handlers are gone since ubd_start(). A write past RLIMIT_FSIZE must be an error, not a death. */
     if (signal(SIGXFSZ, SIG_IGN) == SIG_ERR || signal(SIGPIPE, SIG_IGN) == SIG_ERR ||
         sigprocmask(SIG_SETMASK, &none, NULL) == -1)
         fail(pipe, UBD_LAUNCH_SIGNALS);
@@ -140,10 +140,10 @@ static void reset_signals(int pipe) {
 
 static _Noreturn void become_worker(const struct ubd_launch *l, int pipe) {
     int kept[] = {l->worker_binary, l->control, pipe};
-    if (keep_only(kept, 3) == -1) fail(pipe, UBD_LAUNCH_FILES);
+    if (ubd_keep_only(kept, 3) == -1) fail(pipe, UBD_LAUNCH_FILES);
     int binary = kept[0];
     pipe = kept[2];
-    report(pipe, UBD_LAUNCH_BEGUN, 0);
+    ubd_report(pipe, UBD_LAUNCH_BEGUN, 0);
     umask(077);
     setsid();
     set_up_files(l, kept[1], pipe);
@@ -161,7 +161,7 @@ static _Noreturn void become_worker(const struct ubd_launch *l, int pipe) {
 }
 
 /* fork with a pidfd, and with namespaces for a worker. */
-static pid_t start(unsigned long namespaces, int *pidfd) {
+pid_t ubd_start(unsigned long namespaces, int *pidfd) {
     /* Not clone3: its flags are in memory, so the unit's RestrictNamespaces would have to refuse it altogether. */
     pid_t pid = (pid_t)syscall(SYS_clone, CLONE_PIDFD | namespaces | SIGCHLD, NULL, pidfd, NULL, 0);
     if (pid == 0)
@@ -174,7 +174,7 @@ static pid_t start(unsigned long namespaces, int *pidfd) {
 }
 
 /* Waits until the child has closed what is not its own, and says so, or has failed at that, or died. */
-static void wait_until_begun(int pipe) {
+void ubd_wait_until_begun(int pipe) {
     struct pollfd word = {.fd = pipe, .events = POLLIN};
     while (poll(&word, 1, -1) == -1 && errno == EINTR) {
     }
@@ -183,7 +183,7 @@ static void wait_until_begun(int pipe) {
 int ubd_launch(const struct ubd_launch *launch, struct ubd_child *child) {
     int ends[2], pidfd = -1;
     if (pipe2(ends, O_CLOEXEC) == -1) return -errno;
-    pid_t pid = start(CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWUTS | CLONE_NEWCGROUP, &pidfd);
+    pid_t pid = ubd_start(CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWUTS | CLONE_NEWCGROUP, &pidfd);
     if (pid == 0) become_worker(launch, ends[1]);
     int error = pid == -1 ? -errno : 0;
     close(ends[1]);
@@ -191,7 +191,7 @@ int ubd_launch(const struct ubd_launch *launch, struct ubd_child *child) {
         close(ends[0]);
         return error;
     }
-    wait_until_begun(ends[0]);
+    ubd_wait_until_begun(ends[0]);
     fcntl(ends[0], F_SETFL, O_NONBLOCK);
     *child = (struct ubd_child){pid, pidfd, ends[0]};
     return 0;
@@ -215,8 +215,8 @@ static _Noreturn void become_undertaker(const int *files, char *const *texts, un
     if (count > 63) _exit(1);
     for (unsigned i = 0; i < count; i++) kept[i] = files[i];
     kept[count] = pipe;
-    if (keep_only(kept, count + 1) == -1) _exit(1);
-    report(kept[count], UBD_LAUNCH_BEGUN, 0);
+    if (ubd_keep_only(kept, count + 1) == -1) _exit(1);
+    ubd_report(kept[count], UBD_LAUNCH_BEGUN, 0);
     /* Not before the caller has closed its own: whoever closes last is held up. It has, when nobody reads the pipe. */
     struct pollfd reader = {.fd = kept[count]};
     while (poll(&reader, 1, -1) == -1 && errno == EINTR) {
@@ -227,14 +227,14 @@ static _Noreturn void become_undertaker(const int *files, char *const *texts, un
 int ubd_undertake(const int *files, char *const *texts, unsigned count, struct ubd_child *child) {
     int ends[2], pidfd = -1;
     if (pipe2(ends, O_CLOEXEC) == -1) return -errno;
-    pid_t pid = start(0, &pidfd);
+    pid_t pid = ubd_start(0, &pidfd);
     if (pid == 0) become_undertaker(files, texts, count, ends[1]);
     int error = pid == -1 ? -errno : 0;
     close(ends[1]);
     if (!error) {
         /* Only once the child holds the files for itself may the caller let go of its own copies. */
         struct ubd_launch_report first;
-        wait_until_begun(ends[0]);
+        ubd_wait_until_begun(ends[0]);
         if (read(ends[0], &first, sizeof first) != sizeof first) {
             error = -ECHILD;
             syscall(SYS_wait4, pid, NULL, 0, NULL);

@@ -12,8 +12,8 @@ final class Broker {
         var startWorker: (WorkerLaunch, @escaping (WorkerEvent) -> Void) throws(SystemError) -> any Worker
         /// What is wrong with a stopped worker's sandbox; nil when it stands.
         var verify: (SandboxVerification, _ pid: Int32) -> String? = { $0.problem(inProcess: $1) }
-        /// Who uses a device, so that it must not go; nil when nobody does.
-        var holder: (_ id: UInt32) -> String? = Holders.holder(of:)
+        /// Whether somebody uses a device, so that it must not go; nil for the host's own tables.
+        var holding: ((_ id: UInt32, _ completion: @escaping (Holding) -> Void) -> Void)?
         var sysfs = "/sys"
         var nodes = Nodes(folder: "/dev")
         /// Monotonic nanoseconds, for the deadlines of recoveries.
@@ -39,6 +39,7 @@ final class Broker {
     let driver: Driver
     let store: RecordStore
     let undertaker: Undertaker
+    private let holders: Holders
     let orphans: Orphans
     let deathCauses: DeathCauses
     let started = Int64(time(nil))
@@ -71,6 +72,7 @@ final class Broker {
         self.surroundings = surroundings
         store = RecordStore(runFolder: configuration.runFolder)
         undertaker = Undertaker(loop: loop)
+        holders = Holders(loop: loop)
         orphans = Orphans(loop: loop)
         deathCauses = DeathCauses(loop: loop, log: surroundings.kernelLog)
         self.uids = uids
@@ -210,7 +212,11 @@ final class Broker {
             .contains { ["tsc", "tsc-early", "arch_sys_counter"].contains($0) }
     }
 
-    func holder(of device: ManagedDevice) -> String? { surroundings.holder(device.id) }
+    /// Tells, later, whether somebody uses a device so that it must not go.
+    func askHolding(of device: ManagedDevice, _ completion: @escaping (Holding) -> Void) {
+        if let ask = surroundings.holding { return ask(device.id, completion) }
+        holders.ask("ublkb\(device.id)", completion)
+    }
 
     /// What is wrong with a stopped worker's sandbox; nil when it stands.
     func verification(of worker: any Worker, _ device: ManagedDevice, threads: Int) -> String? {
@@ -219,18 +225,6 @@ final class Broker {
             SandboxVerification(
                 uid: worker.uid, gid: workerGID, seccompFilters: ownFilters + 2,
                 descriptors: device.descriptorTable(of: worker), threads: threads), worker.pid)
-    }
-
-    /// Why a number can't be had; nil when it can, as far as we know.
-    func occupation(of id: UInt32) -> InterfaceError? {
-        guard devices[id] != nil else { return nil }
-        return .idInUse(
-            message: "device number \(id) is in use", remedy: "choose another number, or leave -n out", id: Int64(id))
-    }
-
-    func freeID(except tried: Set<UInt32>) -> UInt32? {
-        guard tried.count < 1024 else { return nil }
-        return (0...UInt32(AddPlan.ids.upperBound)).first { devices[$0] == nil && !tried.contains($0) }
     }
 
     /// A number that no other device of this host has had: random, positive, not 0.
@@ -324,6 +318,10 @@ final class Broker {
         let buffer = [UInt8](repeating: 0, count: MemoryLayout<UblkDeviceInfo>.size)
         let request = ControlRequest(operation: .getDeviceInfo, device: device.id, buffer: buffer)
         driver.opened?.submit(request) { [self] answer in
+            if answer.verdict(on: .getDeviceInfo) == .again, looks < 100 {
+                loop.after(milliseconds: 100) { [self] in leaveFailing(device, looks: looks + 1) }
+                return
+            }
             guard case .result(0, let bytes) = answer else { return stopFailed(device) }
             let state = bytes.withUnsafeBytes { $0.loadUnaligned(as: UblkDeviceInfo.self) }.state
             switch UblkDeviceState(rawValue: state) {
@@ -338,7 +336,7 @@ final class Broker {
     private func stopFailed(_ device: ManagedDevice) {
         guard devices[device.id] === device, device.teardown == nil else { return }
         driver.opened?.submit(ControlRequest(operation: .stopDevice, device: device.id)) { answer in
-            guard answer.errno != 0, answer.errno != ENODEV else { return }
+            if [.done, .gone].contains(answer.verdict(on: .stopDevice)) { return }
             Log.warning("stop", ("device", "\(device.id)"), ("errno", SystemError.name(answer.errno)))
         }
     }

@@ -16,6 +16,8 @@ struct CommandEnvironment {
     var addSeconds = 60
     var callSeconds = 30
     var flushSeconds = 30
+    /// For who holds a device.
+    var lookSeconds = 5
     /// The broker may try the new program, drain the old worker, and go back to it.
     var upgradeSeconds = 120
     /// Nanoseconds of a clock that never goes back.

@@ -59,3 +59,7 @@ int ubd_launch(const struct ubd_launch *launch, struct ubd_child *child);
  * `child.report` when it has. With `texts`, two a file, it first writes the one into the file where what the file says does
  * not begin with the other, which may block as long; its exit status is the last errno of that, or 0. */
 int ubd_undertake(const int *files, char *const *texts, unsigned count, struct ubd_child *child);
+
+/* Starts a child that reads a file and writes what it says into `child.report`, which does not block the reader. Its exit
+ * status is 0 when that was all, else an errno. For a file of /proc whose reading may take long, or for ever. */
+int ubd_copy(const char *path, struct ubd_child *child);

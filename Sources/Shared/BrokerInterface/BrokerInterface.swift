@@ -12,6 +12,8 @@ public enum BrokerAPI {
     public static let socketVariable = "UBD_SOCKET"
     /// The holder in a Busy error when some program has the device open: which one, only its user's client can find out.
     public static let openSomewhere = "open somewhere"
+    /// The holder in a Busy error when nobody can tell whether the device is in use.
+    public static let holderUnknown = "not known"
 
     /// The text that GetInterfaceDescription returns for that interface.
     ///

@@ -113,13 +113,29 @@ public func readFile(_ path: String, limit: Int = 1 << 20) throws(SystemError) -
 
 /// Replaces a file in one step: readers see the old content or the new, never a part.
 public func replaceFile(_ path: String, with bytes: [UInt8], mode: mode_t) throws(SystemError) {
+    try putFile(path, bytes, mode) { rename($0, path) }
+}
+
+/// Makes a file in one step, whole or not at all; EEXIST when something has that name.
+public func createFile(_ path: String, with bytes: [UInt8], mode: mode_t) throws(SystemError) {
+    // RENAME_NOREPLACE (rename(2)).
+    try putFile(path, bytes, mode) { renameat2(AT_FDCWD, $0, AT_FDCWD, path, 1) }
+}
+
+/// Writes the bytes beside `path` and gives them that name; nothing is left beside it when that fails.
+private func putFile(
+    _ path: String, _ bytes: [UInt8], _ mode: mode_t, _ move: (_ from: String) -> Int32
+) throws(SystemError) {
     let temporary = path + ".new"
     if unlink(temporary) != 0, errno != ENOENT { throw SystemError("unlink \(temporary)", errno) }
-    do {
+    do throws(SystemError) {
         let file = try FileDescriptor.open(temporary, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW, mode: mode)
         try file.writeAll(bytes)
+        try call("rename \(temporary)") { move(temporary) }
+    } catch {
+        unlink(temporary)
+        throw error
     }
-    try call("rename \(temporary)") { rename(temporary, path) }
 }
 
 /// Two descriptors that were made together: the ends of a pipe (reading, writing) or of a socket pair.

@@ -1,16 +1,23 @@
 import Glibc
 
 /// The names in a folder, "." and ".." left out, in no order; empty when it can't be read.
-public func listFolder(_ path: String) -> [String] {
-    guard let folder = opendir(path) else { return [] }
+public func listFolder(_ path: String) -> [String] { (try? namesInFolder(path)) ?? [] }
+
+/// The names in a folder, "." and ".." left out, in no order.
+public func namesInFolder(_ path: String) throws(SystemError) -> [String] {
+    guard let folder = opendir(path) else { throw SystemError("read \(path)", errno) }
     defer { closedir(folder) }
     var names: [String] = []
-    while let entry = readdir(folder) {
+    while true {
+        // Its end and an error look the same but for errno (readdir(3)).
+        errno = 0
+        guard let entry = readdir(folder) else { break }
         let name = withUnsafePointer(to: &entry.pointee.d_name) {
             $0.withMemoryRebound(to: CChar.self, capacity: 256) { String(cString: $0) }
         }
         if name != "." && name != ".." { names.append(name) }
     }
+    if errno != 0 { throw SystemError("read \(path)", errno) }
     return names
 }
 

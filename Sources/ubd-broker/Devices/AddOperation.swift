@@ -90,13 +90,8 @@ final class AddOperation: ClientOperation {
     // MARK: The kernel's device
 
     private func chooseID() {
-        if let wanted = plan.id, let error = broker.occupation(of: wanted) { return fail(error) }
-        guard let id = plan.id ?? broker.freeID(except: triedIDs) else {
-            return fail(
-                .quotaReached(
-                    message: "no device number is free", remedy: "delete a device first", limit: "ids",
-                    value: Int64(AddPlan.ids.upperBound)))
-        }
+        let id: UInt32
+        do { id = try broker.number(plan.id, except: triedIDs) } catch { return fail(error) }
         triedIDs.insert(id)
         let device = ManagedDevice(
             adding: plan, mode: mode, ioTimeout: ioTimeout,
@@ -104,9 +99,10 @@ final class AddOperation: ClientOperation {
             node: broker.nodes.block(id))
         do {
             // The record comes before the kernel call, so that a broker that dies in between knows of it.
-            try broker.store.write(device.record)
+            try broker.store.create(device.record)
         } catch {
-            broker.store.remove(id)
+            // Somebody put one there this moment.
+            if error.errno == EEXIST { return chooseID() }
             return fail(StartErrors.broken("write the device's record", error))
         }
         broker.devices[id] = device
@@ -148,7 +144,7 @@ final class AddOperation: ClientOperation {
 
     private func deviceAdded(_ device: ManagedDevice, _ answer: ControlAnswer) {
         guard case .result(let result, let bytes) = answer, result >= 0 else {
-            return deviceNotAdded(device, answer.errno)
+            return deviceNotAdded(device, answer)
         }
         device.isInKernel = true
         // Not before the number is ours: udev would give a device of another server to our user. Not after START_DEV: the
@@ -177,10 +173,11 @@ final class AddOperation: ClientOperation {
         launch(device)
     }
 
-    private func deviceNotAdded(_ device: ManagedDevice, _ errno: Int32) {
-        if errno == EEXIST {
+    private func deviceNotAdded(_ device: ManagedDevice, _ answer: ControlAnswer) {
+        let (errno, verdict) = (answer.errno, answer.verdict(on: .addDevice))
+        if verdict == .taken {
             // It is another server's: forget our record at once, so that nobody deletes theirs for it.
-            broker.store.remove(device.id)
+            broker.store.removeRecord(device.id)
             broker.forget(device)
             self.device = nil
             // Our own last device of that number may still be open in udev, which has been told of its end; the kernel is
@@ -197,8 +194,8 @@ final class AddOperation: ClientOperation {
                     message: "device number \(wanted) is in use by another ublk server or still being deleted",
                     remedy: "choose another number, or leave -n out", id: Int64(wanted)))
         }
-        // Late is not never: the undoing must look for it.
-        if errno == ETIMEDOUT { device.isInKernel = true }
+        // It may be there: the undoing must look for it.
+        device.mayBeInKernel = verdict == .unknown
         fail(StartErrors.kernelSaysNo("ADD_DEV", errno))
     }
 
@@ -265,7 +262,9 @@ final class AddOperation: ClientOperation {
         let request = ControlRequest(
             operation: .setParameters, device: device.id, buffer: parameters.encoded(), deadline: Deadline.command)
         command(request) { [self] answer in
-            guard answer.errno == 0 else { return fail(StartErrors.kernelSaysNo("SET_PARAMS", answer.errno)) }
+            guard answer.verdict(on: .setParameters) == .done else {
+                return fail(StartErrors.kernelSaysNo("SET_PARAMS", answer.errno))
+            }
             workerStart?.serve()
         }
     }
@@ -281,7 +280,9 @@ final class AddOperation: ClientOperation {
     }
 
     private func started(_ device: ManagedDevice, _ answer: ControlAnswer) {
-        guard answer.errno == 0 else { return fail(StartErrors.kernelSaysNo("START_DEV", answer.errno)) }
+        guard answer.verdict(on: .startDevice) == .done else {
+            return fail(StartErrors.kernelSaysNo("START_DEV", answer.errno))
+        }
         guard let worker = device.worker, worker.isAlive else {
             return fail(StartErrors.workerBroke("it died during the start"))
         }
@@ -416,7 +417,11 @@ final class AddOperation: ClientOperation {
             if failure == nil { return next(answer) }
             // It failed meanwhile, but what the command did must be known to the undoing.
             if request.operation == .addDevice {
-                if answer.errno == 0 { device?.isInKernel = true } else { return discardUnadded() }
+                switch answer.verdict(on: .addDevice) {
+                case .done: device?.isInKernel = true
+                case .unknown: device?.mayBeInKernel = true
+                default: return discardUnadded()
+                }
             }
             undo()
         }
@@ -425,7 +430,7 @@ final class AddOperation: ClientOperation {
     /// ADD_DEV itself failed after the client went away: there is nothing in the kernel that is ours.
     private func discardUnadded() {
         if let device {
-            broker.store.remove(device.id)
+            broker.store.removeRecord(device.id)
             broker.forget(device)
             self.device = nil
         }

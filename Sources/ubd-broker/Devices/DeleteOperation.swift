@@ -1,17 +1,27 @@
 import BrokerInterface
 import Glibc
 import KernelABI
+import SystemCalls
 
-/// Delete, as a user asked for it: refused while somebody uses the device, unless by force.
+/// Delete, as a user asked for it: refused while somebody uses the device, or when nobody can tell, unless by force.
+///
+/// Where the kernel has TRY_STOP_DEV it knows whether somebody has the device open, whoever that is; the host's tables then
+/// only bring the words. Elsewhere they decide.
 final class DeleteOperation {
     /// TRY_STOP_DEV says EBUSY also while udev looks at a new device for a moment.
     private static let attempts = 10
-    private static let pause = 100
+    /// Milliseconds.
+    private enum Deadline {
+        static let pause = 100
+        static let tryStop = 10_000
+    }
 
     private let broker: Broker
     private let device: ManagedDevice
-    private let completion: (InterfaceError?) -> Void
+    /// nil once it was called.
+    private var completion: ((InterfaceError?) -> Void)?
     private var attempt = 0
+    private var timer: EventLoop.Timer?
     /// What the device was before it was tried to stop it.
     private var before: (state: DeviceState, reason: String?) = (.live, nil)
 
@@ -26,53 +36,118 @@ final class DeleteOperation {
             return refuse(busyWith: "being added right now", remedy: "try again in a moment")
         }
         if force { return forced() }
-        guard device.teardown == nil, device.info.state != .deleting else {
+        guard device.teardown == nil, device.deletion == nil, device.info.state != .deleting else {
             return refuse(
                 busyWith: "being deleted already",
                 remedy: "wait for that, or hurry it with --force (what is not written yet is lost)")
         }
-        if let holder = broker.holder(of: device) { return refuse(busyWith: holder) }
-        if device.recovery != nil || device.upgrade?.hasDevice == true {
-            return refuse(
-                busyWith: "getting a new worker right now",
-                remedy: "try again in a moment, or delete with --force (what is not written yet is lost)")
+        device.deletion = self
+        if let control = kernelThatKnows, obstacle == nil { return beginToStop(control) }
+        broker.askHolding(of: device) { [self] holding in
+            if isOvertaken { return }
+            decide(holding)
         }
-        if device.watch.isReported { return refuse(busyWith: "waiting for its file, which does not answer") }
-        // STOP_DEV of a device whose worker does not serve would hang.
-        if device.worker == nil || device.info.state == .stuck { return takeDown(.killFirst) }
-        guard let control = broker.driver.opened, control.features.contains(.safeStop) else {
-            // Before 7.0 the kernel can't tell whether somebody has it open; mounts, swap and holders were checked.
-            return takeDown(.orderly)
-        }
-        before = (device.info.state, device.info.reason)
-        // A stopped device's worker ends by itself: that is no failure then.
-        device.setState(.deleting)
-        tryStop(control)
     }
 
     /// Overtakes a deletion that waits for the worker, or for somebody to close the device.
     private func forced() {
         guard let teardown = device.teardown else { return takeDown(.killFirst) }
         teardown.hurry()
-        teardown.join(completion)
+        teardown.join(finish)
     }
 
-    /// TRY_STOP_DEV stops the device only while nobody has it open.
+    /// The driver, where it can tell whether somebody has the device open. That of a device whose worker does not serve would
+    /// hang like STOP_DEV.
+    private var kernelThatKnows: (any ControlDevice)? {
+        guard let control = broker.driver.opened, control.features.contains(.safeStop), device.worker != nil,
+            device.info.state != .stuck
+        else { return nil }
+        return control
+    }
+
+    /// What the device is busy with itself; nil when nothing.
+    private var obstacle: (holder: String, remedy: String)? {
+        if device.recovery != nil || device.upgrade?.hasDevice == true {
+            return (
+                "getting a new worker right now",
+                "try again in a moment, or delete with --force (what is not written yet is lost)"
+            )
+        }
+        if device.watch.isReported { return ("waiting for its file, which does not answer", DeleteOperation.release) }
+        return nil
+    }
+
+    /// What happened while somebody else was asked: the device is being taken down by force, or is gone.
+    private var isOvertaken: Bool {
+        if let teardown = device.teardown {
+            teardown.join(finish)
+            return true
+        }
+        if broker.devices[device.id] === device { return false }
+        finish(nil)
+        return true
+    }
+
+    private func decide(_ holding: Holding) {
+        switch holding {
+        case .held(let holder): return refuse(busyWith: holder)
+        case .unknown(let why): return refuse(unknown: why)
+        case .free: break
+        }
+        if let (holder, remedy) = obstacle { return refuse(busyWith: holder, remedy: remedy) }
+        if let control = kernelThatKnows { return beginToStop(control) }
+        // STOP_DEV of a device whose worker does not serve would hang.
+        takeDown(device.worker == nil || device.info.state == .stuck ? .killFirst : .orderly)
+    }
+
+    // MARK: TRY_STOP_DEV
+
+    private func beginToStop(_ control: any ControlDevice) {
+        before = (device.info.state, device.info.reason)
+        // A stopped device's worker ends by itself: that is no failure then.
+        device.setState(.deleting)
+        tryStop(control)
+    }
+
+    /// TRY_STOP_DEV stops the device only while nobody has it open. One that is late may do so yet: it is heard out, also when
+    /// its client has been told that it takes long.
     private func tryStop(_ control: any ControlDevice) {
-        // Somebody forced it in the meantime.
-        if let teardown = device.teardown { return teardown.join(completion) }
-        guard broker.devices[device.id] === device else { return completion(nil) }
+        timer = broker.loop.after(milliseconds: Deadline.tryStop) { [self] in
+            let why = "the kernel has not answered TRY_STOP_DEV within \(Deadline.tryStop / 1000) s"
+            finish(unknownError(why, remedy: "see 'ubd list -n \(device.id)', or delete it with --force"))
+        }
         control.submit(ControlRequest(operation: .tryStopDevice, device: device.id)) { [self] answer in
-            if let teardown = device.teardown { return teardown.join(completion) }
-            guard broker.devices[device.id] === device else { return completion(nil) }
-            guard answer.errno == EBUSY else { return takeDown(.orderly) }
-            attempt += 1
-            if attempt < DeleteOperation.attempts {
-                broker.loop.after(milliseconds: DeleteOperation.pause) { [self] in tryStop(control) }
-            } else {
+            broker.loop.cancel(timer)
+            if isOvertaken { return }
+            switch answer.verdict(on: .tryStopDevice) {
+            case .done, .gone: takeDown(.orderly)
+            case .again: isOpen(control)
+            case .taken, .unsupported, .refused, .unknown:
                 serveOn()
-                refuse(busyWith: broker.holder(of: device) ?? BrokerAPI.openSomewhere)
+                refuse(unknown: "the kernel answered TRY_STOP_DEV with \(SystemError.message(answer.errno))")
             }
+        }
+    }
+
+    /// By whom it is held the host's tables may know, and then there is nothing to wait for.
+    private func isOpen(_ control: any ControlDevice) {
+        attempt += 1
+        if attempt > 1 { return tryAgain(control) }
+        broker.askHolding(of: device) { [self] holding in
+            if isOvertaken { return }
+            guard case .held(let holder) = holding else { return tryAgain(control) }
+            serveOn()
+            refuse(busyWith: holder)
+        }
+    }
+
+    private func tryAgain(_ control: any ControlDevice) {
+        guard attempt < DeleteOperation.attempts else {
+            serveOn()
+            return refuse(busyWith: BrokerAPI.openSomewhere)
+        }
+        broker.loop.after(milliseconds: Deadline.pause) { [self] in
+            if !isOvertaken { tryStop(control) }
         }
     }
 
@@ -82,17 +157,41 @@ final class DeleteOperation {
         broker.replayEvents(of: device)
     }
 
+    // MARK: The end
+
     private func takeDown(_ manner: Teardown.Manner) {
-        Teardown(device, broker: broker, completion: completion).begin(manner)
+        Teardown(device, broker: broker, completion: finish).begin(manner)
     }
 
-    private func refuse(
-        busyWith holder: String,
-        remedy: String = "release it first, or delete with --force (what is not written yet is lost)"
-    ) {
-        completion(
+    private static let release = "release it first, or delete with --force (what is not written yet is lost)"
+
+    private func refuse(busyWith holder: String, remedy: String = release) {
+        finish(
             .busy(
                 message: "\(device.info.link ?? device.info.node) is \(holder)", remedy: remedy,
                 id: Int64(device.id), holder: holder))
+    }
+
+    private func refuse(unknown why: String) {
+        Log.warning("holder-unknown", ("device", "\(device.id)"), ("owner", "\(device.owner)"), ("why", why))
+        finish(
+            unknownError(
+                why, remedy: "try again; when nobody uses it, delete it with --force (what is not written yet is lost)")
+        )
+    }
+
+    private func unknownError(_ why: String, remedy: String) -> InterfaceError {
+        .busy(
+            message: "whether \(device.info.link ?? device.info.node) is in use can not be told: \(why)",
+            remedy: remedy, id: Int64(device.id), holder: BrokerAPI.holderUnknown)
+    }
+
+    /// Once.
+    private func finish(_ error: InterfaceError?) {
+        broker.loop.cancel(timer)
+        if device.deletion === self { device.deletion = nil }
+        let completion = completion
+        self.completion = nil
+        completion?(error)
     }
 }

@@ -185,6 +185,17 @@ struct RecordStore {
         }
     }
 
+    /// The numbers of which something lies here: a record or what udev reads, whole or half written, readable or not.
+    func takenIDs() throws(SystemError) -> Set<UInt32> {
+        let names = try namesInFolder(folder) + namesInFolder(udevFolder)
+        return Set(names.compactMap { UInt32($0.hasSuffix(".new") ? String($0.dropLast(4)) : $0) })
+    }
+
+    /// The first record of a device. EEXIST when there is one of that number, which nobody could read then.
+    func create(_ record: DeviceRecord) throws(SystemError) {
+        try createFile("\(folder)/\(record.device.id)", with: record.bytes, mode: 0o600)
+    }
+
     func write(_ record: DeviceRecord) throws(SystemError) {
         try replaceFile("\(folder)/\(record.device.id)", with: record.bytes, mode: 0o600)
     }
@@ -203,6 +214,11 @@ struct RecordStore {
 
     func remove(_ id: UInt32) {
         removeUdev(id)
+        removeRecord(id)
+    }
+
+    /// Of a device that was never added: what udev reads was not written for it.
+    func removeRecord(_ id: UInt32) {
         unlink("\(folder)/\(id)")
     }
 

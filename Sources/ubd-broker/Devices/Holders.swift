@@ -1,31 +1,150 @@
-import CShims
+import CLauncher
 import Glibc
 import SystemCalls
 
 /// Who uses a block device: mounts, swap, devices on top of it. Which program merely has it open `ubd` finds, as its user.
-enum Holders {
-    /// A sentence that names a holder which forbids taking the device away; nil when there is none. Never opens it.
-    static func holder(of id: UInt32) -> String? {
-        let host = Host()
-        guard let number = host.text(of: "/sys/block/ublkb\(id)/dev")?.split(whereSeparator: \.isNewline).first else {
-            // The kernel has no such disk (any more).
-            return nil
-        }
-        return DeviceHolders(host: host).holder(ofNumber: String(number))
+///
+/// The table of mounts is read by a child: it is long where there are thousands of mounts, and its reading can block (btrfs
+/// looks up a subvolume's name on its disk for it). There is one child at a time, and so at most one that hangs. Whoever asks
+/// while it reads shares the answer of the next one, since a mount that was made meanwhile may be missing in this one.
+final class Holders {
+    /// Milliseconds for one reading; ten thousand mounts take a tenth of a second.
+    private static let deadline = 5_000
+    /// Bytes that are looked at before others get their turn.
+    private static let piece = 1 << 16
+
+    private struct Asker {
+        let look: DeviceHolders.Look
+        let completion: (Holding) -> Void
     }
 
-    private struct Host: HolderSources {
-        func text(of path: String) -> String? {
-            (try? readFile(path, limit: 1 << 24)).map { String(decoding: $0, as: UTF8.self) }
+    /// A child that reads, and what it has told so far.
+    private final class Reader {
+        let process: ProcessHandle
+        let pipe: FileDescriptor
+        var table: MountTable
+        let askers: [Asker]
+        var isAnswered = false
+        var watches: [EventLoop.Watch] = []
+        var timer: EventLoop.Timer?
+
+        init(_ child: ubd_child, _ askers: [Asker]) {
+            process = ProcessHandle(pid: child.pid, owning: FileDescriptor(owning: child.pidfd))
+            pipe = FileDescriptor(owning: child.report)
+            table = MountTable(lookingFor: Set(askers.flatMap(\.look.numbers)))
+            self.askers = askers
         }
+    }
 
-        func entries(of path: String) -> [String] { listFolder(path) }
+    private let loop: EventLoop
+    private let holders: DeviceHolders
+    private let deadline: Int
+    /// Starts a child that tells the table of mounts; returns 0 or a negated errno.
+    private let start: (inout ubd_child) -> Int32
+    private var reader: Reader?
+    /// Whose answer the next child will bring.
+    private var next: [Asker] = []
 
-        func blockDeviceNumber(of path: String) -> String? {
-            var status = stat()
-            guard stat(path, &status) == 0, status.st_mode & S_IFMT == S_IFBLK else { return nil }
-            let number = UInt64(status.st_rdev)
-            return "\(ubd_major(number)):\(ubd_minor(number))"
+    init(
+        loop: EventLoop, holders: DeviceHolders = DeviceHolders(), deadline: Int = Holders.deadline,
+        start: @escaping (inout ubd_child) -> Int32 = { ubd_copy("/proc/self/mountinfo", &$0) }
+    ) {
+        self.loop = loop
+        self.holders = holders
+        self.deadline = deadline
+        self.start = start
+    }
+
+    /// Tells, later, whether a disk may be taken away. Never opens it.
+    func ask(_ disk: String, _ completion: @escaping (Holding) -> Void) {
+        let look = holders.look(at: disk)
+        if case .held = look.holding { return loop.later { completion(look.holding) } }
+        // The kernel has no such disk (any more), or does not say which number it has.
+        if look.numbers.isEmpty { return loop.later { completion(look.holding) } }
+        let asker = Asker(look: look, completion: completion)
+        if let reader, reader.isAnswered {
+            return tell([asker], nil, "the last look at the host's mounts has not ended yet")
+        }
+        next.append(asker)
+        if reader == nil { read() }
+    }
+
+    private func read() {
+        let askers = next
+        next = []
+        if askers.isEmpty { return }
+        var child = ubd_child()
+        let result = start(&child)
+        guard result == 0 else {
+            return tell(askers, nil, "the host's mounts can not be read: \(SystemError.message(-result))")
+        }
+        let reader = Reader(child, askers)
+        self.reader = reader
+        do throws(SystemError) {
+            let (pipe, process) = (reader.pipe.raw, reader.process.file.raw)
+            reader.watches.append(try loop.watch(pipe, .readable) { [unowned self] _ in readPiece(reader) })
+            reader.watches.append(try loop.watch(process, .readable) { [unowned self] _ in ended(reader) })
+        } catch {
+            // Nobody hears of its end: it counts as one that hangs.
+            return answer(reader, nil, "\(error)")
+        }
+        reader.timer = loop.after(milliseconds: deadline) { [unowned self] in
+            let seconds = Double(deadline) / 1000
+            answer(reader, nil, "the host's mounts could not be read within \(seconds) s")
+            try? reader.process.send(SIGKILL)
+        }
+    }
+
+    /// False when there is nothing more for now.
+    @discardableResult
+    private func readPiece(_ reader: Reader) -> Bool {
+        withUnsafeTemporaryAllocation(byteCount: Holders.piece, alignment: 1) { buffer in
+            let count = Glibc.read(reader.pipe.raw, buffer.baseAddress, buffer.count)
+            if count > 0 { reader.table.read(UnsafeRawBufferPointer(rebasing: buffer[..<count])) }
+            if count == 0 { unwatch(reader, reader.pipe.raw) }
+            return count > 0
+        }
+    }
+
+    private func ended(_ reader: Reader) {
+        guard let change = try? reader.process.poll() else { return }
+        // What is left in the pipe: no more than fits into it.
+        while readPiece(reader) {}
+        switch change {
+        case .exited(0) where reader.table.isWhole: answer(reader, reader.table.points, "")
+        case .exited(0): answer(reader, nil, "the host's mounts are not told as they should be")
+        case .exited(let errno):
+            answer(reader, nil, "the host's mounts can not be read: \(SystemError.message(errno))")
+        default: answer(reader, nil, "the child that reads the host's mounts \(change)")
+        }
+        loop.cancel(reader.timer)
+        for watch in reader.watches { loop.unwatch(watch) }
+        reader.watches = []
+        self.reader = nil
+        read()
+    }
+
+    private func unwatch(_ reader: Reader, _ file: Int32) {
+        guard let index = reader.watches.firstIndex(where: { $0.fd == file }) else { return }
+        loop.unwatch(reader.watches.remove(at: index))
+    }
+
+    /// Once. Those who wait for the next child are not left with one that hangs.
+    private func answer(_ reader: Reader, _ points: [String: String]?, _ why: String) {
+        if reader.isAnswered { return }
+        reader.isAnswered = true
+        tell(reader.askers, points, why)
+        if points == nil {
+            let others = next
+            next = []
+            tell(others, nil, why)
+        }
+    }
+
+    private func tell(_ askers: [Asker], _ points: [String: String]?, _ why: String) {
+        for asker in askers {
+            let holding = asker.look.answer(points: points, why: why)
+            loop.later { asker.completion(holding) }
         }
     }
 }

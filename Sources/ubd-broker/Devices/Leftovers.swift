@@ -6,8 +6,9 @@ import SystemCalls
 /// What a starting broker finds that belongs to no device, or not any more as it should: each is put right and logged.
 extension Broker {
     /// Names and udev records of devices that nobody has a record of. A damaged record is one, too: its device may serve.
-    func removeStrays() {
-        let recorded = Set(store.names)
+    /// `served`: numbers of devices whose workers run without a record.
+    func removeStrays(except served: [UInt32]) {
+        let recorded = Set(store.names + served.map { "\($0)" })
         for name in listFolder(store.udevFolder) where !recorded.contains(name) {
             // The next device of that number may be another server's, and udev would give it to our user.
             unlink("\(store.udevFolder)/\(name)")

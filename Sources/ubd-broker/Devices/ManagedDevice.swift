@@ -17,6 +17,8 @@ final class ManagedDevice {
     var mayBeStarted = false
     /// ADD_DEV succeeded: there is a kernel device to delete.
     var isInKernel = false
+    /// Nobody can tell whether ADD_DEV succeeded: a device of that number may be ours or another server's.
+    var mayBeInKernel = false
     /// What each worker of this device is told, so that a replacement makes the same disk.
     var launch: LaunchMessage?
     /// The program that its worker runs, and that a replacement of it is started from; nil when it is not known.
@@ -46,6 +48,8 @@ final class ManagedDevice {
     /// Its owner brings its file again.
     var reopening: ReopenOperation?
     var deathLog = DeathLog()
+    /// An ordinary deletion that has not begun to take it down: it asks who uses the device.
+    var deletion: DeleteOperation?
     /// Being taken down; whoever else wants that is told.
     var teardown: Teardown?
 

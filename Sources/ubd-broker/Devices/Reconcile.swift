@@ -2,6 +2,7 @@ import BrokerInterface
 import Glibc
 import KernelABI
 import SystemCalls
+import WorkerProtocol
 
 /// What a starting broker makes of what an earlier one left: live devices are taken over, half-made ones undone. Devices
 /// of other ublk servers are never touched: the kernel's own record must carry our generation.
@@ -13,7 +14,6 @@ extension Broker {
             Log.error(
                 "record-damaged", ("file", path), ("remedy", "see whether its device is still there, then remove it"))
         }
-        removeStrays()
         // A worker may have been left stopped by a broker that died during START_DEV.
         let workers = records.map { record in record.worker.flatMap { adopt($0) } }
         let recorded = Set(workers.compactMap { $0?.uid })
@@ -24,6 +24,7 @@ extension Broker {
                 message: "uids \(uids.range.lowerBound) to \(uids.range.upperBound - 1) are meant for workers, but "
                     + "\(user) is among them; choose others with --uid-base and --uid-count", status: 1)
         }
+        removeStrays(except: unrecorded.compactMap { Broker.device(servedBy: $0.pid) })
         for orphan in unrecorded { keepUID(of: orphan.pid, orphan.uid) }
         var unexamined = records.count
         if unexamined == 0 { loop.later(done) }
@@ -65,6 +66,14 @@ extension Broker {
         }
     }
 
+    /// The number of the device whose control node a worker has open. The launcher opened it, and a sealed worker can't change
+    /// its descriptors; nothing but the keeping of a number depends on it.
+    private static func device(servedBy pid: Int32) -> UInt32? {
+        let name = linkTarget("/proc/\(pid)/fd/\(WorkerDescriptor.device)")?.split(separator: "/").last
+        guard let name, name.hasPrefix("ublkc") else { return nil }
+        return UInt32(name.dropFirst(5))
+    }
+
     /// A worker without a record, or one whose uid is recorded twice: the uid is free again when it has ended.
     private func keepUID(of pid: Int32, _ uid: UInt32) {
         Log.warning("worker-without-record", ("worker", "\(pid)"), ("uid", "\(uid)"))
@@ -91,7 +100,7 @@ extension Broker {
         control.submit(request) { [self] answer in
             defer { done() }
             guard case .result(let result, let bytes) = answer, result >= 0 else {
-                return answer.errno == ENODEV ? undo(device) : leave(device, answer.errno)
+                return answer.verdict(on: .getDeviceInfo) == .gone ? undo(device) : leave(device, answer.errno)
             }
             let info = bytes.withUnsafeBytes { $0.loadUnaligned(as: UblkDeviceInfo.self) }
             guard info.serverFlags == device.info.generation else {

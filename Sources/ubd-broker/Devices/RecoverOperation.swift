@@ -128,9 +128,14 @@ final class RecoverOperation {
     private func waitUntilQuiesced() {
         let buffer = [UInt8](repeating: 0, count: MemoryLayout<UblkDeviceInfo>.size)
         command(ControlRequest(operation: .getDeviceInfo, device: device.id, buffer: buffer)) { [self] answer in
-            guard case .result(let result, let bytes) = answer, result >= 0 else {
-                return giveUp("the kernel does not know it any more: \(SystemError.message(answer.errno))")
+            switch answer.verdict(on: .getDeviceInfo) {
+            case .done: break
+            case .again:
+                let why = "the kernel does not tell its state: \(SystemError.message(answer.errno))"
+                return again(Deadline.quiesced, why) { [self] in waitUntilQuiesced() }
+            default: return giveUp("the kernel does not know it any more: \(SystemError.message(answer.errno))")
             }
+            guard case .result(_, let bytes) = answer else { return }
             let info = bytes.withUnsafeBytes { $0.loadUnaligned(as: UblkDeviceInfo.self) }
             switch UblkDeviceState(rawValue: info.state) {
             case .quiesced, .failIO:
@@ -167,11 +172,12 @@ final class RecoverOperation {
             return giveUp("its record can not be written: \(error)")
         }
         command(ControlRequest(operation: .startUserRecovery, device: device.id)) { [self] answer in
-            switch answer.errno {
-            case 0: recoveryStarted()
+            switch answer.verdict(on: .startUserRecovery) {
+            case .done: recoveryStarted()
             // It was: "nothing is ready" is what the kernel says when it is sent again before a replacement has fetched.
-            case EINVAL where mayHaveBeenSent && !broker.canRepeatRecovery: recoveryStarted()
-            case EBUSY:
+            case .refused where answer.errno == EINVAL && mayHaveBeenSent && !broker.canRepeatRecovery:
+                recoveryStarted()
+            case .again:
                 isRecovering = mayHaveBeenSent
                 broker.save(device)
                 again(Deadline.startRecovery, "the dead worker's files stay open") { [self] in startRecovery() }
@@ -221,7 +227,7 @@ final class RecoverOperation {
         let request = ControlRequest(
             operation: .endUserRecovery, device: device.id, data: UInt64(worker.pid), deadline: Deadline.command)
         command(request) { [self] answer in
-            guard answer.errno == 0 else {
+            guard answer.verdict(on: .endUserRecovery) == .done else {
                 return replacementFailed(StartErrors.kernelSaysNo("END_USER_RECOVERY", answer.errno))
             }
             guard worker.isAlive else {

@@ -12,6 +12,24 @@ enum StartErrors {
         remedy: "see whether the file answers at all, and the broker's log",
         step: "worker", errno: nil)
 
+    static let noFreeNumber = InterfaceError.quotaReached(
+        message: "no device number is free", remedy: "delete a device first", limit: "ids",
+        value: Int64(AddPlan.ids.upperBound))
+
+    static func isInUse(_ id: UInt32) -> InterfaceError {
+        .idInUse(
+            message: "device number \(id) is in use", remedy: "choose another number, or leave -n out", id: Int64(id))
+    }
+
+    /// Something of an earlier device lies in the run folder that this broker does not understand.
+    static func isKept(_ id: UInt32) -> InterfaceError {
+        .idInUse(
+            message:
+                "device number \(id) is kept: there is a record of it that can not be read, and its device may serve",
+            remedy: "choose another number, or leave -n out; the administrator finds what to do in the broker's log",
+            id: Int64(id))
+    }
+
     static func isWaitedFor(by other: ManagedDevice, _ uid: UInt32) -> InterfaceError {
         let isTheirs = uid == 0 || uid == other.owner
         let name = other.info.link ?? other.info.node

@@ -21,6 +21,8 @@ final class Teardown {
         static let stop = 10_000
         static let kill = 5_000
         static let command = 10_000
+        static let firstPause = 50
+        static let longestPause = 60_000
     }
 
     private let broker: Broker
@@ -30,6 +32,8 @@ final class Teardown {
     /// What they were told, or nil when it was well.
     private var outcome: InterfaceError??
     private var killTimer: EventLoop.Timer?
+    /// What the kernel answered to the last STOP_DEV, when it did not stop it.
+    private var stopProblem: String?
     private var deleteAttempts = 0
     private var deletion = UblkControlOperation.deleteDeviceAsync
     /// A recovery that was under way is over.
@@ -92,12 +96,28 @@ final class Teardown {
     private func stop(then next: @escaping () -> Void) {
         let timer = broker.loop.after(milliseconds: 2 * Deadline.stop) { [self] in
             becomeStuck(
-                "the kernel can not stop it: requests of its worker wait for a file or disk that does not answer",
+                "the kernel can not stop it: "
+                    + (stopProblem ?? "requests of its worker wait for a file or disk that does not answer"),
                 step: "STOP_DEV")
         }
-        command(.stopDevice, deadline: Deadline.stop) { [self] _ in
+        stop(pause: Deadline.firstPause) { [self] in
             broker.loop.cancel(timer)
             next()
+        }
+    }
+
+    /// Again and again until the kernel has stopped it, or has no disk of ours to stop.
+    private func stop(pause: Int, then next: @escaping () -> Void) {
+        command(.stopDevice, deadline: Deadline.stop) { [self] answer in
+            switch answer.verdict(on: .stopDevice) {
+            case .done, .gone: next()
+            case .taken, .again, .unsupported, .refused, .unknown:
+                stopProblem = SystemError.message(answer.errno)
+                Log.warning("stop", ("device", "\(device.id)"), ("errno", SystemError.name(answer.errno)))
+                broker.loop.after(milliseconds: pause) { [self] in
+                    stop(pause: min(2 * pause, Deadline.longestPause), then: next)
+                }
+            }
         }
     }
 
@@ -133,7 +153,7 @@ final class Teardown {
     }
 
     private func delete() {
-        guard device.isInKernel else { return clean() }
+        guard device.isInKernel else { return device.mayBeInKernel ? deleteIfOurs() : clean() }
         // The disk is gone, and its number free at any moment from here: the next one's owner is not ours to tell.
         broker.store.removeUdev(device.id)
         let timer = broker.loop.after(milliseconds: Deadline.command) { [self] in
@@ -141,9 +161,9 @@ final class Teardown {
         }
         command(deletion, deadline: Deadline.command) { [self] answer in
             broker.loop.cancel(timer)
-            switch answer.errno {
-            case 0, ENODEV, ENOENT: clean()
-            case EOPNOTSUPP where deletion == .deleteDeviceAsync:
+            switch answer.verdict(on: deletion) {
+            case .done, .gone: clean()
+            case .unsupported where deletion == .deleteDeviceAsync:
                 // Before 6.7 there is only the one that waits for whoever has the disk open.
                 deletion = .deleteDevice
                 delete()
@@ -157,11 +177,16 @@ final class Teardown {
         let buffer = [UInt8](repeating: 0, count: MemoryLayout<UblkDeviceInfo>.size)
         let request = ControlRequest(operation: .getDeviceInfo, device: device.id, buffer: buffer)
         broker.driver.opened?.submit(request) { [self] answer in
-            guard case .result(let result, let bytes) = answer else { return retryDelete(answer.errno) }
-            if result == -ENODEV { return clean() }
-            guard result >= 0 else { return retryDelete(answer.errno) }
+            switch answer.verdict(on: .getDeviceInfo) {
+            case .done: break
+            case .gone: return clean()
+            default: return retryDelete(answer.errno)
+            }
+            guard case .result(_, let bytes) = answer else { return }
             let info = bytes.withUnsafeBytes { $0.loadUnaligned(as: UblkDeviceInfo.self) }
-            if info.serverFlags == device.info.generation { delete() } else { clean() }
+            device.mayBeInKernel = false
+            device.isInKernel = info.serverFlags == device.info.generation
+            delete()
         }
     }
 

@@ -196,11 +196,12 @@ final class UpgradeOperation {
             }
             // Its own end came first: that was waited for.
             if device.worker?.end != nil { return ended() }
-            switch answer.errno {
-            case 0:
+            switch answer.verdict(on: .quiesceDevice) {
+            case .done:
                 drainBegan = monotonicNanoseconds()
                 waitUntilDrained()
-            case EOPNOTSUPP, EINVAL: notQuiesced()
+            case .unsupported: notQuiesced()
+            // It may keep new requests back by now, which only a new worker ends.
             default:
                 Log.warning("quiesce", ("device", "\(device.id)"), ("errno", SystemError.name(answer.errno)))
                 kill()

@@ -18,7 +18,9 @@ extension UblkControlOperation {
     /// A deadline does not end these: their callers wait for the kernel's own answer.
     var mustBeHeardOut: Bool {
         switch self {
-        case .addDevice, .deleteDevice, .deleteDeviceAsync, .startDevice, .stopDevice, .endUserRecovery, .quiesceDevice:
+        case .addDevice, .deleteDevice, .deleteDeviceAsync, .startDevice, .stopDevice, .tryStopDevice,
+            .startUserRecovery,
+            .endUserRecovery, .quiesceDevice:
             true
         default: false
         }

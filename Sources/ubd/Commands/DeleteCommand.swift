@@ -72,6 +72,18 @@ struct DeleteCommand: UBDCommand {
         }
     }
 
+    /// Who has it, when an exclusive open said that somebody has.
+    private func holder(of device: Device, _ environment: CommandEnvironment) -> String {
+        let disk = device.node.split(separator: "/").last.map(String.init) ?? device.node
+        let holding = HolderName.find(
+            disk, executable: environment.executable, deadline: Deadline(seconds: environment.lookSeconds))
+        switch holding {
+        case .held(let holder): return holder
+        case .free: return "open exclusively in some program"
+        case .unknown(let why): return "in use, and by whom can not be told (\(why))"
+        }
+    }
+
     /// The kernel drops what a stopping device has not written yet, so it is written before.
     private func flush(_ device: Device, _ environment: CommandEnvironment) throws(CommandFailure) {
         let outcome: DeviceFlush.Outcome
@@ -86,11 +98,9 @@ struct DeleteCommand: UBDCommand {
         switch outcome {
         case .flushed, .noNode: return
         case .busy:
-            let number = environment.host.blockDeviceNumber(of: device.node)
-            let holder = number.flatMap { DeviceHolders(host: environment.host).holder(ofNumber: $0) }
             throw CommandFailure(
                 .busy, BrokerAPI.interface + ".Busy",
-                "\(device.link ?? device.node) is " + (holder ?? "open exclusively in some program"),
+                "\(device.link ?? device.node) is " + holder(of: device, environment),
                 remedy: "end that use first (umount, swapoff, dmsetup remove, …)")
         case .timedOut:
             throw CommandFailure(

@@ -18,8 +18,12 @@ struct Group: Equatable {
     var members: [String]
 }
 
-/// The machine as `ubd doctor` and `ubd del` look at it; a test describes another one.
-protocol Machine: HolderSources {
+/// The machine as `ubd doctor` looks at it; a test describes another one.
+protocol Machine {
+    /// The text of a small file of /proc or /sys; nil when it can't be read.
+    func text(of path: String) -> String?
+    /// The names in a directory; empty when it can't be read.
+    func entries(of path: String) -> [String]
     /// `uname -r`.
     var kernelRelease: String { get }
     var uid: UInt32 { get }
@@ -35,11 +39,6 @@ protocol Machine: HolderSources {
 }
 
 extension Machine {
-    func blockDeviceNumber(of path: String) -> String? {
-        guard case .blockDevice(let major, let minor) = kind(of: path, followsLinks: true) else { return nil }
-        return "\(major):\(minor)"
-    }
-
     /// /dev is not the kernel's own (devtmpfs), as in most containers: no node appears there by itself.
     var hasPrivateDev: Bool {
         guard let table = text(of: "/proc/self/mountinfo") else { return false }

@@ -35,7 +35,7 @@ struct DeleteTests {
     func refusesBusy() throws {
         let host = try Host()
         _ = try host.add().get()
-        host.holder = "mounted on /mnt"
+        host.holding = .held("mounted on /mnt")
         guard case .busy(let message, _, _, let holder) = try host.delete(0) else {
             Issue.record("not busy")
             return
@@ -44,6 +44,122 @@ struct DeleteTests {
         #expect(holder == "mounted on /mnt")
         #expect(host.broker.devices[0]?.info.state == .live)
         #expect(try host.delete(0, force: true) == nil)
+    }
+
+    @Test(
+        "a device of which nobody can tell whether it is in use is refused, with the reason and what to do, and serves on"
+    )
+    func refusesUnknown() throws {
+        let host = try Host()
+        _ = try host.add().get()
+        host.holding = .unknown("read /proc/swaps: Too many open files")
+        guard case .busy(let message, let remedy, _, let holder)? = try host.delete(0) else {
+            Issue.record("not refused")
+            return
+        }
+        #expect(message.hasSuffix("is in use can not be told: read /proc/swaps: Too many open files"))
+        #expect(remedy.contains("--force") && holder == BrokerAPI.holderUnknown)
+        #expect(host.broker.devices[0]?.info.state == .live && host.broker.devices[0]?.deletion == nil)
+        #expect(try host.delete(0, force: true) == nil)
+        #expect(host.leftovers == [])
+    }
+
+    @Test("of deletions at once one is done, the others are told of it", arguments: [false, true])
+    func atOnce(_ safeStop: Bool) throws {
+        let host = try Host()
+        if safeStop { host.kernel.features = [.safeStop] }
+        _ = try host.add().get()
+        var ends: [String] = []
+        for _ in 0..<4 {
+            host.broker.delete(DeleteRequest(id: 0), peer: Host.alice) { ends.append($0?.name ?? "done") }
+        }
+        try host.run { ends.count == 4 }
+        #expect(ends.sorted() == ["done"] + [String](repeating: "io.ubd.Broker.Busy", count: 3), "\(ends)")
+        #expect(host.leftovers == [])
+    }
+
+    @Test("a deletion by force overtakes one that asks who uses the device, and both hear of its end")
+    func overtakesQuestion() throws {
+        let host = try Host()
+        _ = try host.add().get()
+        var ends: [InterfaceError?] = []
+        host.holding = .held("mounted on /mnt")
+        host.whileAsked = {
+            host.whileAsked = nil
+            host.broker.delete(DeleteRequest(id: 0, force: true), peer: Host.alice) { ends.append($0) }
+        }
+        host.broker.delete(DeleteRequest(id: 0), peer: Host.alice) { ends.append($0) }
+        try host.run { ends.count == 2 }
+        #expect(ends == [nil, nil])
+        #expect(host.leftovers == [])
+    }
+
+    @Test("a device whose worker dies while that is asked is recovered, not deleted")
+    func diesWhileAsked() throws {
+        let host = try Host()
+        _ = try host.add().get()
+        host.whileAsked = {
+            host.whileAsked = nil
+            host.kernel.quiesce(0)
+            host.workers[0].die(.killed(signal: SIGKILL))
+        }
+        #expect(try host.delete(0)?.message.contains("getting a new worker") == true)
+        try host.run { host.broker.devices[0]?.info.state == .live && host.workers.count == 2 }
+        #expect(try host.delete(0) == nil)
+        #expect(host.leftovers == [])
+    }
+
+    @Test("after TRY_STOP_DEV only success and \"no such device\" go on", arguments: ControlVerdictTests.errnos)
+    func triesOnlyWhatIsSure(_ errno: Int32) throws {
+        let host = try Host()
+        host.kernel.features = [.safeStop]
+        _ = try host.add().get()
+        host.kernel.failures[.tryStopDevice] = errno
+        let error = try host.delete(0)
+        if errno == ENODEV {
+            #expect(error == nil)
+        } else {
+            #expect(error?.name == "io.ubd.Broker.Busy", "\(SystemError.name(errno))")
+            #expect(host.broker.devices[0]?.info.state == .live)
+            #expect(!host.kernel.log.contains("stopDevice 0"))
+            host.kernel.failures = [:]
+            #expect(try host.delete(0) == nil)
+        }
+        #expect(host.leftovers == [])
+    }
+
+    @Test("where the kernel says that it is open and the host's tables know by whom, that is told at once")
+    func namesHolder() throws {
+        let host = try Host()
+        host.kernel.features = [.safeStop]
+        _ = try host.add().get()
+        host.kernel.failures[.tryStopDevice] = EBUSY
+        host.holding = .held("mounted on /mnt")
+        #expect(try host.delete(0)?.message.hasSuffix("is mounted on /mnt") == true)
+        #expect(host.kernel.log.filter { $0 == "tryStopDevice 0" }.count == 1)
+        host.holding = .unknown("no")
+        guard case .busy(_, _, _, BrokerAPI.openSomewhere)? = try host.delete(0) else {
+            Issue.record("the kernel's word counts")
+            return
+        }
+    }
+
+    @Test(
+        "STOP_DEV is sent again until the kernel has stopped the disk, whatever it answers",
+        arguments: [EINTR, EBUSY, ENOMEM, EPERM, EOPNOTSUPP])
+    func stopsForSure(_ errno: Int32) throws {
+        let host = try Host()
+        _ = try host.add().get()
+        host.kernel.failures[.stopDevice] = errno
+        var tries = 0
+        host.kernel.beforeAnswer[.stopDevice] = {
+            tries += 1
+            #expect(!host.kernel.log.contains("deleteDeviceAsync 0"))
+            if tries == 3 { host.kernel.failures[.stopDevice] = nil }
+        }
+        #expect(try host.delete(0) == nil)
+        #expect(tries == 3)
+        #expect(host.leftovers == [])
     }
 
     @Test("where the kernel knows whether it is open, the kernel is asked, more than once")
@@ -100,9 +216,9 @@ struct DeleteTests {
         _ = try host.add(AddRequest(target: "null", recovery: "none")).get()
         host.workers[0].die(.killed(signal: SIGSEGV))
         try host.run { host.broker.devices[0]?.worker == nil }
-        host.holder = "mounted on /mnt"
+        host.holding = .held("mounted on /mnt")
         #expect(try host.delete(0)?.name == "io.ubd.Broker.Busy")
-        host.holder = nil
+        host.holding = .free
         #expect(try host.delete(0) == nil)
     }
 

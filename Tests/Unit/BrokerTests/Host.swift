@@ -31,7 +31,10 @@ final class Host {
     var geometry = Geometry(size: 1 << 20, logicalBlock: 512, physicalBlock: 4096)
     var failure = WorkerFailure(.fileIsDirectory)
     var sandboxProblem: String?
-    var holder: String?
+    /// Who uses the device of which that is asked.
+    var holding = Holding.free
+    /// What happens between that question and its answer.
+    var whileAsked: (() -> Void)?
     /// What the block layer says.
     var requestsInFlight = 0
     /// Nanoseconds by which the clock of its recoveries is ahead.
@@ -70,8 +73,13 @@ final class Host {
             return worker
         }
         surroundings.verify = { _, _ in late.host?.sandboxProblem }
-        surroundings.holder = { _ in late.host?.holder }
         surroundings.now = { monotonicNanoseconds() + (late.host?.clockAdvance ?? 0) }
+        surroundings.holding = { _, answer in
+            loop.later {
+                late.host?.whileAsked?()
+                answer(late.host?.holding ?? .free)
+            }
+        }
         surroundings.nodes = Nodes(folder: folder)
         if !mayChown {
             surroundings.nodes.give = { (_, _) throws(SystemError) in throw SystemError("chown", EPERM) }

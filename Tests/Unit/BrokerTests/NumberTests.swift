@@ -60,6 +60,58 @@ struct NumberTests {
         #expect(tries == 3)
     }
 
+    @Test(
+        "is not given away while anything of ours has it, and that stays as it is",
+        arguments: ["state/0", "state/0.new", "udev/0", "udev/0.new"])
+    func keepsTaken(_ name: String) throws {
+        let host = try Host()
+        let path = "\(host.folder)/\(name)"
+        try FileDescriptor.open(path, O_WRONLY | O_CREAT, mode: 0o600).writeAll(Array("{".utf8))
+        #expect(try host.add().get().0.id == 1)
+        guard case .failure(.idInUse(let message, _, 0)) = try host.add(AddRequest(target: "null", id: 0)) else {
+            Issue.record("number 0 was given away")
+            return
+        }
+        #expect(message.contains("can not be read"))
+        #expect(try readFile(path) == Array("{".utf8))
+        #expect(host.kernel.log.contains("addDevice 0") == false)
+        // The next broker's start throws away what was half written.
+        unlink(path)
+        #expect(try host.add(AddRequest(target: "null", id: 0)).get().0.id == 0)
+    }
+
+    @Test("that another server has costs nothing of ours that lies there: a record is made, not overwritten")
+    func neverOverwrites() throws {
+        let host = try Host()
+        let store = host.broker.store
+        let device = try host.add().get().0
+        let record = try #require(store.load().records.first)
+        #expect(throws: SystemError.self) { try store.create(record) }
+        #expect(listFolder(store.folder) == ["\(device.id)"])
+        // Another server has 1, and udev's record of it is whoever's: EEXIST is no reason to remove it.
+        host.kernel.addForeignDevice(1)
+        host.kernel.beforeAnswer[.addDevice] = {
+            try? replaceFile(host.folder + "/udev/1", with: Array("UBD_OWNER=1".utf8), mode: 0o644)
+        }
+        #expect(throws: InterfaceError.self) { try host.add(AddRequest(target: "null", id: 1)).get() }
+        #expect(listFolder(host.folder + "/udev").sorted() == ["0", "1"])
+        #expect(listFolder(store.folder) == ["0"])
+    }
+
+    @Test("leaves no half-written file when a record can't be written")
+    func cleansUp() throws {
+        let folder = try Host()
+        #expect(throws: SystemError.self) { try createFile(folder.folder, with: [1], mode: 0o600) }
+        #expect(lstatFails(folder.folder + ".new"))
+        #expect(throws: SystemError.self) { try replaceFile(folder.folder, with: [1], mode: 0o600) }
+        #expect(lstatFails(folder.folder + ".new"))
+    }
+
+    private func lstatFails(_ path: String) -> Bool {
+        var status = stat()
+        return lstat(path, &status) != 0
+    }
+
     @Test("a client that goes away while it is waited for leaves nothing")
     func abandonsWait() throws {
         let host = try Host()

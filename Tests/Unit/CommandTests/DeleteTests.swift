@@ -186,78 +186,8 @@ struct DeleteTests {
     }
 }
 
-@Suite("Who holds a device")
-struct DeviceHoldersTests {
-    private var machine: FakeMachine {
-        FakeMachine(kinds: [
-            "/dev/ublkb0": .blockDevice(major: 259, minor: 0), "/dev/ublkb0p1": .blockDevice(major: 259, minor: 7),
-            "/dev/sda1": .blockDevice(major: 8, minor: 1),
-        ])
-    }
-
-    private func holder(_ change: (inout FakeMachine) -> Void) -> String? {
-        var machine = machine
-        change(&machine)
-        return DeviceHolders(host: machine).holder(ofNumber: "259:0")
-    }
-
-    @Test("is a mount, found by number and named with its spaces")
-    func mount() {
-        let holder = holder {
-            $0.texts["/proc/self/mountinfo"] = """
-                22 1 8:1 / / rw - ext4 /dev/sda1 rw
-                40 22 259:0 / /mnt/my\\040disk rw,noatime shared:3 master:1 - ext4 /dev/ublkb0 rw
-                """
-        }
-        #expect(holder == "mounted on /mnt/my disk")
-    }
-
-    @Test("is a mount whose file system has a number of its own, found by its source")
-    func btrfs() {
-        let holder = holder {
-            $0.texts["/proc/self/mountinfo"] = "40 22 0:52 / /mnt rw - btrfs /dev/ublkb0 rw\n"
-        }
-        #expect(holder == "mounted on /mnt")
-    }
-
-    @Test("is not somebody who holds another device")
-    func others() {
-        let holder = holder {
-            $0.texts["/proc/self/mountinfo"] =
-                "22 1 8:1 / / rw - ext4 /dev/sda1 rw\n23 1 0:5 / /proc rw - proc proc rw\nx\n"
-            $0.texts["/proc/swaps"] = "Filename Type Size Used Priority\n/dev/sda1 partition 1 0 -2\n"
-        }
-        #expect(holder == nil)
-    }
-
-    @Test("is swap, or a driver above it")
-    func swapAndDrivers() {
-        #expect(
-            holder { $0.texts["/proc/swaps"] = "Filename\tType\n/dev/ublkb0   partition\t1048572\t0\t-2\n" }
-                == "in use as swap (/dev/ublkb0)")
-        #expect(holder { $0.directories["/sys/dev/block/259:0/holders"] = ["dm-0", "dm-1"] } == "held by dm-0, dm-1")
-    }
-
-    @Test("is whoever has a partition of it")
-    func partition() {
-        let holder = holder {
-            $0.directories["/sys/dev/block/259:0"] = ["holders", "queue", "ublkb0p1"]
-            $0.texts["/sys/dev/block/259:0/ublkb0p1/partition"] = "1\n"
-            $0.texts["/sys/dev/block/259:0/ublkb0p1/dev"] = "259:7\n"
-            $0.texts["/proc/self/mountinfo"] = "40 22 259:7 / /mnt rw - ext4 /dev/ublkb0p1 rw\n"
-        }
-        #expect(holder == "mounted on /mnt")
-    }
-
-    @Test("is a device-mapper device by the name that people know it by")
-    func deviceMapper() {
-        let holder = holder {
-            $0.directories["/sys/dev/block/259:0/holders"] = ["dm-0"]
-            $0.texts["/sys/block/dm-0/dm/name"] = "vault\n"
-        }
-        #expect(holder == "held by device-mapper device vault (dm-0)")
-    }
-
+@Suite("Who has a device open")
+struct DeviceOpenerTests {
     @Test("names a process of the caller's that has a file open, and nobody when none has")
     func opener() throws {
         let folder = FileManager.default.temporaryDirectory.appending(path: "ubd-proc-\(UUID())")
@@ -269,11 +199,45 @@ struct DeviceHoldersTests {
         #expect(DeviceOpener.find("/dev/ublkb7", proc: folder.path) == "process 17 (bash)")
         #expect(DeviceOpener.find("/dev/ublkb0", proc: folder.path) == nil)
     }
+}
 
-    @Test("has the octal escapes of its path undone")
-    func escapes() {
-        #expect(DeviceHolders.unescaped(#"/a\040b\134c\011\012"#) == "/a b\\c\t\n")
-        #expect(DeviceHolders.unescaped(#"/a\0"#) == #"/a\0"#)
-        #expect(DeviceHolders.unescaped(#"/\777"#) == #"/\777"#)
+@Suite("The helper that looks for a device's holder")
+struct HolderNameTests {
+    @Test("says in one line what it found, which is understood again")
+    func line() {
+        for holding in [Holding.free, .held("mounted on /mnt/a b"), .unknown("read /proc/swaps: Permission denied")] {
+            #expect(HolderName.holding(HolderName.report(holding) + "\n") == holding)
+        }
+        #expect(HolderName.report(.held("mounted on /mnt/a\nfree")) == "held mounted on /mnt/a?free")
+    }
+
+    @Test(
+        "is never taken for \"free\" when it says something else, or nothing",
+        arguments: ["", "\n", "held", "unknown", "fre", "freely", "held\n"])
+    func nonsense(_ line: String) {
+        guard case .unknown = HolderName.holding(line) else {
+            Issue.record("\(line) was understood")
+            return
+        }
+    }
+
+    @Test("is given up when it takes too long, and a disk that there is not is free")
+    func runs() throws {
+        let deadline = Deadline(seconds: 10)
+        #expect(HolderName.find("ublkb4711", executable: Program.path, deadline: deadline) == .free)
+        guard case .unknown = HolderName.find("x", executable: "/bin/false", deadline: deadline) else {
+            Issue.record("a helper that fails was believed")
+            return
+        }
+        let folder = TemporaryFolder()
+        let script = folder.path + "/slow"
+        try "#!/bin/sh\nexec sleep 60\n".write(toFile: script, atomically: true, encoding: .utf8)
+        chmod(script, 0o755)
+        guard case .unknown(let why) = HolderName.find("x", executable: script, deadline: Deadline(seconds: 1)) else {
+            Issue.record("a helper that hangs was believed")
+            return
+        }
+        // Another test may start a process just then, which holds the script open for writing for a moment (ETXTBSY).
+        #expect(why.contains("within 1 s") || why.contains("Text file busy"))
     }
 }
