@@ -131,8 +131,10 @@ final class RecoverOperation {
             switch answer.verdict(on: .getDeviceInfo) {
             case .done: break
             case .again:
-                let why = "the kernel does not tell its state: \(SystemError.message(answer.errno))"
-                return again(Deadline.quiesced, why) { [self] in waitUntilQuiesced() }
+                // Nothing is known that would be a reason to give the device up.
+                let reason = "the kernel does not tell its state: \(SystemError.message(answer.errno))"
+                device.setState(.recovering, reason: reason)
+                return after(Deadline.patientPause) { [self] in waitUntilQuiesced() }
             default: return giveUp("the kernel does not know it any more: \(SystemError.message(answer.errno))")
             }
             guard case .result(_, let bytes) = answer else { return }

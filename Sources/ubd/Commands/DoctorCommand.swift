@@ -26,7 +26,7 @@ struct DoctorCommand: UBDCommand {
     static func checks(_ environment: CommandEnvironment) -> [Check] {
         let broker: Result<InfoReply, CommandFailure>
         do { broker = .success(try BrokerClient(environment: environment).info(seconds: 5)) } catch {
-            broker = .failure(error)
+            broker = .failure(BrokerProcess.explain(error, environment))
         }
         return KernelChecks.all(environment.host) + Installation.checks(environment.host, broker: broker)
             + UserChecks.all(environment.host, broker: broker)

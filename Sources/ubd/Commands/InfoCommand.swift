@@ -12,7 +12,10 @@ struct InfoCommand: UBDCommand {
     @OptionGroup var output: OutputOptions
 
     func perform(_ environment: CommandEnvironment) throws(CommandFailure) -> ExitStatus {
-        let info = try BrokerClient(environment: environment).info()
+        let info: InfoReply
+        do { info = try BrokerClient(environment: environment).info() } catch {
+            throw BrokerProcess.explain(error, environment)
+        }
         if output.asJSON {
             environment.console.out(info.json.indentedText)
         } else {

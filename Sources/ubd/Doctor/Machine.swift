@@ -36,6 +36,8 @@ protocol Machine {
     func userName(of uid: UInt32) -> String?
     /// What the path names; links are followed unless `followsLinks` is false. Nil when there is nothing.
     func kind(of path: String, followsLinks: Bool) -> PathKind?
+    /// How /proc/locks calls a file: "MAJOR:MINOR:INODE", the first two in hexadecimal; nil when there is none.
+    func lockID(of path: String) -> String?
 }
 
 extension Machine {
@@ -98,6 +100,16 @@ struct LiveMachine: Machine {
     }
 
     func entries(of path: String) -> [String] { listFolder(path).sorted() }
+
+    func lockID(of path: String) -> String? {
+        var status = stat()
+        guard stat(path, &status) == 0 else { return nil }
+        let device = UInt64(status.st_dev)
+        let numbers = [ubd_major(device), ubd_minor(device)].map { number in
+            (number < 16 ? "0" : "") + String(number, radix: 16)
+        }
+        return "\(numbers[0]):\(numbers[1]):\(status.st_ino)"
+    }
 
     func kind(of path: String, followsLinks: Bool) -> PathKind? {
         var status = stat()

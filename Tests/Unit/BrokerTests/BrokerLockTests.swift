@@ -25,7 +25,8 @@ struct BrokerLockTests {
         }
 
         func end() {
-            process.terminate()
+            // SIGTERM may be blocked here, and so in its children.
+            kill(process.processIdentifier, SIGKILL)
             process.waitUntilExit()
         }
     }

@@ -48,6 +48,39 @@ struct DoctorTests {
         #expect(list.first { $0["check"] == "access" }?["status"] == "warning")
     }
 
+    /// A host on which a process of that state has the broker's lock and no broker answers.
+    private func hanging(_ letter: String, flags: Int = 0, pending: String = "0") throws -> Check {
+        var machine = FakeMachine.healthy
+        machine.lockIDs["/nowhere/lock"] = "00:1a:4711"
+        machine.texts["/proc/locks"] = """
+            1: FLOCK  ADVISORY  WRITE 18 00:1a:4711 0 EOF
+            2: POSIX  ADVISORY  WRITE 19 00:1a:4712 0 EOF
+            3: POSIX  ADVISORY  WRITE 17 00:1a:4711 0 0
+            """
+        machine.texts["/proc/17/stat"] =
+            "17 (ubd-broker) \(letter) 1 17 17 0 -1 \(flags) 1 0 0 0 5 6 0 0 20 0 1 0 4711 1 2 3"
+        machine.texts["/proc/17/status"] = "SigPnd:\t\(pending)\nShdPnd:\t0\n"
+        let environment = CommandEnvironment(
+            console: Recorder(), socketPath: "/nowhere/socket", host: machine, executable: "")
+        return try #require(DoctorCommand.checks(environment).first { $0.name == "broker" })
+    }
+
+    @Test("tells a broker that hangs, that is stopped, or that was killed and can not end from one that is not there")
+    func hangingBroker() throws {
+        let hangs = try hanging("D")
+        #expect(
+            hangs.message.hasSuffix(
+                "its process 17 (ubd-broker) waits in the kernel, where no signal wakes it (state D)"))
+        #expect(hangs.remedy?.contains("kill -9 17") == true)
+        #expect(try hanging("T").remedy?.contains("kill -CONT 17") == true)
+        for killed in [try hanging("D", pending: "100"), try hanging("D", flags: 4)] {
+            #expect(killed.message.hasSuffix("; it was killed and has not ended yet"))
+            #expect(killed.remedy == "start another broker, as root: it takes over, although that one can not end")
+        }
+        // It may be about to answer.
+        #expect(try hanging("S").remedy?.contains("systemctl start") == true)
+    }
+
     @Test(
         "judges the kernel by its release",
         arguments: [

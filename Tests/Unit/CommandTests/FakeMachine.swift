@@ -12,12 +12,14 @@ struct FakeMachine: Machine {
     var texts: [String: String] = [:]
     var directories: [String: [String]] = [:]
     var kinds: [String: PathKind] = [:]
+    var lockIDs: [String: String] = [:]
 
     func group(named name: String) -> Group? { groupsByName[name] }
     func userName(of uid: UInt32) -> String? { users[uid] }
     func text(of path: String) -> String? { texts[path] }
     func entries(of path: String) -> [String] { directories[path] ?? [] }
     func kind(of path: String, followsLinks: Bool) -> PathKind? { kinds[path] }
+    func lockID(of path: String) -> String? { lockIDs[path] }
 
     /// A Debian with everything in place.
     static let healthy = FakeMachine(
