@@ -85,13 +85,22 @@ final class Holders {
             reader.watches.append(try loop.watch(pipe, .readable) { [unowned self] _ in readPiece(reader) })
             reader.watches.append(try loop.watch(process, .readable) { [unowned self] _ in ended(reader) })
         } catch {
-            // Nobody hears of its end: it counts as one that hangs.
-            return answer(reader, nil, "\(error)")
+            answer(reader, nil, "\(error)")
+            try? reader.process.send(SIGKILL)
+            return lookAgain(reader)
         }
         reader.timer = loop.after(milliseconds: deadline) { [unowned self] in
             let seconds = Double(deadline) / 1000
             answer(reader, nil, "the host's mounts could not be read within \(seconds) s")
             try? reader.process.send(SIGKILL)
+        }
+    }
+
+    /// For a child of whose end nobody hears.
+    private func lookAgain(_ reader: Reader) {
+        loop.after(milliseconds: 1000) { [unowned self] in
+            ended(reader)
+            if self.reader === reader { lookAgain(reader) }
         }
     }
 
