@@ -27,7 +27,8 @@ public struct HostHolderSources: HolderSources {
     private static let absent = [ENOENT, ENODEV, ENXIO]
 
     public func bytes(of path: String) throws(SystemError) -> [UInt8]? {
-        do { return try readFile(path) } catch {
+        // A namespace may have 100,000 mounts (fs.mount-max); all else is small.
+        do { return try readFile(path, limit: path == MountTable.path ? 1 << 26 : 1 << 20) } catch {
             if Self.absent.contains(error.errno) { return nil }
             throw error
         }
@@ -95,12 +96,12 @@ public struct DeviceHolders {
         if look.numbers.isEmpty { return look.holding }
         do throws(SystemError) {
             var table = MountTable(lookingFor: look.numbers)
-            guard let bytes = try host.bytes(of: "/proc/self/mountinfo") else {
+            guard let bytes = try host.bytes(of: MountTable.path) else {
                 return look.answer(points: nil, why: "/proc is not mounted")
             }
             bytes.withUnsafeBytes { table.read($0) }
             return look.answer(
-                points: table.isWhole ? table.points : nil, why: "/proc/self/mountinfo is not as it should be")
+                points: table.isWhole ? table.points : nil, why: "\(MountTable.path) is not as it should be")
         } catch { return look.answer(points: nil, why: "\(error)") }
     }
 

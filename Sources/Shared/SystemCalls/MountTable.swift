@@ -7,6 +7,7 @@ import Glibc
 /// before all text. In that text the kernel writes space, tab, newline and backslash as octal digits, so it can neither begin
 /// a line nor move a field.
 public struct MountTable {
+    public static let path = "/proc/self/mountinfo"
     /// What people are told of a mount point, in bytes.
     private static let longest = 1024
     /// The field of a line that has the number, and the last one that is looked at.

@@ -15,8 +15,7 @@ public struct ProcessState: Equatable, Sendable {
     /// Clock ticks from boot to its start.
     public let startTime: UInt64
 
-    /// It will never again run anything of its own program: a signal that is pending comes first when a thread leaves the
-    /// kernel, and SIGKILL can be neither caught nor blocked.
+    /// It will never again run anything of its own program (docs/kernel-facts.md#pending-kill).
     public var isPast: Bool { isExiting || hasPendingKill || letter == "Z" }
 
     /// `stat`, `status`: the bytes of the two files; nil when they are not as they should be.

@@ -4,8 +4,8 @@ import SystemCalls
 
 /// Who uses a block device: mounts, swap, devices on top of it. Which program merely has it open `ubd` finds, as its user.
 ///
-/// The table of mounts is read by a child: it is long where there are thousands of mounts, and its reading can block (btrfs
-/// looks up a subvolume's name on its disk for it). There is one child at a time, and so at most one that hangs. Whoever asks
+/// The table of mounts is read by a child: it is long where there are thousands of mounts, and its reading can block
+/// (docs/kernel-facts.md#mount-table). There is one child at a time, and so at most one that hangs. Whoever asks
 /// while it reads shares the answer of the next one, since a mount that was made meanwhile may be missing in this one.
 final class Holders {
     /// Milliseconds for one reading; ten thousand mounts take a tenth of a second.
@@ -47,7 +47,7 @@ final class Holders {
 
     init(
         loop: EventLoop, holders: DeviceHolders = DeviceHolders(), deadline: Int = Holders.deadline,
-        start: @escaping (inout ubd_child) -> Int32 = { ubd_copy("/proc/self/mountinfo", &$0) }
+        start: @escaping (inout ubd_child) -> Int32 = { ubd_copy(MountTable.path, &$0) }
     ) {
         self.loop = loop
         self.holders = holders
