@@ -5,8 +5,9 @@ import SystemCalls
 /// The helper process of `ubd add` and `ubd partitions`; not for people. On a disk that hangs a read can't be ended from
 /// outside, and who waits for it could not end either.
 struct LookAtDeviceCommand: UBDCommand {
+    static let name = "look-at-device"
     static let configuration = CommandConfiguration(
-        commandName: "look-at-device", abstract: "Tell the sector size of what is on a file (used by 'ubd add').",
+        commandName: name, abstract: "Tell the sector size of what is on a file (used by 'ubd add').",
         shouldDisplay: false)
 
     @Option var offset: UInt64 = 0
@@ -47,7 +48,7 @@ extension ContentSectors {
     static func look(
         at path: String, offset: UInt64, _ environment: CommandEnvironment, seconds: Int
     ) throws(SystemError) -> ContentSectors? {
-        let arguments = ["ubd", LookAtDeviceCommand._commandName, "--offset", "\(offset)", "--", path]
+        let arguments = ["ubd", LookAtDeviceCommand.name, "--offset", "\(offset)", "--", path]
         let helper = try HelperProcess(environment.executable, arguments)
         guard let printed = try helper.output(most: 1024, Deadline(seconds: seconds)) else {
             throw SystemError("read \(path)", ETIMEDOUT)
