@@ -303,8 +303,7 @@ final class AddOperation: ClientOperation {
     /// Before its owner may open the device, as far as we can: with udev he may already.
     private func setUpQueue(_ device: ManagedDevice, _ next: @escaping () -> Void) {
         let settings = QueueSettings.of(
-            queues: device.info.queues, depth: device.info.depth,
-            noticesDeaths: plan.recovery == .none || broker.canRepeatRecovery)
+            queues: device.info.queues, depth: device.info.depth, noticesDeaths: broker.canRepeatRecovery)
         if settings.isEmpty { return next() }
         var isWaiting = true
         let goOn = { [self] (problem: String?) in

@@ -19,6 +19,8 @@ final class Teardown {
     /// Milliseconds.
     private enum Deadline {
         static let stop = 10_000
+        /// For STOP_DEV of a device whose worker is dead: all that it can wait for then is said after so long.
+        static let stopDead = 5_000
         static let kill = 5_000
         static let command = 10_000
         static let firstPause = 50
@@ -34,6 +36,8 @@ final class Teardown {
     private var killTimer: EventLoop.Timer?
     /// What the kernel answered to the last STOP_DEV, when it did not stop it.
     private var stopProblem: String?
+    /// While STOP_DEV is in the kernel: when it is told that the device is stuck.
+    private var stopTimer: EventLoop.Timer?
     private var deleteAttempts = 0
     private var deletion = UblkControlOperation.deleteDeviceAsync
     /// A recovery that was under way is over.
@@ -53,7 +57,9 @@ final class Teardown {
     /// Waits no longer for what the worker still serves: its death ends a STOP_DEV that hangs on it.
     func hurry() {
         // While a recovery ends its command the worker must live (6.12); it is killed right afterwards in any case.
-        if isBegun { device.worker?.kill() }
+        guard isBegun else { return }
+        device.worker?.kill()
+        if stopTimer != nil { limitStop(to: Deadline.stopDead) }
     }
 
     func begin(_ manner: Manner) {
@@ -94,14 +100,10 @@ final class Teardown {
     /// STOP_DEV, to its very end: a DEL_DEV meanwhile would wait for it, and with it every ADD and DEL on the host. It
     /// outlasts a dead worker whose requests to a hung disk the kernel can't take back.
     private func stop(then next: @escaping () -> Void) {
-        let timer = broker.loop.after(milliseconds: 2 * Deadline.stop) { [self] in
-            becomeStuck(
-                "the kernel can not stop it: "
-                    + (stopProblem ?? "requests of its worker wait for a file or disk that does not answer"),
-                step: "STOP_DEV")
-        }
+        limitStop(to: device.worker == nil ? Deadline.stopDead : 2 * Deadline.stop)
         stop(pause: Deadline.firstPause) { [self] in
-            broker.loop.cancel(timer)
+            broker.loop.cancel(stopTimer)
+            stopTimer = nil
             next()
         }
     }
@@ -118,6 +120,24 @@ final class Teardown {
                     stop(pause: min(2 * pause, Deadline.longestPause), then: next)
                 }
             }
+        }
+    }
+
+    /// What a STOP_DEV that takes longer waits for is told then.
+    private func limitStop(to milliseconds: Int) {
+        broker.loop.cancel(stopTimer)
+        stopTimer = broker.loop.after(milliseconds: milliseconds) { [self] in
+            if let stopProblem {
+                return becomeStuck("the kernel can not stop it: \(stopProblem)", step: "STOP_DEV")
+            }
+            if device.worker?.isAlive == true { return becomeStuck() }
+            // A disk that hangs can't be told from a kernel that does not know yet.
+            let unnoticed =
+                "or the kernel has not noticed its worker's death, which takes 30 s at most before Linux 6.16"
+            becomeStuck(
+                "the kernel waits for requests that its dead worker had taken: a file or disk does not answer"
+                    + (broker.canRepeatRecovery ? "" : ", \(unnoticed)"),
+                step: "STOP_DEV", remedy: "it is deleted by itself as soon as they end; see 'ubd list -n \(device.id)'")
         }
     }
 
@@ -140,7 +160,8 @@ final class Teardown {
 
     private func becomeStuck(
         _ reason: String = "its worker can not be killed: it waits for a file or disk that does not answer",
-        step: String = "kill"
+        step: String = "kill",
+        remedy: String = "bring the backing storage back; the device is deleted as soon as it answers"
     ) {
         device.setState(.stuck, reason: reason)
         broker.save(device)
@@ -148,8 +169,7 @@ final class Teardown {
         report(
             .failed(
                 message: "device \(device.id) is stuck: \(reason)",
-                remedy: "bring the backing storage back; the device is deleted as soon as it answers",
-                step: step, errno: nil))
+                remedy: remedy, step: step, errno: nil))
     }
 
     private func delete() {

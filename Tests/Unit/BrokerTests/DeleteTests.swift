@@ -210,6 +210,26 @@ struct DeleteTests {
         #expect(host.leftovers == [])
     }
 
+    @Test(
+        "force tells within 6 seconds what a STOP_DEV waits for that outlasts the worker, and the device goes when it ends",
+        arguments: [[UblkFeatures.perIODaemon], []] as [UblkFeatures])
+    func tellsWhatStopWaitsFor(_ features: UblkFeatures) throws {
+        let host = try Host()
+        host.kernel.features = features
+        _ = try host.add(AddRequest(target: "null", recovery: "none")).get()
+        var ends = false
+        host.kernel.hangsUntil[.stopDevice] = { ends }
+        let began = monotonicNanoseconds()
+        let error = try host.delete(0, force: true)
+        #expect(monotonicNanoseconds() - began < 8_000_000_000)
+        #expect(error?.message.contains("requests that its dead worker had taken") == true)
+        #expect(error?.message.contains("has not noticed") == features.isEmpty)
+        #expect(error?.message.contains("can not be killed") == false)
+        ends = true
+        try host.run { host.broker.devices.isEmpty }
+        #expect(host.leftovers == [])
+    }
+
     @Test("a device in use is not taken away because its worker is dead")
     func refusesBusyWithoutWorker() throws {
         let host = try Host()

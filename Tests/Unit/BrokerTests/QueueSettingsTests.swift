@@ -63,6 +63,14 @@ struct QueueSettingsTests {
         #expect(host.leftovers == [])
     }
 
+    @Test("a device without recovery is told the same: its readers wait for their errors, too")
+    func withoutRecovery() throws {
+        let host = try Host()
+        let folder = try makeQueue(host)
+        _ = try host.add(AddRequest(target: "null", recovery: "none")).get()
+        #expect(text(folder + "/io_timeout") + " " + text(folder + "/nr_requests") == "2000 127")
+    }
+
     @Test("what is so already is not written")
     func already() throws {
         let host = try Host()
