@@ -51,8 +51,12 @@ enum Startup {
 
     private static func accessPolicy(_ configuration: Configuration) throws -> AccessPolicy {
         let bytes: [UInt8]
-        do { bytes = try TrustedFile.read(configuration.accessPolicy) } catch {
-            throw Refusal(message: "access policy \(error)", status: 2)
+        if configuration.takesDown {
+            bytes = Array("deny uid=* target=*\n".utf8)
+        } else {
+            do { bytes = try TrustedFile.read(configuration.accessPolicy) } catch {
+                throw Refusal(message: "access policy \(error)", status: 2)
+            }
         }
         do {
             return try AccessPolicy(
@@ -106,8 +110,9 @@ enum Startup {
         }
         try CleanEnvironment.enforce(CommandLine.arguments)
         try prepareProcess()
+        // At the end of the host no device is added, and no mistake in a policy may keep one from its end.
         let policy = try accessPolicy(configuration)
-        let walls = try walls(configuration)
+        let walls = try configuration.takesDown ? [:] : walls(configuration)
         let filter = try ownFilter(configuration)
         // Not held here: an upgrade replaces the broker's.
         var program: WorkerProgram? = try workerProgram(configuration)
@@ -148,6 +153,7 @@ enum Startup {
         var server: Server?
         var failure: (any Error)?
         try broker.reconcile {
+            if configuration.takesDown { return TakeDown(broker).begin { loop.stop() } }
             do {
                 server = Server(try RunFolder.listener(configuration.socketPath), broker: broker)
                 try server?.begin()
@@ -163,6 +169,7 @@ enum Startup {
             Notification.keepAlive(
                 loop, every: Notification.watchdogPeriod { name in getenv(name).map { String(cString: $0) } })
         }
+        if configuration.takesDown { Survivors.mark(broker.devices.values.compactMap { $0.worker?.pid }) }
         try confine(filter)
         try loop.run()
         if let failure { throw failure }

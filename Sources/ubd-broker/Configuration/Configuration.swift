@@ -20,6 +20,8 @@ struct Configuration {
     /// Plain command numbers, as drivers before Linux 6.4 want them.
     var usesLegacyOpcodes = false
     var onlyChecks = false
+    /// Deletes all devices that nobody uses, instead of serving.
+    var takesDown = false
     /// Whose policies to print, instead of serving.
     var dumps: String?
 
@@ -61,6 +63,8 @@ struct Configuration {
           --check-config        check the policies and say what they allow, then exit
           --dump-policy NAME    print what a worker of target NAME will run under, or the broker itself (broker),
                                 as the kernel will have it, then exit
+          --take-down           delete every device that nobody uses, of all users, then exit: for the end of the host.
+                                No other broker may run; ubd-shutdown calls this
           --foreground          accepted for familiarity: there is no other way
           --help, --version
 
@@ -99,6 +103,7 @@ struct Configuration {
             case "--death-window": configuration.deathWindow = try number(name, try value(), 1...3600)
             case "--legacy-opcodes": configuration.usesLegacyOpcodes = true
             case "--check-config": configuration.onlyChecks = true
+            case "--take-down": configuration.takesDown = true
             case "--dump-policy": configuration.dumps = try value()
             case "--foreground": break
             case "--help", "-h": command = .help

@@ -24,9 +24,9 @@ enum QueueSettings {
         if queues == 1 || !noticesDeaths { settings.append(Setting("scheduler", "none", already: "[none]")) }
         if noticesDeaths { return settings }
         // Before 6.16 the kernel notices the death of a server that holds every tag only when the driver sees one more
-        // request, or a request's timeout (docs/kernel-facts.md). One tag stays the kernel's own, and the timeout is short; a
-        // request that is only slow gets it anew. Also for a device without recovery: its readers, and whoever deletes it by
-        // force, would wait 30 s for the end of its requests.
+        // request, or a request's timeout (docs/kernel-facts.md#full-queue-death). One tag stays the kernel's own, and
+        // the timeout is short; a request that is only slow gets it anew. Also for a device without recovery: its readers,
+        // and whoever deletes it by force, would wait 30 s for the end of its requests.
         settings.append(Setting("io_timeout", "2000"))
         // The block layer's own floor is 4.
         if depth > 4 { settings.append(Setting("nr_requests", "\(depth - 1)")) }

@@ -19,7 +19,7 @@ extension Broker {
         let recorded = Set(workers.compactMap { $0?.uid })
         if !records.isEmpty { try demandDriver() }
         let unrecorded = uids.processes(except: recorded).filter { $0.status.isWorker(uid: $0.uid, gid: workerGID) }
-        if let user = uids.collision(except: recorded.union(unrecorded.map(\.uid))) {
+        if !configuration.takesDown, let user = uids.collision(except: recorded.union(unrecorded.map(\.uid))) {
             throw Startup.Refusal(
                 message: "uids \(uids.range.lowerBound) to \(uids.range.upperBound - 1) are meant for workers, but "
                     + "\(user) is among them; choose others with --uid-base and --uid-count", status: 1)
@@ -180,6 +180,7 @@ extension Broker {
 
     /// Its worker died while no broker was there, or was just being replaced.
     private func mend(_ device: ManagedDevice, _ state: UblkDeviceState?) {
+        if configuration.takesDown { return }
         guard device.info.recovery != .none, state != .dead, state != nil else {
             return fail(device, because: "its worker died while no broker was there; delete it and add it again")
         }

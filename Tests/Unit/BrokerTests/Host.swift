@@ -48,7 +48,7 @@ final class Host {
 
     init(
         reusing old: String? = nil, policy: String? = nil, uids: UInt32 = 8, kernelLog: KernelLog? = nil,
-        mayChown: Bool = true
+        mayChown: Bool = true, takesDown: Bool = false
     ) throws {
         folder = try old ?? Host.temporaryFolder()
         installed = try Host.program()
@@ -61,6 +61,7 @@ final class Host {
         configuration.runFolder = folder
         configuration.uidBase = 0x7100_0000
         configuration.uidCount = uids
+        configuration.takesDown = takesDown
         var surroundings = Broker.Surroundings { (launch, handler) throws(SystemError) in
             guard let host = late.host else { throw SystemError("start", ECHILD) }
             if let errno = host.startError { throw SystemError("clone", errno) }

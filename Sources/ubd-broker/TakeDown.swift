@@ -1,0 +1,75 @@
+import BrokerInterface
+import CShims
+import Glibc
+import SystemCalls
+
+/// The end of the host: every device that nobody uses any more is deleted, whoever owns it. What is still in use serves on:
+/// a file system or a driver of the host needs it to its own end (ubd-shutdown has ended what it could).
+///
+/// The same checks as for a user's `ubd del`, without force: mounts, swap, devices on top, and from Linux 7.0 on open files.
+final class TakeDown {
+    private let broker: Broker
+    /// Milliseconds for all devices together. What is not done then is left to the last kill of all processes.
+    private let deadline: Int
+    private var unfinished = 0
+    private var left: [String] = []
+    private var done: (() -> Void)?
+
+    init(_ broker: Broker, deadline: Int = 20_000) {
+        self.broker = broker
+        self.deadline = deadline
+    }
+
+    /// `done` is called once, at the latest after the deadline.
+    func begin(_ done: @escaping () -> Void) {
+        self.done = done
+        let devices = broker.devices.values.sorted { $0.id < $1.id }
+        unfinished = devices.count
+        if devices.isEmpty { return broker.loop.later { [self] in finish() } }
+        broker.loop.after(milliseconds: deadline) { [self] in finish() }
+        let root = PeerCredentials(pid: getpid(), uid: 0, gid: 0, groups: [])
+        for device in devices { delete(device, root) }
+    }
+
+    private func delete(_ device: ManagedDevice, _ root: PeerCredentials) {
+        let completion = { [self] (error: InterfaceError?) in
+            if let error {
+                left.append("\(device.id)")
+                Log.warning(
+                    "left-in-use", ("device", "\(device.id)"), ("owner", "\(device.owner)"), ("why", error.message))
+            }
+            unfinished -= 1
+            if unfinished == 0 { finish() }
+        }
+        // What an earlier broker left half-made is being undone.
+        if let teardown = device.teardown { return teardown.join(completion) }
+        broker.delete(DeleteRequest(id: device.id), peer: root, completion: completion)
+    }
+
+    private func finish() {
+        guard let done else { return }
+        self.done = nil
+        Log.notice(
+            "take-down", ("left", left.isEmpty ? "none" : left.joined(separator: " ")), ("late", "\(unfinished)"))
+        done()
+    }
+}
+
+/// Workers that are still needed when everything else is killed. systemd spares processes whose control group carries this
+/// mark, from version 255 on (SurviveFinalKillSignal= in systemd.unit(5)). Earlier versions spare only processes of root.
+enum Survivors {
+    static func mark(_ pids: [Int32]) {
+        for pid in pids {
+            guard let text = try? readFile("/proc/\(pid)/cgroup"), let group = group(of: text) else { continue }
+            _ = setxattr("/sys/fs/cgroup" + group, "user.survive_final_kill_signal", "1", 1, 0)
+        }
+    }
+
+    /// The path in the unified hierarchy; nil for the root group, which is everybody's, and where there is no such hierarchy.
+    static func group(of bytes: [UInt8]) -> String? {
+        for line in String(decoding: bytes, as: UTF8.self).split(separator: "\n") where line.hasPrefix("0::/") {
+            return line.count > 4 ? String(line.dropFirst(3)) : nil
+        }
+        return nil
+    }
+}
