@@ -283,12 +283,12 @@ def commands_table(results):
     return "\n".join(lines)
 
 
-PROCESSES = {"ubd": "client", "ubd-flush": "its child, which flushes", "ubd-broker": "broker, its launcher and its other children", "ubd-worker": "worker", "ubd-q0": "its queue"}
+PROCESSES = {"ubd": "client", "exe": "its helper, which looks at the file", "ubd-flush": "its child, which flushes", "ubd-broker": "broker, launcher, other children", "ubd-worker": "worker", "ubd-q0": "its queue", "ubd-ranges": "its thread for ranges"}
 
 
 def processes_table(results):
-    """Which processes it is, of a null device: medians."""
-    runs = {command: [p["processes"] for p in results if p.get("processes") and (p["target"], p["command"]) == ("null", command)] for command in ("add", "del")}
+    """Which processes it is, of a loop device: medians."""
+    runs = {command: [p["processes"] for p in results if p.get("processes") and (p["target"], p["command"]) == ("loop", command)] for command in ("add", "del")}
     # python3 is the test itself.
     names = sorted({name for these in runs.values() for run in these for name in run} - {"python3"})
     cost = {command: {name: statistics.median(run.get(name, 0) for run in these) for name in names} for command, these in runs.items()}
@@ -418,13 +418,13 @@ without buffers. Depth 16, 64 KiB. {source(sections['devices'])}
 ## Adding and deleting
 
 What `ubd add` and `ubd del` cost the whole system, from the command's start to its answer, beside `kublk add` and `kublk del`,
-which have no broker, no sandbox and no policy; medians of five. The lab has no udev. {source(sections['commands'])}
+which have no broker, no sandbox and no policy; medians of {len(find(sections['commands']['results'], server='ubd', target='null', command='add'))}. The lab has no udev. {source(sections['commands'])}
 
 {commands_table(sections['commands']['results'])}
 
-Which processes it is, by the kernel's account of their run times; of a null device. What kublk does not do: a broker asks who
+Which processes it is, by the kernel's account of their run times; of a loop device. What kublk does not do: a broker asks who
 may, and keeps a record; a launcher and the worker take all rights away; the broker looks whether they are gone; `ubd del`
-flushes the device.
+flushes the device. The end of a worker counts for the thread that ends last.
 
 {processes_table(sections['commands']['results'])}
 
