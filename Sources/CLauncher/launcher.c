@@ -18,6 +18,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "child.h"
+
 /* Numbers below this are the worker's own, set up one by one. */
 #define FIRST_SPARE 16
 /* udev may hold a new node for a moment: 200 times 10 ms. */
@@ -197,6 +199,19 @@ int ubd_launch(const struct ubd_launch *launch, struct ubd_child *child) {
     return 0;
 }
 
+int ubd_begun(pid_t pid, int pidfd, const int *pipe) {
+    int error = pid == -1 ? -errno : 0;
+    close(pipe[1]);
+    if (error) return error;
+    /* Only once the child holds its files for itself may the caller let go of its own copies. */
+    struct ubd_launch_report first;
+    ubd_wait_until_begun(pipe[0]);
+    if (read(pipe[0], &first, sizeof first) == sizeof first) return 0;
+    syscall(SYS_wait4, pid, NULL, 0, NULL);
+    close(pidfd);
+    return -ECHILD;
+}
+
 /* Not what is so already: to write that is as much work for the kernel as to change it. */
 static int write_settings(const int *files, char *const *texts, unsigned count) {
     int error = 0;
@@ -210,7 +225,7 @@ static int write_settings(const int *files, char *const *texts, unsigned count) 
     return error;
 }
 
-static _Noreturn void become_undertaker(const int *files, char *const *texts, unsigned count, int pipe) {
+static _Noreturn void become_short_undertaker(const int *files, char *const *texts, unsigned count, int pipe) {
     int kept[64];
     if (count > 63) _exit(1);
     for (unsigned i = 0; i < count; i++) kept[i] = files[i];
@@ -228,19 +243,8 @@ int ubd_undertake(const int *files, char *const *texts, unsigned count, struct u
     int ends[2], pidfd = -1;
     if (pipe2(ends, O_CLOEXEC) == -1) return -errno;
     pid_t pid = ubd_start(0, &pidfd);
-    if (pid == 0) become_undertaker(files, texts, count, ends[1]);
-    int error = pid == -1 ? -errno : 0;
-    close(ends[1]);
-    if (!error) {
-        /* Only once the child holds the files for itself may the caller let go of its own copies. */
-        struct ubd_launch_report first;
-        ubd_wait_until_begun(ends[0]);
-        if (read(ends[0], &first, sizeof first) != sizeof first) {
-            error = -ECHILD;
-            syscall(SYS_wait4, pid, NULL, 0, NULL);
-            close(pidfd);
-        }
-    }
+    if (pid == 0) become_short_undertaker(files, texts, count, ends[1]);
+    int error = ubd_begun(pid, pidfd, ends);
     if (error) close(ends[0]);
     else *child = (struct ubd_child){pid, pidfd, ends[0]};
     return error;

@@ -27,7 +27,8 @@ extension Broker {
         _ limits: AccessLimits, _ rule: AccessRule?, of peer: PeerCredentials
     ) throws(InterfaceError) {
         let line = rule?.location.line ?? 0
-        guard let refusal = startLimits.take(uid: peer.uid, line: line, limits, now: monotonicNanoseconds()) else {
+        let account = account(of: peer.uid)
+        guard let refusal = startLimits.take(uid: account, line: line, limits, now: monotonicNanoseconds()) else {
             return
         }
         let file = configuration.accessPolicy
@@ -40,6 +41,8 @@ extension Broker {
         var limits = AccessLimits()
         limits.maxStarts = 60
         limits.penalty = StartLimits.longestPenalty
+        // What hangs counts here; the devices themselves may stay.
+        limits.maxDevices = 16
         return limits
     }()
 
@@ -47,13 +50,18 @@ extension Broker {
     func permitStart(for device: ManagedDevice, _ operation: String, _ peer: PeerCredentials) -> InterfaceError? {
         let decisive = policy.rule(for: accessPeer(peer), target: device.info.target)
         let rule = decisive.flatMap { $0.isAllow ? $0 : nil }
+        let limits = rule?.limits ?? Self.limitsWithoutRule
         do throws(InterfaceError) {
-            try takeStart(rule?.limits ?? Self.limitsWithoutRule, rule, of: peer)
+            try demandRoom(limits, rule, of: peer)
+            try takeStart(limits, rule, of: peer)
         } catch {
-            Log.notice(
-                "access-refused", ("operation", operation), ("device", "\(device.id)"), ("uid", "\(peer.uid)"),
-                ("pid", "\(peer.pid)"), ("result", "refused"), ("rule", decisive?.place ?? "none"),
-                ("why", error.message))
+            Log.client(
+                .refusal, peer.uid, .notice, "access-refused",
+                [
+                    ("operation", operation), ("device", "\(device.id)"), ("uid", "\(peer.uid)"),
+                    ("pid", "\(peer.pid)"), ("result", "refused"), ("rule", decisive?.place ?? "none"),
+                    ("why", error.message),
+                ])
             return error
         }
         return nil
@@ -63,30 +71,81 @@ extension Broker {
     func note(_ error: InterfaceError, of plan: AddPlan, _ rule: AccessRule, _ peer: PeerCredentials) {
         let isRefusal =
             switch error {
-            case .notPermitted, .quotaReached: true
+            case .notPermitted, .quotaReached, .limitReached: true
             default: false
             }
-        Log.notice(
-            isRefusal ? "add-refused" : "add-failed", ("uid", "\(peer.uid)"), ("pid", "\(peer.pid)"),
-            ("target", plan.target.name), ("result", isRefusal ? "refused" : "failed"), ("rule", rule.place),
-            ("why", error.message))
+        Log.client(
+            isRefusal ? .refusal : .request, peer.uid, .notice, isRefusal ? "add-refused" : "add-failed",
+            [
+                ("uid", "\(peer.uid)"), ("pid", "\(peer.pid)"), ("target", plan.target.name),
+                ("result", isRefusal ? "refused" : "failed"), ("rule", rule.place), ("why", error.message),
+            ])
     }
 
     func accessPeer(_ peer: PeerCredentials) -> AccessPeer {
         AccessPeer(uid: peer.uid, groups: [peer.gid] + peer.groups)
     }
 
-    /// What a user has: devices, adds under way, and children that hang for their sake.
+    /// Whom a uid counts as: an account is one user, with all the uids that /etc/subuid gives it.
+    func account(of uid: UInt32) -> UInt32 { accounts.account(of: uid) }
+
+    /// Which part of the connections a client shares.
+    func standing(of peer: PeerCredentials) -> Admission.Standing {
+        if peer.uid == 0 { return .root }
+        let access = accessPeer(peer)
+        let mayAdd = TargetCatalog.all.contains { policy.rule(for: access, target: $0.name)?.isAllow == true }
+        return mayAdd || devices.values.contains { $0.owner == peer.uid } ? .permitted : .stranger
+    }
+
+    /// What a user has: devices, adds under way, and what hangs for their sake (`lingering`).
     func usage(of uid: UInt32) -> AccessUsage {
-        let owned = devices.values.filter { $0.owner == uid }
-        let pending = adds.values.filter { $0.ownerUID == uid && $0.hasNoDevice }
+        let account = account(of: uid)
+        let owned = devices.values.filter { self.account(of: $0.owner) == account }
+        let pending = adds.values.filter { self.account(of: $0.ownerUID) == account && $0.hasNoDevice }
+        let lingering = lingering(for: account)
         return AccessUsage(
-            devices: UInt64(owned.count + pending.count + undertaker.waiting(for: uid)),
-            memoryBytes: (owned.map(\.memoryBytes) + pending.map(\.memoryBytes)).reduce(0) { sum, bytes in
-                // Those of records may be anything.
-                let (both, overflow) = sum.addingReportingOverflow(bytes)
-                return overflow ? .max : both
-            })
+            devices: UInt64(owned.count + pending.count) + lingering.devices,
+            memoryBytes: Self.sum([lingering.memoryBytes] + owned.map(\.memoryBytes) + pending.map(\.memoryBytes)))
+    }
+
+    /// Bytes of records may be anything.
+    private static func sum(_ all: [UInt64]) -> UInt64 {
+        all.reduce(0) { sum, bytes in
+            let (both, overflow) = sum.addingReportingOverflow(bytes)
+            return overflow ? .max : both
+        }
+    }
+
+    /// What hangs for an account's sake and is no device: children that close files or write settings, and workers of
+    /// rehearsals that can't be killed, with their buffers. Each counts as a device.
+    private func lingering(for account: UInt32) -> AccessUsage {
+        let stuck = stuckRehearsals.values.filter { self.account(of: $0.owner) == account }
+        return AccessUsage(
+            devices: UInt64(undertaker.waiting(for: account) + stuck.count),
+            memoryBytes: Self.sum(stuck.map(\.memoryBytes)))
+    }
+
+    /// A device that there is gets another worker, which costs nothing more, unless things hang already: what hangs and the
+    /// devices together must be within the limits, as for an add.
+    private func demandRoom(
+        _ limits: AccessLimits, _ rule: AccessRule?, of peer: PeerCredentials
+    ) throws(InterfaceError) {
+        let lingering = lingering(for: account(of: peer.uid))
+        guard peer.uid != 0, lingering.devices > 0 else { return }
+        let usage = usage(of: peer.uid)
+        let place =
+            rule.map { "line \($0.location.line) of \(configuration.accessPolicy)" } ?? "whom no rule lets have more"
+        let checks = [
+            ("max-devices", limits.maxDevices, usage.devices, lingering.devices),
+            ("max-memory", limits.maxMemoryBytes, usage.memoryBytes, lingering.memoryBytes),
+        ]
+        for (limit, most, has, hanging) in checks {
+            guard let most, hanging > 0, has > most else { continue }
+            throw .quotaReached(
+                message: "\(has) exceeds \(limit)=\(most) of \(place): \(hanging) of that hangs",
+                remedy: "see to the files and disks that do not answer, or delete a device", limit: limit,
+                value: Int64(clamping: most))
+        }
     }
 
     // MARK: Devices that there are
@@ -101,8 +160,8 @@ extension Broker {
             noteRefusal(of: id, for: event, peer)
             return nil
         }
-        Log.event(
-            .info, event,
+        Log.client(
+            .request, peer.uid, .info, event,
             [("device", "\(id)"), ("uid", "\(peer.uid)"), ("pid", "\(peer.pid)")] + more
                 + [("result", "allowed"), ("rule", peer.uid == device.owner ? "owner" : "root")])
         return device
@@ -116,9 +175,12 @@ extension Broker {
             case .some(let device) where mayTouch(device, peer): "another-generation"
             case .some: "not-owner"
             }
-        Log.notice(
-            "access-refused", ("operation", operation), ("device", "\(id)"), ("uid", "\(peer.uid)"),
-            ("pid", "\(peer.pid)"), ("result", "refused"), ("rule", rule))
+        Log.client(
+            .refusal, peer.uid, .notice, "access-refused",
+            [
+                ("operation", operation), ("device", "\(id)"), ("uid", "\(peer.uid)"), ("pid", "\(peer.pid)"),
+                ("result", "refused"), ("rule", rule),
+            ])
     }
 
     func noSuchDevice(_ id: UInt32) -> InterfaceError {

@@ -36,6 +36,7 @@ final class Broker {
     /// What new workers are started from.
     var program: WorkerProgram
     let workerGID: UInt32
+    let accounts: Accounts
     let driver: Driver
     let store: RecordStore
     let undertaker: Undertaker
@@ -53,11 +54,13 @@ final class Broker {
     /// Monotonic nanoseconds of the last minute's deletions, by number.
     private var deletions: [UInt32: UInt64] = [:]
     var adds: [ObjectIdentifier: AddOperation] = [:]
+    /// Rehearsals whose workers can't be killed: whose they are, and the bytes of their buffers.
+    var stuckRehearsals: [ObjectIdentifier: (owner: UInt32, memoryBytes: UInt64)] = [:]
 
     init(
         configuration: Configuration, loop: EventLoop, policy: AccessPolicy, walls: [String: Walls],
         program: WorkerProgram, workerGID: UInt32, driver: Driver,
-        surroundings: Surroundings
+        surroundings: Surroundings, accounts: Accounts = Accounts()
     ) throws(SystemError) {
         guard let uids = WorkerUIDs(base: configuration.uidBase, count: configuration.uidCount) else {
             throw SystemError("uids from \(configuration.uidBase) on", ERANGE)
@@ -70,8 +73,9 @@ final class Broker {
         self.workerGID = workerGID
         self.driver = driver
         self.surroundings = surroundings
+        self.accounts = accounts
         store = RecordStore(runFolder: configuration.runFolder)
-        undertaker = Undertaker(loop: loop)
+        undertaker = Undertaker(loop: loop) { accounts.account(of: $0) }
         holders = Holders(loop: loop)
         orphans = Orphans(loop: loop)
         deathCauses = DeathCauses(loop: loop, log: surroundings.kernelLog)
@@ -104,16 +108,22 @@ final class Broker {
             let mode = try choice.mode(for: plan)
             let operation = AddOperation(
                 plan, kind: kind, mode: mode, peer: peer, rule: rule, broker: self, isWanted: isWanted, answer: answer)
-            Log.info(
-                "add-allowed", ("uid", "\(peer.uid)"), ("pid", "\(peer.pid)"), ("target", request.target),
-                ("result", "allowed"), ("rule", rule.place))
+            Log.client(
+                .request, peer.uid, .info, "add-allowed",
+                [
+                    ("uid", "\(peer.uid)"), ("pid", "\(peer.pid)"), ("target", request.target),
+                    ("result", "allowed"), ("rule", rule.place),
+                ])
             adds[ObjectIdentifier(operation)] = operation
             operation.begin()
             return operation
         } catch {
-            Log.notice(
-                "add-refused", ("uid", "\(peer.uid)"), ("pid", "\(peer.pid)"), ("target", request.target),
-                ("result", "refused"), ("rule", line ?? "none"), ("why", error.message))
+            Log.client(
+                .refusal, peer.uid, .notice, "add-refused",
+                [
+                    ("uid", "\(peer.uid)"), ("pid", "\(peer.pid)"), ("target", request.target),
+                    ("result", "refused"), ("rule", line ?? "none"), ("why", error.message),
+                ])
             answer(.failed(error))
             return nil
         }

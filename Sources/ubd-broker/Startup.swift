@@ -117,6 +117,7 @@ enum Startup {
         // Not held here: an upgrade replaces the broker's.
         var program: WorkerProgram? = try workerProgram(configuration)
         let gid = try workerGroup(configuration)
+        let accounts = accounts()
         try RunFolder.prepare(configuration.runFolder)
         let lock = try BrokerLock.take(configuration.runFolder + "/lock")
         let loop = try EventLoop()
@@ -145,7 +146,7 @@ enum Startup {
         }
         let broker = try Broker(
             configuration: configuration, loop: loop, policy: policy, walls: walls, program: program.take()!,
-            workerGID: gid, driver: driver, surroundings: surroundings)
+            workerGID: gid, driver: driver, surroundings: surroundings, accounts: accounts)
         for warning in policy.warnings { Log.warning("access-policy", ("what", "\(warning)")) }
         try broker.store.prepare()
         let signals = try SignalReader([SIGTERM, SIGINT, SIGCHLD, SIGHUP])
@@ -165,6 +166,7 @@ enum Startup {
                 "ready", ("version", UBDVersion.text), ("socket", configuration.socketPath),
                 ("kernel", kernelRelease()))
             Watchdog(broker).begin()
+            keepLog(loop)
             Notification.send("READY=1")
             Notification.keepAlive(
                 loop, every: Notification.watchdogPeriod { name in getenv(name).map { String(cString: $0) } })
@@ -174,9 +176,28 @@ enum Startup {
         try loop.run()
         if let failure { throw failure }
         Notification.send("STOPPING=1")
-        Undertaker.leave((server?.sockets ?? []) + broker.parkingEnds)
+        Log.catchUp(all: true)
+        Undertaker.leave((server?.sockets ?? []) + broker.parkingEnds + broker.undertaker.descriptors)
         withExtendedLifetime((server, broker)) {}
         _ = lock.raw
+    }
+
+    /// Users with all the uids that /etc/subuid gives them.
+    private static func accounts() -> Accounts {
+        let accounts = Accounts.ofHost()
+        if let problem = accounts.problem {
+            Log.notice("subordinate-uids", ("file", Accounts.file), ("why", problem))
+        }
+        Log.count(by: accounts)
+        return accounts
+    }
+
+    /// Once a second, from now on: what of the log waits to be said.
+    private static func keepLog(_ loop: EventLoop) {
+        loop.after(milliseconds: 1000) {
+            Log.catchUp()
+            keepLog(loop)
+        }
     }
 
     /// The last act of the start: names of users, policies and libraries are not looked for any more.

@@ -63,3 +63,13 @@ int ubd_undertake(const int *files, char *const *texts, unsigned count, struct u
 /* Starts a child that reads a file and writes what it says into `child.report`, which does not block the reader. Its exit
  * status is 0 when that was all, else an errno. For a file of /proc whose reading may take long, or for ever. */
 int ubd_copy(const char *path, struct ubd_child *child);
+
+/* Starts a child that closes sockets in which files of strangers lie, for as long as it is given any. It takes them from
+ * `bin`, the receiving end of a SEQPACKET pair: a message has one file and an account's number (32 bits), which the child
+ * sends back on `orders`, another SEQPACKET socket, when the file is closed. It takes only as many messages as it was told
+ * to on `orders` (32 bits: so many more). So the caller sends a file, closes its own copy while the message lies in a queue
+ * that the caller itself holds open, and only then says that it may be taken: whatever becomes of the child, the caller's
+ * close is never the last one. At most `closers` closes are under way at one time, each in a process of its own, since each
+ * may last for ever; the child itself never waits for one. When `orders` is closed it takes what is left, and ends after
+ * the last close. */
+int ubd_start_undertaker(int bin, int orders, unsigned closers, struct ubd_child *child);

@@ -38,7 +38,10 @@ public struct FileDescriptor: ~Copyable {
     }
 
     /// A second descriptor of the same open file, close-on-exec.
-    public func duplicate() throws(SystemError) -> FileDescriptor {
+    public func duplicate() throws(SystemError) -> FileDescriptor { try FileDescriptor.duplicate(of: raw) }
+
+    /// The same of one that somebody else owns. It gets the lowest number from 3 on that is free.
+    public static func duplicate(of raw: Int32) throws(SystemError) -> FileDescriptor {
         FileDescriptor(owning: try call("duplicate descriptor") { fcntl(raw, F_DUPFD_CLOEXEC, 3) })
     }
 

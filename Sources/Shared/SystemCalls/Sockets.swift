@@ -68,14 +68,15 @@ public func setOption(_ fd: Int32, _ name: Int32, _ value: Int32) throws(SystemE
 
 /// Receives one message and the files with it; at most `maximum` of them, close-on-exec. `peek` leaves the message and
 /// its files in the queue and returns duplicates. More files than `maximum` is EMSGSIZE, and those that came are closed.
+/// Without `wait` it never waits for a message, whatever the socket's own flags (EAGAIN).
 public func receiveWithFiles(
-    _ fd: Int32, into buffer: UnsafeMutableRawBufferPointer, maximum: Int, peek: Bool
+    _ fd: Int32, into buffer: UnsafeMutableRawBufferPointer, maximum: Int, peek: Bool, wait: Bool = true
 ) throws(SystemError) -> (bytes: Int, files: [Int32]) {
     var control = [UInt8](repeating: 0, count: ubd_rights_space(maximum))
     var files = [Int32](repeating: -1, count: maximum)
     var part = iovec(iov_base: buffer.baseAddress, iov_len: buffer.count)
     var message = msghdr()
-    let flags = Int32(MSG_CMSG_CLOEXEC) | (peek ? Int32(MSG_PEEK) : 0)
+    let flags = Int32(MSG_CMSG_CLOEXEC) | (peek ? Int32(MSG_PEEK) : 0) | (wait ? 0 : Int32(MSG_DONTWAIT))
     let (count, found): (Int, Int) = try call2("recvmsg") {
         control.withUnsafeMutableBytes { control in
             withUnsafeMutablePointer(to: &part) { part in

@@ -20,10 +20,10 @@ final class Connection {
     /// So many of them are made before it is the others' turn.
     private static let repliesPerTurn = 16
 
-    /// So many calls are answered before it is the others' turn.
-    private static let callsPerTurn = 2
-
     let peer: PeerCredentials
+    /// Whom it counts as.
+    let account: UInt32
+    let standing: Admission.Standing
     private let server: Server
     private let broker: Broker
     private var socket: FileDescriptor?
@@ -32,18 +32,27 @@ final class Connection {
     /// The timer is that of a message which has begun.
     private var isTimingMessage = false
     private var reader = FrameReader()
+    /// A whole message that waits for its turn.
+    private var next: [UInt8]?
+    /// Monotonic nanoseconds.
+    private var lastActive = monotonicNanoseconds()
     private(set) var backlog: [UInt8] = []
     private var operation: (any ClientOperation)?
     /// What is still to be replied to the present call.
     private var stream: ReplyStream?
     /// A call is being answered: the next one waits.
     private var isBusy = false
-    /// There may be more calls, which wait until the others have had their turn.
+    /// Something has come, and waits for its turn.
     private var waitsForTurn = false
     private var hasReadStats = false
 
-    init(_ socket: consuming FileDescriptor, peer: PeerCredentials, server: Server) {
+    init(
+        _ socket: consuming FileDescriptor, peer: PeerCredentials, account: UInt32, standing: Admission.Standing,
+        server: Server
+    ) {
         self.peer = peer
+        self.account = account
+        self.standing = standing
         self.server = server
         broker = server.broker
         self.socket = consume socket
@@ -65,7 +74,7 @@ final class Connection {
         if let watch { broker.loop.unwatch(watch) }
         watch = nil
         guard let socket = socket.take() else { return }
-        broker.undertaker.letGo(socket, owner: peer.uid)
+        broker.undertaker.letGo(socket, owner: peer.uid, isStranger: standing == .stranger)
         server.forget(self)
         stream = nil
         let ended = operation
@@ -73,19 +82,78 @@ final class Connection {
         ended?.clientGone()
     }
 
+    // MARK: In a crowd
+
+    var candidate: Admission.Candidate<Connection> {
+        Admission.Candidate(
+            key: self, account: account, standing: standing, lastActive: lastActive, isBusy: isBusy || waitsForTurn)
+    }
+
+    /// Nothing has come that nobody has looked at.
+    var isQuiet: Bool {
+        guard let fd = socket?.raw else { return false }
+        var socket = pollfd(fd: fd, events: Int16(POLLIN), revents: 0)
+        return poll(&socket, 1, 0) == 0
+    }
+
+    /// Ends it for another one's sake. A client that is about to call hears why.
+    func makeRoom() {
+        let error = InterfaceError.limitReached(
+            message: "the connection was idle, and others needed its place", remedy: "connect again",
+            limit: "connections", value: Int64(Admission.most(standing)))
+        if backlog.isEmpty, let fd = socket?.raw { _ = try? SystemCalls.send(fd, error.reply.message, wait: false) }
+        refuse("it was idle, and others needed its place")
+    }
+
     // MARK: Bytes in
 
     private func handle(_ ready: Poller.Interest) {
         if ready.contains(.writable) {
             flush()
-            if stream != nil { streamOn() }
+            if stream != nil, !waitsForTurn { waitForTurn() }
         }
-        if isBusy || waitsForTurn {
-            // Busy: nothing is read, but a client that went away is noticed.
+        if isBusy {
+            // Nothing is read, but a client that went away is noticed.
             if !ready.isDisjoint(with: .hangUp) { close() }
-        } else if !ready.isDisjoint(with: [.readable, .hangUp]) {
-            receive()
+        } else if !waitsForTurn, !ready.isDisjoint(with: [.readable, .hangUp]) {
+            waitForTurn()
         }
+    }
+
+    private func waitForTurn() {
+        waitsForTurn = true
+        updateInterest()
+        restartTimer()
+        let party: Turns.Party =
+            switch standing {
+            case .root: .root
+            case .permitted: .account(account)
+            case .stranger: .strangers
+            }
+        broker.loop.inTurn(of: party, account) { [weak self] in self?.takeTurn() }
+    }
+
+    /// Reads once, and answers one call at most, or goes on with the replies to one.
+    private func takeTurn() {
+        waitsForTurn = false
+        if stream != nil { return streamOn() }
+        guard socket != nil, !isBusy else { return }
+        if next == nil { receive() }
+        lastActive = monotonicNanoseconds()
+        if let message = next.take() {
+            isTimingMessage = false
+            handle(message)
+        }
+        goOn()
+    }
+
+    /// What was pipelined behind a call waits for the next turn.
+    private func goOn() {
+        guard socket != nil, !isBusy, !waitsForTurn else { return }
+        if next == nil { next = reader.next() }
+        if next != nil { return waitForTurn() }
+        updateInterest()
+        restartTimer()
     }
 
     private func receive() {
@@ -100,39 +168,19 @@ final class Connection {
         case .filesAttached, .tooLong: refuse("files where none belong")
         case .bytes(let count):
             do { try reader.append(chunk[0..<count]) } catch { return refuse("\(error)") }
-            handleMessages()
-        }
-    }
-
-    private func handleMessages() {
-        for _ in 0..<Connection.callsPerTurn {
-            guard !isBusy, socket != nil, let message = reader.next() else { return restartTimer() }
-            isTimingMessage = false
-            handle(message)
-        }
-        if !isBusy, socket != nil { waitForTurn() }
-        restartTimer()
-    }
-
-    private func waitForTurn() {
-        waitsForTurn = true
-        updateInterest()
-        // An alarm and not `later`: those come before anybody else's events.
-        broker.loop.after(milliseconds: 0) { [weak self] in
-            guard let self else { return }
-            waitsForTurn = false
-            updateInterest()
-            handleMessages()
+            next = reader.next()
         }
     }
 
     private func refuse(_ why: String) {
-        Log.notice("connection-closed", ("uid", "\(peer.uid)"), ("pid", "\(peer.pid)"), ("why", why))
+        Log.client(
+            .refusal, peer.uid, .notice, "connection-closed",
+            [("uid", "\(peer.uid)"), ("pid", "\(peer.pid)"), ("why", why)])
         close()
     }
 
     private func restartTimer() {
-        let isReading = !isBusy && socket != nil
+        let isReading = !isBusy && !waitsForTurn && socket != nil
         let isPartial = isReading && reader.hasUnread
         // Further bytes of a message do not put off its end: else a client could hold a connection with one in a while.
         if isPartial, isTimingMessage { return }
@@ -182,7 +230,7 @@ final class Connection {
             case .list(let request): try begin(broker.listing(request, peer: peer), call.more, wantsReply)
             case .stats(let request):
                 let replies = try broker.counting(request, peer: peer)
-                noteStats()
+                if replies.hasDevices { noteStats() }
                 try begin(replies, call.more, wantsReply)
             case .info: send(Reply(parameters: broker.info(for: peer).json), wantsReply)
             case .serviceInfo: send(Reply(parameters: ServiceInfoReply(version: UBDVersion.text).json), wantsReply)
@@ -199,9 +247,12 @@ final class Connection {
     private func noteStats() {
         if hasReadStats { return }
         hasReadStats = true
-        Log.info(
-            "stats", ("uid", "\(peer.uid)"), ("pid", "\(peer.pid)"), ("result", "allowed"),
-            ("rule", peer.uid == 0 ? "root" : "owner"))
+        Log.client(
+            .request, peer.uid, .info, "stats",
+            [
+                ("uid", "\(peer.uid)"), ("pid", "\(peer.pid)"), ("result", "allowed"),
+                ("rule", peer.uid == 0 ? "root" : "owner"),
+            ])
     }
 
     /// Begins a call in which the client may be asked for files.
@@ -257,8 +308,9 @@ final class Connection {
     private func finish(_ reply: Reply, _ wantsReply: Bool) {
         send(reply, wantsReply)
         setBusy(false)
+        lastActive = monotonicNanoseconds()
         // What was pipelined behind the call is handled from the loop, not from the depths of an operation.
-        broker.loop.later { [weak self] in self?.handleMessages() }
+        broker.loop.later { [weak self] in self?.goOn() }
     }
 
     private func setBusy(_ busy: Bool) {
@@ -310,7 +362,7 @@ final class Connection {
         guard let watch else { return }
         var interest: Poller.Interest = []
         if !isBusy, !waitsForTurn, backlog.isEmpty { interest.insert(.readable) }
-        if !backlog.isEmpty || stream != nil { interest.insert(.writable) }
+        if !backlog.isEmpty || stream != nil && !waitsForTurn { interest.insert(.writable) }
         broker.loop.change(watch, interest)
     }
 }

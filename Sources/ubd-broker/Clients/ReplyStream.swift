@@ -22,6 +22,9 @@ struct ReplyStream {
         ahead = pull()
     }
 
+    /// There is at least one device more to tell of.
+    var hasDevices: Bool { ahead != nil }
+
     private mutating func pull() -> JSON? {
         while let id = ids.popFirst() {
             if let parameters = make(id) { return parameters }

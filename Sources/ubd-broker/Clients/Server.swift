@@ -1,21 +1,19 @@
+import BrokerInterface
 import CShims
 import Glibc
 import SystemCalls
 
-/// Accepts clients, so many in all and so many of one user.
+/// Accepts clients, so many in all and so many of one user (`Admission`).
 final class Server {
-    private static let mostConnections = 256
-    private static let mostConnectionsPerUser = 16
+    /// Connections that are accepted before the others have their turn.
+    private static let acceptsPerTurn = 8
 
     let broker: Broker
     private let listener: FileDescriptor
     private var watch: EventLoop.Watch?
     private(set) var connections: [ObjectIdentifier: Connection] = [:]
-    private var perUser: [UInt32: Int] = [:]
-    /// Connections refused since the log last told of one.
-    private var refused = 0
-    /// Nanoseconds of the monotonic clock: until then the log tells of none.
-    private var quietUntil: UInt64 = 0
+    private var perAccount: [UInt32: Int] = [:]
+    private var perStanding: [Admission.Standing: Int] = [:]
 
     init(_ listener: consuming FileDescriptor, broker: Broker) {
         self.listener = consume listener
@@ -27,7 +25,7 @@ final class Server {
         do { try setOption(listener.raw, ubd_SO_PASSRIGHTS, 0) } catch {
             if error.errno != ENOPROTOOPT { throw error }
         }
-        watch = try broker.loop.watch(listener.raw, .readable) { [unowned self] _ in acceptAll() }
+        watch = try broker.loop.watch(listener.raw, .readable) { [unowned self] _ in acceptSome() }
     }
 
     /// All that clients can have put files into: the connections, and those that nobody has accepted yet.
@@ -35,19 +33,22 @@ final class Server {
 
     func forget(_ connection: Connection) {
         guard connections.removeValue(forKey: ObjectIdentifier(connection)) != nil else { return }
-        let uid = connection.peer.uid
-        perUser[uid, default: 1] -= 1
-        if perUser[uid] == 0 { perUser[uid] = nil }
+        count(connection, -1)
     }
 
-    private func acceptAll() {
-        // A few, then those that are connected have their turn.
-        for _ in 0..<16 {
+    private func count(_ connection: Connection, _ change: Int) {
+        let left = perAccount[connection.account, default: 0] + change
+        perAccount[connection.account] = left > 0 ? left : nil
+        perStanding[connection.standing, default: 0] += change
+    }
+
+    private func acceptSome() {
+        for _ in 0..<Server.acceptsPerTurn {
             do {
                 guard let socket = try accept(listener.raw) else { return }
                 admit(socket)
             } catch {
-                Log.error("accept", ("why", "\(error)"))
+                Log.client(.refusal, nil, .error, "accept", [("why", "\(error)")])
                 return pause()
             }
         }
@@ -60,18 +61,6 @@ final class Server {
         broker.loop.after(milliseconds: 100) { [unowned self] in broker.loop.change(watch, .readable) }
     }
 
-    /// One line a second at most: a flood of connections is not to become one of the log.
-    private func noteRefusal(of peer: PeerCredentials) {
-        refused += 1
-        let now = monotonicNanoseconds()
-        guard now >= quietUntil else { return }
-        Log.notice(
-            "connection-refused", ("uid", "\(peer.uid)"), ("pid", "\(peer.pid)"), ("why", "too many"),
-            ("refused", "\(refused)"))
-        quietUntil = now + 1_000_000_000
-        refused = 0
-    }
-
     private func admit(_ socket: consuming FileDescriptor) {
         let peer: PeerCredentials
         do {
@@ -79,21 +68,45 @@ final class Server {
             // Otherwise urgent data (MSG_OOB) is skipped by a peek and dropped by the next read, with its files.
             try setOption(socket.raw, SO_OOBINLINE, 1)
         } catch {
-            Log.error("peer", ("why", "\(error)"))
-            return broker.undertaker.letGo(socket, owner: 0)
+            Log.client(.refusal, nil, .error, "peer", [("why", "\(error)")])
+            return broker.undertaker.letGo(socket, owner: 0, isStranger: true)
         }
-        // Root always gets in: it is the one who has to mend things.
-        let isFull = connections.count >= Server.mostConnections && peer.uid != 0
-        if isFull || perUser[peer.uid, default: 0] >= Server.mostConnectionsPerUser {
-            noteRefusal(of: peer)
-            return broker.undertaker.letGo(socket, owner: peer.uid)
+        let account = broker.account(of: peer.uid)
+        let standing = broker.standing(of: peer)
+        switch verdict(socket.raw, account, standing) {
+        case .refuse(let error): return refuse(socket, peer, standing, error)
+        case .keepInsteadOf(let idle): idle.makeRoom()
+        case .keep: break
         }
-        let connection = Connection(socket, peer: peer, server: self)
+        let connection = Connection(socket, peer: peer, account: account, standing: standing, server: self)
         connections[ObjectIdentifier(connection)] = connection
-        perUser[peer.uid, default: 0] += 1
+        count(connection, 1)
         do { try connection.begin() } catch {
-            Log.error("connection", ("why", "\(error)"))
+            Log.client(.refusal, peer.uid, .error, "connection", [("why", "\(error)")])
             connection.close()
         }
+    }
+
+    private func verdict(
+        _ descriptor: Int32, _ account: UInt32, _ standing: Admission.Standing
+    ) -> Admission.Verdict<Connection> {
+        if standing != .root, let error = DescriptorReserve.refusal(descriptor) { return .refuse(error) }
+        return Admission.decide(
+            account: account, standing: standing, hanging: broker.undertaker.waiting(for: account),
+            among: { connections.values.map(\.candidate) },
+            counts: (perAccount[account] ?? 0, perStanding[standing] ?? 0), now: monotonicNanoseconds(),
+            isQuiet: \.isQuiet)
+    }
+
+    private func refuse(
+        _ socket: consuming FileDescriptor, _ peer: PeerCredentials, _ standing: Admission.Standing,
+        _ error: InterfaceError
+    ) {
+        Log.client(
+            .refusal, peer.uid, .notice, "connection-refused",
+            [("uid", "\(peer.uid)"), ("pid", "\(peer.pid)"), ("result", "refused"), ("why", error.message)])
+        // There is room for that much in a socket that nothing was written to.
+        _ = try? send(socket.raw, error.reply.message, wait: false)
+        broker.undertaker.letGo(socket, owner: peer.uid, isStranger: standing == .stranger)
     }
 }

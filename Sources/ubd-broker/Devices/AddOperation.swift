@@ -76,15 +76,32 @@ final class AddOperation: ClientOperation {
                 let pair = try makeMessagePair()
                 parking = consume pair.first
             } catch { return fail(StartErrors.broken("socketpair", error)) }
+            if let error = lackOfDescriptors { return fail(error) }
             return chooseID()
         }
         do {
             let end = try handover.begin { [unowned self] error in
                 parking = handover.take()
-                if let error { fail(error) } else { chooseID() }
+                if let error = error ?? lackOfDescriptors { fail(error) } else { chooseID() }
+            }
+            if let error = lackOfDescriptors {
+                close(end)
+                return fail(error)
             }
             answer(.files(count: plan.mostFiles, parking: end))
         } catch { fail(StartErrors.broken("socketpair", error)) }
+    }
+
+    /// A worker and its sockets take some more than the parking end.
+    private static let descriptorsOfDevice: Int32 = 8
+
+    /// Why there are none for this device; nil when there are.
+    private var lackOfDescriptors: InterfaceError? {
+        guard ownerUID != 0 else { return nil }
+        guard let end = parkingEnd, let next = try? FileDescriptor.duplicate(of: end) else {
+            return DescriptorReserve.refusal(.max)
+        }
+        return DescriptorReserve.refusal(next.raw + AddOperation.descriptorsOfDevice)
     }
 
     // MARK: The kernel's device
@@ -318,11 +335,13 @@ final class AddOperation: ClientOperation {
         }
         do {
             let folder = broker.queueFolder(of: device.id)
-            let writing = try broker.undertaker.write(settings, in: folder) { errno in
+            let writers = broker.undertaker.writers
+            let account = broker.account(of: ownerUID)
+            let writing = try writers.write(settings, in: folder, account: account) { errno in
                 goOn(errno == 0 ? nil : SystemError.name(errno))
             }
-            timer = broker.loop.after(milliseconds: Deadline.queueSettings) { [self] in
-                broker.undertaker.charge(writing, to: ownerUID)
+            timer = broker.loop.after(milliseconds: Deadline.queueSettings) {
+                writers.charge(writing)
                 goOn("not done within \(Deadline.queueSettings / 1000) s: there is a request that does not end")
             }
         } catch { goOn("\(error)") }

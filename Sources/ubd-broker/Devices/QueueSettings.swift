@@ -1,6 +1,6 @@
 /// What a new device's queue is told in /sys/block/ublkbN/queue. The block layer lets all requests end before it changes a
 /// queue, and takes no new one meanwhile; a worker may keep one for ever. So nobody but an undertaker's child writes these
-/// (`Undertaker.write`), and only what is not so already. What can not be set costs time, nothing else.
+/// (`SettingsWriters`), and only what is not so already. What can not be set costs time, nothing else.
 enum QueueSettings {
     struct Setting: Equatable {
         let name: String

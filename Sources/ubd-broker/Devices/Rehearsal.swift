@@ -124,6 +124,7 @@ final class Rehearsal {
         timer = broker.loop.after(milliseconds: Deadline.kill) { [self] in
             // It waits for its file, as the next one would. Its uid is free when it ends.
             Log.warning("rehearsal-stuck", ("device", "\(device.id)"), ("worker", "\(worker.pid)"))
+            broker.stuckRehearsals[ObjectIdentifier(self)] = (device.owner, device.memoryBytes)
             outcome = .failure(StartErrors.workerBroke("it can not be killed: its file does not answer"))
             finish()
         }
@@ -131,6 +132,7 @@ final class Rehearsal {
 
     private func ended(_ change: ProcessChange) {
         broker.loop.cancel(timer)
+        broker.stuckRehearsals[ObjectIdentifier(self)] = nil
         if outcome == nil { outcome = .failure(StartErrors.workerBroke("it \(change)")) }
         guard let worker else { return }
         broker.judge(worker, of: program, for: device)

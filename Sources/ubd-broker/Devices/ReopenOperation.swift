@@ -145,7 +145,8 @@ final class ReopenOperation: ClientOperation {
         rehearsal = nil
         if parking == nil { parking = handover.take() }
         if let parking = parking.take() { broker.undertaker.letGo(parking, owner: device.owner) }
-        Log.notice("recover-failed", ("device", "\(device.id)"), ("why", error.message))
+        Log.client(
+            .request, device.owner, .notice, "recover-failed", [("device", "\(device.id)"), ("why", error.message)])
         let answer = answer
         self.answer = nil
         answer?(.failed(error))

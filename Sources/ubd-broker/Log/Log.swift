@@ -1,4 +1,5 @@
 import Glibc
+import Synchronization
 import SystemCalls
 
 /// The broker's log. Under systemd each event is an entry of the journal with fields; otherwise, and whenever journald
@@ -14,17 +15,74 @@ enum Log {
 
     typealias Field = (key: String, value: String)
 
-    /// Where stderr is the journal's already.
-    private static let journal = JournalSocket.forStderr()
+    /// What the log knows, in whichever thread (the unit tests have several).
+    private struct State {
+        /// Where stderr is the journal's already.
+        let journal = JournalSocket.forStderr()
+        let output = LogOutput(STDERR_FILENO)
+        var limits = LogLimits()
+        var accounts = Accounts()
+        /// Lines that nobody took since the last one that somebody did.
+        var lost = 0
 
+        /// Writes an event, and before it how many could not be written, if some could not.
+        mutating func write(_ priority: Priority, _ name: String, _ fields: [Field]) {
+            tellLost()
+            if lost > 0 || !put(priority, name, fields) { lost += 1 }
+        }
+
+        mutating func tellLost() {
+            if lost > 0, put(.warning, "log-lost", [("lines", "\(lost)")]) { lost = 0 }
+        }
+
+        mutating func tellLeftOut(all: Bool) {
+            for some in limits.takeLeftOut(now: monotonicNanoseconds(), all: all) {
+                let seconds = (some.duration + 999_999_999) / 1_000_000_000
+                write(
+                    .notice, "left-out",
+                    [
+                        ("uid", some.account.map { "\($0)" } ?? "several"), ("lines", "\(some.count)"),
+                        ("seconds", "\(seconds)"),
+                    ])
+            }
+        }
+
+        private func put(_ priority: Priority, _ name: String, _ fields: [Field]) -> Bool {
+            if let journal, journal.send(JournalEntry(priority, name, fields).bytes) { return true }
+            return output.write(Array("<\(priority.rawValue)>\(message(name, fields))\n".utf8))
+        }
+    }
+
+    private static let state = Mutex(State())
+
+    /// An event that is always written: of devices, workers and the broker itself. A log that can't be written must not stop
+    /// the broker, nor one that nobody reads.
     static func event(_ priority: Priority, _ name: String, _ fields: [Field] = []) {
-        if let journal, journal.send(JournalEntry(priority, name, fields).bytes) { return }
-        let line = Array("<\(priority.rawValue)>\(message(name, fields))\n".utf8)
-        // A log that can't be written must not stop the broker, nor one that nobody reads: journald's end may be full.
-        if journal != nil {
-            _ = Glibc.send(STDERR_FILENO, line, line.count, Int32(MSG_DONTWAIT | MSG_NOSIGNAL))
-        } else {
-            _ = write(STDERR_FILENO, line, line.count)
+        state.withLock { $0.write(priority, name, fields) }
+    }
+
+    /// An event that a client causes: bounded by account (`LogLimits`), root's excepted. `uid`: nil when nobody knows whose.
+    static func client(
+        _ kind: LogLimits.Kind, _ uid: UInt32?, _ priority: Priority, _ name: String,
+        _ fields: @autoclosure () -> [Field]
+    ) {
+        let isAdmitted = state.withLock { state in
+            let account = uid.map { state.accounts.account(of: $0) }
+            return account == 0 || state.limits.admits(kind, of: account, now: monotonicNanoseconds())
+        }
+        if isAdmitted { event(priority, name, fields()) }
+    }
+
+    /// From now on clients' events are counted by account.
+    static func count(by accounts: Accounts) {
+        state.withLock { $0.accounts = accounts }
+    }
+
+    /// To be called now and then: says what was left out and what could not be written, once it can be. `all`: at the end.
+    static func catchUp(all: Bool = false) {
+        state.withLock { state in
+            state.tellLost()
+            state.tellLeftOut(all: all)
         }
     }
 

@@ -17,6 +17,8 @@ final class EventLoop {
     /// Ordered by time, soonest first.
     private var alarms: [Alarm] = []
     private var soon: [() -> Void] = []
+    /// Calls of clients.
+    private var turns = Turns()
     private var nextNumber: UInt64 = 1
     private var running = true
 
@@ -72,6 +74,11 @@ final class EventLoop {
         soon.append(action)
     }
 
+    /// Runs an action when it is the turn of its party, and of the account within it.
+    func inTurn(of party: Turns.Party, _ account: UInt32, _ action: @escaping () -> Void) {
+        turns.add(party, account, action)
+    }
+
     func stop() {
         running = false
     }
@@ -87,6 +94,10 @@ final class EventLoop {
                 runSoon()
             }
             runAlarms()
+            for action in turns.takeRound() {
+                action()
+                runSoon()
+            }
         }
     }
 
@@ -113,7 +124,7 @@ final class EventLoop {
     }
 
     private func waitingTime() -> Int32 {
-        if !soon.isEmpty { return 0 }
+        if !soon.isEmpty || !turns.isEmpty { return 0 }
         guard let first = alarms.first else { return -1 }
         let now = monotonicNanoseconds()
         return first.time <= now ? 0 : Int32(min((first.time - now) / 1_000_000 + 1, 60_000))

@@ -2,93 +2,199 @@ import CLauncher
 import Glibc
 import SystemCalls
 
-/// Does what a stranger can make block for ever, in a throwaway child: lets go of files that he may have filled with other
-/// files (a lingering socket, a hung disk, a FUSE server that stopped), and writes settings of his device.
+/// Lets children do what a stranger can make block for ever: close sockets that he may have filled with files (a lingering
+/// socket, a hung disk, a FUSE server that stopped), and write settings of his device (`SettingsWriters`).
+///
+/// Each account has one child for that, as long as there is work; those to whom the policy gives nothing share one. Closes
+/// that hang count against the account: its connections and its devices. What can't be given to a child (no process, no
+/// descriptor, no room) is kept and tried again.
 final class Undertaker {
+    /// Whose child closes it.
+    private enum Owner: Hashable {
+        case account(UInt32)
+        case strangers
+    }
+
+    /// A file that no child has taken yet.
+    private struct Kept {
+        let file: Int32
+        let account: UInt32
+        let owner: Owner
+    }
+
+    /// So many accounts have a child of their own; further ones share the strangers'.
+    private static let mostChildren = 64
+    /// Children with one file each, for files that can't be sent.
+    private static let mostSingles = 16
+    /// Milliseconds that a child waits for more work.
+    private static let idle = 500
+    /// Milliseconds between tries to give away what was kept.
+    private static let pauses = 100...5_000
+
     private let loop: EventLoop
-    /// Children that have not ended yet, by owner: a stuck one counts against its owner's quota.
-    private var stuck: [UInt32: Int] = [:]
-    private var nextNumber: UInt64 = 0
-    /// Kept while the child lives.
-    private var children: [UInt64: Child] = [:]
+    /// Whom a uid counts as.
+    private let account: (UInt32) -> UInt32
+    private var closing: [Owner: ClosingChild] = [:]
+    /// They have been told to end.
+    private var leaving: [ObjectIdentifier: ClosingChild] = [:]
+    private var singles: [ObjectIdentifier: ShortChild] = [:]
+    /// Files that are not closed yet, by account.
+    private var unclosed: [UInt32: Int] = [:]
+    private var kept: [Kept] = []
+    /// How many of them are whose.
+    private var keptOf: [Owner: Int] = [:]
+    private var retry: EventLoop.Timer?
+    private var pause = Undertaker.pauses.lowerBound
+    let writers: SettingsWriters
 
-    private final class Child {
-        let process: ProcessHandle
-        /// Whom it counts against.
-        var owner: UInt32?
-        var watch: EventLoop.Watch?
-        /// Told the errno of what it wrote, or 0.
-        var ended: ((Int32) -> Void)?
-
-        init(process: consuming ProcessHandle, owner: UInt32?) {
-            self.process = process
-            self.owner = owner
-        }
-    }
-
-    init(loop: EventLoop) {
+    init(loop: EventLoop, account: @escaping (UInt32) -> UInt32 = { $0 }) {
         self.loop = loop
+        self.account = account
+        writers = SettingsWriters(loop: loop)
     }
 
-    /// Children that hang for this owner's sake.
-    func waiting(for owner: UInt32) -> Int { stuck[owner] ?? 0 }
+    deinit {
+        // The broker's end has left them to a child (`leave`) and something harmless under their numbers.
+        for file in kept { close(file.file) }
+    }
+
+    /// What hangs for this user's sake, or has not been closed yet.
+    func waiting(for uid: UInt32) -> Int {
+        let account = account(uid)
+        return (unclosed[account] ?? 0) + writers.hanging(account)
+    }
 
     /// Closes a socket of a client or worker: at once when nothing is left unread in it, through a child otherwise.
-    func letGo(_ socket: consuming FileDescriptor, owner: UInt32) {
+    /// `isStranger`: the policy gives the user nothing.
+    func letGo(_ socket: consuming FileDescriptor, owner: UInt32, isStranger: Bool = false) {
         shutdown(socket.raw, Int32(SHUT_RDWR))
         // What came until now is all that will ever come.
         if drain(socket.raw) { return }
-        bury(socket, owner: owner)
+        let account = account(owner)
+        unclosed[account, default: 0] += 1
+        bury(Kept(file: socket.release(), account: account, owner: isStranger ? .strangers : .account(account)))
     }
 
-    /// Closes a parking end, in which files lie by design.
-    func bury(_ file: consuming FileDescriptor, owner: UInt32) {
-        var raw = file.raw
-        var child = ubd_child()
-        let result = ubd_undertake(&raw, nil, 1, &child)
-        guard result == 0 else {
-            // Without a child the file stays open: a descriptor lost is better than a broker lost.
-            Log.error("undertaker", ("errno", SystemError.name(-result)), ("lost-descriptor", "\(file.raw)"))
-            _ = file.release()
-            return
-        }
-        close(file.release())
-        close(child.report)
-        remember(ProcessHandle(pid: child.pid, owning: FileDescriptor(owning: child.pidfd)), owner: owner)
+    private func bury(_ file: Kept) {
+        do throws(SystemError) {
+            if keptOf[file.owner] != nil { throw SystemError("wait for its turn", EAGAIN) }
+            try give(file)
+        } catch { keep(file, because: error) }
     }
 
-    /// A child that writes settings.
-    struct Writing { fileprivate let number: UInt64 }
-
-    /// Has settings written that are not so already, in their order. `ended` is told the last errno that came out, 0 if none,
-    /// when the child has ended, however late that is. It counts against nobody until somebody is charged with it.
-    func write(
-        _ settings: [QueueSettings.Setting], in folder: String, ended: @escaping (Int32) -> Void
-    ) throws(SystemError) -> Writing {
-        var files: [Int32] = []
-        defer { for file in files { close(file) } }
-        for setting in settings {
-            files.append(try FileDescriptor.open("\(folder)/\(setting.name)", O_RDWR).release())
+    private func give(_ file: Kept) throws(SystemError) {
+        do throws(SystemError) {
+            let child = try child(for: file.owner)
+            try child.give(file.file, account: file.account)
+            if child.isOwing, retry == nil { tryLater() }
+        } catch {
+            // One with sockets inside sockets: the kernel sends only so many of them in each other. Such a file is inherited.
+            guard error.errno == ETOOMANYREFS, singles.count < Undertaker.mostSingles else { throw error }
+            try inherit(file)
         }
-        var child = ubd_child()
-        let strings = CStrings(settings.flatMap { [$0.text, $0.already] })
-        let result = withExtendedLifetime(strings) {
-            ubd_undertake(files, strings.pointer, UInt32(files.count), &child)
-        }
-        guard result == 0 else { throw SystemError("start a child", -result) }
-        // Before the report, whose end is the child's word to go on.
-        for file in files { close(file) }
-        files = []
-        close(child.report)
-        let process = ProcessHandle(pid: child.pid, owning: FileDescriptor(owning: child.pidfd))
-        return Writing(number: remember(process, owner: nil, ended))
     }
 
-    /// Counts a child that has not ended against a user, as one who hangs.
-    func charge(_ writing: Writing, to owner: UInt32) {
-        guard let child = children[writing.number], child.owner == nil else { return }
-        child.owner = owner
-        stuck[owner, default: 0] += 1
+    private func child(for owner: Owner) throws(SystemError) -> ClosingChild {
+        let isOneTooMany = closing[owner] == nil && closing.count >= Undertaker.mostChildren
+        let owner = isOneTooMany ? .strangers : owner
+        if let child = closing[owner] { return child }
+        let child = try ClosingChild(
+            loop: loop, closed: { [weak self] account in self?.closed(account, of: owner) },
+            ended: { [weak self] in self?.ended(owner) })
+        closing[owner] = child
+        return child
+    }
+
+    private func inherit(_ file: Kept) throws(SystemError) {
+        let child = try ShortChild([file.file], nil)
+        close(file.file)
+        singles[ObjectIdentifier(child)] = child
+        child.goOn(loop) { [weak self, unowned child] _ in
+            self?.singles[ObjectIdentifier(child)] = nil
+            self?.forget(file.account)
+        }
+    }
+
+    // MARK: Ends
+
+    private func forget(_ account: UInt32) {
+        unclosed[account, default: 1] -= 1
+        if unclosed[account]! <= 0 { unclosed[account] = nil }
+    }
+
+    private func closed(_ account: UInt32, of owner: Owner) {
+        forget(account)
+        guard let child = closing[owner], child.unclosed.isEmpty else { return }
+        loop.after(milliseconds: Undertaker.idle) { [weak self, weak child] in
+            guard let self, let child, child.unclosed.isEmpty, closing[owner] === child else { return }
+            closing[owner] = nil
+            leaving[ObjectIdentifier(child)] = child
+            child.dismiss()
+        }
+    }
+
+    /// A child has ended: one that was told to, or one that somebody killed; then the next one gets what it had not taken.
+    private func ended(_ owner: Owner) {
+        leaving = leaving.filter { !$0.value.hasEnded }
+        guard let child = closing[owner], child.hasEnded else { return }
+        closing[owner] = nil
+        Log.error("undertaker", ("why", "a child that closes files was killed"), ("pid", "\(child.pid)"))
+        while let (file, account) = child.takeBack() {
+            keep(Kept(file: file, account: account, owner: owner), because: SystemError("take back", EAGAIN))
+        }
+        // Its end has closed these.
+        for (account, count) in child.unclosed {
+            for _ in 0..<count { forget(account) }
+        }
+    }
+
+    // MARK: What is kept
+
+    private func keep(_ file: Kept, because error: SystemError) {
+        if kept.isEmpty, error.errno != EAGAIN {
+            Log.error("undertaker", ("errno", SystemError.name(error.errno)), ("what", "tried again until it works"))
+        }
+        kept.append(file)
+        keptOf[file.owner, default: 0] += 1
+        if retry == nil { tryLater() }
+    }
+
+    private func tryLater() {
+        retry = loop.after(milliseconds: pause) { [weak self] in
+            self?.retry = nil
+            self?.tryAgain()
+        }
+    }
+
+    private func tryAgain() {
+        for child in closing.values { child.tell() }
+        var rest: [Kept] = []
+        // Of one whose child has no room, the others' are not to wait.
+        var full: Set<Owner> = []
+        for file in kept {
+            if full.contains(file.owner) {
+                rest.append(file)
+                continue
+            }
+            do throws(SystemError) { try give(file) } catch {
+                full.insert(file.owner)
+                rest.append(file)
+            }
+        }
+        pause = rest.count < kept.count ? Undertaker.pauses.lowerBound : min(pause * 2, Undertaker.pauses.upperBound)
+        kept = rest
+        keptOf = Dictionary(rest.map { ($0.owner, 1) }, uniquingKeysWith: +)
+        if !kept.isEmpty || closing.values.contains(where: \.isOwing) { tryLater() }
+    }
+
+    /// The pids of the children.
+    var children: [Int32] { closing.values.map(\.pid) + leaving.values.map(\.pid) }
+
+    // MARK: The broker's end
+
+    /// Descriptors whose close may be the last one of somebody's files.
+    var descriptors: [Int32] {
+        kept.map(\.file) + closing.values.map(\.descriptor) + leaving.values.map(\.descriptor)
     }
 
     /// The broker's end: files that it would otherwise close last, and then might never end, are left to a child that the
@@ -96,8 +202,8 @@ final class Undertaker {
     static func leave(_ files: [Int32]) {
         var rest = files[...]
         while !rest.isEmpty {
-            let some = Array(rest.prefix(mostFiles))
-            rest = rest.dropFirst(mostFiles)
+            let some = Array(rest.prefix(ShortChild.mostFiles))
+            rest = rest.dropFirst(ShortChild.mostFiles)
             var child = ubd_child()
             let result = ubd_undertake(some, nil, UInt32(some.count), &child)
             guard result == 0 else {
@@ -109,9 +215,6 @@ final class Undertaker {
             close(child.report)
         }
     }
-
-    /// So many fit one child (launcher.c).
-    private static let mostFiles = 63
 
     /// True when the socket holds no more: closing it can't block.
     private func drain(_ fd: Int32) -> Bool {
@@ -127,30 +230,5 @@ final class Undertaker {
             }
         }
         return false
-    }
-
-    @discardableResult
-    private func remember(
-        _ process: consuming ProcessHandle, owner: UInt32?, _ ended: ((Int32) -> Void)? = nil
-    ) -> UInt64 {
-        let number = nextNumber
-        nextNumber += 1
-        let child = Child(process: process, owner: owner)
-        child.ended = ended
-        if let owner { stuck[owner, default: 0] += 1 }
-        children[number] = child
-        child.watch = try? loop.watch(child.process.file.raw, .readable) { [unowned self] _ in self.reap(number) }
-        return number
-    }
-
-    private func reap(_ number: UInt64) {
-        guard let child = children[number], let change = try? child.process.poll() else { return }
-        if let watch = child.watch { loop.unwatch(watch) }
-        children[number] = nil
-        if let owner = child.owner {
-            stuck[owner, default: 1] -= 1
-            if stuck[owner] == 0 { stuck[owner] = nil }
-        }
-        if case .exited(let status) = change { child.ended?(status) } else { child.ended?(ECANCELED) }
     }
 }

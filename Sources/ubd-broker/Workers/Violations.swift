@@ -23,7 +23,7 @@ extension Broker {
     {
         // One of another version may not know these walls or this broker: that is not its owner's doing.
         if program?.identity == self.program.identity {
-            startLimits.noteViolation(uid: device.owner, now: monotonicNanoseconds())
+            startLimits.noteViolation(uid: account(of: device.owner), now: monotonicNanoseconds())
         }
         Log.event(
             .alert, "sandbox-violation",

@@ -48,7 +48,7 @@ final class Host {
 
     init(
         reusing old: String? = nil, policy: String? = nil, uids: UInt32 = 8, kernelLog: KernelLog? = nil,
-        mayChown: Bool = true, takesDown: Bool = false
+        mayChown: Bool = true, takesDown: Bool = false, accounts: Accounts = Accounts()
     ) throws {
         folder = try old ?? Host.temporaryFolder()
         installed = try Host.program()
@@ -100,7 +100,8 @@ final class Host {
                 parsing: Array(text.utf8), file: "access.policy", targets: ["null", "loop"], user: { UInt32($0) },
                 group: { UInt32($0) }),
             walls: try Host.walls(), program: installed, workerGID: 12345,
-            driver: Driver { () throws(SystemError) in kernel }, surroundings: surroundings)
+            driver: Driver { () throws(SystemError) in kernel }, surroundings: surroundings,
+            accounts: accounts)
         try broker.store.prepare()
         late.host = self
     }

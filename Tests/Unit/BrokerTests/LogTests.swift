@@ -73,6 +73,133 @@ struct LogTests {
     private func text(_ entry: JournalEntry) -> String { String(decoding: entry.bytes, as: UTF8.self) }
 }
 
+@Suite("How much of the log a client can cause")
+struct LogLimitsTests {
+    private static let second: UInt64 = 1_000_000_000
+
+    @Test("refusals of one user are written at first, then one in two seconds, and how many were left out is told")
+    func bounded() {
+        var limits = LogLimits()
+        var written = 0
+        // 35,000 in a second.
+        for index in 0..<35_000 where limits.admits(.refusal, of: 1002, now: UInt64(index) * 28_571) { written += 1 }
+        #expect(written == 20)
+        let tooSoon = limits.takeLeftOut(now: 9 * Self.second)
+        #expect(tooSoon == [])
+        let told = limits.takeLeftOut(now: 11 * Self.second)
+        #expect(told.map(\.count) == [35_000 - 20])
+        #expect(told.map(\.account) == [1002])
+        let nothingMore = limits.takeLeftOut(now: 30 * Self.second)
+        #expect(nothingMore == [])
+        let later = (0..<10).count { _ in limits.admits(.refusal, of: 1002, now: 40 * Self.second) }
+        #expect(later == 10)
+    }
+
+    @Test("neither another user's refusals nor what he is allowed suffer")
+    func apart() {
+        var limits = LogLimits()
+        for _ in 0..<1000 { _ = limits.admits(.refusal, of: 1002, now: 0) }
+        let more = [
+            limits.admits(.refusal, of: 1002, now: 0), limits.admits(.refusal, of: 1001, now: 0),
+            limits.admits(.request, of: 1002, now: 0),
+        ]
+        #expect(more == [false, true, true])
+        let requests = (0..<5000).count { _ in limits.admits(.request, of: 1000, now: 0) }
+        #expect(requests == 1200)
+    }
+
+    @Test("however many users there are, the table and the lines are bounded")
+    func manyUsers() {
+        var limits = LogLimits()
+        var written = 0
+        for round in 0..<30 {
+            for uid in 0..<5000
+            where limits.admits(.refusal, of: 100_000 + UInt32(uid), now: UInt64(round) * Self.second) {
+                written += 1
+            }
+        }
+        #expect(written <= (LogLimits.mostAccounts + 1) * (20 + 15))
+        let told = limits.takeLeftOut(now: 60 * Self.second)
+        #expect(told.count <= LogLimits.mostAccounts + 1)
+        #expect(told.map(\.count).reduce(0, +) == 30 * 5000 - written)
+        #expect(told.contains { $0.account == nil })
+        // Their places are free again.
+        let another = limits.admits(.refusal, of: 5, now: 200 * Self.second)
+        #expect(another)
+        let rest = limits.takeLeftOut(now: 200 * Self.second, all: true)
+        #expect(rest == [])
+    }
+}
+
+@Suite("Lines on stderr")
+struct LogOutputTests {
+    private let line = Array("<5>event=x\n".utf8)
+
+    /// Writes until nothing more goes; how many lines went. It must not wait.
+    private func fill(_ output: LogOutput) -> Int {
+        let started = monotonicNanoseconds()
+        let taken = (0..<1_000_000).prefix { _ in output.write(line) }.count
+        #expect(monotonicNanoseconds() - started < 10_000_000_000)
+        #expect(taken < 1_000_000)
+        return taken
+    }
+
+    @Test(
+        "a pipe that nobody reads takes what it can, and nobody waits; it goes on when it was read",
+        .timeLimit(.minutes(1)))
+    func fullPipe() throws {
+        let pipe = try makePipe()
+        let output = LogOutput(pipe.second.raw)
+        #expect(fill(output) > 100)
+        // Those who share the end notice nothing.
+        #expect(try call("fcntl") { fcntl(pipe.second.raw, F_GETFL) } & O_NONBLOCK == 0)
+        var scratch = [UInt8](repeating: 0, count: 1 << 16)
+        #expect(read(pipe.first.raw, &scratch, scratch.count) > 0)
+        #expect(output.write(line))
+    }
+
+    @Test("nobody waits for a stream socket that is full, and no line is torn", .timeLimit(.minutes(1)))
+    func fullSocket() throws {
+        var ends: [Int32] = [0, 0]
+        try call("socketpair") { socketpair(AF_UNIX, Int32(SOCK_STREAM.rawValue), 0, &ends) }
+        let reader = FileDescriptor(owning: ends[0])
+        let writer = FileDescriptor(owning: ends[1])
+        let output = LogOutput(writer.raw)
+        #expect(fill(output) > 10)
+        var text: [UInt8] = []
+        var scratch = [UInt8](repeating: 0, count: 1 << 16)
+        for _ in 0..<3 {
+            var count = 0
+            repeat {
+                count = recv(reader.raw, &scratch, scratch.count, Int32(MSG_DONTWAIT))
+                if count > 0 { text += scratch[..<count] }
+            } while count > 0
+            _ = output.write(line)
+        }
+        #expect(text.split(separator: UInt8(ascii: "\n")).allSatisfy { $0 == line.dropLast() })
+    }
+
+    @Test("nobody waits for a terminal that is stopped", .timeLimit(.minutes(1)))
+    func stoppedTerminal() throws {
+        let terminal = FileDescriptor(owning: try call("posix_openpt") { posix_openpt(O_RDWR | O_NOCTTY) })
+        #expect(unlockpt(terminal.raw) == 0)
+        let name = String(cString: try #require(ptsname(terminal.raw)))
+        let side = try FileDescriptor.open(name, O_RDWR | O_NOCTTY)
+        #expect(fill(LogOutput(side.raw)) > 0)
+    }
+
+    @Test("a line is cut at what a pipe takes as a whole")
+    func cut() throws {
+        let pipe = try makePipe()
+        let output = LogOutput(pipe.second.raw)
+        #expect(output.write([UInt8](repeating: 65, count: 100_000) + [10]))
+        var scratch = [UInt8](repeating: 0, count: 1 << 17)
+        let count = read(pipe.first.raw, &scratch, scratch.count)
+        #expect(count == 4096)
+        #expect(scratch[4092..<4096].elementsEqual("...\n".utf8))
+    }
+}
+
 @Suite("The way to journald")
 struct JournalSocketTests {
     @Test("stderr is the journal's only when it is the very descriptor that systemd made")

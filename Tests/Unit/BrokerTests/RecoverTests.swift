@@ -53,6 +53,40 @@ struct RecoverTests {
         #expect(asked == 5)
     }
 
+    @Test("what hangs counts when a file is brought again, as when a device is added")
+    func countsWhatHangs() throws {
+        let host = try Host(policy: "allow group=50 target=* max-devices=3 max-memory=1G\n")
+        _ = try host.add().get()
+        let device = try #require(host.broker.devices[0])
+        func limit(_ peer: PeerCredentials) -> String? {
+            guard case .quotaReached(_, _, let limit, _)? = host.broker.permitStart(for: device, "recover", peer) else {
+                return nil
+            }
+            return limit
+        }
+        let lingering = try (0..<3).map { _ in try LingeringSocket() }
+        for (index, socket) in lingering.enumerated() {
+            #expect(limit(Host.alice) == nil, "\(index)")
+            let pair = try makeMessagePair()
+            try socket.move(into: pair.first.raw)
+            host.broker.undertaker.letGo(pair.second, owner: Host.alice.uid)
+        }
+        #expect(limit(Host.alice) == "max-devices")
+        guard case .failure(.quotaReached(_, _, "max-devices", 3)) = try host.add() else {
+            Issue.record("added")
+            return
+        }
+        #expect(limit(Host.bob) == nil)
+        #expect(limit(Host.root) == nil)
+        // The buffers of a worker that can't be killed.
+        host.broker.stuckRehearsals[ObjectIdentifier(host)] = (Host.bob.uid, 1 << 30)
+        #expect(limit(Host.bob) == nil)
+        host.broker.stuckRehearsals[ObjectIdentifier(host)] = (Host.bob.uid, (1 << 30) + 1)
+        #expect(limit(Host.bob) == "max-memory")
+        host.broker.stuckRehearsals = [:]
+        #expect(limit(Host.bob) == nil)
+    }
+
     @Test("however long it waits for that, START_USER_RECOVERY still has its own 10 seconds of EBUSY")
     func countsAnew() throws {
         let host = try Host()

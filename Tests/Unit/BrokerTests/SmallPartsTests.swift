@@ -131,7 +131,7 @@ struct WorkerUIDTests {
     }
 }
 
-@Suite("Letting go of strangers' files")
+@Suite("Letting go of strangers' files", .serialized)
 struct UndertakerTests {
     @Test("a socket with an unread file in it is closed by a child, and the broker goes on at once")
     func buries() throws {
@@ -165,6 +165,133 @@ struct UndertakerTests {
         #expect(undertaker.waiting(for: 1000) == 1)
     }
 
+    @Test("files of one user that never close hang in a few children of one parent, and the user is told how many")
+    func manyHang() throws {
+        let loop = try EventLoop()
+        let undertaker = Undertaker(loop: loop)
+        let lingering = try (0..<40).map { _ in try LingeringSocket() }
+        let before = openFiles()
+        for socket in lingering {
+            let pair = try makeMessagePair()
+            try socket.move(into: pair.first.raw)
+            undertaker.letGo(pair.second, owner: 1000)
+        }
+        #expect(undertaker.waiting(for: 1000) == 40)
+        #expect(undertaker.waiting(for: 1001) == 0)
+        // The bin, the way to the child, and its pidfd, however many files.
+        #expect(openFiles() <= before + 4)
+        let most = 1 + Int(ClosingChild.closers)
+        try run(loop, until: { processes(of: undertaker).count == most })
+        #expect(processes(of: undertaker).count == most)
+        // Another user's is closed meanwhile.
+        let pair = try makeMessagePair()
+        let harmless = try makePipe()
+        try SystemCalls.send(pair.first.raw, [1], files: [harmless.first.raw])
+        undertaker.letGo(pair.second, owner: 1001)
+        try run(loop, until: { undertaker.waiting(for: 1001) == 0 })
+        #expect(undertaker.waiting(for: 1001) == 0)
+        #expect(undertaker.waiting(for: 1000) == 40)
+        // A lingering close ends with a signal.
+        for pid in processes(of: undertaker) { kill(pid, SIGKILL) }
+        try run(loop, until: { undertaker.waiting(for: 1000) == 0 })
+        #expect(undertaker.waiting(for: 1000) == 0)
+    }
+
+    @Test("a child that is killed is replaced, and what it had not closed is closed")
+    func killedChild() throws {
+        let loop = try EventLoop()
+        let undertaker = Undertaker(loop: loop)
+        for round in 0..<3 {
+            var ends: [Int32] = [0, 0]
+            try call("pipe") { pipe2(&ends, O_CLOEXEC) }
+            let pair = try makeMessagePair()
+            try SystemCalls.send(pair.first.raw, [1], files: [ends[1]])
+            undertaker.letGo(pair.second, owner: 1000)
+            for pid in undertaker.children where round < 2 { kill(pid, SIGKILL) }
+            // The other end of the pipe tells when nobody has this one any more.
+            close(ends[1])
+            let reader = FileDescriptor(owning: ends[0])
+            try reader.setNonBlocking()
+            var byte: UInt8 = 0
+            let raw = reader.raw
+            try run(loop, until: { read(raw, &byte, 1) == 0 && undertaker.waiting(for: 1000) == 0 })
+            #expect(undertaker.waiting(for: 1000) == 0)
+            #expect(reader.raw == raw)
+        }
+        try run(loop, until: { undertaker.children.isEmpty })
+        #expect(undertaker.children.isEmpty)
+    }
+
+    @Test("files for which a child has no room are kept, count, and are closed when there is room again")
+    func triesAgain() throws {
+        let loop = try EventLoop()
+        let undertaker = Undertaker(loop: loop)
+        let pipe = try makePipe()
+        for index in 0..<600 {
+            let pair = try makeMessagePair()
+            try SystemCalls.send(pair.first.raw, [1], files: [pipe.first.raw])
+            undertaker.letGo(pair.second, owner: 1000)
+            if index == 0 { for pid in undertaker.children { kill(pid, SIGSTOP) } }
+        }
+        #expect(undertaker.waiting(for: 1000) == 600)
+        // The bin is one more.
+        #expect(undertaker.descriptors.count > 2)
+        for pid in undertaker.children { kill(pid, SIGCONT) }
+        try run(loop, until: { undertaker.waiting(for: 1000) == 0 })
+        #expect(undertaker.waiting(for: 1000) == 0)
+        #expect(undertaker.descriptors.count <= 1)
+    }
+
+    @Test("a socket with sockets within sockets in it is closed, as deep as the kernel lets them lie in each other")
+    func nested() throws {
+        let loop = try EventLoop()
+        let undertaker = Undertaker(loop: loop)
+        var ends: [Int32] = [0, 0]
+        try call("pipe") { pipe2(&ends, O_CLOEXEC | O_NONBLOCK) }
+        let reader = ends[0]
+        defer { close(reader) }
+        var inner = ends[1]
+        var depth = 0
+        while depth < 10 {
+            let pair = try makeMessagePair()
+            guard (try? SystemCalls.send(pair.first.raw, [1], files: [inner])) != nil else { break }
+            close(inner)
+            inner = try pair.second.duplicate().release()
+            depth += 1
+        }
+        #expect(depth > 3)
+        undertaker.letGo(FileDescriptor(owning: inner), owner: 1000)
+        #expect(undertaker.waiting(for: 1000) == 1)
+        var byte: UInt8 = 0
+        try run(loop, until: { read(reader, &byte, 1) == 0 && undertaker.waiting(for: 1000) == 0 })
+        #expect(undertaker.waiting(for: 1000) == 0)
+        #expect(read(reader, &byte, 1) == 0)
+    }
+
+    private func run(_ loop: EventLoop, until condition: () -> Bool) throws {
+        let deadline = monotonicNanoseconds() + 20_000_000_000
+        while !condition(), monotonicNanoseconds() < deadline {
+            loop.after(milliseconds: 20) { loop.stop() }
+            try loop.run()
+        }
+    }
+
+    private func openFiles() -> Int { listFolder("/proc/self/fd").count }
+
+    /// Those that close files for it, and their children.
+    private func processes(of undertaker: Undertaker) -> [Int32] {
+        let parents = undertaker.children
+        return parents
+            + runningProcesses().filter { pid in
+                guard let bytes = try? readFile("/proc/\(pid)/stat"),
+                    let fields = String(decoding: bytes, as: UTF8.self).split(separator: ")").last?.split(
+                        separator: " "),
+                    fields.count > 1, fields[0] != "Z", let parent = Int32(fields[1])
+                else { return false }
+                return parents.contains(parent)
+            }
+    }
+
     @Test("what is left at the broker's end is closed by a child, and not before the broker has let go of it")
     func leaves() throws {
         let lingering = try LingeringSocket()
@@ -190,7 +317,7 @@ struct UndertakerTests {
 }
 
 /// A TCP connection whose last close waits: unsent data, SO_LINGER, and a peer that does not read.
-private final class LingeringSocket {
+final class LingeringSocket {
     private let listener: Int32
     private let peer: Int32
     private let sender: Int32

@@ -1,0 +1,92 @@
+import BrokerInterface
+
+/// Which connections the broker keeps. Users to whom the policy gives nothing share a small part; the others have the rest
+/// to themselves; root always gets in. In a crowd the idlest connection makes room.
+struct Admission {
+    enum Standing: Hashable {
+        case root
+        /// A line of the policy may give the user something, or the user has a device.
+        case permitted
+        case stranger
+    }
+
+    /// A connection, as far as it matters here.
+    struct Candidate<Key> {
+        let key: Key
+        let account: UInt32
+        let standing: Standing
+        /// Monotonic nanoseconds of the last sign of life.
+        let lastActive: UInt64
+        /// A call is under way: it is never closed for another one.
+        let isBusy: Bool
+    }
+
+    enum Verdict<Key> {
+        case keep
+        /// Keep it, and close another one that was idle the longest.
+        case keepInsteadOf(Key)
+        case refuse(InterfaceError)
+    }
+
+    /// Connections of one account, and of all accounts of a standing. Root's are only where it begins to tidy up.
+    static func mostOfAccount(_ standing: Standing) -> Int {
+        switch standing {
+        case .root: 64
+        case .permitted: 16
+        case .stranger: 8
+        }
+    }
+    static func most(_ standing: Standing) -> Int {
+        switch standing {
+        case .root: 64
+        case .permitted: 224
+        case .stranger: 32
+        }
+    }
+
+    /// Nanoseconds without a sign of life after which a connection may be closed for another one: a client that has just
+    /// connected is about to call.
+    static let idleTime: UInt64 = 1_000_000_000
+
+    /// `hanging`: what hangs for the account's sake counts as connections. `isQuiet`: nothing has come on that connection.
+    static func decide<Key>(
+        account: UInt32, standing: Standing, hanging: Int, among all: () -> [Candidate<Key>],
+        counts: (ofAccount: Int, ofStanding: Int), now: UInt64, isQuiet: (Key) -> Bool
+    ) -> Verdict<Key> {
+        let ofAccount = counts.ofAccount + hanging
+        let isUserCrowded = ofAccount >= mostOfAccount(standing)
+        guard isUserCrowded || counts.ofStanding >= most(standing) else { return .keep }
+        let idle = all().filter { candidate in
+            candidate.standing == standing && !candidate.isBusy && candidate.lastActive + idleTime <= now
+                && (!isUserCrowded || candidate.account == account)
+        }
+        if let victim = idlest(idle, isQuiet) { return .keepInsteadOf(victim) }
+        if standing == .root { return .keep }
+        return .refuse(isUserCrowded ? userLimit(standing, hanging) : limit(standing))
+    }
+
+    /// The idlest one of whoever has the most.
+    private static func idlest<Key>(_ idle: [Candidate<Key>], _ isQuiet: (Key) -> Bool) -> Key? {
+        let counts = Dictionary(idle.map { ($0.account, 1) }, uniquingKeysWith: +)
+        let ordered = idle.sorted {
+            let (one, other) = (counts[$0.account] ?? 0, counts[$1.account] ?? 0)
+            return one == other ? $0.lastActive < $1.lastActive : one > other
+        }
+        return ordered.first { isQuiet($0.key) }?.key
+    }
+
+    private static func userLimit(_ standing: Standing, _ hanging: Int) -> InterfaceError {
+        let most = mostOfAccount(standing)
+        let closes = hanging > 0 ? ", closes of your files that hang among them (\(hanging))" : ""
+        return .limitReached(
+            message: "the limit of \(most) connections of one user is reached\(closes)",
+            remedy: "try again when some of your calls have ended", limit: "user-connections", value: Int64(most))
+    }
+
+    private static func limit(_ standing: Standing) -> InterfaceError {
+        let whom = standing == .stranger ? "users without a right to a device" : "users"
+        return .limitReached(
+            message: "the limit of \(most(standing)) connections of \(whom) is reached",
+            remedy: "try again in a moment", limit: "connections", value: Int64(most(standing)))
+    }
+}
