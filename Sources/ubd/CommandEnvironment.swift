@@ -22,8 +22,14 @@ struct CommandEnvironment {
     var upgradeSeconds = 120
     /// Nanoseconds of a clock that never goes back.
     var now: () -> UInt64 = monotonicNanoseconds
+    /// How long a call may wait for its turn where a limit passes by itself.
+    var turnSeconds = 60
     /// Does nothing for so many milliseconds.
-    var pause: (UInt64) -> Void = { milliseconds in
+    var pause: (UInt64) -> Void = Self.sleep
+    /// The same between two looks of a command that goes on until somebody ends it.
+    var pauseWatching: (UInt64) -> Void = Self.sleep
+
+    static func sleep(milliseconds: UInt64) {
         let time = timespec(tv_sec: Int(milliseconds / 1000), tv_nsec: Int(milliseconds % 1000) * 1_000_000)
         var (left, asked) = (timespec(), time)
         while nanosleep(&asked, &left) != 0, errno == EINTR { asked = left }
@@ -32,8 +38,9 @@ struct CommandEnvironment {
     /// The real one.
     static func live() -> CommandEnvironment {
         let variable = getenv(BrokerAPI.socketVariable).map { String(cString: $0) } ?? ""
+        let console = StandardConsole()
         return CommandEnvironment(
-            console: StandardConsole(), socketPath: variable.isEmpty ? BrokerAPI.socketPath : variable,
-            host: LiveMachine(), executable: "/proc/self/exe")
+            console: console, socketPath: variable.isEmpty ? BrokerAPI.socketPath : variable,
+            host: LiveMachine(), executable: "/proc/self/exe", pauseWatching: console.wait(milliseconds:))
     }
 }

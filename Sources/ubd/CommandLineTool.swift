@@ -7,11 +7,15 @@ import Varlink
 enum CommandLineTool {
     static func run(_ arguments: [String], _ environment: CommandEnvironment) -> Int32 {
         let status = perform(arguments, environment)
+        environment.console.finish()
         guard let lost = environment.console.lost else { return status }
         // A script must not take half of a device's name, or of a list, for the whole.
+        let changes = ["add", "del", "recover", "upgrade"].contains(arguments.first)
         let failure = CommandFailure(
             .failed, "OutputLost", "what was to be printed could not be written: \(SystemError.message(lost.errno))",
-            remedy: "what was asked for may have been done all the same: see 'ubd list'")
+            remedy: changes
+                ? "what was asked for may have been done all the same: see 'ubd list'"
+                : "send the output to where there is room and somebody reads it")
         return max(status, report(failure, asJSON: false, environment.console))
     }
 

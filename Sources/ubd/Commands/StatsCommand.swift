@@ -42,7 +42,8 @@ struct StatsCommand: UBDCommand {
         if let interval {
             var watch = StatsWatch(
                 number: number, pause: try interval.milliseconds(), asJSON: output.asJSON, environment: environment)
-            while true { try watch.step(client) }
+            while environment.console.lost == nil { try watch.step(client) }
+            return .failed
         }
         let reply = try client.stats(id: number, queues: number == nil ? nil : true)
         if output.asJSON {
@@ -70,8 +71,9 @@ struct StatsCommand: UBDCommand {
         if !uncounted.isEmpty { lines.append("") }
         return lines
             + uncounted.map {
-                "ubdb\($0.id) has no counts: it has no worker yet, or one of another version of ubd than the broker; "
-                    + "`ubd upgrade -n \($0.id)` replaces it, or the broker has to be restarted."
+                "ubdb\($0.id) has no counts: it has no worker ('ubd list -n \($0.id)' says why), or, when it is live, one of "
+                    + "another version of ubd than the broker; then 'ubd upgrade -n \($0.id)' replaces it, or the broker has "
+                    + "to be restarted."
             }
     }
 }
@@ -116,7 +118,8 @@ struct StatsWatch {
     }
 
     mutating func step(_ client: BrokerClient) throws(CommandFailure) {
-        if last != nil { environment.pause(pause) }
+        if last != nil { environment.pauseWatching(pause) }
+        guard environment.console.lost == nil else { return }
         let reply = try client.stats(id: number)
         let now = environment.now()
         let before = last

@@ -11,6 +11,10 @@ protocol Console: AnyObject {
     func aside(_ text: String)
     /// Replaces the line of progress, when somebody is looking at stderr; nil takes it away.
     func progress(_ text: String?)
+    /// Does nothing for so many milliseconds, and ends early when nobody reads any more what `out` writes: then that is lost.
+    func wait(milliseconds: UInt64)
+    /// Nothing will follow: errors that only the close of a file tells of are `lost` now.
+    func finish()
     /// Why something of what `out` was given is not where it should be; nil when all of it is.
     var lost: SystemError? { get }
 }
@@ -29,6 +33,26 @@ final class StandardConsole: Console {
     func error(_ text: String) {
         progress(nil)
         write(2, text + "\n")
+    }
+
+    func wait(milliseconds: UInt64) {
+        let end = monotonicNanoseconds() + milliseconds * 1_000_000
+        while true {
+            let now = monotonicNanoseconds()
+            guard now < end else { return }
+            // Without events it tells of a pipe, a socket or a terminal whose other end is gone, and of nothing else.
+            var output = pollfd(fd: STDOUT_FILENO, events: 0, revents: 0)
+            guard poll(&output, 1, Int32(clamping: (end - now) / 1_000_000 + 1)) > 0 else { continue }
+            let error = output.revents & Int16(POLLNVAL) != 0 ? EBADF : EPIPE
+            if lost == nil { lost = SystemError("poll", error) }
+            return
+        }
+    }
+
+    func finish() {
+        // Network file systems and quotas tell of a failed write only there (close(2)).
+        let copy = dup(STDOUT_FILENO)
+        if copy >= 0, close(copy) != 0, lost == nil { lost = SystemError("close", errno) }
     }
 
     func aside(_ text: String) {

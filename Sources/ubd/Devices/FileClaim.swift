@@ -12,7 +12,7 @@ struct FileClaim {
     var patience: UInt64 = 1000
     /// What the device has of its file, where its options do not tell: that is of a device that there is already.
     var bytes: Range<UInt64>?
-    var pause: (UInt64) -> Void = CommandEnvironment.live().pause
+    var pause: (UInt64) -> Void = CommandEnvironment.sleep
 
     /// Milliseconds.
     private static let interval: UInt64 = 20

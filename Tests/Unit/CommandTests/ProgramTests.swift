@@ -61,6 +61,76 @@ struct ProgramTests {
     }
 
     @Test(
+        "notices that its output goes nowhere: a full disk or a reader that is gone, in every command, with status 1 and one line",
+        arguments: ["full", "pipe", "ignored"])
+    func outputLost(_ how: String) throws {
+        let folder = TemporaryFolder()
+        let file = folder.file("1.img", bytes: 1 << 20)
+        let broker = FakeBroker(connections: 100) { connection, call in
+            switch call.methodName {
+            case "Add", "Recover":
+                for fd in connection.askForFiles(2) { close(fd) }
+                connection.send(AddReply.added(FakeBroker.device(), notices: []).reply)
+            case "List": connection.send(Reply(parameters: ListReply(devices: [FakeBroker.device()]).json))
+            case "Stats":
+                connection.send(
+                    Reply(
+                        parameters: StatsReply(
+                            latencyBounds: [], devices: [DeviceStats(id: 0, generation: 40, since: nil, total: nil)]
+                        ).json))
+            case "Upgrade":
+                connection.send(Reply(parameters: UpgradeReply(upgraded: true, device: FakeBroker.device()).json))
+            case "Info": connection.send(Reply(parameters: FakeBroker.info.json))
+            default: connection.send(Reply())
+            }
+        }
+        let commands = [
+            ["add", "-t", "loop", "-f", file], ["add", "--json", "-t", "loop", "-f", file], ["list"],
+            ["list", "--json"], ["recover", "-n", "0", "-f", file], ["upgrade", "-n", "0"],
+            ["upgrade", "-a", "--json"],
+            ["del", "-n", "0", "--force", "--json"], ["stats"], ["stats", "--json"], ["stats", "--watch"],
+            ["stats", "--watch=0.1", "--json"], ["info"], ["info", "--json"], ["features"], ["features", "--json"],
+            ["--help"], ["help", "add"], ["add", "--help"], ["--version"], ["--generate-completion-script", "zsh"],
+        ]
+        for arguments in commands {
+            let script =
+                switch how {
+                case "full": "exec \"$0\" \"$@\" >/dev/full"
+                // The reader has ended before the first byte is written.
+                case "pipe": "{ sleep 0.05; \"$0\" \"$@\"; echo $? >'\(folder.path)/status'; } | :"
+                default: "trap '' PIPE; { sleep 0.05; \"$0\" \"$@\"; echo $? >'\(folder.path)/status'; } | :"
+                }
+            let result = try Program.run(arguments, socket: broker.socketPath, shell: script)
+            let status =
+                how == "full"
+                ? "\(result.status)"
+                : try String(contentsOfFile: folder.path + "/status", encoding: .utf8)
+                    .trimmingCharacters(in: .whitespacesAndNewlines)
+            let why = how == "full" ? "No space left on device" : "Broken pipe"
+            #expect(status == "1", "\(arguments)")
+            // Of a device that this host does not have there is a note, too.
+            let lines = result.errors.split(separator: "\n").filter { !$0.hasPrefix("ubd: note: ") }
+            #expect(lines.count == 1, "\(arguments): \(result.errors)")
+            let lost = "ubd: what was to be printed could not be written: \(why); "
+            #expect(lines.last?.hasPrefix(lost) == true, "\(arguments): \(result.errors)")
+        }
+    }
+
+    @Test("a watch whose reader goes away while nothing is printed ends, too, and at once")
+    func watchWithoutReader() throws {
+        let folder = TemporaryFolder()
+        let broker = FakeBroker(connections: 100) { connection, _ in
+            connection.send(Reply(parameters: StatsReply(latencyBounds: [], devices: []).json))
+        }
+        let script = "{ \"$0\" \"$@\"; echo $? >'\(folder.path)/status'; } | sleep 0.5"
+        let started = Date()
+        let result = try Program.run(["stats", "--watch", "3600"], socket: broker.socketPath, shell: script)
+        #expect(Date().timeIntervalSince(started) < 15)
+        #expect(try String(contentsOfFile: folder.path + "/status", encoding: .utf8) == "1\n")
+        #expect(result.errors.contains("could not be written: Broken pipe"))
+    }
+
+    @Test(
         "closes its connection when it is interrupted during an add, so that the broker undoes",
         arguments: [SIGINT, SIGTERM, SIGHUP])
     func interrupted(signal: Int32) throws {

@@ -15,6 +15,8 @@ final class Recorder: Console {
     func out(_ text: String) { output.append(text) }
     func error(_ text: String) { errors.append(text) }
     func aside(_ text: String) { asides.append(text) }
+    func wait(milliseconds: UInt64) {}
+    func finish() {}
     func progress(_ text: String?) { if let text { progressLines.append(text) } }
 }
 
