@@ -23,6 +23,10 @@ enum Refusals {
             return .notPermitted(
                 message: "not permitted: line \(rule.location.line) of \(file) gives read-only devices only",
                 remedy: "add --read-only, or ask the administrator", rule: rule.text)
+        case .overLimit(let rule, "max-devices", 0, _):
+            return .quotaReached(
+                message: "max-devices=0 of line \(rule.location.line) of \(file) lets you have no device",
+                remedy: "ask the administrator for more", limit: "max-devices", value: 0)
         case .overLimit(let rule, let limit, let maximum, let wanted):
             return .quotaReached(
                 message: "\(wanted) exceeds \(limit)=\(maximum) of line \(rule.location.line) of \(file)",
@@ -43,7 +47,8 @@ enum Refusals {
         case .tooOften(let limit, let again):
             return .quotaReached(
                 message: "more than max-starts=\(limit) of \(place): adds, upgrades and recoveries in a short time",
-                remedy: "try again in \(again) s", limit: "max-starts", value: Int64(clamping: limit))
+                remedy: "try again in \(again) s", limit: "max-starts", value: Int64(clamping: limit),
+                again: Int64(clamping: again))
         case .penalty(let violations, let again):
             let often = violations == 1 ? "a worker of yours" : "\(violations) workers of yours within a day"
             return .quotaReached(

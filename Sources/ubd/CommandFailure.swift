@@ -35,6 +35,8 @@ struct CommandFailure: Error, Equatable {
     var name: String
     var message: String
     var remedy: String
+    /// Set when the same call succeeds later: after so many seconds, or 0 when that is not known.
+    var passesAfter: Int64?
 
     init(_ status: ExitStatus, _ name: String, _ message: String, remedy: String) {
         self.status = status
@@ -48,7 +50,7 @@ struct CommandFailure: Error, Equatable {
 
     var json: JSON {
         .record([
-            ("error", .string(name)), ("message", .string(message)), ("remedy", .string(remedy)),
+            ("error", .string(name)), ("message", .string(message.readable)), ("remedy", .string(remedy.readable)),
             ("exit", .integer(Int64(status.rawValue))),
         ])
     }
@@ -67,6 +69,11 @@ extension CommandFailure {
             default: .failed
             }
         self.init(status, error.name, error.message, remedy: error.remedy)
+        switch error {
+        case .limitReached: passesAfter = 0
+        case .quotaReached(_, _, _, _, let again): passesAfter = again
+        default: break
+        }
         if case .invalidOption(_, _, let option, _) = error, let flag = Self.flags[option] ?? Self.sameName(option) {
             // The user typed a flag; the wire has another name for it.
             for text in [\CommandFailure.message, \CommandFailure.remedy] {
@@ -97,10 +104,10 @@ extension CommandFailure {
 }
 
 extension String {
-    /// The text without anything that steers a terminal: control characters and direction overrides become "?".
+    /// The text without anything that is no text or steers a terminal: control characters and direction overrides become "?".
     var printable: String {
         var result = String.UnicodeScalarView()
-        for scalar in unicodeScalars {
+        for scalar in readable.unicodeScalars {
             let turnsText = (0x202A...0x202E).contains(scalar.value) || (0x2066...0x2069).contains(scalar.value)
             result.append(scalar.isControl || turnsText ? "?" : scalar)
         }

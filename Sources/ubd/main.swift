@@ -2,4 +2,4 @@ import Glibc
 import SystemCalls
 
 resetInheritedSignals()
-exit(CommandLineTool.run(Array(CommandLine.arguments.dropFirst()), .live()))
+exit(CommandLineTool.run(Array(TypedText.arguments().dropFirst()), .live()))

@@ -263,8 +263,9 @@ extension BrokerAPI {
         # The access policy says no.
         error NotPermitted(message: string, remedy: string, rule: ?string)
 
-        # A limit is reached.
-        error QuotaReached(message: string, remedy: string, limit: string, value: int)
+        # A limit of the access policy or of the host is reached. Again: seconds after which the same call may succeed, when
+        # that is a matter of time alone.
+        error QuotaReached(message: string, remedy: string, limit: string, value: int, again: ?int)
 
         # A limit of the broker itself is reached, which passes: the same call succeeds later. It may come before the call
         # was read, and then the connection is closed.

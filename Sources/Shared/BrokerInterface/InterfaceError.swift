@@ -6,8 +6,9 @@ import Varlink
 public enum InterfaceError: Error, Equatable, Sendable {
     /// The access policy does not let the caller do this. `rule` is the rule that decided, if one did.
     case notPermitted(message: String, remedy: String, rule: String?)
-    /// A limit of the policy or of the host is reached; `limit` names it, `value` is its number.
-    case quotaReached(message: String, remedy: String, limit: String, value: Int64)
+    /// A limit of the policy or of the host is reached; `limit` names it, `value` is its number. `again`: seconds after which
+    /// the same call may succeed, when that is a matter of time alone.
+    case quotaReached(message: String, remedy: String, limit: String, value: Int64, again: Int64? = nil)
     /// A limit of the broker is reached that has nothing to do with the policy and passes by itself: the same call succeeds
     /// later. `limit` names it ("connections", "user-connections", "descriptors"), `value` is its number. It can also come
     /// before the call was read, as the reply to the first one of a connection that the broker does not keep.
@@ -63,7 +64,7 @@ extension InterfaceError {
     /// What was wrong, for people.
     public var message: String {
         switch self {
-        case .notPermitted(let message, _, _), .quotaReached(let message, _, _, _),
+        case .notPermitted(let message, _, _), .quotaReached(let message, _, _, _, _),
             .limitReached(let message, _, _, _), .invalidOption(let message, _, _, _), .badFile(let message, _, _),
             .idInUse(let message, _, _),
             .noSuchDevice(let message, _, _), .busy(let message, _, _, _), .kernelUnsupported(let message, _, _),
@@ -82,7 +83,7 @@ extension InterfaceError {
     /// What to do next, for people.
     public var remedy: String {
         switch self {
-        case .notPermitted(_, let remedy, _), .quotaReached(_, let remedy, _, _), .limitReached(_, let remedy, _, _),
+        case .notPermitted(_, let remedy, _), .quotaReached(_, let remedy, _, _, _), .limitReached(_, let remedy, _, _),
             .invalidOption(_, let remedy, _, _), .badFile(_, let remedy, _), .idInUse(_, let remedy, _),
             .noSuchDevice(_, let remedy, _),
             .busy(_, let remedy, _, _), .kernelUnsupported(_, let remedy, _), .failed(_, let remedy, _, _):
@@ -97,7 +98,9 @@ extension InterfaceError {
         var members: [(String, JSON?)] = []
         switch self {
         case .notPermitted(_, _, let rule): members = [("rule", rule.map(JSON.string))]
-        case .quotaReached(_, _, let limit, let value), .limitReached(_, _, let limit, let value):
+        case .quotaReached(_, _, let limit, let value, let again):
+            members = [("limit", .string(limit)), ("value", .integer(value)), ("again", again.map(JSON.integer))]
+        case .limitReached(_, _, let limit, let value):
             members = [("limit", .string(limit)), ("value", .integer(value))]
         case .invalidOption(_, _, let option, let value):
             members = [("option", .string(option)), ("value", .string(value))]
@@ -155,7 +158,8 @@ extension InterfaceError {
             return .notPermitted(message: message, remedy: remedy, rule: try fields.optionalString("rule"))
         case "QuotaReached":
             return .quotaReached(
-                message: message, remedy: remedy, limit: try fields.string("limit"), value: try fields.integer("value"))
+                message: message, remedy: remedy, limit: try fields.string("limit"), value: try fields.integer("value"),
+                again: try fields.optionalInteger("again"))
         case "LimitReached":
             return .limitReached(
                 message: message, remedy: remedy, limit: try fields.string("limit"), value: try fields.integer("value"))

@@ -31,6 +31,11 @@ public struct FileDescriptor: ~Copyable {
             owning: try call("open \(path)") { Glibc.open(path, flags | O_CLOEXEC, mode) })
     }
 
+    /// Opens a path that need not be UTF-8, with a NUL at its end; always close-on-exec. `name` is for messages.
+    public static func open(bytes path: [CChar], name: String, _ flags: Int32) throws(SystemError) -> FileDescriptor {
+        FileDescriptor(owning: try call("open \(name)") { Glibc.open(path, flags | O_CLOEXEC) })
+    }
+
     /// What a program is given that is to have no input or no output: /dev/null, or where a container has none, a file on which
     /// every read and write fails (EBADF).
     public static func null() throws(SystemError) -> FileDescriptor {

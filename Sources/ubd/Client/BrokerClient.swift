@@ -9,22 +9,20 @@ struct BrokerClient {
 
     /// The caller's devices; root sees everyone's.
     func list(id: UInt32? = nil) throws(CommandFailure) -> [Device] {
-        var devices: [Device] = []
-        try callForMore(.list(ListRequest(id: id))) { (parameters) throws(InterfaceError) in
+        try callForMore(.list(ListRequest(id: id)), first: []) { (devices, parameters) throws(InterfaceError) in
             devices += try ListReply(parameters: parameters, unknown: .ignore).devices
         }
-        return devices
     }
 
     /// The counters of the caller's devices; root sees everyone's. `queues` only of one device.
     func stats(id: UInt32? = nil, queues: Bool? = nil) throws(CommandFailure) -> StatsReply {
-        var all = StatsReply(latencyBounds: [], devices: [])
-        try callForMore(.stats(StatsRequest(id: id, queues: queues))) { (parameters) throws(InterfaceError) in
+        let none = StatsReply(latencyBounds: [], devices: [])
+        return try callForMore(.stats(StatsRequest(id: id, queues: queues)), first: none) {
+            (all, parameters) throws(InterfaceError) in
             let reply = try StatsReply(parameters: parameters, unknown: .ignore)
             all.latencyBounds = reply.latencyBounds
             all.devices += reply.devices
         }
-        return all
     }
 
     /// The broker, the host, and what the caller may do.
@@ -42,8 +40,10 @@ struct BrokerClient {
 
     /// Adds a device. As many of `files` as the broker wants are parked with it; they stay the caller's.
     func add(_ request: AddRequest, files: [Int32]) throws(CommandFailure) -> (Device, [Notice]) {
-        try bring(.add(request), doing: "adding the device") { (count, parking) throws(CommandFailure) in
-            try Self.park(Array(files.prefix(count)), in: parking)
+        try Turn.take(environment) { () throws(CommandFailure) in
+            try bring(.add(request), doing: "adding the device") { (count, parking) throws(CommandFailure) in
+                try Self.park(Array(files.prefix(count)), in: parking)
+            }
         }
     }
 
@@ -52,10 +52,12 @@ struct BrokerClient {
     func recover(
         _ request: RecoverRequest, open: () throws(CommandFailure) -> BackingFile
     ) throws(CommandFailure) -> Device {
-        try bring(.recover(request), doing: "recovering the device") { (count, parking) throws(CommandFailure) in
-            let backing = try open()
-            try Self.park(Array(backing.numbers.prefix(count)), in: parking)
-        }.0
+        try Turn.take(environment) { () throws(CommandFailure) in
+            try bring(.recover(request), doing: "recovering the device") { (count, parking) throws(CommandFailure) in
+                let backing = try open()
+                try Self.park(Array(backing.numbers.prefix(count)), in: parking)
+            }.0
+        }
     }
 
     /// Replaces a device's worker.
@@ -107,37 +109,57 @@ struct BrokerClient {
     /// Sends the files as one message of one byte, and closes the socket.
     private static func park(_ files: [Int32], in parking: consuming FileDescriptor) throws(CommandFailure) {
         guard !files.isEmpty else { throw unexpected("the broker asked for files, but the target has none") }
+        // Files that lie in a socket count for their user, those of devices that live as well (unix(7), ETOOMANYREFS).
+        let limit = raiseOpenFiles()
         do { try SystemCalls.send(parking.raw, [0], files: files) } catch {
-            let remedy =
-                error.errno == ETOOMANYREFS
-                ? "you have too many files under way to the broker: wait for other 'ubd add' to end"
-                : "look into the broker's log ('journalctl -u ubd-broker'), then try again"
+            guard error.errno != ETOOMANYREFS else {
+                throw CommandFailure(
+                    .notPermitted, "FilesNotTaken",
+                    "your devices and the files under way to the broker are more than your limit of open files, \(limit)",
+                    remedy: "delete a device, or let the administrator raise the limit ('ulimit -Hn')")
+            }
             throw CommandFailure(
                 .failed, "FilesNotTaken", "the files could not be handed over: \(SystemError.message(error.errno))",
-                remedy: remedy)
+                remedy: "see 'ubd list' and the broker's log, then try again")
         }
     }
 
-    private func call(_ call: BrokerCall, seconds: Int) throws(CommandFailure) -> Reply {
-        var connection = try BrokerConnection(environment, deadline: Deadline(seconds: seconds))
-        try connection.send(call.call)
-        let incoming = try connection.receive()
-        try Self.check(incoming.reply)
-        return incoming.reply
+    /// Raises the soft limit of open files to the hard one, which this process may; returns it.
+    private static func raiseOpenFiles() -> UInt64 {
+        var limit = rlimit()
+        let number = __rlimit_resource_t(RLIMIT_NOFILE.rawValue)
+        guard getrlimit(number, &limit) == 0 else { return 0 }
+        limit.rlim_cur = limit.rlim_max
+        setrlimit(number, &limit)
+        return UInt64(limit.rlim_max)
     }
 
-    /// A call whose answer comes in as many replies as the broker wants.
-    private func callForMore(
-        _ call: BrokerCall, _ take: (JSON) throws(InterfaceError) -> Void
-    ) throws(CommandFailure) {
-        var connection = try BrokerConnection(environment, deadline: Deadline(seconds: environment.callSeconds))
-        try connection.send(call.call)
-        var continues = true
-        while continues {
+    private func call(_ call: BrokerCall, seconds: Int) throws(CommandFailure) -> Reply {
+        try Turn.take(environment) { () throws(CommandFailure) in
+            var connection = try BrokerConnection(environment, deadline: Deadline(seconds: seconds))
+            try connection.send(call.call)
             let incoming = try connection.receive()
             try Self.check(incoming.reply)
-            try Self.read { () throws(InterfaceError) in try take(incoming.reply.parameters) }
-            continues = incoming.reply.continues
+            return incoming.reply
+        }
+    }
+
+    /// A call whose answer comes in as many replies as the broker wants; `take` adds each to the result.
+    private func callForMore<Result>(
+        _ call: BrokerCall, first: Result, _ take: (inout Result, JSON) throws(InterfaceError) -> Void
+    ) throws(CommandFailure) -> Result {
+        try Turn.take(environment) { () throws(CommandFailure) in
+            var connection = try BrokerConnection(environment, deadline: Deadline(seconds: environment.callSeconds))
+            try connection.send(call.call)
+            var result = first
+            var continues = true
+            while continues {
+                let incoming = try connection.receive()
+                try Self.check(incoming.reply)
+                try Self.read { () throws(InterfaceError) in try take(&result, incoming.reply.parameters) }
+                continues = incoming.reply.continues
+            }
+            return result
         }
     }
 

@@ -13,6 +13,8 @@ struct IncomingReply: ~Copyable {
 struct BrokerConnection: ~Copyable {
     private let socket: FileDescriptor
     private let path: String
+    /// As messages name it.
+    private let log: String
     private var reader = FrameReader(limit: JSONLimits.reply.bytes)
     private let deadline: Deadline
     /// Called about once a second while waiting.
@@ -20,6 +22,7 @@ struct BrokerConnection: ~Copyable {
 
     init(_ environment: CommandEnvironment, deadline: Deadline) throws(CommandFailure) {
         path = environment.socketPath
+        log = Installation.log(environment.host)
         socket = try Self.connect(to: path, deadline, environment.host)
         self.deadline = deadline
     }
@@ -63,7 +66,8 @@ struct BrokerConnection: ~Copyable {
             "no broker at \(path): \(SystemError.message(error))", remedy: remedy)
     }
 
-    /// Sends one call.
+    /// Sends one call. A broker that has no room for the connection says so and closes it, perhaps before this: what it said
+    /// is there to be received.
     func send(_ call: Call) throws(CommandFailure) {
         let message = call.message
         var done = 0
@@ -75,6 +79,8 @@ struct BrokerConnection: ~Copyable {
                 done += count
             } else if errno == EAGAIN {
                 try wait(for: Int16(POLLOUT))
+            } else if errno == EPIPE || errno == ECONNRESET {
+                return
             } else if errno != EINTR {
                 throw lost(errno)
             }
@@ -157,7 +163,7 @@ struct BrokerConnection: ~Copyable {
             .brokerNotReachable, "BrokerNotReachable",
             "the broker at \(path) closed the connection"
                 + (error == 0 || error == EPIPE ? "" : ": \(SystemError.message(error))"),
-            remedy: "look for the reason in its log ('journalctl -u ubd-broker'), then try again")
+            remedy: "look for the reason in \(log), then try again")
     }
 
     private func wait(for events: Int16) throws(CommandFailure) {
@@ -165,7 +171,7 @@ struct BrokerConnection: ~Copyable {
             if deadline.hasPassed {
                 throw CommandFailure(
                     .failed, "NoAnswer", "the broker did not answer within \(deadline.seconds) s",
-                    remedy: "look at 'ubd list', and into its log ('journalctl -u ubd-broker')")
+                    remedy: "look at 'ubd list', and into \(log)")
             }
             var waiting = pollfd(fd: socket.raw, events: events, revents: 0)
             // A hang-up counts as readable: what was sent before it must still be read.

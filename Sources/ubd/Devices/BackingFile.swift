@@ -75,7 +75,7 @@ struct BackingFile: ~Copyable {
 
     private static func status(_ path: String) throws(CommandFailure) -> stat {
         var result = stat()
-        guard stat(path, &result) == 0 else { throw cannotOpen(path, errno) }
+        guard stat(path.systemPath, &result) == 0 else { throw cannotOpen(path, errno) }
         return result
     }
 
@@ -179,7 +179,7 @@ struct BackingFile: ~Copyable {
     /// Opens without waiting for the other end of a FIFO that took the file's place meanwhile. The flag is taken back:
     /// the worker shares the open file, and io_uring fails requests of such a file where it would have waited.
     private static func openWaitless(_ path: String, _ flags: Int32) throws(SystemError) -> FileDescriptor {
-        let file = try FileDescriptor.open(path, flags | O_NONBLOCK | O_NOCTTY)
+        let file = try FileDescriptor.open(bytes: path.systemPath, name: path, flags | O_NONBLOCK | O_NOCTTY)
         let current = try call("fcntl \(path)") { fcntl(file.raw, F_GETFL) }
         try call("fcntl \(path)") { fcntl(file.raw, F_SETFL, current & ~O_NONBLOCK) }
         return file
@@ -235,6 +235,8 @@ struct BackingFile: ~Copyable {
                 .usage, "BadFile", "\(path): the working folder is gone", remedy: "change into one that exists")
         case EMFILE:
             return CommandFailure(.failed, "BadFile", text, remedy: "allow more, as in 'ulimit -n 64'")
+        case ENOENT where path.hasPrefix("/dev/"):
+            return CommandFailure(.usage, "BadFile", text, remedy: "'lsblk' shows the disks that there are")
         case ENOENT, ENOTDIR:
             return CommandFailure(
                 .usage, "BadFile", text, remedy: "create it first, as in 'truncate -s 1G FILE'")

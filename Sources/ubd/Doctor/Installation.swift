@@ -9,9 +9,19 @@ enum Installation {
         prefixes.first { host.kind(of: $0 + "/libexec/ubd/ubd-broker", followsLinks: true) == .file }
     }
 
-    /// What root types to have a broker; systemd's own test for a host that it runs is that folder (sd_booted(3)).
-    static func startCommand(_ host: any Machine) -> String {
+    /// systemd's own test for a host that it runs (sd_booted(3)).
+    private static func runsSystemd(_ host: any Machine) -> Bool {
         host.kind(of: "/run/systemd/system", followsLinks: true) == .directory
+    }
+
+    /// Where the broker's log is.
+    static func log(_ host: any Machine) -> String {
+        runsSystemd(host) ? "its log ('journalctl -u ubd-broker')" : "its log (what the broker prints)"
+    }
+
+    /// What root types to have a broker.
+    static func startCommand(_ host: any Machine) -> String {
+        runsSystemd(host)
             ? "systemctl start ubd-broker.socket" : (prefix(host) ?? "/usr") + "/libexec/ubd/ubd-broker"
     }
 

@@ -103,7 +103,7 @@ struct Sample: CustomTestStringConvertible, Sendable {
 
     static let errors: [InterfaceError] = [
         .notPermitted(message: "m", remedy: "r", rule: "allow group ubd"),
-        .quotaReached(message: "m", remedy: "r", limit: "maxDevices", value: 8),
+        .quotaReached(message: "m", remedy: "r", limit: "max-starts", value: 8, again: 3),
         .limitReached(message: "m", remedy: "r", limit: "user-connections", value: 16),
         .invalidOption(message: "m", remedy: "r", option: "size", value: "0"),
         .badFile(message: "m", remedy: "r", index: 1), .idInUse(message: "m", remedy: "r", id: 3),

@@ -127,7 +127,7 @@ struct StartLimitsTests {
 
     private func refusal(_ result: Result<(Device, [Notice]), InterfaceError>, _ limit: String) throws -> InterfaceError
     {
-        guard case .failure(let error) = result, case .quotaReached(_, _, limit, _) = error else {
+        guard case .failure(let error) = result, case .quotaReached(_, _, limit, _, _) = error else {
             Issue.record("\(result)")
             throw InterfaceError.permissionDenied
         }
@@ -150,7 +150,7 @@ struct StartLimitsTests {
         host.installed = try Host.program()
         var answer: Result<UpgradeReply, InterfaceError>?
         host.broker.upgrade(UpgradeRequest(id: 0), peer: Host.alice) { answer = $0 }
-        guard case .failure(.quotaReached(_, _, "max-starts", 2)) = answer else {
+        guard case .failure(.quotaReached(_, _, "max-starts", 2, .some)) = answer else {
             Issue.record("\(String(describing: answer))")
             return
         }
@@ -193,7 +193,8 @@ struct StartLimitsTests {
             #expect(
                 often.message.contains("max-starts=60 of those to whom /etc/ubd/access.policy gives nothing any more"))
             host.broker.startLimits.noteViolation(uid: Host.bob.uid, now: monotonicNanoseconds())
-            guard case .quotaReached(_, _, "penalty", 3600) = host.broker.permitStart(for: device, "recover", Host.bob)
+            guard
+                case .quotaReached(_, _, "penalty", 3600, _) = host.broker.permitStart(for: device, "recover", Host.bob)
             else {
                 Issue.record("bob may")
                 continue

@@ -92,7 +92,7 @@ final class FakeBroker: Sendable {
     func environment(_ console: Recorder, host: any Machine = FakeMachine.healthy) -> CommandEnvironment {
         CommandEnvironment(
             console: console, socketPath: socketPath, host: host, executable: Program.path, addSeconds: 10,
-            callSeconds: 10, flushSeconds: 10)
+            callSeconds: 10, flushSeconds: 10, turnSeconds: 0)
     }
 
     static func device(

@@ -1,0 +1,43 @@
+import BrokerInterface
+
+/// Waits where a limit passes by itself: of a user's connections, or of the workers that he may have started in a minute. So
+/// a script may run many commands at once.
+struct Turn {
+    private let environment: CommandEnvironment
+    /// Monotonic nanoseconds; nil before the first refusal.
+    private var end: UInt64?
+    /// Milliseconds.
+    private var pause: UInt64 = 50
+
+    init(_ environment: CommandEnvironment) {
+        self.environment = environment
+    }
+
+    /// Does it, again and again while it is not its turn.
+    ///
+    /// - Throws: what `body` throws, when waiting would not help or would take too long.
+    static func take<Result>(
+        _ environment: CommandEnvironment, _ body: () throws(CommandFailure) -> Result
+    ) throws(CommandFailure) -> Result {
+        var turn = Turn(environment)
+        while true {
+            do { return try body() } catch { try turn.wait(after: error) }
+        }
+    }
+
+    private mutating func wait(after failure: CommandFailure) throws(CommandFailure) {
+        guard let seconds = failure.passesAfter else { throw failure }
+        let now = environment.now()
+        let end = self.end ?? now + UInt64(environment.turnSeconds) * 1_000_000_000
+        // By chance, so that those who were refused together do not come again together.
+        let longest = max(pause, UInt64(clamping: seconds) &* 1000)
+        let milliseconds = longest + UInt64.random(in: 0...longest / 2)
+        guard seconds <= environment.turnSeconds, now + milliseconds * 1_000_000 < end else { throw failure }
+        if self.end == nil {
+            environment.console.aside("ubd: waiting up to \(environment.turnSeconds) s: \(failure.message.printable)")
+        }
+        self.end = end
+        environment.pause(milliseconds)
+        pause = min(pause * 2, 1000)
+    }
+}
