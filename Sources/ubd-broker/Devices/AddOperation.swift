@@ -352,7 +352,9 @@ final class AddOperation: ClientOperation {
         do {
             try broker.nodes.own(device.id, uid: ownerUID, major: nodes.diskMajor, minor: nodes.diskMinor)
         } catch {
-            guard error.errno == EPERM else { return fail(StartErrors.broken("publish the device", error)) }
+            guard error.errno == EPERM else {
+                return fail(StartErrors.notPublished(device.id, broker.nodes.block(device.id), error))
+            }
             // udev gives it to its owner.
             guard monotonicNanoseconds() < deadline else { return fail(StartErrors.udevDoesNot(device.info.node)) }
             timer = broker.loop.after(milliseconds: Deadline.udevPause) { [unowned self] in

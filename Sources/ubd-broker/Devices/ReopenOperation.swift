@@ -73,18 +73,19 @@ final class ReopenOperation: ClientOperation {
                 id: Int64(device.id), holder: "another recover")
         }
         guard device.waitsForFile else {
-            let what =
-                device.info.state == .failed ? "failed, and its disk is gone for good" : device.info.state.rawValue
+            let (what, remedy) =
+                switch device.info.state {
+                case .failed: ("failed, for good", "delete it ('ubd del -n \(device.id)') and add it again")
+                case .recovering: ("recovering by itself", "wait for it: see 'ubd list -n \(device.id)'")
+                case let state: (state.rawValue, "there is nothing to recover; see 'ubd list -n \(device.id)'")
+                }
             return .failed(
-                message: "\(name) does not wait for its file: it is \(what)",
-                remedy: device.info.state == .failed
-                    ? "delete it and add it again" : "there is nothing to recover; see 'ubd list -n \(device.id)'",
-                step: "state", errno: nil)
+                message: "\(name) does not wait for its file: it is \(what)", remedy: remedy, step: "state", errno: nil)
         }
         guard device.launch != nil, device.file != .none else {
             return .failed(
                 message: "the record of \(name) does not tell which file it had",
-                remedy: "delete it with --force and add it again", step: "record", errno: nil)
+                remedy: "delete it ('ubd del -n \(device.id) --force') and add it again", step: "record", errno: nil)
         }
         return nil
     }

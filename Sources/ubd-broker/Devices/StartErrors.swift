@@ -66,6 +66,16 @@ enum StartErrors {
         )
     }
 
+    /// `ENODEV`: something else has the name of the device's node, as a file that a program made there before. The kernel
+    /// leaves it, and so does the broker.
+    static func notPublished(_ id: UInt32, _ node: String, _ error: SystemError) -> InterfaceError {
+        guard error.errno == ENODEV else { return broken("publish the device", error) }
+        return .failed(
+            message: "\(node) is something else than the device that the kernel calls so",
+            remedy: "let the administrator remove it, or choose a number with -n whose name is free in /dev",
+            step: "publish the device", errno: Int64(ENODEV))
+    }
+
     static func kernelSaysNo(_ command: String, _ errno: Int32) -> InterfaceError {
         .failed(
             message: "the kernel refused \(command): \(SystemError.message(errno))",
@@ -127,7 +137,9 @@ enum StartErrors {
                 "block-size", UInt64(device.launch?.blockSize ?? 0), "is less than the blocks of \(name) have",
                 "give at least \(failure.detail) bytes")
         case .offsetUnaligned:
-            return option("offset", device.launch?.offset ?? 0, "is not a multiple of the block size", "align it")
+            return option(
+                "offset", device.launch?.offset ?? 0, "is not a multiple of the block size",
+                "give a multiple of it, or a smaller --block-size")
         case .ring where failure.errno == EPERM:
             return .kernelUnsupported(
                 message: "io_uring is switched off for the worker (sysctl kernel.io_uring_disabled)",

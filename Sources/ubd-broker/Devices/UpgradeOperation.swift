@@ -96,8 +96,7 @@ final class UpgradeOperation {
             let why = device.info.reason.map { ": \($0)" } ?? ""
             return .failed(
                 message: "\(name) is \(device.info.state.rawValue), and only live devices are upgraded\(why)",
-                remedy: "see 'ubd list -n \(device.id)'; a device that is added anew has the new program",
-                step: "state", errno: nil)
+                remedy: remedyWhenNotLive, step: "state", errno: nil)
         }
         if device.info.recovery == .none {
             return .failed(
@@ -111,6 +110,21 @@ final class UpgradeOperation {
                 id: Int64(device.id), holder: "its file")
         }
         return canQuiesce || device.info.recovery == .reissue ? nil : wouldFailRequests
+    }
+
+    private var remedyWhenNotLive: String {
+        switch device.info.state {
+        case .failed: "delete it ('ubd del -n \(device.id)') and add it again: then it has the new program"
+        case .unmanaged, .stuck, .deleting: "a device that is added anew has the new program"
+        default:
+            if !device.waitsForFile {
+                "see 'ubd list -n \(device.id)', and try again when it is live"
+            } else if device.launch == nil || device.file == .none {
+                "delete it ('ubd del -n \(device.id) --force') and add it again: then it has the new program"
+            } else {
+                "bring its file first ('ubd recover -n \(device.id)')"
+            }
+        }
     }
 
     /// Not in batch mode: there QUIESCE_DEV makes the driver fail every request until the next server is ready

@@ -84,7 +84,8 @@ final class WorkerStart {
     static func noFreeUID(_ count: Int) -> InterfaceError {
         .quotaReached(
             message: "all \(count) worker uids are in use",
-            remedy: "delete a device, or start the broker with a larger --uid-count", limit: "worker-uids",
+            remedy: "delete a device, or let the administrator start the broker with a larger --uid-count",
+            limit: "worker-uids",
             value: Int64(count))
     }
 

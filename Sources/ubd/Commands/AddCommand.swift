@@ -121,6 +121,9 @@ struct AddCommand: UBDCommand {
     }
 
     func perform(_ environment: CommandEnvironment) throws(CommandFailure) -> ExitStatus {
+        for (name, value) in [
+            ("--max-io-size", maxIOSize), ("--offset", offset), ("--size", size), ("--block-size", blockSize),
+        ] { try value?.checked(name) }
         let plan: AddPlan
         do { plan = try AddPlan(request) } catch { throw CommandFailure(error) }
         let client = BrokerClient(environment: environment)

@@ -84,6 +84,20 @@ struct DeleteCommand: UBDCommand {
         }
     }
 
+    /// What helps where a flush does not end, and where it fails, besides giving up; nothing for a device that is lost.
+    static func remedies(_ device: Device) -> (wait: String, mend: String) {
+        switch (device.state, device.hasFile) {
+        case (.failed, _): ("", "")
+        case (.recovering, true):
+            (
+                "bring its file if it waits for that ('ubd recover -n \(device.id)'), or ",
+                "try again when it is live, or "
+            )
+        case (_, true): ("wait until its file answers, or ", "mend its file and try again, or ")
+        case (_, false): ("try again when 'ubd list' shows it as live, or ", "try again, or ")
+        }
+    }
+
     /// The kernel drops what a stopping device has not written yet, so it is written before.
     private func flush(_ device: Device, _ environment: CommandEnvironment) throws(CommandFailure) {
         let outcome: DeviceFlush.Outcome
@@ -95,6 +109,7 @@ struct DeleteCommand: UBDCommand {
             throw CommandFailure(error, remedy: "try again, or delete it unflushed with --force")
         }
         let force = "'ubd del -n \(device.id) --force'"
+        let (wait, mend) = Self.remedies(device)
         switch outcome {
         case .flushed, .noNode: return
         case .busy:
@@ -105,7 +120,7 @@ struct DeleteCommand: UBDCommand {
         case .timedOut:
             throw CommandFailure(
                 .failed, "Hangs", "\(device.node) could not be flushed within \(environment.flushSeconds) s",
-                remedy: "wait until its file answers, or give up what is not written with \(force)")
+                remedy: wait + "give up what is not written with \(force)")
         case .failed("open", EACCES), .failed("open", EPERM):
             throw CommandFailure(
                 .notPermitted, "NotPermitted", "you may not open \(device.node), so it can not be flushed",
@@ -113,7 +128,7 @@ struct DeleteCommand: UBDCommand {
         case .failed(let step, let number):
             throw CommandFailure(
                 .failed, "NotFlushed", "\(step) \(device.node): \(SystemError.message(number))",
-                remedy: "mend its file and try again, or give up what is not written with \(force)")
+                remedy: mend + "give up what is not written with \(force)")
         }
     }
 }

@@ -65,9 +65,21 @@ struct ListCommand: UBDCommand {
         }
         if device.workerOutdated == true {
             let version = device.workerVersion.map { " (\($0))" } ?? ""
-            notes.append("its worker\(version) is of another program than is installed: 'ubd upgrade -n \(device.id)'")
+            notes.append("its worker\(version) is of another program than is installed: \(upgrade(device))")
         }
         return notes
+    }
+
+    /// How a device comes to have the installed program: `ubd upgrade` refuses one that lets no second worker have it.
+    static func upgrade(_ device: Device) -> String {
+        switch device.recovery {
+        case .none: "with --recovery none only a device that is added anew has that"
+        case .reissue: "'ubd upgrade -n \(device.id)'"
+        case .queue, .fail:
+            device.mode.isBatch
+                ? "in batch mode with --recovery \(device.recovery.rawValue) only a device that is added anew has that"
+                : "'ubd upgrade -n \(device.id)', on Linux 6.16 or later"
+        }
     }
 
     /// "2026-11-26 07:05:48", in the caller's time zone.

@@ -68,14 +68,13 @@ struct PartitionsCommand: UBDCommand {
         guard let printed else {
             throw CommandFailure(
                 .failed, "Hangs", "\(device.node) could not be read within \(environment.callSeconds) s",
-                remedy: "wait until its file answers; 'ubd list' says what the device does")
+                remedy: (device.hasFile ? "wait until its file answers; " : "") + "'ubd list' says what the device does"
+            )
         }
         guard printed.status == 0 else {
             throw CommandFailure(
                 .failed, "NoPartitionTable", "\(device.node) has no partition table that sfdisk knows",
-                remedy:
-                    "make one with sfdisk or sgdisk (parted fails: it tells the kernel of partitions, which only root may), "
-                    + "or use the device as a whole")
+                remedy: Self.remedy(withoutTable: device))
         }
         guard let table = PartitionTable(sfdisk: printed.text, node: device.node) else {
             throw CommandFailure(
@@ -83,6 +82,17 @@ struct PartitionsCommand: UBDCommand {
                 remedy: "see 'sfdisk --json \(device.node)'")
         }
         return table
+    }
+
+    static func remedy(withoutTable device: Device) -> String {
+        switch true {
+        case !device.hasFile: "a device without a file keeps nothing, so there is none to find"
+        case device.state != .live && device.state != .unmanaged: "it does not serve; 'ubd list' says why"
+        case device.readOnly: "use the device as a whole; it is read-only, so none can be made"
+        default:
+            "make one with sfdisk or sgdisk (parted fails: it tells the kernel of partitions, which only root may), or use "
+                + "the device as a whole"
+        }
     }
 
     /// Why sfdisk sees nothing but the protective partition of a GPT.
@@ -93,7 +103,10 @@ struct PartitionsCommand: UBDCommand {
         do throws(SystemError) {
             found = try ContentSectors.look(at: device.node, offset: 0, environment, seconds: environment.callSeconds)
         } catch {
-            throw CommandFailure(error, remedy: "wait until its file answers; 'ubd list' says what the device does")
+            throw CommandFailure(
+                error,
+                remedy: (device.hasFile ? "wait until its file answers; " : "") + "'ubd list' says what the device does"
+            )
         }
         guard case .table(let sector)? = found, sector != UInt64(device.blockSize) else {
             return CommandFailure(

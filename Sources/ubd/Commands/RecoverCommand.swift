@@ -41,10 +41,18 @@ struct RecoverCommand: UBDCommand {
         let offset = UInt64(clamping: device.offset ?? 0)
         let claim = FileClaim(bytes: offset..<offset + device.sizeBytes)
         let request = RecoverRequest(id: device.id, generation: device.generation)
-        let path = try path(for: device)
         let recovered = try client.recover(request) { () throws(CommandFailure) in
-            try BackingFile.open(
-                path, readOnly: device.readOnly, options: options, shared: shared, claim: claim)
+            // Asked for only when the device really waits for it: before, the broker says why it does not.
+            let path = try path(for: device)
+            do throws(CommandFailure) {
+                return try BackingFile.open(
+                    path, readOnly: device.readOnly, options: options, shared: shared, claim: claim)
+            } catch {
+                guard file == nil, error.name == "BadFile", error.status == .usage else { throw error }
+                var unknown = error
+                unknown.remedy = "name its file with --file: '\(path)' is what it was called when the device was added"
+                throw unknown
+            }
         }
         if output.asJSON {
             environment.console.out(recovered.json.indentedText)

@@ -39,14 +39,29 @@ struct UBD: ParsableCommand {
         ])
 }
 
-/// Bytes on the command line: a number, or one with K, M, G or T.
+/// Bytes on the command line: a number, or one with K, M, G or T. ArgumentParser can only say that a value is invalid, so
+/// what is none is told by `checked`.
 struct ByteCount: ExpressibleByArgument, Equatable {
-    var bytes: UInt64
+    /// As it was typed.
+    let text: String
+    /// 0 for what is no size.
+    let bytes: UInt64
+    private let isValid: Bool
 
-    init?(argument: String) {
+    init(argument: String) {
+        text = argument
+        let bytes = ByteSize.typed(argument)
         // What is beyond all sizes is told with the text that was typed, not with the largest number that there is.
-        guard let bytes = ByteSize.typed(argument), bytes < ByteSize.maximum else { return nil }
-        self.bytes = bytes
+        isValid = bytes.map { $0 < ByteSize.maximum } ?? false
+        self.bytes = isValid ? bytes ?? 0 : 0
+    }
+
+    func checked(_ option: String) throws(CommandFailure) {
+        if isValid { return }
+        throw CommandFailure(
+            .usage, "Usage", "\(option) can not be '\(text)'",
+            remedy: "give bytes, or a whole number with K, M, G or T (powers of 1024), as in 1536M for one and a half G"
+        )
     }
 }
 

@@ -21,6 +21,9 @@ final class FakeKernel: ControlDevice {
     private let loop: EventLoop
     private let folder: String
 
+    /// Something else has the name of a device's node: the kernel leaves it.
+    var leavesForeignNode = false
+
     init(loop: EventLoop, nodes folder: String) {
         self.loop = loop
         self.folder = folder
@@ -70,7 +73,7 @@ final class FakeKernel: ControlDevice {
         case .quiesceDevice: return .result(devices[id] == nil ? -ENODEV : 0, [])
         case .setParameters: return .result(0, request.buffer)
         case .startDevice:
-            mknod("\(folder)/ublkb\(id)", S_IFBLK | 0o600, makeDevice(id))
+            mknod("\(folder)/ublkb\(id)", (leavesForeignNode ? S_IFREG : S_IFBLK) | 0o600, makeDevice(id))
             devices[id]?.state = UblkDeviceState.live.rawValue
             devices[id]?.serverPID = Int32(request.data)
             return .result(0, [])

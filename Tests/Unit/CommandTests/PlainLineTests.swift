@@ -41,7 +41,7 @@ struct PlainLineTests {
         "is nothing else: that is ArgumentParser's to read, or to refuse",
         arguments: [
             "", "add", "add --help", "add -h", "add -t", "add -t null --help", "add -t null extra", "add extra -t null",
-            "add -t null -t loop", "add --target=null", "add -tnull", "add -t null --size", "add -t null --size x",
+            "add -t null -t loop", "add --target=null", "add -tnull", "add -t null --size",
             "add -t null -q two", "add -t null --json --json", "add -t -f x", "add -f -t null x", "add -t null -f -x",
             "add -t null --frobnicate", "add -t null --", "add -t null -- x", "add -t null -n 99999999999999999999",
             "del", "del -n 0 -a", "del -n", "del -n x", "del -n -1", "del 0", "del -an 0", "del --version", "list",

@@ -125,7 +125,11 @@ struct RecoverTests {
 
     @Test("says what is missing when there is none on record, or no such file")
     func missing() throws {
-        for (name, problem) in [(nil, "no file name on record"), ("/nowhere/1.img", "/nowhere/1.img: No such file")] {
+        let unknown = "name its file with --file: '/nowhere/1.img' is what it was called when the device was added"
+        for (name, problem) in [
+            (nil, "no file name on record; name its file with --file"),
+            ("/nowhere/1.img", "/nowhere/1.img: No such file or directory; \(unknown)"),
+        ] {
             let console = Recorder()
             let device = FakeBroker.device(state: .recovering, file: name)
             let (status, _, _) = try run(["-n", "0"], device: device, console: console)
