@@ -177,14 +177,14 @@ struct AccountsTests {
         let subordinate = PeerCredentials(pid: 200, uid: 100_005, gid: 100_005, groups: [])
         _ = try host.add(as: Host.alice).get()
         _ = try host.add(as: subordinate).get()
-        guard case .failure(.quotaReached(_, _, "max-devices", 2)) = try host.add(as: subordinate) else {
+        guard case .failure(.quotaReached(_, _, "max-devices", 2, _)) = try host.add(as: subordinate) else {
             Issue.record("a third device of one account")
             return
         }
         #expect(try host.delete(0) == nil)
         _ = try host.add(as: Host.alice).get()
         #expect(try host.delete(0) == nil)
-        guard case .failure(.quotaReached(_, _, "max-starts", 3)) = try host.add(as: subordinate) else {
+        guard case .failure(.quotaReached(_, _, "max-starts", 3, .some)) = try host.add(as: subordinate) else {
             Issue.record("a fourth start of one account")
             return
         }

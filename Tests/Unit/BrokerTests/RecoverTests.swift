@@ -59,7 +59,7 @@ struct RecoverTests {
         _ = try host.add().get()
         let device = try #require(host.broker.devices[0])
         func limit(_ peer: PeerCredentials) -> String? {
-            guard case .quotaReached(_, _, let limit, _)? = host.broker.permitStart(for: device, "recover", peer) else {
+            guard case .quotaReached(_, _, let limit, _, _)? = host.broker.permitStart(for: device, "recover", peer) else {
                 return nil
             }
             return limit
