@@ -59,7 +59,8 @@ struct RecoverTests {
         _ = try host.add().get()
         let device = try #require(host.broker.devices[0])
         func limit(_ peer: PeerCredentials) -> String? {
-            guard case .quotaReached(_, _, let limit, _, _)? = host.broker.permitStart(for: device, "recover", peer) else {
+            guard case .quotaReached(_, _, let limit, _, _)? = host.broker.permitStart(for: device, "recover", peer)
+            else {
                 return nil
             }
             return limit
@@ -72,7 +73,7 @@ struct RecoverTests {
             host.broker.undertaker.letGo(pair.second, owner: Host.alice.uid)
         }
         #expect(limit(Host.alice) == "max-devices")
-        guard case .failure(.quotaReached(_, _, "max-devices", 3)) = try host.add() else {
+        guard case .failure(.quotaReached(_, _, "max-devices", 3, _)) = try host.add() else {
             Issue.record("added")
             return
         }
