@@ -50,12 +50,13 @@ let package = Package(
         shared("SystemCalls", ["CShims"]),
         shared("KernelABI", ["SystemCalls", "CLiburing"]),
         shared("Ring", ["SystemCalls", "KernelABI", "CLiburing"]),
-        shared("Policy"),
+        shared("Numbers"),
+        shared("Policy", ["Numbers"]),
         shared("PolicyCompiler", ["Policy", "CLibseccomp"]),
         shared("Sandbox", ["SystemCalls", "CShims"]),
         shared("WorkerProtocol", ["SystemCalls"]),
         shared("Varlink"),
-        shared("BrokerInterface", ["Varlink"]),
+        shared("BrokerInterface", ["Varlink", "Numbers"]),
 
         // The three programs.
         .executableTarget(
@@ -69,7 +70,7 @@ let package = Package(
             name: "ubd-broker",
             dependencies: [
                 "SystemCalls", "KernelABI", "Ring", "Policy", "PolicyCompiler", "Sandbox", "WorkerProtocol",
-                "Varlink", "BrokerInterface", "CShims", "CLauncher", "CLiburing", "CLibcap",
+                "Varlink", "BrokerInterface", "Numbers", "CShims", "CLauncher", "CLiburing", "CLibcap",
             ],
             cSettings: cSettings, swiftSettings: swiftSettings),
         // The queue engine and all targets are one module, so that the compiler makes one piece of a queue's loop and its
@@ -108,12 +109,12 @@ let package = Package(
         tests("SystemCalls", of: ["SystemCalls"]),
         tests("KernelABI", of: ["KernelABI"]),
         tests("Ring", of: ["Ring", "KernelABI", "SystemCalls"]),
-        tests("Policy", of: ["Policy", "CPolicyHeaders"]),
+        tests("Policy", of: ["Policy", "Numbers", "CPolicyHeaders"]),
         tests("PolicyCompiler", of: ["PolicyCompiler", "Policy", "SystemCalls", "CLibseccomp"]),
         tests("Sandbox", of: ["Sandbox", "SystemCalls"]),
         tests("WorkerProtocol", of: ["WorkerProtocol", "SystemCalls"]),
         tests("Varlink", of: ["Varlink"]),
-        tests("BrokerInterface", of: ["BrokerInterface", "Varlink"]),
+        tests("BrokerInterface", of: ["BrokerInterface", "Varlink", "Numbers"]),
         tests("Command", of: ["ubd"]),
         tests("Broker", of: ["ubd-broker", "WorkerProtocol", "KernelABI", "SystemCalls", "CLauncher"]),
         tests(
@@ -141,7 +142,7 @@ if Context.environment["UBD_FUZZ"] != nil {
             dependencies: [
                 "ubd-broker", "Worker", "SystemCalls", "KernelABI", "Ring", "Policy", "PolicyCompiler",
                 "WorkerProtocol",
-                "Varlink", "BrokerInterface",
+                "Varlink", "BrokerInterface", "Numbers",
             ],
             path: "Tests/fuzz/ubd-fuzz", cSettings: cSettings, swiftSettings: swiftSettings),
     ]

@@ -85,6 +85,14 @@ static void set_oom_score(const char *score, int pipe) {
     close(file);
 }
 
+/* EINVAL: none of them is online any more. That costs a replacement its place, nothing else; an add is refused before. */
+static void set_processors(const struct ubd_launch *l, int pipe) {
+    if (l->processor_words == 0) return;
+    if (syscall(SYS_sched_setaffinity, 0, l->processor_words * sizeof *l->processors, l->processors) == -1 &&
+        errno != EINVAL)
+        fail(pipe, UBD_LAUNCH_PROCESSORS);
+}
+
 /* An empty read-only file system as root, nothing of the host's below it. Mounted over /dev, which every host has. */
 static void empty_root(int pipe) {
     if (mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) == -1 ||
@@ -150,6 +158,7 @@ static _Noreturn void become_worker(const struct ubd_launch *l, int pipe) {
     setsid();
     set_up_files(l, kept[1], pipe);
     set_oom_score(l->oom_score, pipe);
+    set_processors(l, pipe);
     /* The worker is in the path of memory reclaim: it must not wait for writeback to its own device (prctl(2)). */
     if (prctl(PR_SET_IO_FLUSHER, 1, 0, 0, 0) == -1) fail(pipe, UBD_LAUNCH_IO_FLUSHER);
     empty_root(pipe);

@@ -103,6 +103,7 @@ final class Broker {
             let kind = try targetKind(of: plan.target)
             try demandOnline(plan.cpus)
             let rule = try permit(plan, peer, line: &line)
+            try demandOnline(anyOf: rule)
             let choice = ModeChoice(
                 kernel: try driver.ready().features, zeroCopyGranted: rule.limits.zeroCopy, rule: rule.text)
             let mode = try choice.mode(for: plan)
@@ -148,18 +149,6 @@ final class Broker {
             remedy: "use one of: \(walls.keys.sorted().joined(separator: ", "))", option: "target", value: target.name)
     }
 
-    /// Refuses processors that can't run anything. One that goes offline later costs speed, nothing else.
-    private func demandOnline(_ cpus: CPUList?) throws(InterfaceError) {
-        guard let cpus, let bytes = try? readFile("\(surroundings.sysfs)/devices/system/cpu/online"),
-            let online = CPUList(
-                String(decoding: bytes.split(separator: UInt8(ascii: "\n")).first ?? [], as: UTF8.self)),
-            let missing = cpus.first(notIn: online)
-        else { return }
-        throw .invalidOption(
-            message: "cpus can not be '\(cpus.text)': CPU \(missing) is not online",
-            remedy: "give some of \(online.text)", option: "cpus", value: cpus.text)
-    }
-
     // MARK: For the operations
 
     func startWorker(
@@ -169,6 +158,7 @@ final class Broker {
     }
 
     var nodes: Nodes { surroundings.nodes }
+    var sysfs: String { surroundings.sysfs }
 
     /// The worker program that has the configured name now.
     func openProgram() throws(TrustedFile.Distrust) -> WorkerProgram {

@@ -16,7 +16,8 @@ extension Broker {
                 maxSizeBytes: overview.limits.maxSizeBytes.map { Int64(clamping: $0) }, targets: overview.targets,
                 readOnlyOnly: overview.limits.readOnlyOnly, zeroCopy: overview.limits.zeroCopy,
                 maxStarts: overview.limits.maxStarts.map { Int64(clamping: $0) },
-                penalty: overview.limits.penalty.map { Int64(clamping: $0) })
+                penalty: overview.limits.penalty.map { Int64(clamping: $0) }, ids: overview.limits.ids?.text,
+                cpus: overview.limits.cpus?.text)
         }
         return InfoReply(
             version: UBDVersion.text, kernel: kernelRelease(), featureBits: bits,

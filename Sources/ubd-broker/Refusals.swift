@@ -38,6 +38,19 @@ enum Refusals {
                     + "\(rule.location.line) of \(file)",
                 remedy: "give --io-timeout within it, or ask the administrator", limit: "io-timeout",
                 value: Int64(clamping: wanted < bounds.lowerBound ? bounds.lowerBound : bounds.upperBound))
+        case .id(let rule, let allowed, let wanted):
+            return .notPermitted(
+                message: "device number \(wanted) is outside of ids=\(allowed.text) of line \(rule.location.line) "
+                    + "of \(file)",
+                remedy: "give one of these with -n, or leave -n out", rule: rule.text)
+        case .reservedID(let rule, let holder, let wanted):
+            return .notPermitted(
+                message: "device number \(wanted) is kept for others by line \(holder.location.line) of \(file)",
+                remedy: "choose another number, or leave -n out", rule: rule.text)
+        case .cpus(let rule, let allowed, let wanted):
+            return .notPermitted(
+                message: "CPU \(wanted) is outside of cpus=\(allowed.text) of line \(rule.location.line) of \(file)",
+                remedy: "give only these with --cpus, or leave --cpus out", rule: rule.text)
         }
     }
 

@@ -10,6 +10,7 @@ enum ubd_launch_step {
     UBD_LAUNCH_FILES,
     UBD_LAUNCH_OPEN_DEVICE,
     UBD_LAUNCH_OOM_SCORE,
+    UBD_LAUNCH_PROCESSORS,
     UBD_LAUNCH_MOUNTS,
     UBD_LAUNCH_PIVOT,
     UBD_LAUNCH_IO_FLUSHER,
@@ -40,6 +41,8 @@ struct ubd_launch {
     uint64_t open_files;     /* RLIMIT_NOFILE: the worker lowers it to 0 once it is sealed */
     const char *oom_score;   /* "-1000" to "1000" */
     void *no_capabilities;   /* what cap_init(3) returns, made before the clone: nothing here allocates */
+    const uint64_t *processors; /* one bit each: where every thread of it begins, the kernel's helpers included */
+    size_t processor_words;  /* 0: anywhere */
     char *const *argv;
     char *const *envp;
 };

@@ -5,7 +5,9 @@
 #include <sched.h>
 #include <stdint.h>
 #include <sys/socket.h>
+#include <sys/syscall.h>
 #include <sys/sysmacros.h>
+#include <unistd.h>
 
 static inline uint32_t ubd_major(uint64_t device) { return major(device); }
 static inline uint32_t ubd_minor(uint64_t device) { return minor(device); }
@@ -19,6 +21,13 @@ static const unsigned long ubd_BLKROGET = BLKROGET;
 /* Too new for Debian 12's headers. SO_PASSRIGHTS: Linux 6.16, asm-generic/socket.h. */
 static const int ubd_SO_PEERGROUPS = 59;
 static const int ubd_SO_PASSRIGHTS = 83;
+
+/* The CPUs where the calling thread may run, into `mask` (`words` words of 64). Returns how many words the kernel has
+ * filled, or a negated errno. */
+static inline long ubd_thread_cpus(uint64_t *mask, size_t words) {
+    long bytes = syscall(SYS_sched_getaffinity, 0, words * sizeof(uint64_t), mask);
+    return bytes == -1 ? -(long)errno : bytes / (long)sizeof(uint64_t);
+}
 
 /* Pins the calling thread to the CPUs whose bits are set in `mask` (`words` words of 64). Returns 0 or errno. */
 static inline int ubd_pin_thread(const uint64_t *mask, size_t words) {

@@ -1,60 +1,39 @@
-/// A set of CPUs by number, written as the kernel does: "0-3,8".
+import Numbers
+
+/// A set of CPUs by number, written as the kernel does: "0-3,8". Never empty.
 public struct CPUList: Equatable, Sendable {
-    /// In rising order, without gaps between neighbours: never empty.
-    private let ranges: [ClosedRange<Int>]
+    public let list: NumberList
 
     /// The highest number that there can be: the kernel's own limit for x86_64 (CONFIG_NR_CPUS_RANGE_END).
     public static let highest = 8191
 
     /// Reads a list; nil when it is none: numbers and ranges with commas between them, nothing else.
     public init?(_ text: String) {
-        guard text.utf8.count <= 4096 else { return nil }
-        var found: [ClosedRange<Int>] = []
-        for part in text.split(separator: ",", omittingEmptySubsequences: false) {
-            let ends = part.split(separator: "-", omittingEmptySubsequences: false).map(CPUList.number)
-            guard ends.count <= 2, let first = ends.first ?? nil, let last = ends.last ?? nil, first <= last else {
-                return nil
-            }
-            found.append(first...last)
-        }
-        guard !found.isEmpty else { return nil }
-        var joined: [ClosedRange<Int>] = []
-        for range in found.sorted(by: { $0.lowerBound < $1.lowerBound }) {
-            if let last = joined.last, range.lowerBound <= last.upperBound + 1 {
-                joined[joined.count - 1] = last.lowerBound...max(last.upperBound, range.upperBound)
-            } else {
-                joined.append(range)
-            }
-        }
-        ranges = joined
+        guard let list = NumberList(text, highest: CPUList.highest) else { return nil }
+        self.list = list
     }
 
-    private static func number(_ text: Substring) -> Int? {
-        guard !text.isEmpty, text.utf8.count <= 4, text.utf8.allSatisfy({ (0x30...0x39).contains($0) }) else {
-            return nil
-        }
-        return Int(text).flatMap { $0 <= highest ? $0 : nil }
+    /// nil when it has no number, or one that is too high.
+    public init?(_ list: NumberList) {
+        guard let last = list.ranges.last?.upperBound, last <= CPUList.highest else { return nil }
+        self.list = list
     }
 
     /// The shortest way to write it.
-    public var text: String {
-        ranges.map { $0.count == 1 ? "\($0.lowerBound)" : "\($0.lowerBound)-\($0.upperBound)" }.joined(separator: ",")
-    }
+    public var text: String { list.text }
 
     /// The first that `other` does not have; nil when it has all.
-    public func first(notIn other: CPUList) -> Int? {
-        for range in ranges {
-            if let missing = range.first(where: { cpu in !other.ranges.contains { $0.contains(cpu) } }) {
-                return missing
-            }
-        }
-        return nil
-    }
+    public func first(notIn other: CPUList) -> Int? { list.first(notIn: other.list) }
 
     /// One bit for each, in words of 64.
-    public var words: [UInt64] {
-        var words = [UInt64](repeating: 0, count: (ranges.last?.upperBound ?? 0) / 64 + 1)
-        for range in ranges { for cpu in range { words[cpu / 64] |= 1 << UInt64(cpu % 64) } }
-        return words
+    public var words: [UInt64] { list.words }
+
+    /// Those of a set of CPUs (one bit each) that are in this list; the whole list when there is none. Both
+    /// are as long as the longer one, so that sets of one length stay so.
+    public func restricting(_ set: [UInt64]) -> [UInt64] {
+        let count = max(set.count, words.count)
+        let mine = words + [UInt64](repeating: 0, count: count - words.count)
+        let both = mine.indices.map { $0 < set.count ? set[$0] & mine[$0] : 0 }
+        return both.contains { $0 != 0 } ? both : mine
     }
 }

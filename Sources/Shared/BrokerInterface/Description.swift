@@ -61,6 +61,8 @@ extension BrokerAPI {
           workerOutdated: ?bool,
           # The CPUs where the threads of its queues run, as in 0-1,3; null when the kernel's choice for each queue is taken.
           cpus: ?string,
+          # The CPUs that the access policy gave its worker, which nothing of it leaves; null: all.
+          allowedCPUs: ?string,
           # Seconds since 1970.
           created: int
         )
@@ -88,7 +90,11 @@ extension BrokerAPI {
           # The caller's adds, upgrades and recoveries: so many at once, and then so many a minute. Null: no limit.
           maxStarts: ?int,
           # Seconds without a new worker after one of the caller's broke its sandbox, for the first time within a day. Null: none.
-          penalty: ?int
+          penalty: ?int,
+          # Device numbers that may be asked for, as in 0-15,20. Null: any that is not kept for others.
+          ids: ?string,
+          # CPUs on which the caller's workers run, as in 0-1,3. Null: all.
+          cpus: ?string
         )
 
         # The requests of one operation that went back to the kernel.

@@ -79,6 +79,8 @@ public struct Device: Equatable, Sendable {
     public var workerOutdated: Bool?
     /// Where the threads of its queues run; nil: where the kernel gives each queue its requests from.
     public var cpus: CPUList?
+    /// The processors that the access policy gave its worker, which nothing of it leaves; nil: all.
+    public var allowedCPUs: CPUList?
     /// When it was added, in seconds since 1970.
     public var created: Int64
 
@@ -90,7 +92,7 @@ public struct Device: Equatable, Sendable {
         recovery: RecoveryMode = .default, ioTimeout: Int64? = nil, trustedContent: Bool? = nil,
         deaths: Int = 0, lastDeath: String? = nil, since: Int64 = 0, file: String? = nil, offset: Int64? = nil,
         workerPid: Int32? = nil, workerUid: UInt32? = nil, workerVersion: String? = nil, workerOutdated: Bool? = nil,
-        cpus: CPUList? = nil, created: Int64
+        cpus: CPUList? = nil, allowedCPUs: CPUList? = nil, created: Int64
     ) {
         self.id = id
         self.generation = generation
@@ -122,6 +124,7 @@ public struct Device: Equatable, Sendable {
         self.workerVersion = workerVersion
         self.workerOutdated = workerOutdated
         self.cpus = cpus
+        self.allowedCPUs = allowedCPUs
         self.created = created
     }
 
@@ -170,12 +173,16 @@ public struct Device: Equatable, Sendable {
         workerUid = try fields.optionalInteger("workerUid")
         workerVersion = try fields.optionalString("workerVersion")
         workerOutdated = try fields.optionalFlag("workerOutdated")
-        cpus = try fields.optionalString("cpus").map { (text) throws(InterfaceError) in
-            guard let cpus = CPUList(text) else { throw .invalidParameter(parameter: fields.fullName("cpus")) }
-            return cpus
-        }
+        cpus = try Device.cpuList(&fields, "cpus")
+        allowedCPUs = try Device.cpuList(&fields, "allowedCPUs")
         created = try fields.integer("created")
         try fields.finish()
+    }
+
+    private static func cpuList(_ fields: inout FieldReader, _ name: String) throws(InterfaceError) -> CPUList? {
+        guard let text = try fields.optionalString(name) else { return nil }
+        guard let cpus = CPUList(text) else { throw .invalidParameter(parameter: fields.fullName(name)) }
+        return cpus
     }
 
     /// The device on the wire.
@@ -196,7 +203,7 @@ public struct Device: Equatable, Sendable {
             ("workerPid", workerPid.map { .integer(clamping: $0) }),
             ("workerUid", workerUid.map { .integer(clamping: $0) }),
             ("workerVersion", workerVersion.map(JSON.string)), ("workerOutdated", workerOutdated.map(JSON.bool)),
-            ("cpus", cpus.map { .string($0.text) }),
+            ("cpus", cpus.map { .string($0.text) }), ("allowedCPUs", allowedCPUs.map { .string($0.text) }),
             ("created", .integer(created)),
         ])
     }

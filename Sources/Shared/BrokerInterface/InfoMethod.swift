@@ -20,11 +20,16 @@ public struct Limits: Equatable, Sendable {
     public var maxStarts: Int64?
     /// Seconds without a new worker after one of the caller's broke its sandbox for the first time within a day; nil: none.
     public var penalty: Int64?
+    /// Device numbers that may be asked for; nil: any that is not kept for others.
+    public var ids: String?
+    /// CPUs on which the caller's workers run; nil: all.
+    public var cpus: String?
 
     /// Limits of these numbers.
     public init(
         maxDevices: Int64, maxQueues: Int64, maxDepth: Int64, maxMemoryBytes: Int64, maxSizeBytes: Int64?,
-        targets: [String], readOnlyOnly: Bool, zeroCopy: Bool, maxStarts: Int64? = nil, penalty: Int64? = nil
+        targets: [String], readOnlyOnly: Bool, zeroCopy: Bool, maxStarts: Int64? = nil, penalty: Int64? = nil,
+        ids: String? = nil, cpus: String? = nil
     ) {
         self.maxDevices = maxDevices
         self.maxQueues = maxQueues
@@ -36,6 +41,8 @@ public struct Limits: Equatable, Sendable {
         self.zeroCopy = zeroCopy
         self.maxStarts = maxStarts
         self.penalty = penalty
+        self.ids = ids
+        self.cpus = cpus
     }
 
     /// Reads limits.
@@ -55,6 +62,8 @@ public struct Limits: Equatable, Sendable {
         zeroCopy = try fields.flag("zeroCopy")
         maxStarts = try fields.optionalInteger("maxStarts")
         penalty = try fields.optionalInteger("penalty")
+        ids = try fields.optionalString("ids")
+        cpus = try fields.optionalString("cpus")
         try fields.finish()
     }
 
@@ -65,7 +74,7 @@ public struct Limits: Equatable, Sendable {
             ("maxMemoryBytes", .integer(maxMemoryBytes)), ("maxSizeBytes", maxSizeBytes.map(JSON.integer)),
             ("targets", .array(targets.map(JSON.string))), ("readOnlyOnly", .bool(readOnlyOnly)),
             ("zeroCopy", .bool(zeroCopy)), ("maxStarts", maxStarts.map(JSON.integer)),
-            ("penalty", penalty.map(JSON.integer)),
+            ("penalty", penalty.map(JSON.integer)), ("ids", ids.map(JSON.string)), ("cpus", cpus.map(JSON.string)),
         ])
     }
 }

@@ -137,6 +137,15 @@ extension Ring {
         enterFlags |= IOUring.Enter.registeredRing
     }
 
+    /// Keeps the kernel's helper threads for this thread's rings on these processors, one bit each.
+    public mutating func placeWorkers(on processors: [UInt64]) throws(SystemError) {
+        let status = processors.withUnsafeBytes { mask in
+            io_uring_register_iowq_aff(
+                &setup.ring, mask.count, mask.baseAddress?.assumingMemoryBound(to: cpu_set_t.self))
+        }
+        try check("io_uring place workers", status)
+    }
+
     /// Seals a ring that was created disabled. It can be done once.
     public mutating func restrict(to seal: RingSeal) throws(SystemError) {
         try check("io_uring register restrictions", seal.apply(to: setup.ring.ring_fd))

@@ -108,10 +108,10 @@ final class AddOperation: ClientOperation {
 
     private func chooseID() {
         let id: UInt32
-        do { id = try broker.number(plan.id, except: triedIDs) } catch { return fail(error) }
+        do { id = try broker.number(plan.id, rule, except: triedIDs) } catch { return fail(error) }
         triedIDs.insert(id)
         let device = ManagedDevice(
-            adding: plan, mode: mode, ioTimeout: ioTimeout,
+            adding: plan, mode: mode, ioTimeout: ioTimeout, allowedCPUs: rule.limits.cpus.flatMap(CPUList.init),
             trustedContent: rule.limits.trustedContent, id: id, owner: ownerUID, generation: broker.newGeneration(),
             node: broker.nodes.block(id))
         do {

@@ -45,7 +45,7 @@ final class Rehearsal {
             return broker.loop.later { [self] in finish() }
         }
         let start = WorkerStart.launch(
-            launch, program: program, node: broker.nodes.null, uid: uid, broker: broker)
+            launch, of: device, program: program, node: broker.nodes.null, uid: uid, broker: broker)
         do {
             worker = try broker.startWorker(start) { [self] event in handle(event) }
             timer = broker.loop.after(milliseconds: Deadline.all) { [self] in

@@ -55,7 +55,7 @@ final class WorkerStart {
             return fail(WorkerStart.noFreeUID(broker.uids.range.count))
         }
         let start = WorkerStart.launch(
-            launch, program: program, node: broker.nodes.char(device.id), uid: uid, broker: broker)
+            launch, of: device, program: program, node: broker.nodes.char(device.id), uid: uid, broker: broker)
         do {
             let worker = try broker.startWorker(start) { [self] event in handle(event) }
             device.adopt(worker, of: program)
@@ -69,7 +69,8 @@ final class WorkerStart {
 
     /// What the launcher needs for a worker of that device node.
     static func launch(
-        _ launch: LaunchMessage, program: WorkerProgram, node: String, uid: UInt32, broker: Broker
+        _ launch: LaunchMessage, of device: ManagedDevice, program: WorkerProgram, node: String, uid: UInt32,
+        broker: Broker
     ) -> WorkerLaunch {
         // Without a copy there are no buffers of its own.
         let depth = launch.flags.contains(.zeroCopy) ? 0 : UInt64(launch.depth)
@@ -78,7 +79,8 @@ final class WorkerStart {
             binary: program.file.raw, device: node, uid: uid, gid: broker.workerGID,
             processes: UInt64(launch.queues) * 32 + 32,
             mappedBytes: WorkerStart.otherBytes.process + UInt64(launch.queues) * queue,
-            openFiles: UInt64(launch.queues) + 24, oomScore: broker.configuration.oomScore)
+            openFiles: UInt64(launch.queues) + 24, oomScore: broker.configuration.oomScore,
+            processors: device.info.allowedCPUs?.words ?? [])
     }
 
     static func noFreeUID(_ count: Int) -> InterfaceError {
@@ -105,7 +107,9 @@ final class WorkerStart {
             buffer: [UInt8](repeating: 0, count: WorkerStart.affinityBytes))
         control.submit(request) { [self] answer in
             guard case .result(let result, let bytes) = answer, result >= 0 else { return sendServe([]) }
-            askAffinity(of: queue + 1, known: known + [WorkerStart.words(bytes)])
+            let words = WorkerStart.words(bytes)
+            askAffinity(
+                of: queue + 1, known: known + [device.info.allowedCPUs?.restricting(words) ?? words])
         }
     }
 

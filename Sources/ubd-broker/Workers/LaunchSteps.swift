@@ -11,6 +11,7 @@ enum StartFailure {
         case UBD_LAUNCH_FILES.rawValue: "set up the worker's descriptors"
         case UBD_LAUNCH_OPEN_DEVICE.rawValue: "open the device's control node in the worker"
         case UBD_LAUNCH_OOM_SCORE.rawValue: "set the worker's oom score"
+        case UBD_LAUNCH_PROCESSORS.rawValue: "keep the worker on its processors"
         case UBD_LAUNCH_MOUNTS.rawValue: "mount the worker's empty root"
         case UBD_LAUNCH_PIVOT.rawValue: "change to the worker's empty root"
         case UBD_LAUNCH_IO_FLUSHER.rawValue: "mark the worker as part of memory reclaim"

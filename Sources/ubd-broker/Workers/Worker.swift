@@ -51,6 +51,8 @@ struct WorkerLaunch {
     /// Descriptors while it sets itself up: a ring for each queue among them.
     let openFiles: UInt64
     let oomScore: Int32
+    /// Where all of it runs, one bit for each processor; empty: anywhere.
+    var processors: [UInt64] = []
 }
 
 /// A process that serves one device. The seam at which the unit tests put workers of their own.

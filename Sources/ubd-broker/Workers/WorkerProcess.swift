@@ -186,13 +186,17 @@ final class WorkerProcess: Worker {
         let texts = CStrings([launch.device, "\(launch.oomScore)"])
         let nothing = cap_init()
         defer { cap_free(UnsafeMutableRawPointer(nothing)) }
-        var description = ubd_launch(
-            worker_binary: launch.binary, control: control, device: texts.pointer[0], uid: launch.uid, gid: launch.gid,
-            processes: launch.processes, mapped_bytes: launch.mappedBytes, open_files: launch.openFiles,
-            oom_score: texts.pointer[1], no_capabilities: UnsafeMutableRawPointer(nothing), argv: arguments.pointer,
-            envp: environment.pointer)
-        // The structure holds pointers into all three.
-        return withExtendedLifetime((arguments, environment, texts)) { ubd_launch(&description, &child) }
+        return launch.processors.withUnsafeBufferPointer { processors in
+            var description = ubd_launch(
+                worker_binary: launch.binary, control: control, device: texts.pointer[0], uid: launch.uid,
+                gid: launch.gid,
+                processes: launch.processes, mapped_bytes: launch.mappedBytes, open_files: launch.openFiles,
+                oom_score: texts.pointer[1], no_capabilities: UnsafeMutableRawPointer(nothing),
+                processors: processors.baseAddress, processor_words: processors.count,
+                argv: arguments.pointer, envp: environment.pointer)
+            // The structure holds pointers into all three.
+            return withExtendedLifetime((arguments, environment, texts)) { ubd_launch(&description, &child) }
+        }
     }
 
     private func watchAll() throws(SystemError) {

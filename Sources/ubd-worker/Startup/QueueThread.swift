@@ -83,12 +83,14 @@ enum QueueThread {
     static func run(_ parcel: UnsafeMutableRawPointer) {
         let assignment = Unmanaged<Parcel>.fromOpaque(parcel).takeRetainedValue().assignment
         pthread_setname_np(pthread_self(), "ubd-q\(assignment.number)")
+        // Before the thread narrows its own place: all that the process may use.
+        let helperProcessors = SealedRing.Tables.processorsOfThread()
         if !assignment.processors.isEmpty {
             // Where the requests come from their data is warm. A cpuset of the administrator's may forbid it: no harm.
             _ = ubd_pin_thread(assignment.processors, assignment.processors.count)
         }
         do {
-            let prepared = try prepare(assignment)
+            let prepared = try prepare(assignment, helperProcessors)
             // One switch for the life of the thread: from here on the types of target and loop are known.
             switch assignment.target {
             case .null(let target): try run(prepared, target, assignment)
@@ -115,9 +117,12 @@ enum QueueThread {
     }
 
     /// Ring, wall, memory. Nothing that the driver sees.
-    private static func prepare(_ assignment: QueueAssignment) throws(WorkerFailure) -> Prepared {
+    private static func prepare(
+        _ assignment: QueueAssignment, _ helperProcessors: [UInt64]
+    ) throws(WorkerFailure) -> Prepared {
         let detail = UInt64(assignment.number)
         var tables = SealedRing.Tables(files: assignment.files)
+        tables.helperProcessors = helperProcessors
         if assignment.zeroCopy { tables.bufferSlots = UInt32(assignment.depth) }
         var batch: Batch?
         var entries = UInt32(assignment.depth)

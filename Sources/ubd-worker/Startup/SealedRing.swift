@@ -1,3 +1,4 @@
+import CShims
 import Glibc
 import KernelABI
 import Ring
@@ -25,6 +26,18 @@ package enum SealedRing {
         /// Memory and number of the entries of a ring of provided buffers; only in batch mode.
         package var bufferRing: (memory: UnsafeMutableRawPointer, entries: UInt32)?
 
+        /// Where the kernel's helper threads run, one bit for each processor; empty: where the kernel likes. By itself it does
+        /// not hold them to where the process may run (io_uring_register(2), IORING_REGISTER_IOWQ_AFF).
+        package var helperProcessors: [UInt64] = []
+
+        /// What the calling thread may use; empty when the kernel does not tell.
+        package static func processorsOfThread() -> [UInt64] {
+            // Room for 8192 processors.
+            var words = [UInt64](repeating: 0, count: 128)
+            let count = ubd_thread_cpus(&words, words.count)
+            return count > 0 ? Array(words.prefix(count)) : []
+        }
+
         package init(files: [Int32] = []) { self.files = files }
     }
 
@@ -39,6 +52,7 @@ package enum SealedRing {
             if let (memory, entries) = tables.bufferRing {
                 try ring.registerBufferRing(memory: memory, entries: entries)
             }
+            if !tables.helperProcessors.isEmpty { try ring.placeWorkers(on: tables.helperProcessors) }
             try ring.limitWorkers(bounded: fileWorkers, unbounded: otherWorkers)
             // Before the restrictions, which would forbid it.
             try ring.registerIndex()

@@ -45,6 +45,8 @@ struct InfoCommand: UBDCommand {
                 ("", limits.zeroCopy ? "zero copy granted" : "no zero copy"),
                 ("", "\(limits.maxStarts.map(String.init) ?? "any number of") adds, upgrades and recoveries a minute"),
             ]
+            if let ids = limits.ids { rows.append(("", "device numbers to ask for with -n: \(ids)")) }
+            if let cpus = limits.cpus { rows.append(("", "workers run on CPUs \(cpus)")) }
             if let penalty = limits.penalty {
                 rows.append(("", "no new worker for \(penalty) s after one of yours broke its sandbox"))
             }

@@ -26,12 +26,13 @@ struct Sample: CustomTestStringConvertible, Sendable {
         recovery: .queue, ioTimeout: 7, trustedContent: true, deaths: 2, lastDeath: "killed by SIGSEGV",
         since: 1_790_000_001, file: "1.img", offset: 4096,
         workerPid: 4711, workerUid: 1_879_048_192, workerVersion: "0.1.0", workerOutdated: true,
-        cpus: CPUList("0-1,3"),
+        cpus: CPUList("0-1,3"), allowedCPUs: CPUList("0-3"),
         created: 1_790_000_000)
     static let notice = Notice(code: "read-only", message: "1.img is not writable, so the device is read-only")
     static let limits = Limits(
         maxDevices: 8, maxQueues: 4, maxDepth: 256, maxMemoryBytes: 1 << 30, maxSizeBytes: 1 << 40,
-        targets: ["null", "loop"], readOnlyOnly: false, zeroCopy: true, maxStarts: 600, penalty: 60)
+        targets: ["null", "loop"], readOnlyOnly: false, zeroCopy: true, maxStarts: 600, penalty: 60,
+        ids: "100-199", cpus: "0-3")
     static let info = InfoReply(
         version: "0.1.0", kernel: "6.12.95", featureBits: 0x1FE, features: ["user-recovery"],
         ignoredFeatures: ["zoned"], targets: ["null", "loop"], devices: 5, devicesOfCaller: 2, workerUidsFree: 4091,

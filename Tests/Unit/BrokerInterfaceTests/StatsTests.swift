@@ -1,4 +1,5 @@
 import BrokerInterface
+import Numbers
 import Testing
 
 @Suite("Counts")
@@ -48,6 +49,26 @@ struct CPUListTests {
         ])
     func refused(text: String) {
         #expect(CPUList(text) == nil)
+    }
+
+    @Test("cuts a set of CPUs down to its own, and gives all of its own where the set has none of them")
+    func restricting() throws {
+        let list = try #require(CPUList("1,3,64"))
+        #expect(list.restricting([0b11]) == [0b10, 0])
+        #expect(list.restricting([0b100]) == [0b1010, 1])
+        #expect(list.restricting([0, 1, 1]) == [0, 1, 0])
+    }
+
+    @Test("joins, cuts, and knows what is missing of a range")
+    func sets() {
+        let one = NumberList([0...3, 8...9])
+        #expect(one.union(NumberList([4...5])) == NumberList([0...5, 8...9]))
+        #expect(one.intersection(NumberList([2...8])) == NumberList([2...3, 8...8]))
+        #expect(one.intersection(NumberList([4...7])).isEmpty)
+        #expect(one.gaps(in: 0...10) == NumberList([4...7, 10...10]))
+        #expect(one.gaps(in: 1...2).isEmpty)
+        #expect(NumberList([]).gaps(in: 0...4) == NumberList([0...4]))
+        #expect(NumberList([0...4]).gaps(in: 0...4).isEmpty)
     }
 
     @Test("knows its bits, and which of them another one lacks")

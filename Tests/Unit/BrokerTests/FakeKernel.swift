@@ -15,6 +15,8 @@ final class FakeKernel: ControlDevice {
     var beforeAnswer: [UblkControlOperation: () -> Void] = [:]
     /// Commands that are not answered before this holds.
     var hangsUntil: [UblkControlOperation: () -> Bool] = [:]
+    /// By queue, one word of CPUs each: what GET_QUEUE_AFFINITY answers; without it that fails.
+    var affinity: [[UInt64]] = []
     private(set) var log: [String] = []
     private(set) var devices: [UInt32: UblkDeviceInfo] = [:]
 
@@ -97,6 +99,12 @@ final class FakeKernel: ControlDevice {
         case .getDeviceInfo:
             guard let info = devices[id] else { return .result(-ENODEV, request.buffer) }
             return .result(0, withUnsafeBytes(of: info) { Array($0) })
+        case .getQueueAffinity where Int(request.data) < affinity.count:
+            var bytes = request.buffer
+            bytes.withUnsafeMutableBytes {
+                $0.storeBytes(of: affinity[Int(request.data)][0], toByteOffset: 0, as: UInt64.self)
+            }
+            return .result(0, bytes)
         case .stopDevice, .tryStopDevice:
             guard devices[id] != nil else { return .result(-ENODEV, []) }
             unlink("\(folder)/ublkb\(id)")

@@ -54,6 +54,8 @@ final class FakeWorker: Worker {
     let isRehearsal: Bool
     /// The descriptor of its program.
     let binary: Int32
+    /// Where the launcher is to keep it.
+    let processors: [UInt64]
     private let geometry: Geometry
     private let loop: EventLoop
     private var handler: (WorkerEvent) -> Void
@@ -65,6 +67,7 @@ final class FakeWorker: Worker {
         uid = launch.uid
         isRehearsal = launch.device == "/dev/null"
         binary = launch.binary
+        processors = launch.processors
         self.fault = fault
         self.geometry = geometry
         self.loop = loop

@@ -1,6 +1,7 @@
 import BrokerInterface
 import Glibc
 import KernelABI
+import Policy
 import SystemCalls
 import Testing
 import WorkerProtocol
@@ -110,6 +111,40 @@ struct NumberTests {
     private func lstatFails(_ path: String) -> Bool {
         var status = stat()
         return lstat(path, &status) != 0
+    }
+
+    @Test("numbers that a line of the policy names are given to nobody else, and by themselves to nobody at first")
+    func reserved() throws {
+        let host = try Host(policy: "allow uid=0 target=* ids=0-1,3\nallow group=50 target=*\n")
+        #expect(try host.add().get().0.id == 2)
+        #expect(try host.add().get().0.id == 4)
+        for id: Int64 in [0, 1, 3] {
+            #expect(
+                try refusal(host, id, Host.alice)
+                    == "device number \(id) is kept for others by line 1 of /etc/ubd/access.policy")
+        }
+        #expect(try host.add(AddRequest(target: "null", id: 6)).get().0.id == 6)
+        #expect(try host.add(as: Host.root).get().0.id == 5)
+        #expect(try host.add(AddRequest(target: "null", id: 3), as: Host.root).get().0.id == 3)
+        #expect(
+            try refusal(host, 7, Host.root)
+                == "device number 7 is outside of ids=0-1,3 of line 1 of /etc/ubd/access.policy")
+        #expect(AccessPolicy.greatestID == Int(AddPlan.ids.upperBound) && AccessPolicy.greatestCPU == CPUList.highest)
+    }
+
+    private func refusal(_ host: Host, _ id: Int64, _ peer: PeerCredentials) throws -> String {
+        switch try host.add(AddRequest(target: "null", id: id), as: peer) {
+        case .failure(.notPermitted(let message, _, _)): message
+        case .failure(let error): error.name
+        case .success: "it was given"
+        }
+    }
+
+    @Test("a line that names every number gives them by itself, too")
+    func ownNumbers() throws {
+        let host = try Host(policy: "allow group=50 target=* ids=0-1048575\n")
+        #expect(try host.add().get().0.id == 0)
+        #expect(try host.add().get().0.id == 1)
     }
 
     @Test("a client that goes away while it is waited for leaves nothing")

@@ -170,8 +170,8 @@ struct StatsTests {
 
     // MARK: --cpus
 
-    private func host(online: String) throws -> Host {
-        let host = try Host()
+    private func host(online: String, policy: String? = nil) throws -> Host {
+        let host = try Host(policy: policy)
         try makeFolders(host.folder + "/sys/devices/system/cpu")
         try replaceFile(host.folder + "/sys/devices/system/cpu/online", with: Array((online + "\n").utf8), mode: 0o644)
         return host
@@ -192,6 +192,40 @@ struct StatsTests {
         #expect(host.workers[1].serve == ServeMessage(affinity: [[0b1010]]))
         _ = try host.add(AddRequest(target: "null")).get()
         #expect(host.kernel.log.contains { $0.hasPrefix("getQueueAffinity") })
+    }
+
+    @Test("a worker stays on the CPUs of its line of the policy, wherever the kernel would have its queues")
+    func allowedProcessors() throws {
+        let host = try host(online: "0-3", policy: "allow group=50 target=* cpus=1,3")
+        host.kernel.features = [.perIODaemon]
+        // Queue 0's own CPUs are 0 and 1, queue 1's are 2 alone.
+        host.kernel.affinity = [[0b11], [0b100]]
+        let (device, _) = try host.add(AddRequest(target: "null", queues: 2)).get()
+        #expect(device.allowedCPUs?.text == "1,3" && device.cpus == nil)
+        host.kernel.quiesce(0)
+        host.workers[0].die(.killed(signal: SIGSEGV))
+        try host.run { host.broker.devices[0]?.info.state == .live }
+        #expect(host.workers.map(\.processors) == [[0b1010], [0b1010]])
+        #expect(host.workers.map(\.serve?.affinity) == [[[0b10], [0b1010]], [[0b10], [0b1010]]])
+        #expect(host.broker.store.load().records.first?.device.allowedCPUs?.text == "1,3")
+        guard case .failure(.notPermitted(let message, _, _)) = try host.add(AddRequest(target: "null", cpus: "2-3"))
+        else {
+            Issue.record("CPU 2 was given")
+            return
+        }
+        #expect(message == "CPU 2 is outside of cpus=1,3 of line 1 of /etc/ubd/access.policy")
+        _ = try host.add(AddRequest(target: "null", cpus: "3")).get()
+        #expect(host.workers[2].serve == ServeMessage(affinity: [[0b1000]]) && host.workers[2].processors == [0b1010])
+    }
+
+    @Test("a line whose CPUs are all offline gives no device")
+    func allOffline() throws {
+        let host = try host(online: "0-3", policy: "allow group=50 target=* cpus=4-7")
+        guard case .failure(.notPermitted(let message, _, _)) = try host.add() else {
+            Issue.record("it was added")
+            return
+        }
+        #expect(message.contains("no processor of cpus=4-7") && host.leftovers == [])
     }
 
     @Test("CPUs that are not there are refused by number, with those that are")

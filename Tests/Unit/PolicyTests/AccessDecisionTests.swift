@@ -1,3 +1,4 @@
+import Numbers
 import Policy
 import Testing
 
@@ -78,6 +79,69 @@ struct AccessDecisionTests {
         "an io-timeout that can not be is refused", arguments: ["1", "3601", "9-5", "5-", "-5", "5-6-7", "x", "05-9"])
     func badTimeout(_ value: String) {
         #expect(throws: PolicyError.self) { try access("allow uid=1 target=* io-timeout=" + value) }
+    }
+
+    @Test("a line with ids gives these numbers with -n and no other")
+    func ownIDs() throws {
+        let policy = try access("allow uid=1000 target=* ids=4-6,9\nallow uid=* target=*")
+        let rule = policy.rules[0]
+        func decide(_ id: UInt64?) -> AccessDecision {
+            var asked = request()
+            asked.id = id
+            return policy.decide(member, asked, usage: nothing)
+        }
+        for id: UInt64? in [nil, 4, 6, 9] { #expect(decide(id) == .allowed(rule)) }
+        for id: UInt64 in [0, 3, 7, 8, 10, .max] {
+            #expect(decide(id) == .refused(.id(rule, allowed: NumberList([4...6, 9...9]), wanted: id)))
+        }
+    }
+
+    @Test("a number that a line names is for nobody whose line does not name it, root neither")
+    func reservedIDs() throws {
+        let policy = try access(
+            "allow uid=0 target=*\nallow uid=1000 target=* ids=4-6\nallow uid=1002 target=null ids=6-8")
+        let root = AccessPeer(uid: 0, groups: [0])
+        var asked = request()
+        for (id, holder) in [(4, 1), (6, 1), (7, 2)] as [(UInt64, Int)] {
+            asked.id = id
+            #expect(
+                policy.decide(root, asked, usage: nothing)
+                    == .refused(.reservedID(policy.rules[0], holder: policy.rules[holder], wanted: id)))
+        }
+        asked.id = 9
+        #expect(policy.decide(root, asked, usage: nothing) == .allowed(policy.rules[0]))
+        // Named by both: either may have it.
+        asked.id = 6
+        #expect(policy.decide(member, asked, usage: nothing) == .allowed(policy.rules[1]))
+        #expect(policy.decide(stranger, asked, usage: nothing) == .allowed(policy.rules[2]))
+    }
+
+    @Test("a number that comes by itself is one that no line names, and only then one of the line's own")
+    func automaticIDs() throws {
+        let policy = try access("allow uid=0 target=* ids=0-3\nallow uid=* target=*\ndeny uid=5 target=*")
+        let free = NumberList([4...AccessPolicy.greatestID])
+        #expect(policy.automaticIDs(for: policy.rules[0]) == [free, NumberList([0...3])])
+        #expect(policy.automaticIDs(for: policy.rules[1]) == [free])
+        let all = try access("allow uid=* target=* ids=0-1048575")
+        #expect(all.automaticIDs(for: all.rules[0]) == [NumberList([]), NumberList([0...AccessPolicy.greatestID])])
+        let none = try access("allow uid=* target=*")
+        #expect(none.automaticIDs(for: none.rules[0]) == [NumberList([0...AccessPolicy.greatestID])])
+    }
+
+    @Test("cpus bounds what is asked for; who asks for none is not refused")
+    func cpus() throws {
+        let policy = try access("allow uid=1000 target=* cpus=0-1,3")
+        func decide(_ cpus: NumberList?) -> AccessDecision {
+            var asked = request()
+            asked.cpus = cpus
+            return policy.decide(member, asked, usage: nothing)
+        }
+        for cpus in [nil, NumberList([1...1]), NumberList([0...1, 3...3])] {
+            #expect(decide(cpus) == .allowed(policy.rules[0]))
+        }
+        #expect(
+            decide(NumberList([0...3]))
+                == .refused(.cpus(policy.rules[0], allowed: NumberList([0...1, 3...3]), wanted: 2)))
     }
 
     @Test(

@@ -85,8 +85,10 @@ struct AccessGrammarTests {
 
     private static let keys =
         "uid, user, group, target, mode, max-devices, max-queues, max-depth, max-memory, max-size, max-io-size, "
-        + "io-timeout, max-starts, penalty, zero-copy, allow-other-fs, allow-network-fs or trusted-content"
+        + "io-timeout, max-starts, penalty, ids, cpus, zero-copy, allow-other-fs, allow-network-fs or trusted-content"
     private static let size = "bytes, or a number with K, M, G or T (powers of 1024), from 1 to below 2^64"
+
+    private static func numbers(_ highest: Int) -> String { "numbers up to \(highest) and ranges, as in 0-3,8" }
 
     @Test(
         "what is not in the grammar is refused at its line and column, with what was expected",
@@ -137,6 +139,12 @@ struct AccessGrammarTests {
             ("allow uid=1 target=* max-size=1KK", "1:31 found '1KK'; expected \(size)"),
             ("allow uid=1 target=* max-size=1.5G", "1:31 found '1.5G'; expected \(size)"),
             ("allow uid=1 target=* max-size=16777216T", "1:31 found '16777216T'; expected \(size)"),
+            ("allow uid=1 target=* ids=1048576", "1:26 found '1048576'; expected \(numbers(1_048_575))"),
+            ("allow uid=1 target=* ids=5-", "1:26 found '5-'; expected \(numbers(1_048_575))"),
+            ("allow uid=1 target=* ids=5-3", "1:26 found '5-3'; expected \(numbers(1_048_575))"),
+            ("allow uid=1 target=* ids=1,,2", "1:26 found '1,,2'; expected \(numbers(1_048_575))"),
+            ("allow uid=1 target=* cpus=8192", "1:27 found '8192'; expected \(numbers(8191))"),
+            ("allow uid=1 target=* cpus=+1", "1:27 found '+1'; expected \(numbers(8191))"),
             ("allow uid=1 target=* zero-copy=true", "1:32 found 'true'; expected yes or no"),
             ("allow uid=1 target=* max-speed=1", "1:22 found 'max-speed=1'; expected \(keys)"),
             (

@@ -1,3 +1,4 @@
+import Numbers
 import Policy
 
 /// An accepted policy decides as its text says: nothing is allowed that no line allows (a second, plain reading of the
@@ -32,9 +33,14 @@ func testAccessPolicy(_ input: [UInt8]) {
 private let requests = [
     AccessRequest(target: "null", readOnly: false, queues: 1, depth: 128, maxIOBytes: 524_288, sizeBytes: nil),
     AccessRequest(
-        target: "loop", readOnly: true, queues: 4, depth: 4096, maxIOBytes: 1 << 25, sizeBytes: 1 << 40, ioTimeout: 30),
-    AccessRequest(target: "Null", readOnly: true, queues: 1, depth: 1, maxIOBytes: 4096, sizeBytes: 512),
-    AccessRequest(target: "loop", readOnly: false, queues: .max, depth: .max, maxIOBytes: .max, sizeBytes: .max),
+        target: "loop", readOnly: true, queues: 4, depth: 4096, maxIOBytes: 1 << 25, sizeBytes: 1 << 40, ioTimeout: 30,
+        id: 3, cpus: NumberList([0...1, 7...7])),
+    AccessRequest(
+        target: "Null", readOnly: true, queues: 1, depth: 1, maxIOBytes: 4096, sizeBytes: 512,
+        id: 1_048_575),
+    AccessRequest(
+        target: "loop", readOnly: false, queues: .max, depth: .max, maxIOBytes: .max, sizeBytes: .max,
+        id: .max, cpus: NumberList([64...64])),
 ]
 private let usage = AccessUsage(devices: 3, memoryBytes: 64 << 20)
 
@@ -45,12 +51,26 @@ private func check(_ policy: AccessPolicy, _ lines: [PlainLine], _ peer: AccessP
     case .allowed(let rule):
         require(expected?.verb == "allow", "\(rule.text) allows \(request) to \(peer), the text does not")
         require(expected?.admits(request) == true, "\(rule.text) allows \(request), its limits do not")
+        require(expected?.admitsNumbers(of: request, lines) == true, "\(rule.text) allows the numbers of \(request)")
+        checkAutomatic(policy, lines, rule, expected!)
     case .refused(.noRule(let candidates)):
         require(expected == nil, "\(peer) has no rule for \(request), but a line")
         require(candidates.allSatisfy(\.isAllow), "\(candidates)")
     case .refused(.denied(let rule)): require(expected?.verb == "deny", "\(rule.text) denies, the text does not")
     case .refused(let why):
-        require(expected?.verb == "allow" && expected?.admits(request) == false, "refused although it fits: \(why)")
+        require(
+            expected?.verb == "allow" && !(expected!.admits(request) && expected!.admitsNumbers(of: request, lines)),
+            "refused although it fits: \(why)")
+    }
+}
+
+/// A number that comes by itself is one that no line names, or else one of the line's own.
+private func checkAutomatic(_ policy: AccessPolicy, _ lines: [PlainLine], _ rule: AccessRule, _ line: PlainLine) {
+    let lists = policy.automaticIDs(for: rule)
+    for number in [0, 1, 3, 15, 16, 100, 1_048_575] {
+        let named = lines.contains { $0.names("ids", number) }
+        require(lists[0].contains(number) == !named, "\(number) of \(lists[0])")
+        require((lists.count > 1 && lists[1].contains(number)) == line.names("ids", number), "\(number) of \(lists)")
     }
 }
 
@@ -89,6 +109,22 @@ private struct PlainLine {
         guard let seconds = request.ioTimeout, let bounds = values["io-timeout"] else { return true }
         let ends = bounds.split(separator: "-").compactMap { UInt64($0) }
         return ends.first! <= seconds && seconds <= ends.last!
+    }
+
+    /// Each number alone, as somebody who reads the line would compare it.
+    func names(_ key: String, _ number: Int) -> Bool {
+        (values[key] ?? "").split(separator: ",").contains { part in
+            let ends = part.split(separator: "-").map { Int($0)! }
+            return ends.first! <= number && number <= ends.last!
+        }
+    }
+
+    func admitsNumbers(of request: AccessRequest, _ lines: [PlainLine]) -> Bool {
+        if let id = request.id.map({ Int(clamping: $0) }) {
+            let isBound = values["ids"] != nil || lines.contains { $0.names("ids", id) }
+            if isBound, !names("ids", id) { return false }
+        }
+        return values["cpus"] == nil || (request.cpus?.ranges.flatMap { $0 } ?? []).allSatisfy { names("cpus", $0) }
     }
 
     private func number(_ text: String) -> UInt64 {

@@ -1,3 +1,5 @@
+import Numbers
+
 /// A device that somebody asks for.
 public struct AccessRequest: Sendable, Equatable {
     public var target: String
@@ -11,10 +13,14 @@ public struct AccessRequest: Sendable, Equatable {
     public var sizeBytes: UInt64?
     /// Seconds; nil: whatever is the default, brought into the line's bounds.
     public var ioTimeout: UInt64?
+    /// The number that the device is to have; nil: any.
+    public var id: UInt64?
+    /// Where its queues are to run; nil: wherever it may.
+    public var cpus: NumberList?
 
     public init(
         target: String, readOnly: Bool, queues: UInt64, depth: UInt64, maxIOBytes: UInt64, sizeBytes: UInt64?,
-        ioTimeout: UInt64? = nil
+        ioTimeout: UInt64? = nil, id: UInt64? = nil, cpus: NumberList? = nil
     ) {
         self.target = target
         self.readOnly = readOnly
@@ -23,6 +29,8 @@ public struct AccessRequest: Sendable, Equatable {
         self.maxIOBytes = maxIOBytes
         self.sizeBytes = sizeBytes
         self.ioTimeout = ioTimeout
+        self.id = id
+        self.cpus = cpus
     }
 
     /// Bytes of I/O buffers that the device pins: queues * depth * largest request, or the greatest number when that
@@ -55,6 +63,12 @@ public enum AccessRefusal: Sendable, Equatable {
     case overLimit(AccessRule, limit: String, maximum: UInt64, wanted: UInt64)
     /// Outside of the line's `io-timeout`, in seconds.
     case ioTimeout(AccessRule, bounds: ClosedRange<UInt64>, wanted: UInt64)
+    /// A number that is not among the line's `ids`.
+    case id(AccessRule, allowed: NumberList, wanted: UInt64)
+    /// The deciding line has no `ids`, and `holder` is the first line that names this number.
+    case reservedID(AccessRule, holder: AccessRule, wanted: UInt64)
+    /// A processor, the first of those asked for, that is not among the line's `cpus`.
+    case cpus(AccessRule, allowed: NumberList, wanted: UInt64)
 }
 
 public enum AccessDecision: Sendable, Equatable {
@@ -101,7 +115,24 @@ extension AccessPolicy {
         if let bounds = rule.limits.ioTimeout, let wanted = request.ioTimeout, !bounds.contains(wanted) {
             return .refused(.ioTimeout(rule, bounds: bounds, wanted: wanted))
         }
+        if let refusal = refusal(ofNumbersIn: request, rule) { return .refused(refusal) }
         return .allowed(rule)
+    }
+
+    /// Device and processor numbers that the line does not give.
+    private func refusal(ofNumbersIn request: AccessRequest, _ rule: AccessRule) -> AccessRefusal? {
+        if let wanted = request.id {
+            let number = Int(clamping: wanted)
+            if let allowed = rule.limits.ids {
+                if !allowed.contains(number) { return .id(rule, allowed: allowed, wanted: wanted) }
+            } else if let holder = rules.first(where: { $0.limits.ids?.contains(number) == true }) {
+                return .reservedID(rule, holder: holder, wanted: wanted)
+            }
+        }
+        if let allowed = rule.limits.cpus, let wanted = request.cpus?.first(notIn: allowed) {
+            return .cpus(rule, allowed: allowed, wanted: UInt64(wanted))
+        }
+        return nil
     }
 
     /// What the peer may have among `targets`; nil when that is nothing.
@@ -135,6 +166,8 @@ extension AccessLimits {
         if let one = ioTimeout, let two = other.ioTimeout {
             result.ioTimeout = min(one.lowerBound, two.lowerBound)...max(one.upperBound, two.upperBound)
         }
+        if let one = ids, let two = other.ids { result.ids = one.union(two) }
+        if let one = cpus, let two = other.cpus { result.cpus = one.union(two) }
         result.zeroCopy = zeroCopy || other.zeroCopy
         result.otherFileSystem = otherFileSystem || other.otherFileSystem
         result.networkFileSystem = networkFileSystem || other.networkFileSystem

@@ -1,3 +1,5 @@
+import Numbers
+
 /// Reads one line of the access policy: `allow` or `deny`, then `key=value` words in any order.
 struct AccessLineParser {
     private(set) var warnings: [PolicyError] = []
@@ -73,7 +75,7 @@ struct AccessLineParser {
 
     private static let keys =
         "uid, user, group, target, mode, max-devices, max-queues, max-depth, max-memory, max-size, max-io-size, "
-        + "io-timeout, max-starts, penalty, zero-copy, allow-other-fs, allow-network-fs or trusted-content"
+        + "io-timeout, max-starts, penalty, ids, cpus, zero-copy, allow-other-fs, allow-network-fs or trusted-content"
 
     private mutating func identity(
         _ key: String, _ value: String, at start: LineCursor, isAllow: Bool, user: AccessPolicy.NameResolver,
@@ -125,6 +127,8 @@ struct AccessLineParser {
         case "io-timeout": limits.ioTimeout = try seconds(value, at: start)
         case "max-starts": limits.maxStarts = try number(value, 1...1_000_000, at: start)
         case "penalty": limits.penalty = try number(value, 1...3600, at: start)
+        case "ids": limits.ids = try list(value, AccessPolicy.greatestID, at: start)
+        case "cpus": limits.cpus = try list(value, AccessPolicy.greatestCPU, at: start)
         case "zero-copy": limits.zeroCopy = try yes(value, at: start)
         case "allow-other-fs": limits.otherFileSystem = try yes(value, at: start)
         case "allow-network-fs": limits.networkFileSystem = try yes(value, at: start)
@@ -166,6 +170,14 @@ struct AccessLineParser {
             2 <= least, least <= most
         else { throw start.expected("seconds from 2 to 3600, as in 30 or 5-60") }
         return least...most
+    }
+
+    /// `0-3,8`.
+    private func list(_ value: String, _ highest: Int, at start: LineCursor) throws(PolicyError) -> NumberList {
+        guard let list = NumberList(value, highest: highest) else {
+            throw start.expected("numbers up to \(highest) and ranges, as in 0-3,8")
+        }
+        return list
     }
 
     private func yes(_ value: String, at start: LineCursor) throws(PolicyError) -> Bool {

@@ -1,3 +1,5 @@
+import Numbers
+
 /// Who asks: as the kernel told it (SO_PEERCRED, SO_PEERGROUPS), never as a message told it.
 public struct AccessPeer: Sendable, Equatable {
     public let uid: UInt32
@@ -33,6 +35,10 @@ public struct AccessLimits: Sendable, Equatable {
     /// Seconds for which a user's requests start no worker after one of the user's broke its sandbox, for the first time
     /// within a day; twice as long each further time.
     public var penalty: UInt64?
+    /// Device numbers that may be asked for; nil: any that no line names.
+    public var ids: NumberList?
+    /// Processors on which the device's worker runs; nil: any.
+    public var cpus: NumberList?
     /// Whether the worker may use zero copy: the kernel then trusts it not to claim bytes that it did not fill.
     public var zeroCopy = false
     /// Whether the backing file may lie on a file system that is not known to be local (FUSE, overlay, …).
@@ -94,8 +100,15 @@ public struct AccessRule: Sendable, Equatable {
 /// the answer is no. The file that ships explains the format to administrators.
 public struct AccessPolicy: Sendable, Equatable {
     public let rules: [AccessRule]
+    /// The numbers that some line names in its `ids=`: only those of a line that names a number may have it.
+    public let reserved: NumberList
     /// Rules that will never take effect, and why; shown by `ubd-broker --check-config`.
     public let warnings: [PolicyError]
+
+    /// ublk numbers its devices below 2^20 (UBLK_MINORS, drivers/block/ublk_drv.c).
+    public static let greatestID = (1 << 20) - 1
+    /// The kernel's own limit for x86_64 (CONFIG_NR_CPUS_RANGE_END).
+    public static let greatestCPU = 8191
 
     /// Finds the number of a user or group; nil when the host has none of that name.
     public typealias NameResolver = (_ name: String) -> UInt32?
@@ -121,11 +134,18 @@ public struct AccessPolicy: Sendable, Equatable {
             rules.append(rule)
         }
         self.rules = rules
+        reserved = NumberList(rules.flatMap { $0.limits.ids?.ranges ?? [] })
         self.warnings = warnings
     }
 
     /// The line that decides about this peer and target; nil when none fits, which means no.
     public func rule(for peer: AccessPeer, target: String) -> AccessRule? {
         rules.first { $0.fits(target: target) && $0.fits(peer) }
+    }
+
+    /// The numbers from which a device of that line gets one by itself, in this order of preference: those that no line
+    /// names, then the line's own.
+    public func automaticIDs(for rule: AccessRule) -> [NumberList] {
+        [reserved.gaps(in: 0...AccessPolicy.greatestID)] + (rule.limits.ids.map { [$0] } ?? [])
     }
 }

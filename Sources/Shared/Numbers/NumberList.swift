@@ -1,0 +1,89 @@
+/// A set of numbers, written as the kernel writes its lists: "0-3,8".
+public struct NumberList: Equatable, Sendable {
+    /// In rising order, without gaps between neighbours.
+    public let ranges: [ClosedRange<Int>]
+
+    /// Reads a list of numbers up to `highest`; nil when it is none: numbers and ranges with commas between them, nothing
+    /// else, no sign. At most 4096 bytes.
+    public init?(_ text: String, highest: Int) {
+        guard text.utf8.count <= 4096 else { return nil }
+        var found: [ClosedRange<Int>] = []
+        for part in text.split(separator: ",", omittingEmptySubsequences: false) {
+            let ends = part.split(separator: "-", omittingEmptySubsequences: false)
+                .map { NumberList.number($0, highest) }
+            guard ends.count <= 2, let first = ends.first ?? nil, let last = ends.last ?? nil, first <= last else {
+                return nil
+            }
+            found.append(first...last)
+        }
+        guard !found.isEmpty else { return nil }
+        self.init(found)
+    }
+
+    /// The numbers of all these ranges, which may overlap.
+    public init(_ found: [ClosedRange<Int>]) {
+        var joined: [ClosedRange<Int>] = []
+        for range in found.sorted(by: { $0.lowerBound < $1.lowerBound }) {
+            if let last = joined.last, range.lowerBound <= last.upperBound + 1 {
+                joined[joined.count - 1] = last.lowerBound...max(last.upperBound, range.upperBound)
+            } else {
+                joined.append(range)
+            }
+        }
+        ranges = joined
+    }
+
+    private static func number(_ text: Substring, _ highest: Int) -> Int? {
+        guard !text.isEmpty, text.utf8.count <= 9, text.utf8.allSatisfy({ (0x30...0x39).contains($0) }) else {
+            return nil
+        }
+        return Int(text).flatMap { $0 <= highest ? $0 : nil }
+    }
+
+    /// The shortest way to write it.
+    public var text: String {
+        ranges.map { $0.count == 1 ? "\($0.lowerBound)" : "\($0.lowerBound)-\($0.upperBound)" }.joined(separator: ",")
+    }
+
+    public var isEmpty: Bool { ranges.isEmpty }
+
+    public func contains(_ number: Int) -> Bool { ranges.contains { $0.contains(number) } }
+
+    /// The first that `other` does not have; nil when it has all.
+    public func first(notIn other: NumberList) -> Int? {
+        for range in ranges {
+            if let missing = range.first(where: { !other.contains($0) }) { return missing }
+        }
+        return nil
+    }
+
+    /// The numbers that either has.
+    public func union(_ other: NumberList) -> NumberList { NumberList(ranges + other.ranges) }
+
+    /// The numbers that both have.
+    public func intersection(_ other: NumberList) -> NumberList {
+        NumberList(
+            ranges.flatMap { one in
+                other.ranges.filter { $0.overlaps(one) }.map { $0.clamped(to: one) }
+            })
+    }
+
+    /// The numbers of `range` that it does not have.
+    public func gaps(in range: ClosedRange<Int>) -> NumberList {
+        var gaps: [ClosedRange<Int>] = []
+        var next = range.lowerBound
+        for taken in ranges where taken.overlaps(range) {
+            if next < taken.lowerBound { gaps.append(next...(taken.lowerBound - 1)) }
+            next = max(next, taken.upperBound + 1)
+        }
+        if next <= range.upperBound { gaps.append(next...range.upperBound) }
+        return NumberList(gaps)
+    }
+
+    /// One bit for each, in words of 64.
+    public var words: [UInt64] {
+        var words = [UInt64](repeating: 0, count: (ranges.last?.upperBound ?? 0) / 64 + 1)
+        for range in ranges { for number in range { words[number / 64] |= 1 << UInt64(number % 64) } }
+        return words
+    }
+}
