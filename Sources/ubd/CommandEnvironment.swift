@@ -23,7 +23,7 @@ struct CommandEnvironment {
     /// Nanoseconds of a clock that never goes back.
     var now: () -> UInt64 = monotonicNanoseconds
     /// How long a call may wait for its turn where a limit passes by itself.
-    var turnSeconds = 60
+    var turnSeconds = 120
     /// Does nothing for so many milliseconds.
     var pause: (UInt64) -> Void = Self.sleep
     /// The same between two looks of a command that goes on until somebody ends it.

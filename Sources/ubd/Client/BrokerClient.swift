@@ -158,6 +158,7 @@ struct BrokerClient {
                 try Self.check(incoming.reply)
                 try Self.read { () throws(InterfaceError) in try take(&result, incoming.reply.parameters) }
                 continues = incoming.reply.continues
+                connection.extend(bySeconds: environment.callSeconds)
             }
             return result
         }

@@ -16,7 +16,7 @@ struct BrokerConnection: ~Copyable {
     /// As messages name it.
     private let log: String
     private var reader = FrameReader(limit: JSONLimits.reply.bytes)
-    private let deadline: Deadline
+    private var deadline: Deadline
     /// Called about once a second while waiting.
     var tick: () -> Void = {}
 
@@ -86,6 +86,9 @@ struct BrokerConnection: ~Copyable {
             }
         }
     }
+
+    /// Of a call that is answered by many replies each may take as long as a single one.
+    mutating func extend(bySeconds seconds: Int) { deadline = Deadline(seconds: seconds) }
 
     /// Receives the next reply to the call. A file is taken only when `acceptsFile`, and only with a reply's first byte
     /// (UAPI.20, Passing File Descriptors).
