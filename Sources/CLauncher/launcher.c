@@ -79,6 +79,14 @@ static void set_up_files(const struct ubd_launch *l, int control, int pipe) {
     }
 }
 
+/* By itself and not by CLONE_INTO_CGROUP, which only clone3 has (start). After it has opened its device: the rules for
+ * devices are the caller's group's. The move may take some milliseconds, and the caller does not wait for it. */
+static void enter_group(int group, int pipe) {
+    if (group == -1) return;
+    if (write(group, "0", 1) != 1) fail(pipe, UBD_LAUNCH_CONTROL_GROUP);
+    close(group);
+}
+
 static void set_oom_score(const char *score, int pipe) {
     int file = open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC);
     if (file == -1 || write(file, score, strlen(score)) == -1) fail(pipe, UBD_LAUNCH_OOM_SCORE);
@@ -149,14 +157,15 @@ static void reset_signals(int pipe) {
 }
 
 static _Noreturn void become_worker(const struct ubd_launch *l, int pipe) {
-    int kept[] = {l->worker_binary, l->control, pipe};
-    if (ubd_keep_only(kept, 3) == -1) fail(pipe, UBD_LAUNCH_FILES);
+    int kept[] = {l->worker_binary, l->control, pipe, l->group};
+    if (ubd_keep_only(kept, l->group == -1 ? 3 : 4) == -1) fail(pipe, UBD_LAUNCH_FILES);
     int binary = kept[0];
     pipe = kept[2];
     ubd_report(pipe, UBD_LAUNCH_BEGUN, 0);
     umask(077);
     setsid();
     set_up_files(l, kept[1], pipe);
+    enter_group(kept[3], pipe);
     set_oom_score(l->oom_score, pipe);
     set_processors(l, pipe);
     /* The worker is in the path of memory reclaim: it must not wait for writeback to its own device (prctl(2)). */

@@ -18,6 +18,8 @@ final class Broker {
         var nodes = Nodes(folder: "/dev")
         /// Monotonic nanoseconds, for the deadlines of recoveries.
         var now: () -> UInt64 = monotonicNanoseconds
+        /// nil where there are no control groups for devices.
+        var groups: (any DeviceGroups)?
         /// Where it can be read.
         var kernelLog: KernelLog?
         /// Requests that the block layer has given to a device and waits for.
@@ -159,6 +161,7 @@ final class Broker {
 
     var nodes: Nodes { surroundings.nodes }
     var sysfs: String { surroundings.sysfs }
+    var groups: (any DeviceGroups)? { surroundings.groups }
 
     /// The worker program that has the configured name now.
     func openProgram() throws(TrustedFile.Distrust) -> WorkerProgram {

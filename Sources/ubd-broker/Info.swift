@@ -1,5 +1,6 @@
 import BrokerInterface
 import Glibc
+import Policy
 import SystemCalls
 
 extension Broker {
@@ -17,7 +18,7 @@ extension Broker {
                 readOnlyOnly: overview.limits.readOnlyOnly, zeroCopy: overview.limits.zeroCopy,
                 maxStarts: overview.limits.maxStarts.map { Int64(clamping: $0) },
                 penalty: overview.limits.penalty.map { Int64(clamping: $0) }, ids: overview.limits.ids?.text,
-                cpus: overview.limits.cpus?.text)
+                cpus: overview.limits.cpus?.text, groups: groupLimits(overview.limits))
         }
         return InfoReply(
             version: UBDVersion.text, kernel: kernelRelease(), featureBits: bits,
@@ -25,8 +26,16 @@ extension Broker {
             targets: targets, devices: Int64(devices.count),
             devicesOfCaller: Int64(devices.values.filter { $0.owner == peer.uid }.count),
             workerUidsFree: Int64(uids.free), workerGroup: configuration.workerGroup,
-            socket: configuration.socketPath, started: started, permitted: limits != nil,
+            socket: configuration.socketPath, controlGroup: groups?.path, controllers: groups?.controllers ?? [],
+            started: started, permitted: limits != nil,
             rule: overview?.rules.first?.rule.text, limits: limits)
+    }
+
+    /// What the groups keep; nil when that is nothing.
+    private func groupLimits(_ limits: AccessLimits) -> GroupLimits? {
+        guard let groups else { return nil }
+        let kept = GroupLimits(limits, ofUser: limits).kept(by: groups.controllers)
+        return kept == GroupLimits() ? nil : kept
     }
 
     /// A limit that is not written does not exist.

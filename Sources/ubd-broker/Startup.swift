@@ -135,6 +135,7 @@ enum Startup {
                 try WorkerProcess(launch, loop: loop, handler: handler)
             }
         #endif
+        surroundings.groups = try groups(configuration, loop)
         surroundings.kernelLog = KernelLog.ofHost()
         if surroundings.kernelLog == nil {
             Log.notice(
@@ -197,6 +198,24 @@ enum Startup {
         loop.after(milliseconds: 1000) {
             Log.catchUp()
             keepLog(loop)
+        }
+    }
+
+    /// Where workers get control groups; nil, and said once, where they do not. A folder that was named must do.
+    private static func groups(_ configuration: Configuration, _ loop: EventLoop) throws -> (any DeviceGroups)? {
+        do throws(ControlGroupPlace.Problem) {
+            let tree = try configuration.controlGroup.open(loop: loop)
+            let missing = ControlGroupTree.wanted.filter { !tree.controllers.contains($0) }
+            Log.info(
+                "control-groups", ("folder", tree.path), ("controllers", tree.controllers.joined(separator: ",")),
+                ("missing", missing.joined(separator: ",")))
+            return tree
+        } catch {
+            if case .folder = configuration.controlGroup {
+                throw Refusal(message: "no control groups can be made: \(error.what); see --control-group", status: 1)
+            }
+            Log.notice("control-groups", ("what", "no control group for devices: \(error.what)"))
+            return nil
         }
     }
 

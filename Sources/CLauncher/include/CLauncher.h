@@ -9,6 +9,7 @@ enum ubd_launch_step {
     UBD_LAUNCH_BEGUN = 0, /* not a failure: every file that is not the worker's is closed */
     UBD_LAUNCH_FILES,
     UBD_LAUNCH_OPEN_DEVICE,
+    UBD_LAUNCH_CONTROL_GROUP,
     UBD_LAUNCH_OOM_SCORE,
     UBD_LAUNCH_PROCESSORS,
     UBD_LAUNCH_MOUNTS,
@@ -43,6 +44,7 @@ struct ubd_launch {
     void *no_capabilities;   /* what cap_init(3) returns, made before the clone: nothing here allocates */
     const uint64_t *processors; /* one bit each: where every thread of it begins, the kernel's helpers included */
     size_t processor_words;  /* 0: anywhere */
+    int group;               /* cgroup.procs of its control group, to write; -1: the caller's */
     char *const *argv;
     char *const *envp;
 };

@@ -63,8 +63,28 @@ extension BrokerAPI {
           cpus: ?string,
           # The CPUs that the access policy gave its worker, which nothing of it leaves; null: all.
           allowedCPUs: ?string,
+          # The control group of its worker, as in /proc/PID/cgroup; null: it has none of its own.
+          controlGroup: ?string,
+          # What that group and its owner's keep.
+          groupLimits: ?GroupLimits,
           # Seconds since 1970.
           created: int
+        )
+
+        # What control groups keep. Null: no limit. The members with cpu and io, and userMemory, are for all devices of one
+        # user together.
+        type GroupLimits (
+          # Bytes of one device: buffers, program, page cache, and what the kernel needs for it.
+          deviceMemory: ?int,
+          deviceTasks: ?int,
+          userMemory: ?int,
+          # Share of the processors beside other users; 100 is the usual one.
+          cpuWeight: ?int,
+          # Percent of one processor.
+          cpuQuota: ?int,
+          # Bytes a second that are read, and as many that are written, of each disk.
+          ioBandwidth: ?int,
+          ioOperations: ?int
         )
 
         # What the caller should know though the call succeeded.
@@ -94,7 +114,9 @@ extension BrokerAPI {
           # Device numbers that may be asked for, as in 0-15,20. Null: any that is not kept for others.
           ids: ?string,
           # CPUs on which the caller's workers run, as in 0-1,3. Null: all.
-          cpus: ?string
+          cpus: ?string,
+          # What the control groups of the caller's devices keep. Null: nothing.
+          groups: ?GroupLimits
         )
 
         # The requests of one operation that went back to the kernel.
@@ -255,6 +277,10 @@ extension BrokerAPI {
           workerGroup: string,
           # Where the broker listens.
           socket: string,
+          # Where the control groups of devices are, as in /proc/PID/cgroup. Null: there are none.
+          controlGroup: ?string,
+          # Their controllers: of cpu, io, memory, pids.
+          controllers: ?[]string,
           # When the broker was started, in seconds since 1970.
           started: int,
           # The caller may add devices.

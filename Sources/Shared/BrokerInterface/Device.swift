@@ -81,6 +81,10 @@ public struct Device: Equatable, Sendable {
     public var cpus: CPUList?
     /// The processors that the access policy gave its worker, which nothing of it leaves; nil: all.
     public var allowedCPUs: CPUList?
+    /// The control group of its worker, as in /proc/PID/cgroup; nil: it has none of its own.
+    public var controlGroup: String?
+    /// What that group and its owner's keep.
+    public var groupLimits: GroupLimits?
     /// When it was added, in seconds since 1970.
     public var created: Int64
 
@@ -92,7 +96,8 @@ public struct Device: Equatable, Sendable {
         recovery: RecoveryMode = .default, ioTimeout: Int64? = nil, trustedContent: Bool? = nil,
         deaths: Int = 0, lastDeath: String? = nil, since: Int64 = 0, file: String? = nil, offset: Int64? = nil,
         workerPid: Int32? = nil, workerUid: UInt32? = nil, workerVersion: String? = nil, workerOutdated: Bool? = nil,
-        cpus: CPUList? = nil, allowedCPUs: CPUList? = nil, created: Int64
+        cpus: CPUList? = nil, allowedCPUs: CPUList? = nil, controlGroup: String? = nil,
+        groupLimits: GroupLimits? = nil, created: Int64
     ) {
         self.id = id
         self.generation = generation
@@ -125,6 +130,8 @@ public struct Device: Equatable, Sendable {
         self.workerOutdated = workerOutdated
         self.cpus = cpus
         self.allowedCPUs = allowedCPUs
+        self.controlGroup = controlGroup
+        self.groupLimits = groupLimits
         self.created = created
     }
 
@@ -175,6 +182,11 @@ public struct Device: Equatable, Sendable {
         workerOutdated = try fields.optionalFlag("workerOutdated")
         cpus = try Device.cpuList(&fields, "cpus")
         allowedCPUs = try Device.cpuList(&fields, "allowedCPUs")
+        controlGroup = try fields.optionalString("controlGroup")
+        groupLimits = nil
+        if let value = fields.value("groupLimits") {
+            groupLimits = try GroupLimits(json: value, path: fields.fullName("groupLimits"), unknown: unknown)
+        }
         created = try fields.integer("created")
         try fields.finish()
     }
@@ -204,6 +216,7 @@ public struct Device: Equatable, Sendable {
             ("workerUid", workerUid.map { .integer(clamping: $0) }),
             ("workerVersion", workerVersion.map(JSON.string)), ("workerOutdated", workerOutdated.map(JSON.bool)),
             ("cpus", cpus.map { .string($0.text) }), ("allowedCPUs", allowedCPUs.map { .string($0.text) }),
+            ("controlGroup", controlGroup.map(JSON.string)), ("groupLimits", groupLimits?.json),
             ("created", .integer(created)),
         ])
     }

@@ -24,12 +24,14 @@ public struct Limits: Equatable, Sendable {
     public var ids: String?
     /// CPUs on which the caller's workers run; nil: all.
     public var cpus: String?
+    /// What the control groups of the caller's devices keep; nil: nothing.
+    public var groups: GroupLimits?
 
     /// Limits of these numbers.
     public init(
         maxDevices: Int64, maxQueues: Int64, maxDepth: Int64, maxMemoryBytes: Int64, maxSizeBytes: Int64?,
         targets: [String], readOnlyOnly: Bool, zeroCopy: Bool, maxStarts: Int64? = nil, penalty: Int64? = nil,
-        ids: String? = nil, cpus: String? = nil
+        ids: String? = nil, cpus: String? = nil, groups: GroupLimits? = nil
     ) {
         self.maxDevices = maxDevices
         self.maxQueues = maxQueues
@@ -43,6 +45,7 @@ public struct Limits: Equatable, Sendable {
         self.penalty = penalty
         self.ids = ids
         self.cpus = cpus
+        self.groups = groups
     }
 
     /// Reads limits.
@@ -64,6 +67,10 @@ public struct Limits: Equatable, Sendable {
         penalty = try fields.optionalInteger("penalty")
         ids = try fields.optionalString("ids")
         cpus = try fields.optionalString("cpus")
+        groups = nil
+        if let value = fields.value("groups") {
+            groups = try GroupLimits(json: value, path: fields.fullName("groups"), unknown: unknown)
+        }
         try fields.finish()
     }
 
@@ -75,6 +82,7 @@ public struct Limits: Equatable, Sendable {
             ("targets", .array(targets.map(JSON.string))), ("readOnlyOnly", .bool(readOnlyOnly)),
             ("zeroCopy", .bool(zeroCopy)), ("maxStarts", maxStarts.map(JSON.integer)),
             ("penalty", penalty.map(JSON.integer)), ("ids", ids.map(JSON.string)), ("cpus", cpus.map(JSON.string)),
+            ("groups", groups?.json),
         ])
     }
 }
@@ -103,6 +111,10 @@ public struct InfoReply: Equatable, Sendable {
     public var workerGroup: String
     /// The socket on which the broker listens.
     public var socket: String
+    /// Where the control groups of devices are made, as in /proc/PID/cgroup; nil: there are none.
+    public var controlGroup: String?
+    /// The controllers of these groups: of cpu, io, memory, pids.
+    public var controllers: [String]
     /// When the broker was started, in seconds since 1970.
     public var started: Int64
     /// The caller may add devices.
@@ -116,7 +128,8 @@ public struct InfoReply: Equatable, Sendable {
     public init(
         version: String, kernel: String, featureBits: UInt64, features: [String], ignoredFeatures: [String],
         targets: [String], devices: Int64, devicesOfCaller: Int64, workerUidsFree: Int64, workerGroup: String,
-        socket: String, started: Int64, permitted: Bool, rule: String?, limits: Limits?
+        socket: String, controlGroup: String?, controllers: [String], started: Int64, permitted: Bool, rule: String?,
+        limits: Limits?
     ) {
         self.version = version
         self.kernel = kernel
@@ -129,6 +142,8 @@ public struct InfoReply: Equatable, Sendable {
         self.workerUidsFree = workerUidsFree
         self.workerGroup = workerGroup
         self.socket = socket
+        self.controlGroup = controlGroup
+        self.controllers = controllers
         self.started = started
         self.permitted = permitted
         self.rule = rule
@@ -151,6 +166,12 @@ public struct InfoReply: Equatable, Sendable {
         workerUidsFree = try fields.integer("workerUidsFree")
         workerGroup = try fields.string("workerGroup")
         socket = try fields.string("socket")
+        controlGroup = try fields.optionalString("controlGroup")
+        controllers =
+            try fields.optionalArray("controllers") { (json, path) throws(InterfaceError) in
+                guard case .string(let name) = json else { throw .invalidParameter(parameter: path) }
+                return name
+            } ?? []
         started = try fields.integer("started")
         permitted = try fields.flag("permitted")
         rule = try fields.optionalString("rule")
@@ -171,7 +192,10 @@ public struct InfoReply: Equatable, Sendable {
             ("ignoredFeatures", .array(ignoredFeatures.map(JSON.string))),
             ("targets", .array(targets.map(JSON.string))), ("devices", .integer(devices)),
             ("devicesOfCaller", .integer(devicesOfCaller)), ("workerUidsFree", .integer(workerUidsFree)),
-            ("workerGroup", .string(workerGroup)), ("socket", .string(socket)), ("started", .integer(started)),
+            ("workerGroup", .string(workerGroup)), ("socket", .string(socket)),
+            ("controlGroup", controlGroup.map(JSON.string)),
+            ("controllers", controllers.isEmpty ? nil : .array(controllers.map(JSON.string))),
+            ("started", .integer(started)),
             ("permitted", .bool(permitted)), ("rule", rule.map(JSON.string)), ("limits", limits?.json),
         ])
     }

@@ -17,6 +17,8 @@ struct Configuration {
     var ioTimeout = 30
     /// Seconds in which more deaths of a device's workers than `DeathLog.most` fail it.
     var deathWindow = 60
+    /// Where the control groups of devices are made.
+    var controlGroup = ControlGroupPlace.automatic
     /// Plain command numbers, as drivers before Linux 6.4 want them.
     var usesLegacyOpcodes = false
     var onlyChecks = false
@@ -59,6 +61,10 @@ struct Configuration {
           --death-window SECONDS
                                 a device whose workers die more than 8
                                 times in so long fails, 1 to 3600     [60]
+          --control-group DIR   below which workers get groups of their
+                                own: DIR of cgroup v2 and empty, or
+                                none, or the group of
+                                ubd-workers.service (auto)            [auto]
           --legacy-opcodes      command numbers of Linux before 6.4
           --check-config        check the policies and say what they allow, then exit
           --dump-policy NAME    print what a worker of target NAME will run under, or the broker itself (broker),
@@ -101,6 +107,7 @@ struct Configuration {
             case "--oom-score": configuration.oomScore = try number(name, try value(), -1000...1000)
             case "--io-timeout": configuration.ioTimeout = try number(name, try value(), 2...3600)
             case "--death-window": configuration.deathWindow = try number(name, try value(), 1...3600)
+            case "--control-group": configuration.controlGroup = ControlGroupPlace(option: try value())
             case "--legacy-opcodes": configuration.usesLegacyOpcodes = true
             case "--check-config": configuration.onlyChecks = true
             case "--take-down": configuration.takesDown = true

@@ -22,7 +22,7 @@ final class AddOperation: ClientOperation {
         static let udevPause = 5
     }
 
-    private let broker: Broker
+    let broker: Broker
     private let plan: AddPlan
     private let kind: TargetKind
     private let peer: PeerCredentials
@@ -112,6 +112,7 @@ final class AddOperation: ClientOperation {
         triedIDs.insert(id)
         let device = ManagedDevice(
             adding: plan, mode: mode, ioTimeout: ioTimeout, allowedCPUs: rule.limits.cpus.flatMap(CPUList.init),
+            groupLimits: broker.groupLimits(rule, peer, plan),
             trustedContent: rule.limits.trustedContent, id: id, owner: ownerUID, generation: broker.newGeneration(),
             node: broker.nodes.block(id))
         do {
@@ -275,6 +276,10 @@ final class AddOperation: ClientOperation {
         device.info.readOnly = geometry.attributes.contains(.readOnly)
         device.info.buffered = geometry.attributes.contains(.buffered)
         notices += plan.notices(about: geometry, mode: mode)
+        limitIO(device, geometry) { [self] in tellKernel(device, geometry) }
+    }
+
+    private func tellKernel(_ device: ManagedDevice, _ geometry: Geometry) {
         let parameters = DiskParameters.make(geometry, maxIOBytes: device.info.maxIOBytes, mode: mode)
         let request = ControlRequest(
             operation: .setParameters, device: device.id, buffer: parameters.encoded(), deadline: Deadline.command)
@@ -322,19 +327,26 @@ final class AddOperation: ClientOperation {
         let settings = QueueSettings.of(
             queues: device.info.queues, depth: device.info.depth, noticesDeaths: broker.canRepeatRecovery)
         if settings.isEmpty { return next() }
-        var isWaiting = true
-        let goOn = { [self] (problem: String?) in
-            guard isWaiting, failure == nil else { return }
-            isWaiting = false
-            broker.loop.cancel(timer)
+        write(settings, in: broker.queueFolder(of: device.id)) { problem in
             if let problem {
                 let all = settings.map { "\($0.name)=\($0.text)" }.joined(separator: " ")
                 Log.warning("queue-setting", ("device", "\(device.id)"), ("settings", all), ("why", problem))
             }
             next()
         }
+    }
+
+    /// By a child, since it may wait for requests that never end. `next` hears what is wrong, or nil; it is not called when the
+    /// add has failed meanwhile.
+    func write(_ settings: [QueueSettings.Setting], in folder: String, _ next: @escaping (String?) -> Void) {
+        var isWaiting = true
+        let goOn = { [self] (problem: String?) in
+            guard isWaiting, failure == nil else { return }
+            isWaiting = false
+            broker.loop.cancel(timer)
+            next(problem)
+        }
         do {
-            let folder = broker.queueFolder(of: device.id)
             let writers = broker.undertaker.writers
             let account = broker.account(of: ownerUID)
             let writing = try writers.write(settings, in: folder, account: account) { errno in
@@ -405,7 +417,7 @@ final class AddOperation: ClientOperation {
     }
 
     /// Undoes everything, then tells the client.
-    private func fail(_ error: InterfaceError) {
+    func fail(_ error: InterfaceError) {
         if isOver { return }
         let isFirst = failure == nil
         if isFirst { failure = error }

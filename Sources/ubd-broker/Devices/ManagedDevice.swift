@@ -61,7 +61,8 @@ final class ManagedDevice {
 
     /// A device that is about to be added.
     convenience init(
-        adding plan: AddPlan, mode: DataMode, ioTimeout: Int64, allowedCPUs: CPUList? = nil, trustedContent: Bool,
+        adding plan: AddPlan, mode: DataMode, ioTimeout: Int64, allowedCPUs: CPUList? = nil,
+        groupLimits: GroupLimits? = nil, trustedContent: Bool,
         id: UInt32, owner: UInt32, generation: UInt64, node: String
     ) {
         let now = Int64(time(nil))
@@ -72,7 +73,7 @@ final class ManagedDevice {
             recovery: plan.recovery, ioTimeout: ioTimeout,
             trustedContent: trustedContent ? true : nil, since: now, file: plan.fileName,
             offset: plan.options.offset > 0 ? Int64(clamping: plan.options.offset) : nil, cpus: plan.cpus,
-            allowedCPUs: allowedCPUs,
+            allowedCPUs: allowedCPUs, groupLimits: groupLimits,
             created: now)
         self.init(info: info, memoryBytes: plan.bufferBytes, step: .adding)
     }

@@ -27,7 +27,10 @@ extension Broker {
         removeStrays(except: unrecorded.compactMap { Broker.device(servedBy: $0.pid) })
         for orphan in unrecorded { keepUID(of: orphan.pid, orphan.uid) }
         var unexamined = records.count
-        if unexamined == 0 { loop.later(done) }
+        if unexamined == 0 {
+            groups?.removeOthers(than: [])
+            loop.later(done)
+        }
         for (record, worker) in zip(records, workers) {
             let device = ManagedDevice(info: record.device, memoryBytes: record.memoryBytes, step: record.step)
             device.worker = worker
@@ -49,9 +52,11 @@ extension Broker {
                     "uid", ("device", "\(device.id)"), ("uid", "\(worker.uid)"), ("what", "out of range or twice"))
             }
             devices[device.id] = device
-            examine(device) {
+            examine(device) { [self] in
                 unexamined -= 1
-                if unexamined == 0 { done() }
+                if unexamined > 0 { return }
+                groups?.removeOthers(than: devices.values.map { group(of: $0) })
+                done()
             }
         }
     }

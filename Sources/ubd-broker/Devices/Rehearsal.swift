@@ -44,10 +44,13 @@ final class Rehearsal {
             outcome = .failure(WorkerStart.noFreeUID(broker.uids.range.count))
             return broker.loop.later { [self] in finish() }
         }
-        let start = WorkerStart.launch(
+        var start = WorkerStart.launch(
             launch, of: device, program: program, node: broker.nodes.null, uid: uid, broker: broker)
         do {
-            worker = try broker.startWorker(start) { [self] event in handle(event) }
+            worker = try broker.withGroup(of: device) { (group) throws(SystemError) in
+                start.group = group
+                return try broker.startWorker(start) { [self] event in handle(event) }
+            }
             timer = broker.loop.after(milliseconds: Deadline.all) { [self] in
                 end(.failure(StartErrors.late))
             }

@@ -229,6 +229,7 @@ final class Teardown {
     private func clean() {
         broker.nodes.removeLink(device.id)
         if let parking = device.parking.take() { broker.undertaker.letGo(parking, owner: device.owner) }
+        broker.groups?.remove(broker.group(of: device))
         broker.store.remove(device.id)
         device.teardown = nil
         broker.forget(device)

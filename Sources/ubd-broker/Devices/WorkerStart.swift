@@ -54,10 +54,13 @@ final class WorkerStart {
         guard let uid = broker.uids.lease() else {
             return fail(WorkerStart.noFreeUID(broker.uids.range.count))
         }
-        let start = WorkerStart.launch(
+        var start = WorkerStart.launch(
             launch, of: device, program: program, node: broker.nodes.char(device.id), uid: uid, broker: broker)
         do {
-            let worker = try broker.startWorker(start) { [self] event in handle(event) }
+            let worker = try broker.withGroup(of: device) { (group) throws(SystemError) in
+                start.group = group
+                return try broker.startWorker(start) { [self] event in handle(event) }
+            }
             device.adopt(worker, of: program)
             broker.save(device)
             timer = broker.loop.after(milliseconds: WorkerStart.deadline) { [self] in fail(StartErrors.late) }
@@ -77,11 +80,14 @@ final class WorkerStart {
         let queue = depth * UInt64(launch.maxIOBytes) + WorkerStart.otherBytes.queue
         return WorkerLaunch(
             binary: program.file.raw, device: node, uid: uid, gid: broker.workerGID,
-            processes: UInt64(launch.queues) * 32 + 32,
+            processes: processes(queues: launch.queues),
             mappedBytes: WorkerStart.otherBytes.process + UInt64(launch.queues) * queue,
             openFiles: UInt64(launch.queues) + 24, oomScore: broker.configuration.oomScore,
             processors: device.info.allowedCPUs?.words ?? [])
     }
+
+    /// Tasks of one worker, the kernel's helpers of its rings included, with room.
+    static func processes(queues: UInt16) -> UInt64 { UInt64(queues) * 32 + 32 }
 
     static func noFreeUID(_ count: Int) -> InterfaceError {
         .quotaReached(

@@ -95,6 +95,7 @@
         var end: ProcessChange? { inner.end }
         var violation: String? { inner.violation }
         var controlInode: UInt64? { inner.controlInode }
+        var workerEndInode: UInt64? { inner.workerEndInode }
 
         func reclaim(_ sockets: DeviceRecord.Sockets) throws(SystemError) -> FileDescriptor {
             try inner.reclaim(sockets)

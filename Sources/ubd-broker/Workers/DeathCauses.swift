@@ -36,7 +36,7 @@ final class DeathCauses {
             let name = systemCallName(number, auditArchitecture: architecture) ?? "unknown"
             return "\(change): its sandbox forbids the system call \(name) (\(number))"
         case .outOfMemory(inControlGroup: true):
-            return "\(change): its control group ran out of memory (the kernel's log has the details)"
+            return "\(change): its control group has reached its memory limit (the kernel's log has the details)"
         case .outOfMemory: return "\(change): the host ran out of memory (the kernel's log has the details)"
         }
     }

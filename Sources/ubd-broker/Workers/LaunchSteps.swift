@@ -10,6 +10,7 @@ enum StartFailure {
         switch UInt32(bitPattern: step) {
         case UBD_LAUNCH_FILES.rawValue: "set up the worker's descriptors"
         case UBD_LAUNCH_OPEN_DEVICE.rawValue: "open the device's control node in the worker"
+        case UBD_LAUNCH_CONTROL_GROUP.rawValue: "move the worker into its control group"
         case UBD_LAUNCH_OOM_SCORE.rawValue: "set the worker's oom score"
         case UBD_LAUNCH_PROCESSORS.rawValue: "keep the worker on its processors"
         case UBD_LAUNCH_MOUNTS.rawValue: "mount the worker's empty root"

@@ -53,6 +53,8 @@ struct WorkerLaunch {
     let oomScore: Int32
     /// Where all of it runs, one bit for each processor; empty: anywhere.
     var processors: [UInt64] = []
+    /// cgroup.procs of its control group, open to write; nil: it stays in the broker's.
+    var group: Int32?
 }
 
 /// A process that serves one device. The seam at which the unit tests put workers of their own.

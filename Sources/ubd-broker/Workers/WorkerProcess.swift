@@ -193,6 +193,7 @@ final class WorkerProcess: Worker {
                 processes: launch.processes, mapped_bytes: launch.mappedBytes, open_files: launch.openFiles,
                 oom_score: texts.pointer[1], no_capabilities: UnsafeMutableRawPointer(nothing),
                 processors: processors.baseAddress, processor_words: processors.count,
+                group: launch.group ?? -1,
                 argv: arguments.pointer, envp: environment.pointer)
             // The structure holds pointers into all three.
             return withExtendedLifetime((arguments, environment, texts)) { ubd_launch(&description, &child) }

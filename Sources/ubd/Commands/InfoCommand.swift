@@ -24,6 +24,26 @@ struct InfoCommand: UBDCommand {
         return .success
     }
 
+    /// The control groups of devices.
+    private static func groups(_ info: InfoReply) -> String {
+        guard let path = info.controlGroup else { return "no control groups for devices" }
+        return "\(info.controllers.joined(separator: ", ")) in \(path)"
+    }
+
+    /// What they keep, a row each.
+    private static func rows(_ limits: GroupLimits) -> [String] {
+        func size(_ bytes: Int64) -> String { ByteSize.text(UInt64(clamping: bytes)) }
+        return [
+            limits.deviceMemory.map { "\(size($0)) of memory a device" },
+            limits.userMemory.map { "\(size($0)) of memory for all devices together" },
+            limits.deviceTasks.map { "\($0) tasks a device" },
+            limits.cpuWeight.map { "processor weight \($0)" },
+            limits.cpuQuota.map { "\($0) % of a processor" },
+            limits.ioBandwidth.map { "\(size($0)) a second read and as much written, of each disk" },
+            limits.ioOperations.map { "\($0) reads and as many writes a second, of each disk" },
+        ].compactMap { $0 }
+    }
+
     static func lines(_ info: InfoReply) -> [String] {
         var rows: [(String, String)] = [
             ("broker", "\(info.version) at \(info.socket)"),
@@ -32,6 +52,7 @@ struct InfoCommand: UBDCommand {
             ("targets", info.targets.joined(separator: ", ")),
             ("devices", "\(info.devicesOfCaller) yours, \(info.devices) in all, room for \(info.workerUidsFree) more"),
             ("workers", "group \(info.workerGroup)"),
+            ("groups", groups(info)),
             ("you may", info.permitted ? "add devices" : "not add devices"),
             ("rule", info.rule ?? "none matched"),
         ]
@@ -47,6 +68,7 @@ struct InfoCommand: UBDCommand {
             ]
             if let ids = limits.ids { rows.append(("", "device numbers to ask for with -n: \(ids)")) }
             if let cpus = limits.cpus { rows.append(("", "workers run on CPUs \(cpus)")) }
+            if let groups = limits.groups { rows += Self.rows(groups).map { ("", $0) } }
             if let penalty = limits.penalty {
                 rows.append(("", "no new worker for \(penalty) s after one of yours broke its sandbox"))
             }

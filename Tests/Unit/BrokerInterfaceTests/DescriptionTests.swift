@@ -43,7 +43,10 @@ struct DescriptionTests {
     func parses() throws {
         let idl = try IDL(BrokerAPI.description)
         #expect(idl.interface == "io.ubd.Broker")
-        #expect(Set(idl.types.keys) == ["Device", "Notice", "Limits", "OperationCount", "Counts", "DeviceStats"])
+        #expect(
+            Set(idl.types.keys) == [
+                "Device", "Notice", "Limits", "OperationCount", "Counts", "DeviceStats", "GroupLimits",
+            ])
         #expect(Set(idl.methods.keys) == ["Add", "Delete", "List", "Stats", "Upgrade", "Recover", "Info"])
         #expect(Set(idl.errors.keys) == Set(Sample.errors.map { String($0.name.split(separator: ".").last!) }))
         let service = try IDL(BrokerAPI.serviceDescription)

@@ -27,16 +27,29 @@ struct Sample: CustomTestStringConvertible, Sendable {
         since: 1_790_000_001, file: "1.img", offset: 4096,
         workerPid: 4711, workerUid: 1_879_048_192, workerVersion: "0.1.0", workerOutdated: true,
         cpus: CPUList("0-1,3"), allowedCPUs: CPUList("0-3"),
+        controlGroup: "/system.slice/ubd-workers.service/user-1000/device-3-11", groupLimits: groupLimits,
         created: 1_790_000_000)
+    static let groupLimits: GroupLimits = {
+        var limits = GroupLimits()
+        limits.deviceMemory = 1 << 30
+        limits.deviceTasks = 128
+        limits.userMemory = 2 << 30
+        limits.cpuWeight = 50
+        limits.cpuQuota = 200
+        limits.ioBandwidth = 100 << 20
+        limits.ioOperations = 1000
+        return limits
+    }()
     static let notice = Notice(code: "read-only", message: "1.img is not writable, so the device is read-only")
     static let limits = Limits(
         maxDevices: 8, maxQueues: 4, maxDepth: 256, maxMemoryBytes: 1 << 30, maxSizeBytes: 1 << 40,
         targets: ["null", "loop"], readOnlyOnly: false, zeroCopy: true, maxStarts: 600, penalty: 60,
-        ids: "100-199", cpus: "0-3")
+        ids: "100-199", cpus: "0-3", groups: groupLimits)
     static let info = InfoReply(
         version: "0.1.0", kernel: "6.12.95", featureBits: 0x1FE, features: ["user-recovery"],
         ignoredFeatures: ["zoned"], targets: ["null", "loop"], devices: 5, devicesOfCaller: 2, workerUidsFree: 4091,
-        workerGroup: "ubd-worker", socket: "/run/ubd/io.ubd.Broker", started: 1_790_000_000, permitted: true,
+        workerGroup: "ubd-worker", socket: "/run/ubd/io.ubd.Broker", controlGroup: "/system.slice/ubd-workers.service",
+        controllers: ["cpu", "io", "memory", "pids"], started: 1_790_000_000, permitted: true,
         rule: "allow group ubd", limits: limits)
     static let add = AddRequest(
         target: "loop", id: 3, queues: 2, depth: 64, maxIOBytes: 4096, readOnly: true, mode: "zero-copy",
@@ -75,6 +88,9 @@ struct Sample: CustomTestStringConvertible, Sendable {
         },
         Sample(place: .type("Limits"), full: limits.json) { (json, unknown) throws(InterfaceError) in
             try Limits(json: json, unknown: unknown).json
+        },
+        Sample(place: .type("GroupLimits"), full: groupLimits.json) { (json, unknown) throws(InterfaceError) in
+            try GroupLimits(json: json, unknown: unknown).json
         },
         Sample(place: .input("Add"), full: add.json) { (json, _) throws(InterfaceError) in
             try AddRequest(parameters: json).json

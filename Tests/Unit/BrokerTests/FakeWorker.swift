@@ -56,6 +56,8 @@ final class FakeWorker: Worker {
     let binary: Int32
     /// Where the launcher is to keep it.
     let processors: [UInt64]
+    /// Where it is to move itself.
+    let group: Int32?
     private let geometry: Geometry
     private let loop: EventLoop
     private var handler: (WorkerEvent) -> Void
@@ -68,6 +70,7 @@ final class FakeWorker: Worker {
         isRehearsal = launch.device == "/dev/null"
         binary = launch.binary
         processors = launch.processors
+        group = launch.group
         self.fault = fault
         self.geometry = geometry
         self.loop = loop

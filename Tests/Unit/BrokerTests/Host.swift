@@ -35,6 +35,8 @@ final class Host {
     var holding = Holding.free
     /// What happens between that question and its answer.
     var whileAsked: (() -> Void)?
+    /// nil: the host has none.
+    let groups: FakeGroups?
     /// What the block layer says.
     var requestsInFlight = 0
     /// Nanoseconds by which the clock of its recoveries is ahead.
@@ -48,8 +50,9 @@ final class Host {
 
     init(
         reusing old: String? = nil, policy: String? = nil, uids: UInt32 = 8, kernelLog: KernelLog? = nil,
-        mayChown: Bool = true, takesDown: Bool = false, accounts: Accounts = Accounts()
+        mayChown: Bool = true, takesDown: Bool = false, accounts: Accounts = Accounts(), groups: FakeGroups? = nil
     ) throws {
+        self.groups = groups
         folder = try old ?? Host.temporaryFolder()
         installed = try Host.program()
         loop = try EventLoop()
@@ -86,6 +89,7 @@ final class Host {
             surroundings.nodes.give = { (_, _) throws(SystemError) in throw SystemError("chown", EPERM) }
         }
         surroundings.kernelLog = kernelLog
+        surroundings.groups = groups
         surroundings.sysfs = folder + "/sys"
         surroundings.requestsInFlight = { _ in late.host?.requestsInFlight ?? 0 }
         surroundings.programNow = { _ in late.host?.installed.identity }

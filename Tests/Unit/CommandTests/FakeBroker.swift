@@ -110,7 +110,7 @@ final class FakeBroker: Sendable {
         version: "0.1.0", kernel: "6.12.95", featureBits: 0x1FE, features: KernelFeature.names(in: 0x1FE),
         ignoredFeatures: KernelFeature.ignoredNames(in: 0x1FE), targets: ["null", "loop"], devices: 5,
         devicesOfCaller: 2, workerUidsFree: 4091, workerGroup: "ubd-worker", socket: "/run/ubd/io.ubd.Broker",
-        started: 1_790_000_000, permitted: true, rule: "allow group ubd",
+        controlGroup: nil, controllers: [], started: 1_790_000_000, permitted: true, rule: "allow group ubd",
         limits: Limits(
             maxDevices: 8, maxQueues: 4, maxDepth: 256, maxMemoryBytes: 1 << 30, maxSizeBytes: nil,
             targets: ["null", "loop"], readOnlyOnly: false, zeroCopy: false))

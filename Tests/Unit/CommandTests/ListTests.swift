@@ -138,6 +138,24 @@ struct InfoTests {
         #expect(try InfoReply(parameters: json) == FakeBroker.info)
     }
 
+    @Test("show where devices get control groups, and what these keep")
+    func groups() {
+        var info = FakeBroker.info
+        #expect(run(["info"], info).console.output.contains("groups    no control groups for devices"))
+        info.controlGroup = "/system.slice/ubd-workers.service"
+        info.controllers = ["cpu", "memory"]
+        var limits = GroupLimits()
+        limits.deviceMemory = 1 << 30
+        limits.cpuQuota = 200
+        limits.ioBandwidth = 100 << 20
+        info.limits?.groups = limits
+        let lines = run(["info"], info).console.output
+        for line in [
+            "groups    cpu, memory in /system.slice/ubd-workers.service", "          1 GiB of memory a device",
+            "          200 % of a processor", "          100 MiB a second read and as much written, of each disk",
+        ] { #expect(lines.contains(line), "\(line)") }
+    }
+
     @Test("tell how many workers a minute the caller may start, and what a broken sandbox costs")
     func starts() {
         var info = FakeBroker.info

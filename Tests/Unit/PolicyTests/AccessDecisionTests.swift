@@ -150,6 +150,10 @@ struct AccessDecisionTests {
             ("max-devices=2", "max-devices", 2, 3), ("max-queues=4", "max-queues", 4, 5),
             ("max-depth=128", "max-depth", 128, 129), ("max-io-size=512K", "max-io-size", 524288, 524289),
             ("max-size=1G", "max-size", 1 << 30, 1 << 30 + 1),
+            // 64 MiB of buffers, and 64 MiB that the worker may lock besides; 96 MiB of buffers.
+            ("device-memory=128M", "device-memory", 64 << 20, 96 << 20),
+            ("user-memory=256M", "user-memory", 64 << 20, 64 << 20 + 1),
+            ("device-tasks=46", "device-tasks", 2, 3),
         ] as [(String, String, UInt64, UInt64)])
     func limits(line: String, limit: String, maximum: UInt64, above: UInt64) throws {
         let policy = try access("allow uid=1000 target=* " + line)
@@ -161,13 +165,22 @@ struct AccessDecisionTests {
             case "max-queues": asked.queues = value
             case "max-depth": asked.depth = value
             case "max-io-size": asked.maxIOBytes = value
+            case "device-memory": asked.maxIOBytes = value / 128
+            case "user-memory": usage = AccessUsage(devices: 1, memoryBytes: value)
+            case "device-tasks": asked.queues = value
             default: asked.sizeBytes = value
             }
             return policy.decide(member, asked, usage: usage)
         }
         #expect(decide(maximum) == .allowed(policy.rules[0]))
+        // What the device would need, where the limit is of more than what is asked for.
+        let needs: [String: (UInt64, UInt64)] = [
+            "device-memory": (128 << 20, 160 << 20), "user-memory": (256 << 20, 256 << 20 + 1),
+            "device-tasks": (46, 68),
+        ]
+        let (most, wanted) = needs[limit] ?? (maximum, above)
         #expect(
-            decide(above) == .refused(.overLimit(policy.rules[0], limit: limit, maximum: maximum, wanted: above)))
+            decide(above) == .refused(.overLimit(policy.rules[0], limit: limit, maximum: most, wanted: wanted)))
     }
 
     @Test("memory is queues times depth times the largest request, summed over the user's devices")

@@ -85,7 +85,9 @@ struct AccessGrammarTests {
 
     private static let keys =
         "uid, user, group, target, mode, max-devices, max-queues, max-depth, max-memory, max-size, max-io-size, "
-        + "io-timeout, max-starts, penalty, ids, cpus, zero-copy, allow-other-fs, allow-network-fs or trusted-content"
+        + "io-timeout, max-starts, penalty, ids, cpus, "
+        + "device-memory, user-memory, device-tasks, cpu-weight, cpu-quota, io-bandwidth, io-operations, "
+        + "zero-copy, allow-other-fs, allow-network-fs or trusted-content"
     private static let size = "bytes, or a number with K, M, G or T (powers of 1024), from 1 to below 2^64"
 
     private static func numbers(_ highest: Int) -> String { "numbers up to \(highest) and ranges, as in 0-3,8" }
@@ -145,6 +147,18 @@ struct AccessGrammarTests {
             ("allow uid=1 target=* ids=1,,2", "1:26 found '1,,2'; expected \(numbers(1_048_575))"),
             ("allow uid=1 target=* cpus=8192", "1:27 found '8192'; expected \(numbers(8191))"),
             ("allow uid=1 target=* cpus=+1", "1:27 found '+1'; expected \(numbers(8191))"),
+            (
+                "allow uid=1 target=* device-memory=4095",
+                "1:36 found '4095'; expected from 4096 bytes to 4194304T"
+            ),
+            (
+                "allow uid=1 target=* user-memory=4194305T",
+                "1:34 found '4194305T'; expected from 4096 bytes to 4194304T"
+            ),
+            ("allow uid=1 target=* cpu-weight=0", "1:33 found '0'; expected a number from 1 to 10000"),
+            ("allow uid=1 target=* cpu-quota=50%", "1:32 found '50%'; expected a number from 1 to 1000000"),
+            ("allow uid=1 target=* device-tasks=0", "1:35 found '0'; expected a number from 1 to 4194304"),
+            ("allow uid=1 target=* io-operations=1K", "1:36 found '1K'; expected a number from 1 to 4294967295"),
             ("allow uid=1 target=* zero-copy=true", "1:32 found 'true'; expected yes or no"),
             ("allow uid=1 target=* max-speed=1", "1:22 found 'max-speed=1'; expected \(keys)"),
             (

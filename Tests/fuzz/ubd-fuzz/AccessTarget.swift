@@ -104,6 +104,9 @@ private struct PlainLine {
             ("max-devices", usage.devices + 1), ("max-queues", request.queues), ("max-depth", request.depth),
             ("max-io-size", request.maxIOBytes), ("max-memory", total.overflow ? .max : total.partialValue),
             ("max-size", request.sizeBytes ?? 0),
+            ("device-memory", plus(memory, 64 << 20)),
+            ("user-memory", plus(plus(memory, usage.memoryBytes), (usage.devices + 1) * (64 << 20))),
+            ("device-tasks", request.queues > 1 << 40 ? .max : 2 * (11 * request.queues + 1)),
         ]
         for (key, value) in wanted { if let most = values[key].map(number), value > most { return false } }
         guard let seconds = request.ioTimeout, let bounds = values["io-timeout"] else { return true }
@@ -125,6 +128,11 @@ private struct PlainLine {
             if isBound, !names("ids", id) { return false }
         }
         return values["cpus"] == nil || (request.cpus?.ranges.flatMap { $0 } ?? []).allSatisfy { names("cpus", $0) }
+    }
+
+    private func plus(_ one: UInt64, _ two: UInt64) -> UInt64 {
+        let sum = one.addingReportingOverflow(two)
+        return sum.overflow ? .max : sum.partialValue
     }
 
     private func number(_ text: String) -> UInt64 {

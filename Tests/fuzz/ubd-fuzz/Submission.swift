@@ -62,7 +62,7 @@ extension Ring {
     /// What was pushed and not taken yet.
     func pendingEntries() -> [Submission] {
         (0..<untaken).map { index in
-            let slot = submissionEntries + Int((taken &+ index) & submissionMask) << Int(entryShift)
+            let slot = submissionEntries + Int((taken &+ index) & submissionMask) * MemoryLayout<SubmissionEntry>.stride
             return Submission(
                 operation: slot.load(as: UInt8.self), flags: slot.load(fromByteOffset: 1, as: UInt8.self),
                 file: slot.load(fromByteOffset: 4, as: Int32.self),

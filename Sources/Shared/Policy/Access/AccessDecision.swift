@@ -36,6 +36,14 @@ public struct AccessRequest: Sendable, Equatable {
     /// Bytes of I/O buffers that the device pins: queues * depth * largest request, or the greatest number when that
     /// is greater.
     public var memoryBytes: UInt64 { queues.saturatingMultiply(depth).saturatingMultiply(maxIOBytes) }
+
+    /// Bytes that a device needs at least beside its buffers, in the accounts of its control group: its worker's program, stacks
+    /// and rings, and as much for one that an upgrade tries out. Both together use less than half of it.
+    public static let otherBytes: UInt64 = 64 << 20
+
+    /// Tasks that its worker may have: the main one; for each queue a thread, and the kernel's helpers of its ring, 8 and 2
+    /// (SealedRing). Twice, since an upgrade tries out another worker beside the one that serves.
+    public var tasks: UInt64 { queues.saturatingMultiply(11).saturatingAdd(1).saturatingMultiply(2) }
 }
 
 /// What a user has already, this request not counted.
@@ -47,6 +55,12 @@ public struct AccessUsage: Sendable, Equatable {
     public init(devices: UInt64, memoryBytes: UInt64) {
         self.devices = devices
         self.memoryBytes = memoryBytes
+    }
+
+    /// Bytes that all devices may lock when one more is added.
+    func groupBytes(with request: AccessRequest) -> UInt64 {
+        devices.saturatingAdd(1).saturatingMultiply(AccessRequest.otherBytes).saturatingAdd(memoryBytes)
+            .saturatingAdd(request.memoryBytes)
     }
 }
 
@@ -106,6 +120,12 @@ extension AccessPolicy {
             ("max-io-size", rule.limits.maxIOBytes, request.maxIOBytes),
             ("max-memory", rule.limits.maxMemoryBytes, usage.memoryBytes.saturatingAdd(request.memoryBytes)),
             ("max-size", rule.limits.maxSizeBytes, request.sizeBytes ?? 0),
+            // A device that these could never let start is refused, instead of dying again and again.
+            (
+                "device-memory", rule.limits.deviceMemory, request.memoryBytes.saturatingAdd(AccessRequest.otherBytes)
+            ),
+            ("user-memory", rule.limits.userMemory, usage.groupBytes(with: request)),
+            ("device-tasks", rule.limits.deviceTasks, request.tasks),
         ]
         for (limit, maximum, wanted) in wanted {
             if let maximum, wanted > maximum {
@@ -168,6 +188,13 @@ extension AccessLimits {
         }
         if let one = ids, let two = other.ids { result.ids = one.union(two) }
         if let one = cpus, let two = other.cpus { result.cpus = one.union(two) }
+        result.deviceMemory = greater(\.deviceMemory)
+        result.userMemory = greater(\.userMemory)
+        result.deviceTasks = greater(\.deviceTasks)
+        result.cpuWeight = greater(\.cpuWeight)
+        result.cpuQuota = greater(\.cpuQuota)
+        result.ioBandwidth = greater(\.ioBandwidth)
+        result.ioOperations = greater(\.ioOperations)
         result.zeroCopy = zeroCopy || other.zeroCopy
         result.otherFileSystem = otherFileSystem || other.otherFileSystem
         result.networkFileSystem = networkFileSystem || other.networkFileSystem

@@ -75,7 +75,9 @@ struct AccessLineParser {
 
     private static let keys =
         "uid, user, group, target, mode, max-devices, max-queues, max-depth, max-memory, max-size, max-io-size, "
-        + "io-timeout, max-starts, penalty, ids, cpus, zero-copy, allow-other-fs, allow-network-fs or trusted-content"
+        + "io-timeout, max-starts, penalty, ids, cpus, "
+        + "device-memory, user-memory, device-tasks, cpu-weight, cpu-quota, io-bandwidth, io-operations, "
+        + "zero-copy, allow-other-fs, allow-network-fs or trusted-content"
 
     private mutating func identity(
         _ key: String, _ value: String, at start: LineCursor, isAllow: Bool, user: AccessPolicy.NameResolver,
@@ -129,6 +131,13 @@ struct AccessLineParser {
         case "penalty": limits.penalty = try number(value, 1...3600, at: start)
         case "ids": limits.ids = try list(value, AccessPolicy.greatestID, at: start)
         case "cpus": limits.cpus = try list(value, AccessPolicy.greatestCPU, at: start)
+        case "device-memory": limits.deviceMemory = try groupSize(value, at: start)
+        case "user-memory": limits.userMemory = try groupSize(value, at: start)
+        case "device-tasks": limits.deviceTasks = try number(value, 1...4_194_304, at: start)
+        case "cpu-weight": limits.cpuWeight = try number(value, 1...10_000, at: start)
+        case "cpu-quota": limits.cpuQuota = try number(value, 1...1_000_000, at: start)
+        case "io-bandwidth": limits.ioBandwidth = try groupSize(value, at: start)
+        case "io-operations": limits.ioOperations = try count(value, at: start)
         case "zero-copy": limits.zeroCopy = try yes(value, at: start)
         case "allow-other-fs": limits.otherFileSystem = try yes(value, at: start)
         case "allow-network-fs": limits.networkFileSystem = try yes(value, at: start)
@@ -160,6 +169,13 @@ struct AccessLineParser {
         }
         let (bytes, overflow) = count.multipliedReportingOverflow(by: 1 << (10 * UInt64(power.map { $0 + 1 } ?? 0)))
         if overflow { throw start.expected(wanted) }
+        return bytes
+    }
+
+    /// A size that every file of a control group takes, as page counters and as numbers of 63 bits.
+    private func groupSize(_ value: String, at start: LineCursor) throws(PolicyError) -> UInt64 {
+        let bytes = try size(value, at: start)
+        guard (4096...(1 << 62)).contains(bytes) else { throw start.expected("from 4096 bytes to 4194304T") }
         return bytes
     }
 

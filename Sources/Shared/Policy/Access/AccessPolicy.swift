@@ -39,6 +39,20 @@ public struct AccessLimits: Sendable, Equatable {
     public var ids: NumberList?
     /// Processors on which the device's worker runs; nil: any.
     public var cpus: NumberList?
+    /// Bytes that the control group of one device may use: buffers, program, page cache, and what the kernel needs for it.
+    public var deviceMemory: UInt64?
+    /// Bytes of all devices of one user together.
+    public var userMemory: UInt64?
+    /// Tasks of one device: threads of its worker, and those that the kernel makes for its rings.
+    public var deviceTasks: UInt64?
+    /// Share of the processors of all devices of one user together, beside other users: 100 is the usual one.
+    public var cpuWeight: UInt64?
+    /// Percent of one processor that all devices of one user together may use.
+    public var cpuQuota: UInt64?
+    /// Bytes a second that all devices of one user together may read, and as many that they may write, of each disk.
+    public var ioBandwidth: UInt64?
+    /// The same for operations.
+    public var ioOperations: UInt64?
     /// Whether the worker may use zero copy: the kernel then trusts it not to claim bytes that it did not fill.
     public var zeroCopy = false
     /// Whether the backing file may lie on a file system that is not known to be local (FUSE, overlay, …).

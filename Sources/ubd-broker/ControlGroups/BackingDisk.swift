@@ -1,0 +1,53 @@
+import BrokerInterface
+import CShims
+import SystemCalls
+import WorkerProtocol
+
+/// The disk whose requests a device's worker makes, as io.max names it: whole disks only, partitions count as theirs. The
+/// numbers are the worker's word, so one that was taken over can have another disk limited for its own user.
+enum BackingDisk {
+    /// "8:0"; nil for a file system that has no disk of its own number (btrfs, tmpfs, network).
+    static func name(_ geometry: Geometry, sysfs: String) -> String? {
+        let major, minor: UInt32
+        if geometry.backingMajor != 0 || geometry.backingMinor != 0 {
+            (major, minor) = (geometry.backingMajor, geometry.backingMinor)
+        } else {
+            (major, minor) = (ubd_major(geometry.file.device), ubd_minor(geometry.file.device))
+        }
+        // Major 0 is for file systems without one.
+        guard major != 0 else { return nil }
+        let folder = "\(sysfs)/dev/block/\(major):\(minor)"
+        guard linkTarget(folder) != nil else { return nil }
+        guard (try? readFile("\(folder)/partition")) != nil else { return "\(major):\(minor)" }
+        // The link leads to the partition's folder, which lies in the disk's.
+        guard let bytes = try? readFile("\(folder)/../dev") else { return nil }
+        return String(decoding: bytes.prefix { $0 != 10 }, as: UTF8.self)
+    }
+}
+
+extension AddOperation {
+    /// Before the worker may serve. The kernel waits for the requests of that disk when it is the first limit there, so a
+    /// child writes it; without its limit no device is added.
+    func limitIO(_ device: ManagedDevice, _ geometry: Geometry, _ next: @escaping () -> Void) {
+        guard let groups = broker.groups, let limits = device.info.groupLimits, limits.ioText(disk: "") != nil,
+            geometry.file != .none || geometry.backingMajor != 0
+        else { return next() }
+        guard let disk = BackingDisk.name(geometry, sysfs: broker.sysfs), let text = limits.ioText(disk: disk) else {
+            Log.notice(
+                "io-limit", ("device", "\(device.id)"),
+                ("what", "its file lies on a file system that has no disk of its own: no I/O limit holds"))
+            device.info.groupLimits?.ioBandwidth = nil
+            device.info.groupLimits?.ioOperations = nil
+            return next()
+        }
+        let setting = QueueSettings.Setting("io.max", text)
+        write([setting], in: groups.folder(of: broker.group(of: device))) { [self] problem in
+            guard let problem else { return next() }
+            Log.warning("io-limit", ("device", "\(device.id)"), ("setting", text), ("why", problem))
+            fail(
+                .failed(
+                    message: "the I/O limits of the access policy can not be set for disk \(disk): \(problem)",
+                    remedy: "try again when that disk answers, or ask the administrator", step: "io.max", errno: nil))
+        }
+    }
+}

@@ -1,0 +1,81 @@
+import CShims
+import Glibc
+import SystemCalls
+
+/// Where the groups of devices are to be.
+enum ControlGroupPlace: Equatable {
+    /// In the group of `ubd-workers.service`, when that lies beside the broker's own.
+    case automatic
+    /// In this folder of the cgroup v2 file system, which is the broker's alone.
+    case folder(String)
+    case none
+
+    /// Where cgroup v2 is mounted, as systemd and every distribution do it.
+    static let mount = "/sys/fs/cgroup"
+    static let unit = "ubd-workers.service"
+    /// CGROUP2_SUPER_MAGIC, linux/magic.h.
+    private static let magic = 0x6367_7270
+
+    init(option text: String) {
+        switch text {
+        case "auto": self = .automatic
+        case "none": self = .none
+        default: self = .folder(text)
+        }
+    }
+
+    /// Why there are no groups.
+    struct Problem: Error {
+        let what: String
+    }
+
+    /// Opens the place. Nobody but root may have made it, and no process may lie in it.
+    func open(loop: EventLoop) throws(Problem) -> ControlGroupTree {
+        let folder: String
+        switch self {
+        case .none: throw Problem(what: "switched off with --control-group none")
+        case .folder(let path): folder = path
+        case .automatic: folder = try ControlGroupPlace.besideOwn()
+        }
+        do throws(SystemError) {
+            if self == .automatic { try ControlGroupTree.setKeeperAside(in: folder) }
+            if let what = try ControlGroupPlace.problem(of: folder) { throw SystemError(what, 0) }
+            let prefix = ControlGroupPlace.mount
+            return try ControlGroupTree(
+                folder: folder, path: folder.hasPrefix(prefix) ? String(folder.dropFirst(prefix.count)) : folder,
+                loop: loop)
+        } catch { throw Problem(what: error.errno == 0 ? error.operation : "\(error)") }
+    }
+
+    /// Why the folder is not one for groups; nil when it is.
+    private static func problem(of folder: String) throws(SystemError) -> String? {
+        let file = try FileDescriptor.open(folder, O_RDONLY | O_DIRECTORY | O_NOFOLLOW)
+        var system = statfs()
+        try call("statfs \(folder)") { fstatfs(file.raw, &system) }
+        if Int(system.f_type) != magic { return "\(folder) is no folder of cgroup v2" }
+        let status = try file.status()
+        if status.st_uid != 0 || status.st_mode & 0o022 != 0 { return "\(folder) does not belong to root alone" }
+        let inside = try ControlGroupTree.file(file.raw, "cgroup.procs", O_RDONLY).readAll(limit: 1 << 20)
+        return inside.isEmpty ? nil : "processes lie in \(folder) itself, not in groups below it"
+    }
+
+    /// The folder of the unit's group, when it is in the same slice as the broker's.
+    private static func besideOwn() throws(Problem) -> String {
+        guard let bytes = try? readFile("/proc/self/cgroup"),
+            let parent = ControlGroupPlace.parent(inCgroupFile: String(decoding: bytes, as: UTF8.self))
+        else { throw Problem(what: "the broker is in no group of cgroup v2 that has one above it") }
+        let folder = "\(mount)\(parent)/\(unit)"
+        do throws(SystemError) { _ = try FileDescriptor.open(folder, O_RDONLY | O_DIRECTORY | O_NOFOLLOW) } catch {
+            throw Problem(what: "there is no group \(parent)/\(unit) that is the broker's to use")
+        }
+        return folder
+    }
+
+    /// The path above the one that /proc/PID/cgroup tells for cgroup v2; nil when there is none.
+    static func parent(inCgroupFile text: String) -> String? {
+        guard let line = text.split(separator: "\n").first(where: { $0.hasPrefix("0::/") }),
+            let slash = line.lastIndex(of: "/"), line != "0::/"
+        else { return nil }
+        return String(line[..<slash].dropFirst("0::".count))
+    }
+}

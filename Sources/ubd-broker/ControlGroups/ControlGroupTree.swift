@@ -1,0 +1,160 @@
+import CShims
+import Glibc
+import SystemCalls
+
+/// A part of the host's cgroup v2 tree that is the broker's to use: a group for each user, and one for each device in it.
+///
+/// Nothing here waits for a device or its file. Limits of memory are written while a group has no task and no page, since
+/// the kernel writes pages back before it lets them be lowered; io.max, which waits for the requests of a disk, is written by
+/// a child (`AddOperation.limitIO`); a worker moves itself in. A group is removed only when the kernel says that it has no
+/// task: some kernels let a removal wait for tasks that are ending.
+final class ControlGroupTree: DeviceGroups {
+    static let wanted = ["cpu", "io", "memory", "pids"]
+
+    let path: String
+    let controllers: [String]
+    /// In the file system.
+    private let folder: String
+    private let base: FileDescriptor
+    private let loop: EventLoop
+    /// Groups in which a task still ends, by name.
+    private var leaving: [String: Leaving] = [:]
+
+    private final class Leaving {
+        let events: FileDescriptor
+        var watch: EventLoop.Watch?
+        init(_ events: consuming FileDescriptor) { self.events = events }
+    }
+
+    /// Takes `folder` for groups of devices, with those controllers that it may hand on.
+    init(folder: String, path: String, loop: EventLoop) throws(SystemError) {
+        let base = try FileDescriptor.open(folder, O_RDONLY | O_DIRECTORY | O_NOFOLLOW)
+        let offered = try ControlGroupTree.words(base.raw, "cgroup.controllers")
+        var taken: [String] = []
+        for controller in ControlGroupTree.wanted where offered.contains(controller) {
+            do throws(SystemError) {
+                try ControlGroupTree.write(base.raw, "cgroup.subtree_control", "+\(controller)")
+                taken.append(controller)
+            } catch {
+                // EBUSY: a process lies in the folder itself.
+                guard error.errno != EBUSY else { throw error }
+            }
+        }
+        self.folder = folder
+        self.path = path
+        self.loop = loop
+        self.base = base
+        controllers = taken
+    }
+
+    /// Puts the process that keeps the unit's group there into a group of its own below it: a group that hands controllers on
+    /// takes no process.
+    static func setKeeperAside(in folder: String) throws(SystemError) {
+        let base = try FileDescriptor.open(folder, O_RDONLY | O_DIRECTORY | O_NOFOLLOW)
+        let inside = try words(base.raw, "cgroup.procs")
+        if inside.isEmpty { return }
+        if mkdirat(base.raw, "keeper", 0o755) != 0, errno != EEXIST { throw SystemError("mkdir keeper", errno) }
+        for pid in inside { try write(base.raw, "keeper/cgroup.procs", pid) }
+    }
+
+    func folder(of group: DeviceGroup) -> String { "\(folder)/\(group.userName)" }
+
+    func enter(_ group: DeviceGroup) throws(SystemError) -> FileDescriptor {
+        if try make(group.userName) {
+            do throws(SystemError) {
+                for file in group.limits.userFiles {
+                    try ControlGroupTree.write(base.raw, "\(group.userName)/\(file.name)", file.text)
+                }
+                for controller in controllers {
+                    try ControlGroupTree.write(base.raw, "\(group.userName)/cgroup.subtree_control", "+\(controller)")
+                }
+            } catch { throw discard(group.userName, error) }
+        }
+        if try make(group.name) {
+            do throws(SystemError) {
+                for file in group.limits.deviceFiles {
+                    try ControlGroupTree.write(base.raw, "\(group.name)/\(file.name)", file.text)
+                }
+            } catch { throw discard(group.name, error) }
+        }
+        return try ControlGroupTree.file(base.raw, "\(group.name)/cgroup.procs", O_WRONLY)
+    }
+
+    /// True when it was not there before.
+    private func make(_ name: String) throws(SystemError) -> Bool {
+        if mkdirat(base.raw, name, 0o755) == 0 { return true }
+        guard errno == EEXIST else { throw SystemError("mkdir \(folder)/\(name)", errno) }
+        return false
+    }
+
+    /// A group without its limits must not be taken for one that has them.
+    private func discard(_ name: String, _ error: SystemError) -> SystemError {
+        unlinkat(base.raw, name, AT_REMOVEDIR)
+        return error
+    }
+
+    // MARK: The end of a group
+
+    func remove(_ group: DeviceGroup) { letGo(of: group.name, user: group.userName) }
+
+    func removeOthers(than groups: [DeviceGroup]) {
+        let kept = Set(groups.map(\.name))
+        for user in listFolder(folder) where user.hasPrefix(DeviceGroup.userPrefix) {
+            let devices = listFolder("\(folder)/\(user)").filter { $0.hasPrefix(DeviceGroup.devicePrefix) }
+            for device in devices where !kept.contains("\(user)/\(device)") {
+                letGo(of: "\(user)/\(device)", user: user)
+            }
+            if devices.isEmpty { removeUser(user) }
+        }
+    }
+
+    private func letGo(of name: String, user: String) {
+        guard leaving[name] == nil, let events = try? ControlGroupTree.file(base.raw, "\(name)/cgroup.events", O_RDONLY)
+        else { return }
+        let entry = Leaving(events)
+        if isRemoved(name, entry, user) { return }
+        leaving[name] = entry
+        // Only after it was read does the kernel tell of a change (cgroup.events, Documentation/admin-guide/cgroup-v2.rst).
+        let change = Poller.Interest(rawValue: EPOLLPRI.rawValue)
+        entry.watch = try? loop.watch(entry.events.raw, change) { [unowned self] _ in
+            guard isRemoved(name, entry, user) else { return }
+            if let watch = entry.watch { loop.unwatch(watch) }
+            leaving[name] = nil
+        }
+    }
+
+    /// Whether nothing more is to be done for it.
+    private func isRemoved(_ name: String, _ entry: Leaving, _ user: String) -> Bool {
+        guard let text = try? entry.events.readWhole(limit: 4096) else { return true }
+        guard String(decoding: text, as: UTF8.self).contains("populated 0") else { return false }
+        if unlinkat(base.raw, name, AT_REMOVEDIR) != 0, errno != ENOENT {
+            Log.warning("control-group", ("group", name), ("why", "it can not be removed: \(SystemError.name(errno))"))
+            return true
+        }
+        removeUser(user)
+        return true
+    }
+
+    /// When no device's group is in it any more.
+    private func removeUser(_ user: String) {
+        let rest = listFolder("\(folder)/\(user)").contains { $0.hasPrefix(DeviceGroup.devicePrefix) }
+        if !rest { unlinkat(base.raw, user, AT_REMOVEDIR) }
+    }
+
+    // MARK: Files of groups
+
+    static func file(_ base: Int32, _ name: String, _ flags: Int32) throws(SystemError) -> FileDescriptor {
+        FileDescriptor(owning: try call("open \(name)") { openat(base, name, flags | O_CLOEXEC | O_NOFOLLOW) })
+    }
+
+    private static func write(_ base: Int32, _ name: String, _ text: String) throws(SystemError) {
+        do throws(SystemError) { try file(base, name, O_WRONLY).writeAll(Array(text.utf8)) } catch {
+            throw SystemError("write \(text) to \(name)", error.errno)
+        }
+    }
+
+    private static func words(_ base: Int32, _ name: String) throws(SystemError) -> [String] {
+        let bytes = try file(base, name, O_RDONLY).readAll(limit: 65536)
+        return String(decoding: bytes, as: UTF8.self).split { $0 == " " || $0 == "\n" }.map(String.init)
+    }
+}
