@@ -38,8 +38,16 @@ struct DescriptorTable {
             guard let number = Int32(name), lstat("\(folder)/\(name)", &status) == 0 else {
                 return "descriptor \(name) can't be looked at"
             }
+            errno = 0
+            let link = linkTarget("\(folder)/\(name)")
+            // Unlike a path that is too long, this tells nothing of the descriptor: unknown is not right.
+            if link == nil, errno != 0, errno != ENAMETOOLONG {
+                return
+                    "the broker may not look at its descriptors (\(SystemError.message(errno))): it needs CAP_SYS_PTRACE, and "
+                    + "no security module that forbids it"
+            }
             found[number] = Entry(
-                link: linkTarget("\(folder)/\(name)"), isReadable: status.st_mode & S_IRUSR != 0,
+                link: link, isReadable: status.st_mode & S_IRUSR != 0,
                 isWritable: status.st_mode & S_IWUSR != 0)
         }
         return found.isEmpty ? "its descriptors can't be read" : problem(in: found)
