@@ -135,7 +135,8 @@ enum Startup {
                 try WorkerProcess(launch, loop: loop, handler: handler)
             }
         #endif
-        surroundings.groups = try groups(configuration, loop)
+        let groups = try groups(configuration, loop)
+        surroundings.groups = groups.tree
         surroundings.kernelLog = KernelLog.ofHost()
         if surroundings.kernelLog == nil {
             Log.notice(
@@ -172,6 +173,7 @@ enum Startup {
             Notification.keepAlive(
                 loop, every: Notification.watchdogPeriod { name in getenv(name).map { String(cString: $0) } })
         }
+        groups.say()
         if configuration.takesDown { Survivors.mark(broker.devices.values.compactMap { $0.worker?.pid }) }
         try confine(filter)
         try loop.run()
@@ -201,21 +203,29 @@ enum Startup {
         }
     }
 
-    /// Where workers get control groups; nil, and said once, where they do not. A folder that was named must do.
-    private static func groups(_ configuration: Configuration, _ loop: EventLoop) throws -> (any DeviceGroups)? {
+    /// Where workers get control groups; nil where they do not. A folder that was named must do. `say` tells the log which of
+    /// both, once it is certain that the broker starts: what keeps it from that is all it says otherwise.
+    private static func groups(
+        _ configuration: Configuration, _ loop: EventLoop
+    ) throws -> (tree: (any DeviceGroups)?, say: () -> Void) {
         do throws(ControlGroupPlace.Problem) {
             let tree = try configuration.controlGroup.open(loop: loop)
             let missing = ControlGroupTree.wanted.filter { !tree.controllers.contains($0) }
-            Log.info(
-                "control-groups", ("folder", tree.path), ("controllers", tree.controllers.joined(separator: ",")),
-                ("missing", missing.joined(separator: ",")))
-            return tree
+            let (folder, controllers) = (tree.path, tree.controllers.joined(separator: ","))
+            return (
+                tree,
+                {
+                    Log.info(
+                        "control-groups", ("folder", folder), ("controllers", controllers),
+                        ("missing", missing.joined(separator: ",")))
+                }
+            )
         } catch {
             if case .folder = configuration.controlGroup {
                 throw Refusal(message: "no control groups can be made: \(error.what); see --control-group", status: 1)
             }
-            Log.notice("control-groups", ("what", "no control group for devices: \(error.what)"))
-            return nil
+            let what = "no control group for devices: \(error.what)"
+            return (nil, { Log.notice("control-groups", ("what", what)) })
         }
     }
 

@@ -29,8 +29,8 @@ final class Connection {
     private var socket: FileDescriptor?
     private var watch: EventLoop.Watch?
     private var timer: EventLoop.Timer?
-    /// The timer is that of a message which has begun.
-    private var isTimingMessage = false
+    /// Until when the message that has begun must have ended; monotonic nanoseconds. It outlasts a wait for the turn.
+    private var messageDeadline: UInt64?
     private var reader = FrameReader()
     /// A whole message that waits for its turn.
     private var next: [UInt8]?
@@ -141,7 +141,7 @@ final class Connection {
         if next == nil { receive() }
         lastActive = monotonicNanoseconds()
         if let message = next.take() {
-            isTimingMessage = false
+            messageDeadline = nil
             handle(message)
         }
         goOn()
@@ -180,21 +180,26 @@ final class Connection {
     }
 
     private func restartTimer() {
-        let isReading = !isBusy && !waitsForTurn && socket != nil
-        let isPartial = isReading && reader.hasUnread
-        // Further bytes of a message do not put off its end: else a client could hold a connection with one in a while.
-        if isPartial, isTimingMessage { return }
         broker.loop.cancel(timer)
         timer = nil
-        isTimingMessage = isPartial
         if stream != nil, socket != nil {
             timer = broker.loop.after(milliseconds: Deadline.idle) { [unowned self] in
                 refuse("it does not read its replies")
             }
         }
-        if !isReading { return }
-        timer = broker.loop.after(milliseconds: isPartial ? Deadline.message : Deadline.idle) { [unowned self] in
-            isPartial ? refuse("half a message for \(Deadline.message / 1000) s") : close()
+        if isBusy || waitsForTurn || socket == nil { return }
+        guard reader.hasUnread else {
+            messageDeadline = nil
+            timer = broker.loop.after(milliseconds: Deadline.idle) { [unowned self] in close() }
+            return
+        }
+        // Further bytes of a message do not put off its end: else a client could hold a connection with one in a while.
+        let now = monotonicNanoseconds()
+        let deadline = messageDeadline ?? now + UInt64(Deadline.message) * 1_000_000
+        messageDeadline = deadline
+        let left = deadline > now ? Int((deadline - now) / 1_000_000) : 0
+        timer = broker.loop.after(milliseconds: left) { [unowned self] in
+            refuse("half a message for \(Deadline.message / 1000) s")
         }
     }
 

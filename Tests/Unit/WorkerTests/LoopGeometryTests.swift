@@ -106,10 +106,11 @@ struct LoopGeometryTests {
             file.ranges = FileRanges(magic: magic)
             return try self.plan(file).geometry
         }
-        let ext4 = try plan(0xef53)
-        #expect(ext4.maxDiscardSectors > 0 && ext4.maxWriteZeroesSectors > 0)
-        let tmpfs = try plan(0x0102_1994)
-        #expect(tmpfs.maxDiscardSectors > 0 && tmpfs.maxWriteZeroesSectors == 0)
+        // tmpfs punches holes; the zeros that must keep their space, which it has no call for, are written.
+        for magic: UInt32 in [0xef53, 0x0102_1994] {
+            let geometry = try plan(magic)
+            #expect(geometry.maxDiscardSectors > 0 && geometry.maxWriteZeroesSectors > 0)
+        }
         for magic: UInt32 in [0x4d44, 0x2011_bab0] {
             let fat = try plan(magic)
             #expect(fat.maxDiscardSectors == 0 && fat.discardGranularity == 0 && fat.maxWriteZeroesSectors == 0)

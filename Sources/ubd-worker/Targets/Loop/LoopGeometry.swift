@@ -90,7 +90,7 @@ struct LoopPlan: Equatable, Sendable {
         let unit =
             file.isBlockDevice ? block : max(block, min(LoopPlan.powerOfTwo(notAbove: file.preferredBlock), 1 << 20))
         let aligned = launch.offset % UInt64(file.isBlockDevice ? file.logicalBlock : unit) == 0
-        if file.isBlockDevice ? aligned : file.ranges.zeroes {
+        if file.isBlockDevice ? aligned : file.ranges.holes {
             // Where there is nothing better zeros are written: a range at a time, so that none takes longer than a few seconds.
             geometry.maxWriteZeroesSectors = 64 << 11
         }
