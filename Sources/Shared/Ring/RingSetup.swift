@@ -36,6 +36,8 @@ public struct RingSetup: ~Copyable {
             close(descriptor)
             throw SystemError("map a ring", -status)
         }
+        // liburing 2.3 sets them in io_uring_queue_init_params only.
+        ring.features = parameters.features
         return ring
     }
 
