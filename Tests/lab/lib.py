@@ -179,7 +179,8 @@ class Broker:
         if self.process.poll() is not None:
             return False
         try:
-            with Varlink() as link:
+            # One that was killed and cannot end keeps its socket until another broker replaces it, and takes no call.
+            with Varlink(timeout=5) as link:
                 # The broker opens the driver when it is first asked about it: that descriptor is not to look like a leak.
                 link.call("io.ubd.Broker.Info")
             return True
