@@ -89,7 +89,7 @@ final class Broker {
 
     /// START_USER_RECOVERY may be sent again after a replacement that died half-way (Linux 6.16;
     /// docs/kernel-facts.md#half-ready).
-    var canRepeatRecovery: Bool { driver.opened?.features.contains(.perIODaemon) ?? false }
+    var canRepeatRecovery: Bool { driver.features.contains(.perIODaemon) }
 
     // MARK: What clients ask
 
@@ -106,8 +106,9 @@ final class Broker {
             try demandOnline(plan.cpus)
             let rule = try permit(plan, peer, line: &line)
             try demandOnline(anyOf: rule)
+            try driver.ready()
             let choice = ModeChoice(
-                kernel: try driver.ready().features, zeroCopyGranted: rule.limits.zeroCopy, rule: rule.text)
+                kernel: driver.features, zeroCopyGranted: rule.limits.zeroCopy, rule: rule.text)
             let mode = try choice.mode(for: plan)
             let operation = AddOperation(
                 plan, kind: kind, mode: mode, peer: peer, rule: rule, broker: self, isWanted: isWanted, answer: answer)
@@ -318,16 +319,12 @@ final class Broker {
     /// when the device is added: all other devices would keep their users waiting.) It takes a moment to notice the death.
     private func leaveFailing(_ device: ManagedDevice, looks: Int) {
         guard devices[device.id] === device, device.teardown == nil else { return }
-        let buffer = [UInt8](repeating: 0, count: MemoryLayout<UblkDeviceInfo>.size)
-        let request = ControlRequest(operation: .getDeviceInfo, device: device.id, buffer: buffer)
-        driver.opened?.submit(request) { [self] answer in
-            if answer.verdict(on: .getDeviceInfo) == .again, looks < 100 {
+        driver.info(of: device.id) { [self] answer in
+            if answer.verdict == .again, looks < 100 {
                 loop.after(milliseconds: 100) { [self] in leaveFailing(device, looks: looks + 1) }
                 return
             }
-            guard case .result(0, let bytes) = answer else { return stopFailed(device) }
-            let state = bytes.withUnsafeBytes { $0.loadUnaligned(as: UblkDeviceInfo.self) }.state
-            switch UblkDeviceState(rawValue: state) {
+            switch answer.content?.deviceState {
             case .failIO: Log.notice("fails-io", ("device", "\(device.id)"), ("what", "it stays; its requests fail"))
             case .live where looks < 100:
                 loop.after(milliseconds: 100) { [self] in leaveFailing(device, looks: looks + 1) }
@@ -338,8 +335,8 @@ final class Broker {
 
     private func stopFailed(_ device: ManagedDevice) {
         guard devices[device.id] === device, device.teardown == nil else { return }
-        driver.opened?.submit(ControlRequest(operation: .stopDevice, device: device.id)) { answer in
-            if [.done, .gone].contains(answer.verdict(on: .stopDevice)) { return }
+        driver.stop(device.id) { answer in
+            if [.done, .gone].contains(answer.verdict) { return }
             Log.warning("stop", ("device", "\(device.id)"), ("errno", SystemError.name(answer.errno)))
         }
     }

@@ -13,7 +13,6 @@ final class AddOperation: ClientOperation {
 
     /// Milliseconds.
     private enum Deadline {
-        static let command = 10_000
         static let lingeringNumber = 3_000
         static let lingeringAnyNumber = 1_000
         static let pause = 50
@@ -137,10 +136,9 @@ final class AddOperation: ClientOperation {
         // Ours to use: it tells a later broker that the kernel's device is the one of the record.
         info.serverFlags = device.info.generation
         info.flags = features.rawValue
-        let request = ControlRequest(
-            operation: .addDevice, device: device.id, buffer: withUnsafeBytes(of: info) { Array($0) },
-            deadline: Deadline.command)
-        command(request) { [self] answer in deviceAdded(device, answer) }
+        command({ [self] in broker.driver.add(info, $0) }, late: { [self] answer in addedLate(answer) }) { [self] answer in
+            deviceAdded(device, answer)
+        }
     }
 
     /// Seconds: what was asked for, which the rule allows, or the default, brought into the rule's bounds.
@@ -154,16 +152,14 @@ final class AddOperation: ClientOperation {
     private var features: UblkFeatures {
         var features = plan.recovery.features.union(mode.features)
         // For upgrades. The kernel takes it only together with recovery.
-        if plan.recovery != .none, !mode.isBatch, broker.driver.opened?.features.contains(.quiesce) == true {
+        if plan.recovery != .none, !mode.isBatch, broker.driver.features.contains(.quiesce) {
             features.insert(.quiesce)
         }
         return features
     }
 
-    private func deviceAdded(_ device: ManagedDevice, _ answer: ControlAnswer) {
-        guard case .result(let result, let bytes) = answer, result >= 0 else {
-            return deviceNotAdded(device, answer)
-        }
+    private func deviceAdded(_ device: ManagedDevice, _ answer: DriverAnswer<UblkDeviceInfo>) {
+        guard let info = answer.content else { return deviceNotAdded(device, answer.verdict, answer.errno) }
         device.isInKernel = true
         // Not before the number is ours: udev would give a device of another server to our user. Not after START_DEV: the
         // disk must not appear before its rule can know it.
@@ -171,7 +167,6 @@ final class AddOperation: ClientOperation {
         do { try broker.store.writeUdev(device.info, link: link) } catch {
             return fail(StartErrors.broken("write the device's record for udev", error))
         }
-        let info = bytes.withUnsafeBytes { $0.loadUnaligned(as: UblkDeviceInfo.self) }
         // Unknown flags are dropped without a word, so what came back is compared with what must be there.
         guard info.features.contains(.ioctlEncoding) || broker.configuration.usesLegacyOpcodes else {
             return fail(
@@ -191,8 +186,7 @@ final class AddOperation: ClientOperation {
         launch(device)
     }
 
-    private func deviceNotAdded(_ device: ManagedDevice, _ answer: ControlAnswer) {
-        let (errno, verdict) = (answer.errno, answer.verdict(on: .addDevice))
+    private func deviceNotAdded(_ device: ManagedDevice, _ verdict: ControlVerdict, _ errno: Int32) {
         if verdict == .taken {
             // It is another server's: forget our record at once, so that nobody deletes theirs for it.
             broker.store.removeRecord(device.id)
@@ -281,10 +275,8 @@ final class AddOperation: ClientOperation {
 
     private func tellKernel(_ device: ManagedDevice, _ geometry: Geometry) {
         let parameters = DiskParameters.make(geometry, maxIOBytes: device.info.maxIOBytes, mode: mode)
-        let request = ControlRequest(
-            operation: .setParameters, device: device.id, buffer: parameters.encoded(), deadline: Deadline.command)
-        command(request) { [self] answer in
-            guard answer.verdict(on: .setParameters) == .done else {
+        command({ [self] in broker.driver.set(parameters, of: device.id, $0) }) { [self] answer in
+            guard answer.isDone else {
                 return fail(StartErrors.kernelSaysNo("SET_PARAMS", answer.errno))
             }
             workerStart?.serve()
@@ -296,26 +288,21 @@ final class AddOperation: ClientOperation {
     private func startDevice(_ device: ManagedDevice) {
         guard let worker = device.worker, failure == nil else { return }
         device.mayBeStarted = true
-        let request = ControlRequest(
-            operation: .startDevice, device: device.id, data: UInt64(worker.pid), deadline: Deadline.command)
-        command(request) { [self] answer in started(device, answer) }
+        command({ [self] in broker.driver.start(device.id, worker: worker.pid, $0) }) { [self] answer in
+            started(device, answer)
+        }
     }
 
-    private func started(_ device: ManagedDevice, _ answer: ControlAnswer) {
-        guard answer.verdict(on: .startDevice) == .done else {
+    private func started(_ device: ManagedDevice, _ answer: DriverAnswer<Void>) {
+        guard answer.isDone else {
             return fail(StartErrors.kernelSaysNo("START_DEV", answer.errno))
         }
         guard let worker = device.worker, worker.isAlive else {
             return fail(StartErrors.workerBroke("it died during the start"))
         }
         do { try worker.resume() } catch { return fail(StartErrors.broken("resume the worker", error)) }
-        let request = ControlRequest(
-            operation: .getParameters, device: device.id, buffer: UblkParameters.emptyBuffer(),
-            deadline: Deadline.command)
-        command(request) { [self] answer in
-            guard case .result(let result, let bytes) = answer, result >= 0,
-                let nodes = UblkParameters(decoding: bytes).nodes
-            else { return fail(StartErrors.kernelSaysNo("GET_PARAMS", answer.errno)) }
+        command({ [self] in broker.driver.parameters(of: device.id, $0) }) { [self] answer in
+            guard let nodes = answer.content?.nodes else { return fail(StartErrors.kernelSaysNo("GET_PARAMS", answer.errno)) }
             setUpQueue(device) { [self] in
                 publish(device, nodes, deadline: monotonicNanoseconds() + UInt64(Deadline.udev) * 1_000_000)
             }
@@ -440,32 +427,31 @@ final class AddOperation: ClientOperation {
         Teardown(device, broker: broker) { [self] _ in finish(.failed(error)) }.begin(.killFirst)
     }
 
-    private func command(_ request: ControlRequest, _ next: @escaping (ControlAnswer) -> Void) {
-        let control: any ControlDevice
-        do { control = try broker.driver.ready() } catch { return fail(error) }
+    /// `late` hears the answer in place of `next` when the add has failed meanwhile.
+    private func command<Content>(
+        _ submit: (@escaping Driver.Completion<Content>) -> Void, late: Driver.Completion<Content>? = nil,
+        _ next: @escaping Driver.Completion<Content>
+    ) {
         isCommandInFlight = true
-        control.submit(request) { [self] answer in
+        submit { [self] answer in
             isCommandInFlight = false
             if failure == nil { return next(answer) }
-            // It failed meanwhile, but what the command did must be known to the undoing.
-            if request.operation == .addDevice {
-                switch answer.verdict(on: .addDevice) {
-                case .done: device?.isInKernel = true
-                case .unknown: device?.mayBeInKernel = true
-                default: return discardUnadded()
-                }
-            }
+            late?(answer)
             undo()
         }
     }
 
-    /// ADD_DEV itself failed after the client went away: there is nothing in the kernel that is ours.
-    private func discardUnadded() {
-        if let device {
+    /// The add failed while ADD_DEV was in the kernel: what it did must be known to the undoing.
+    private func addedLate(_ answer: DriverAnswer<UblkDeviceInfo>) {
+        guard let device else { return }
+        switch answer.verdict {
+        case .done: device.isInKernel = true
+        case .unknown: device.mayBeInKernel = true
+        default:
+            // There is nothing in the kernel that is ours.
             broker.store.removeRecord(device.id)
             broker.forget(device)
             self.device = nil
         }
-        undo()
     }
 }

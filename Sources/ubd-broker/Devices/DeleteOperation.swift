@@ -42,7 +42,7 @@ final class DeleteOperation {
                 remedy: "wait for that, or hurry it with --force (what is not written yet is lost)")
         }
         device.deletion = self
-        if let control = kernelThatKnows, obstacle == nil { return beginToStop(control) }
+        if kernelKnows, obstacle == nil { return beginToStop() }
         broker.askHolding(of: device) { [self] holding in
             if isOvertaken { return }
             decide(holding)
@@ -56,13 +56,10 @@ final class DeleteOperation {
         teardown.join(finish)
     }
 
-    /// The driver, where it can tell whether somebody has the device open. That of a device whose worker does not serve would
-    /// hang like STOP_DEV.
-    private var kernelThatKnows: (any ControlDevice)? {
-        guard let control = broker.driver.opened, control.features.contains(.safeStop), device.worker != nil,
-            device.info.state != .stuck
-        else { return nil }
-        return control
+    /// The driver can tell whether somebody has the device open (TRY_STOP_DEV). For a device whose worker does not serve the
+    /// command would hang like STOP_DEV.
+    private var kernelKnows: Bool {
+        broker.driver.features.contains(.safeStop) && device.worker != nil && device.info.state != .stuck
     }
 
     /// What the device is busy with itself; nil when nothing.
@@ -95,33 +92,33 @@ final class DeleteOperation {
         case .free: break
         }
         if let (holder, remedy) = obstacle { return refuse(busyWith: holder, remedy: remedy) }
-        if let control = kernelThatKnows { return beginToStop(control) }
+        if kernelKnows { return beginToStop() }
         // STOP_DEV of a device whose worker does not serve would hang.
         takeDown(device.worker == nil || device.info.state == .stuck ? .killFirst : .orderly)
     }
 
     // MARK: TRY_STOP_DEV
 
-    private func beginToStop(_ control: any ControlDevice) {
+    private func beginToStop() {
         before = (device.info.state, device.info.reason)
         // A stopped device's worker ends by itself: that is no failure then.
         device.setState(.deleting)
-        tryStop(control)
+        tryStop()
     }
 
     /// TRY_STOP_DEV stops the device only while nobody has it open. One that is late may do so yet: it is heard out, also when
     /// its client has been told that it takes long.
-    private func tryStop(_ control: any ControlDevice) {
+    private func tryStop() {
         timer = broker.loop.after(milliseconds: Deadline.tryStop) { [self] in
             let why = "the kernel has not answered TRY_STOP_DEV within \(Deadline.tryStop / 1000) s"
             finish(unknownError(why, remedy: "see 'ubd list -n \(device.id)', or delete it with --force"))
         }
-        control.submit(ControlRequest(operation: .tryStopDevice, device: device.id)) { [self] answer in
+        broker.driver.stop(device.id, onlyUnused: true) { [self] answer in
             broker.loop.cancel(timer)
             if isOvertaken { return }
-            switch answer.verdict(on: .tryStopDevice) {
+            switch answer.verdict {
             case .done, .gone: takeDown(.orderly)
-            case .again: isOpen(control)
+            case .again: isOpen()
             case .taken, .unsupported, .refused, .unknown:
                 serveOn()
                 refuse(unknown: "the kernel answered TRY_STOP_DEV with \(SystemError.message(answer.errno))")
@@ -130,24 +127,24 @@ final class DeleteOperation {
     }
 
     /// By whom it is held the host's tables may know, and then there is nothing to wait for.
-    private func isOpen(_ control: any ControlDevice) {
+    private func isOpen() {
         attempt += 1
-        if attempt > 1 { return tryAgain(control) }
+        if attempt > 1 { return tryAgain() }
         broker.askHolding(of: device) { [self] holding in
             if isOvertaken { return }
-            guard case .held(let holder) = holding else { return tryAgain(control) }
+            guard case .held(let holder) = holding else { return tryAgain() }
             serveOn()
             refuse(busyWith: holder)
         }
     }
 
-    private func tryAgain(_ control: any ControlDevice) {
+    private func tryAgain() {
         guard attempt < DeleteOperation.attempts else {
             serveOn()
             return refuse(busyWith: BrokerAPI.openSomewhere)
         }
         broker.loop.after(milliseconds: Deadline.pause) { [self] in
-            if !isOvertaken { tryStop(control) }
+            if !isOvertaken { tryStop() }
         }
     }
 

@@ -18,7 +18,6 @@ final class RecoverOperation {
         static let quiesced = 10_000
         static let patientPause = 1_000
         static let startRecovery = 10_000
-        static let command = 10_000
         static let kill = 5_000
         static let firstPause = 2
         static let longestPause = 100
@@ -126,9 +125,8 @@ final class RecoverOperation {
     }
 
     private func waitUntilQuiesced() {
-        let buffer = [UInt8](repeating: 0, count: MemoryLayout<UblkDeviceInfo>.size)
-        command(ControlRequest(operation: .getDeviceInfo, device: device.id, buffer: buffer)) { [self] answer in
-            switch answer.verdict(on: .getDeviceInfo) {
+        command({ [self] in broker.driver.info(of: device.id, $0) }) { [self] answer in
+            switch answer.verdict {
             case .done: break
             case .again:
                 // Nothing is known that would be a reason to give the device up.
@@ -137,9 +135,7 @@ final class RecoverOperation {
                 return after(Deadline.patientPause) { [self] in waitUntilQuiesced() }
             default: return giveUp("the kernel does not know it any more: \(SystemError.message(answer.errno))")
             }
-            guard case .result(_, let bytes) = answer else { return }
-            let info = bytes.withUnsafeBytes { $0.loadUnaligned(as: UblkDeviceInfo.self) }
-            switch UblkDeviceState(rawValue: info.state) {
+            switch answer.content?.deviceState {
             case .quiesced, .failIO:
                 beginWait()
                 startRecovery()
@@ -173,8 +169,8 @@ final class RecoverOperation {
             // A later broker would not know that it must not be sent again.
             return giveUp("its record can not be written: \(error)")
         }
-        command(ControlRequest(operation: .startUserRecovery, device: device.id)) { [self] answer in
-            switch answer.verdict(on: .startUserRecovery) {
+        command({ [self] in broker.driver.startRecovery(device.id, $0) }) { [self] answer in
+            switch answer.verdict {
             case .done: recoveryStarted()
             // It was: "nothing is ready" is what the kernel says when it is sent again before a replacement has fetched.
             case .refused where answer.errno == EINVAL && mayHaveBeenSent && !broker.canRepeatRecovery:
@@ -226,10 +222,8 @@ final class RecoverOperation {
 
     private func endRecovery() {
         guard let worker = device.worker else { return }
-        let request = ControlRequest(
-            operation: .endUserRecovery, device: device.id, data: UInt64(worker.pid), deadline: Deadline.command)
-        command(request) { [self] answer in
-            guard answer.verdict(on: .endUserRecovery) == .done else {
+        command({ [self] in broker.driver.endRecovery(device.id, worker: worker.pid, $0) }) { [self] answer in
+            guard answer.isDone else {
                 return replacementFailed(StartErrors.kernelSaysNo("END_USER_RECOVERY", answer.errno))
             }
             guard worker.isAlive else {
@@ -314,10 +308,11 @@ final class RecoverOperation {
         pause = min(pause * 2, Deadline.longestPause)
     }
 
-    private func command(_ request: ControlRequest, _ next: @escaping (ControlAnswer) -> Void) {
-        guard let control = broker.driver.opened else { return giveUp("the ublk driver is gone") }
+    private func command<Content>(
+        _ submit: (@escaping Driver.Completion<Content>) -> Void, _ next: @escaping Driver.Completion<Content>
+    ) {
         isCommandInFlight = true
-        control.submit(request) { [self] answer in
+        submit { [self] answer in
             isCommandInFlight = false
             if !isAbandoned { return next(answer) }
             let idle = whenIdle

@@ -22,7 +22,7 @@ final class Teardown {
         /// For STOP_DEV of a device whose worker is dead: all that it can wait for then is said after so long.
         static let stopDead = 5_000
         static let kill = 5_000
-        static let command = 10_000
+        static let delete = 10_000
         static let firstPause = 50
         static let longestPause = 60_000
     }
@@ -39,7 +39,8 @@ final class Teardown {
     /// While STOP_DEV is in the kernel: when it is told that the device is stuck.
     private var stopTimer: EventLoop.Timer?
     private var deleteAttempts = 0
-    private var deletion = UblkControlOperation.deleteDeviceAsync
+    /// DEL_DEV in place of DEL_DEV_ASYNC.
+    private var deletesWaiting = false
     /// A recovery that was under way is over.
     private var isBegun = false
 
@@ -110,8 +111,8 @@ final class Teardown {
 
     /// Again and again until the kernel has stopped it, or has no disk of ours to stop.
     private func stop(pause: Int, then next: @escaping () -> Void) {
-        command(.stopDevice, deadline: Deadline.stop) { [self] answer in
-            switch answer.verdict(on: .stopDevice) {
+        broker.driver.stop(device.id) { [self] answer in
+            switch answer.verdict {
             case .done, .gone: next()
             case .taken, .again, .unsupported, .refused, .unknown:
                 stopProblem = SystemError.message(answer.errno)
@@ -176,16 +177,16 @@ final class Teardown {
         guard device.isInKernel else { return device.mayBeInKernel ? deleteIfOurs() : clean() }
         // The disk is gone, and its number free at any moment from here: the next one's owner is not ours to tell.
         broker.store.removeUdev(device.id)
-        let timer = broker.loop.after(milliseconds: Deadline.command) { [self] in
+        let timer = broker.loop.after(milliseconds: Deadline.delete) { [self] in
             becomeStuck("the kernel has not deleted it yet", step: "DEL_DEV")
         }
-        command(deletion, deadline: Deadline.command) { [self] answer in
+        broker.driver.delete(device.id, waiting: deletesWaiting) { [self] answer in
             broker.loop.cancel(timer)
-            switch answer.verdict(on: deletion) {
+            switch answer.verdict {
             case .done, .gone: clean()
-            case .unsupported where deletion == .deleteDeviceAsync:
+            case .unsupported where !deletesWaiting:
                 // Before 6.7 there is only the one that waits for whoever has the disk open.
-                deletion = .deleteDevice
+                deletesWaiting = true
                 delete()
             default: retryDelete(answer.errno)
             }
@@ -194,16 +195,10 @@ final class Teardown {
 
     /// Whether the kernel still has our device under that number; another server may have got it meanwhile.
     private func deleteIfOurs() {
-        let buffer = [UInt8](repeating: 0, count: MemoryLayout<UblkDeviceInfo>.size)
-        let request = ControlRequest(operation: .getDeviceInfo, device: device.id, buffer: buffer)
-        broker.driver.opened?.submit(request) { [self] answer in
-            switch answer.verdict(on: .getDeviceInfo) {
-            case .done: break
-            case .gone: return clean()
-            default: return retryDelete(answer.errno)
+        broker.driver.info(of: device.id) { [self] answer in
+            guard let info = answer.content else {
+                return answer.verdict == .gone ? clean() : retryDelete(answer.errno)
             }
-            guard case .result(_, let bytes) = answer else { return }
-            let info = bytes.withUnsafeBytes { $0.loadUnaligned(as: UblkDeviceInfo.self) }
             device.mayBeInKernel = false
             device.isInKernel = info.serverFlags == device.info.generation
             delete()
@@ -244,15 +239,5 @@ final class Teardown {
         let waiting = completions
         completions = []
         for completion in waiting { completion(error) }
-    }
-
-    private func command(
-        _ operation: UblkControlOperation, deadline: Int, _ next: @escaping (ControlAnswer) -> Void
-    ) {
-        guard let control = broker.driver.opened else {
-            // Without a driver there is no device either.
-            return next(.result(-ENODEV, []))
-        }
-        control.submit(ControlRequest(operation: operation, device: device.id, deadline: deadline), next)
     }
 }

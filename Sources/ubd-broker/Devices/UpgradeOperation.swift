@@ -130,7 +130,7 @@ final class UpgradeOperation {
     /// Not in batch mode: there QUIESCE_DEV makes the driver fail every request until the next server is ready
     /// (ublk_batch_cancel_queue sets force_abort; Linux 7.3).
     private var canQuiesce: Bool {
-        !device.info.mode.isBatch && broker.driver.opened?.features.contains(.quiesce) == true
+        !device.info.mode.isBatch && broker.driver.features.contains(.quiesce)
     }
 
     /// Without QUIESCE_DEV the requests that the old worker has taken are the kernel's to repeat, or to fail.
@@ -195,12 +195,8 @@ final class UpgradeOperation {
 
     /// From its answer on no request goes to the worker, until there is a new one.
     private func quiesce() {
-        guard let control = broker.driver.opened else { return kill() }
         isCommandInFlight = true
-        let request = ControlRequest(
-            operation: .quiesceDevice, device: device.id, data: UInt64(Deadline.quiesce),
-            deadline: Deadline.quiesce + 5_000)
-        control.submit(request) { [self] answer in
+        broker.driver.quiesce(device.id, patience: Deadline.quiesce) { [self] answer in
             isCommandInFlight = false
             if isAbandoned {
                 let idle = whenIdle
@@ -210,7 +206,7 @@ final class UpgradeOperation {
             }
             // Its own end came first: that was waited for.
             if device.worker?.end != nil { return ended() }
-            switch answer.verdict(on: .quiesceDevice) {
+            switch answer.verdict {
             case .done:
                 drainBegan = monotonicNanoseconds()
                 waitUntilDrained()

@@ -107,13 +107,9 @@ final class WorkerStart {
     /// Which processors the kernel gives each queue's requests from: the queue's thread belongs there. A kernel that
     /// does not tell costs speed, nothing else.
     private func askAffinity(of queue: UInt16, known: [[UInt64]]) {
-        guard !isOver, queue < launch.queues, let control = broker.driver.opened else { return sendServe(known) }
-        let request = ControlRequest(
-            operation: .getQueueAffinity, device: device.id, queue: queue, data: UInt64(queue),
-            buffer: [UInt8](repeating: 0, count: WorkerStart.affinityBytes))
-        control.submit(request) { [self] answer in
-            guard case .result(let result, let bytes) = answer, result >= 0 else { return sendServe([]) }
-            let words = WorkerStart.words(bytes)
+        guard !isOver, queue < launch.queues else { return sendServe(known) }
+        broker.driver.affinity(of: device.id, queue: queue) { [self] answer in
+            guard let words = answer.content else { return sendServe([]) }
             askAffinity(
                 of: queue + 1, known: known + [device.info.allowedCPUs?.restricting(words) ?? words])
         }
@@ -125,17 +121,6 @@ final class WorkerStart {
         do { try worker.send(ServeMessage(affinity: affinity)) } catch {
             sendFailed("send to the worker", error)
         }
-    }
-
-    /// Room for 8192 processors: the kernel wants room for all that it could have.
-    private static let affinityBytes = 1024
-
-    /// The mask without the zeros behind it; as long for every queue.
-    private static func words(_ bytes: [UInt8]) -> [UInt64] {
-        let all = bytes.withUnsafeBytes { raw in
-            (0..<raw.count / 8).map { raw.loadUnaligned(fromByteOffset: $0 * 8, as: UInt64.self) }
-        }
-        return Array(all.prefix(max(1, (Int(sysconf(Int32(_SC_NPROCESSORS_CONF))) + 63) / 64)))
     }
 
     /// The owner gives up; nothing more is heard.
