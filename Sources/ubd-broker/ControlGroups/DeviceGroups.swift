@@ -79,7 +79,7 @@ extension Broker {
         let limits = policy.overview(for: accessPeer(peer), targets: TargetCatalog.all.map(\.name))?.limits
         var result = GroupLimits(rule.limits, ofUser: limits ?? rule.limits)
         if result.deviceTasks == nil {
-            result.deviceTasks = Int64(clamping: 2 * WorkerStart.processes(queues: plan.queues))
+            result.deviceTasks = Int64(clamping: 2 * WorkerLaunch.processes(queues: plan.queues))
         }
         return result.kept(by: groups.controllers)
     }
