@@ -11,6 +11,17 @@ final class AddOperation: ClientOperation {
     /// What the client hears.
     typealias Answer = ClientAnswer
 
+    /// In the order in which they run. `number` comes again when somebody else has the number.
+    private enum Step: CaseIterable {
+        case files
+        case number
+        case addDevice
+        case launch
+        case startDevice
+        case queue
+        case publish
+    }
+
     /// Milliseconds.
     private enum Deadline {
         static let lingeringNumber = 3_000
@@ -31,15 +42,17 @@ final class AddOperation: ClientOperation {
     /// False once the client is gone, which the event loop may not have heard yet.
     private let isWanted: () -> Bool
 
+    private let operation: DeviceOperation<Step>
     private var device: ManagedDevice?
     private var parking: FileDescriptor?
     private let handover: FileHandover
-    private var timer: EventLoop.Timer?
+    /// While a child writes settings.
+    private var settingsTimer: EventLoop.Timer?
     private var notices: [Notice] = []
     private var triedIDs: Set<UInt32> = []
     private var workerStart: WorkerStart?
-    /// A control command is in the kernel: undoing waits for its end.
-    private var isCommandInFlight = false
+    /// The disk's device numbers, once it is started.
+    private var diskNodes: UblkParameters.Nodes?
     private var failure: InterfaceError?
     private var isOver = false
 
@@ -56,6 +69,7 @@ final class AddOperation: ClientOperation {
         self.isWanted = isWanted
         self.answer = answer
         handover = FileHandover(loop: broker.loop)
+        operation = DeviceOperation(loop: broker.loop)
     }
 
     /// Bytes of I/O buffers that this device will have, for the quota.
@@ -66,9 +80,25 @@ final class AddOperation: ClientOperation {
     /// Not yet a device of the broker's list.
     var hasNoDevice: Bool { device == nil }
 
+    func begin() {
+        operation.begin(.files) { [self] step in
+            if step == .files { return awaitFiles() }
+            if step == .number { return chooseID() }
+            guard let device else { return }
+            switch step {
+            case .files, .number: break
+            case .addDevice: addDevice(device)
+            case .launch: launch(device)
+            case .startDevice: startDevice(device)
+            case .queue: setUpQueue(device) { [self] in operation.next() }
+            case .publish: publish(device, deadline: monotonicNanoseconds() + UInt64(Deadline.udev) * 1_000_000)
+            }
+        }
+    }
+
     // MARK: Files
 
-    func begin() {
+    private func awaitFiles() {
         guard plan.target.needsFile else {
             do {
                 // The worker is given a parking end all the same: its descriptors are always the same ones.
@@ -76,12 +106,12 @@ final class AddOperation: ClientOperation {
                 parking = consume pair.first
             } catch { return fail(StartErrors.broken("socketpair", error)) }
             if let error = lackOfDescriptors { return fail(error) }
-            return chooseID()
+            return operation.next()
         }
         do {
             let end = try handover.begin { [unowned self] error in
                 parking = handover.take()
-                if let error = error ?? lackOfDescriptors { fail(error) } else { chooseID() }
+                if let error = error ?? lackOfDescriptors { fail(error) } else { operation.next() }
             }
             if let error = lackOfDescriptors {
                 close(end)
@@ -124,7 +154,7 @@ final class AddOperation: ClientOperation {
         }
         broker.devices[id] = device
         self.device = device
-        addDevice(device)
+        operation.next()
     }
 
     private func addDevice(_ device: ManagedDevice) {
@@ -136,9 +166,9 @@ final class AddOperation: ClientOperation {
         // Ours to use: it tells a later broker that the kernel's device is the one of the record.
         info.serverFlags = device.info.generation
         info.flags = features.rawValue
-        command({ [self] in broker.driver.add(info, $0) }, late: { [self] answer in addedLate(answer) }) { [self] answer in
-            deviceAdded(device, answer)
-        }
+        operation.command(
+            { broker.driver.add(info, $0) }, late: { [self] answer in addedLate(answer) },
+            then: { [self] answer in deviceAdded(device, answer) })
     }
 
     /// Seconds: what was asked for, which the rule allows, or the default, brought into the rule's bounds.
@@ -183,7 +213,7 @@ final class AddOperation: ClientOperation {
         device.info.queues = info.queues
         device.info.depth = info.depth
         device.info.maxIOBytes = info.maxIOBytes
-        launch(device)
+        operation.next()
     }
 
     private func deviceNotAdded(_ device: ManagedDevice, _ verdict: ControlVerdict, _ errno: Int32) {
@@ -197,10 +227,9 @@ final class AddOperation: ClientOperation {
             let patience = plan.id == nil ? Deadline.lingeringAnyNumber : Deadline.lingeringNumber
             if broker.hasDeleted(device.id, withinMilliseconds: patience) {
                 triedIDs.remove(device.id)
-                timer = broker.loop.after(milliseconds: Deadline.pause) { [unowned self] in chooseID() }
-                return
+                return operation.wait(milliseconds: Deadline.pause) { [self] in operation.go(to: .number) }
             }
-            guard let wanted = plan.id else { return chooseID() }
+            guard let wanted = plan.id else { return operation.go(to: .number) }
             return fail(
                 .idInUse(
                     message: "device number \(wanted) is in use by another ublk server or still being deleted",
@@ -230,7 +259,7 @@ final class AddOperation: ClientOperation {
             message, for: device, broker: broker,
             listener: WorkerStart.Listener(
                 geometry: { [unowned self] geometry in setParameters(device, geometry) },
-                ready: { [unowned self] in startDevice(device) },
+                ready: { [unowned self] in operation.next() },
                 failed: { [unowned self] error in fail(error) },
                 sealed: { [unowned self] in
                     device.setState(.starting)
@@ -275,7 +304,7 @@ final class AddOperation: ClientOperation {
 
     private func tellKernel(_ device: ManagedDevice, _ geometry: Geometry) {
         let parameters = DiskParameters.make(geometry, maxIOBytes: device.info.maxIOBytes, mode: mode)
-        command({ [self] in broker.driver.set(parameters, of: device.id, $0) }) { [self] answer in
+        operation.command({ broker.driver.set(parameters, of: device.id, $0) }) { [self] answer in
             guard answer.isDone else {
                 return fail(StartErrors.kernelSaysNo("SET_PARAMS", answer.errno))
             }
@@ -286,9 +315,9 @@ final class AddOperation: ClientOperation {
     // MARK: Start
 
     private func startDevice(_ device: ManagedDevice) {
-        guard let worker = device.worker, failure == nil else { return }
+        guard let worker = device.worker else { return }
         device.mayBeStarted = true
-        command({ [self] in broker.driver.start(device.id, worker: worker.pid, $0) }) { [self] answer in
+        operation.commit({ broker.driver.start(device.id, worker: worker.pid, $0) }) { [self] answer in
             started(device, answer)
         }
     }
@@ -301,11 +330,12 @@ final class AddOperation: ClientOperation {
             return fail(StartErrors.workerBroke("it died during the start"))
         }
         do { try worker.resume() } catch { return fail(StartErrors.broken("resume the worker", error)) }
-        command({ [self] in broker.driver.parameters(of: device.id, $0) }) { [self] answer in
-            guard let nodes = answer.content?.nodes else { return fail(StartErrors.kernelSaysNo("GET_PARAMS", answer.errno)) }
-            setUpQueue(device) { [self] in
-                publish(device, nodes, deadline: monotonicNanoseconds() + UInt64(Deadline.udev) * 1_000_000)
+        operation.command({ broker.driver.parameters(of: device.id, $0) }) { [self] answer in
+            guard let nodes = answer.content?.nodes else {
+                return fail(StartErrors.kernelSaysNo("GET_PARAMS", answer.errno))
             }
+            diskNodes = nodes
+            operation.next()
         }
     }
 
@@ -328,9 +358,9 @@ final class AddOperation: ClientOperation {
     func write(_ settings: [QueueSettings.Setting], in folder: String, _ next: @escaping (String?) -> Void) {
         var isWaiting = true
         let goOn = { [self] (problem: String?) in
-            guard isWaiting, failure == nil else { return }
+            guard isWaiting, operation.isActive else { return }
             isWaiting = false
-            broker.loop.cancel(timer)
+            broker.loop.cancel(settingsTimer)
             next(problem)
         }
         do {
@@ -339,15 +369,15 @@ final class AddOperation: ClientOperation {
             let writing = try writers.write(settings, in: folder, account: account) { errno in
                 goOn(errno == 0 ? nil : SystemError.name(errno))
             }
-            timer = broker.loop.after(milliseconds: Deadline.queueSettings) {
+            settingsTimer = broker.loop.after(milliseconds: Deadline.queueSettings) {
                 writers.charge(writing)
                 goOn("not done within \(Deadline.queueSettings / 1000) s: there is a request that does not end")
             }
         } catch { goOn("\(error)") }
     }
 
-    private func publish(_ device: ManagedDevice, _ nodes: UblkParameters.Nodes, deadline: UInt64) {
-        if failure != nil { return }
+    private func publish(_ device: ManagedDevice, deadline: UInt64) {
+        guard let nodes = diskNodes else { return }
         do {
             try broker.nodes.own(device.id, uid: ownerUID, major: nodes.diskMajor, minor: nodes.diskMinor)
         } catch {
@@ -356,10 +386,7 @@ final class AddOperation: ClientOperation {
             }
             // udev gives it to its owner.
             guard monotonicNanoseconds() < deadline else { return fail(StartErrors.udevDoesNot(device.info.node)) }
-            timer = broker.loop.after(milliseconds: Deadline.udevPause) { [unowned self] in
-                publish(device, nodes, deadline: deadline)
-            }
-            return
+            return operation.wait(milliseconds: Deadline.udevPause) { [self] in publish(device, deadline: deadline) }
         }
         do {
             if try broker.nodes.makeLink(device.id) {
@@ -398,19 +425,18 @@ final class AddOperation: ClientOperation {
     private func finish(_ result: Answer) {
         if isOver { return }
         isOver = true
-        broker.loop.cancel(timer)
+        operation.finish()
+        broker.loop.cancel(settingsTimer)
         broker.ended(self)
         answer(result)
     }
 
     /// Undoes everything, then tells the client.
     func fail(_ error: InterfaceError) {
-        if isOver { return }
-        let isFirst = failure == nil
-        if isFirst { failure = error }
+        if isOver || failure != nil { return }
+        failure = error
         // What the kernel is doing must end first; above all the worker must not die during START_DEV.
-        if isCommandInFlight || !isFirst { return }
-        undo()
+        operation.abandon { [self] in undo() }
     }
 
     private func undo() {
@@ -425,20 +451,6 @@ final class AddOperation: ClientOperation {
         if let parking = parking.take() { device.parking = consume parking }
         // The operation ends when nothing is left; a worker that can't be killed leaves a stuck device behind.
         Teardown(device, broker: broker) { [self] _ in finish(.failed(error)) }.begin(.killFirst)
-    }
-
-    /// `late` hears the answer in place of `next` when the add has failed meanwhile.
-    private func command<Content>(
-        _ submit: (@escaping Driver.Completion<Content>) -> Void, late: Driver.Completion<Content>? = nil,
-        _ next: @escaping Driver.Completion<Content>
-    ) {
-        isCommandInFlight = true
-        submit { [self] answer in
-            isCommandInFlight = false
-            if failure == nil { return next(answer) }
-            late?(answer)
-            undo()
-        }
     }
 
     /// The add failed while ADD_DEV was in the kernel: what it did must be known to the undoing.

@@ -23,19 +23,30 @@ final class RecoverOperation {
         static let longestPause = 100
     }
 
+    /// In the order in which they run. `endReplacement` leads back, to `release` or `startWorker`.
+    private enum Step: CaseIterable {
+        case endWorker
+        case pause
+        case release
+        case startRecovery
+        case startWorker
+        case endRecovery
+        case serve
+        case endReplacement
+    }
+
     private let broker: Broker
     private let device: ManagedDevice
+    private let operation: DeviceOperation<Step>
     private let began: UInt64
     /// When the present wait began: for QUIESCED, or for START_USER_RECOVERY to be taken. Each has its own deadline.
     private var waitBegan: UInt64 = 0
     private var start: WorkerStart?
     private var pause = Deadline.firstPause
-    private var timer: EventLoop.Timer?
     /// That the kernel still has requests of the dead worker has been told.
     private var isWaitTold = false
-    private var isCommandInFlight = false
-    private var isAbandoned = false
-    private var whenIdle: (() -> Void)?
+    /// Why the last replacement is not the device's worker.
+    private var replacementError: InterfaceError?
     /// START_USER_RECOVERY was sent for this death. Recorded before it is sent.
     private var isRecovering: Bool {
         get { device.recoveryStarted }
@@ -68,6 +79,7 @@ final class RecoverOperation {
         self.completion = completion
         self.device = device
         self.broker = broker
+        operation = DeviceOperation(loop: broker.loop)
         began = broker.now()
         attempts = device.recoveryAnswered ? 1 : 0
     }
@@ -78,38 +90,47 @@ final class RecoverOperation {
         device.setState(.recovering, reason: reason ?? device.info.lastDeath.map { "its worker \($0)" })
         device.step = .recovering
         broker.save(device)
-        endWorker { [self] in
-            broker.release(device)
-            let delay = reason == nil ? device.deathLog.pauseBeforeNext : 0
-            if delay == 0 { awaitRelease() } else { after(delay) { [self] in awaitRelease() } }
+        operation.begin(.endWorker) { [self] step in
+            switch step {
+            case .endWorker: endWorker { [self] in operation.next() }
+            case .pause: pauseAfterDeath()
+            case .release: awaitRelease()
+            case .startRecovery: startRecovery()
+            case .startWorker: startWorker()
+            case .endRecovery: endRecovery()
+            case .serve: serve()
+            case .endReplacement: endWorker { [self] in replacementIsDead() }
+            }
         }
+    }
+
+    private func pauseAfterDeath() {
+        let delay = reason == nil ? device.deathLog.pauseBeforeNext : 0
+        if delay == 0 { operation.next() } else { operation.wait(milliseconds: delay) { [self] in operation.next() } }
     }
 
     /// Kills the worker, if there is one, and goes on when it is dead.
     private func endWorker(then next: @escaping () -> Void) {
-        guard let worker = device.worker, worker.end == nil else { return next() }
-        worker.setHandler { [self] event in
-            guard case .ended = event, !isAbandoned else { return }
-            broker.loop.cancel(timer)
-            next()
-        }
-        worker.kill()
-        timer = broker.loop.after(milliseconds: Deadline.kill) { [self] in
-            giveUp("its worker can not be killed: it waits for a file or disk that does not answer")
-        }
+        operation.kill(
+            device.worker, milliseconds: Deadline.kill,
+            stuck: { [self] in
+                giveUp("its worker can not be killed: it waits for a file or disk that does not answer")
+            },
+            then: { [self] in
+                broker.release(device)
+                next()
+            })
     }
 
     /// Somebody takes the device down: nothing more is begun, and `next` runs when the kernel has finished the command
     /// that it is at.
     func abandon(then next: @escaping () -> Void) {
-        isAbandoned = true
-        broker.loop.cancel(timer)
         start?.abandon()
         device.recovery = nil
         tell(
             .failed(
                 message: "device \(device.id) is being deleted", remedy: "see 'ubd list'", step: "delete", errno: nil))
-        if isCommandInFlight { whenIdle = next } else { next() }
+        operation.abandon(then: next)
     }
 
     // MARK: The kernel lets go of the dead worker
@@ -125,20 +146,20 @@ final class RecoverOperation {
     }
 
     private func waitUntilQuiesced() {
-        command({ [self] in broker.driver.info(of: device.id, $0) }) { [self] answer in
+        operation.command({ broker.driver.info(of: device.id, $0) }) { [self] answer in
             switch answer.verdict {
             case .done: break
             case .again:
                 // Nothing is known that would be a reason to give the device up.
                 let reason = "the kernel does not tell its state: \(SystemError.message(answer.errno))"
                 device.setState(.recovering, reason: reason)
-                return after(Deadline.patientPause) { [self] in waitUntilQuiesced() }
+                return operation.wait(milliseconds: Deadline.patientPause) { [self] in waitUntilQuiesced() }
             default: return giveUp("the kernel does not know it any more: \(SystemError.message(answer.errno))")
             }
             switch answer.content?.deviceState {
             case .quiesced, .failIO:
                 beginWait()
-                startRecovery()
+                operation.next()
             case .live: waitOn()
             case .dead, nil: giveUp("the kernel stopped it")
             }
@@ -155,13 +176,13 @@ final class RecoverOperation {
             device.setState(.recovering, reason: reason)
             Log.warning("not-quiesced", ("device", "\(device.id)"), ("owner", "\(device.owner)"), ("why", reason))
         }
-        after(isWaitTold ? Deadline.patientPause : pause) { [self] in waitUntilQuiesced() }
+        operation.wait(milliseconds: isWaitTold ? Deadline.patientPause : pause) { [self] in waitUntilQuiesced() }
         pause = min(pause * 2, Deadline.longestPause)
     }
 
     /// EBUSY until the last reference to the device's control node is gone: a dying process takes its time.
     private func startRecovery() {
-        if device.recoveryAnswered, !broker.canRepeatRecovery { return startWorker() }
+        if device.recoveryAnswered, !broker.canRepeatRecovery { return operation.next() }
         // By an earlier broker, which was killed before it had recorded the answer, and so before any replacement.
         let mayHaveBeenSent = isRecovering
         isRecovering = true
@@ -169,7 +190,7 @@ final class RecoverOperation {
             // A later broker would not know that it must not be sent again.
             return giveUp("its record can not be written: \(error)")
         }
-        command({ [self] in broker.driver.startRecovery(device.id, $0) }) { [self] answer in
+        operation.command({ broker.driver.startRecovery(device.id, $0) }) { [self] answer in
             switch answer.verdict {
             case .done: recoveryStarted()
             // It was: "nothing is ready" is what the kernel says when it is sent again before a replacement has fetched.
@@ -193,7 +214,7 @@ final class RecoverOperation {
                 return giveUp("its record can not be written: \(error)")
             }
         }
-        startWorker()
+        operation.next()
     }
 
     // MARK: The replacement
@@ -205,7 +226,7 @@ final class RecoverOperation {
             launch, for: device, broker: broker, program: programs.first,
             listener: WorkerStart.Listener(
                 geometry: { [unowned self] geometry in compare(geometry) },
-                ready: { [unowned self] in endRecovery() },
+                ready: { [unowned self] in operation.next() },
                 failed: { [unowned self] error in replacementFailed(error) },
                 sealed: {}))
         self.start = start
@@ -222,7 +243,9 @@ final class RecoverOperation {
 
     private func endRecovery() {
         guard let worker = device.worker else { return }
-        command({ [self] in broker.driver.endRecovery(device.id, worker: worker.pid, $0) }) { [self] answer in
+        operation.commit({
+            broker.driver.endRecovery(device.id, worker: worker.pid, $0)
+        }) { [self] answer in
             guard answer.isDone else {
                 return replacementFailed(StartErrors.kernelSaysNo("END_USER_RECOVERY", answer.errno))
             }
@@ -233,14 +256,15 @@ final class RecoverOperation {
                 attempts = 0
                 return replacementFailed(StartErrors.workerBroke("it died while the kernel accepted it"))
             }
-            do throws(SystemError) { try worker.resume() } catch {
-                return replacementFailed(StartErrors.broken("resume the worker", error))
-            }
-            succeed()
+            operation.next()
         }
     }
 
-    private func succeed() {
+    private func serve() {
+        do { try device.worker?.resume() } catch {
+            return replacementFailed(StartErrors.broken("resume the worker", error))
+        }
+        operation.finish()
         device.recovery = nil
         isRecovering = false
         device.step = .live
@@ -258,11 +282,12 @@ final class RecoverOperation {
     /// A replacement did not get there. It must be dead before the next one is tried.
     private func replacementFailed(_ error: InterfaceError) {
         Log.warning("replacement-failed", ("device", "\(device.id)"), ("why", error.message))
-        endWorker { [self] in replacementIsDead(error) }
+        replacementError = error
+        operation.go(to: .endReplacement)
     }
 
-    private func replacementIsDead(_ error: InterfaceError) {
-        broker.release(device)
+    private func replacementIsDead() {
+        guard let error = replacementError else { return }
         device.deathLog.add(window: broker.configuration.deathWindow)
         if programs.count > 1 { programs.removeFirst() }
         device.info.lastDeath = "did not get ready (\(error.message))"
@@ -271,8 +296,8 @@ final class RecoverOperation {
         if isRecovering, !broker.canRepeatRecovery, attempts >= 2 {
             return giveUp("two new workers failed, and this kernel (before 6.16) allows no more: \(error.message)")
         }
-        after(max(device.deathLog.pauseBeforeNext, Deadline.firstPause)) { [self] in
-            if isRecovering, !broker.canRepeatRecovery { startWorker() } else { awaitRelease() }
+        operation.wait(milliseconds: max(device.deathLog.pauseBeforeNext, Deadline.firstPause)) { [self] in
+            operation.go(to: isRecovering && !broker.canRepeatRecovery ? .startWorker : .release)
         }
     }
 
@@ -280,9 +305,8 @@ final class RecoverOperation {
 
     /// Nothing more can be done: the device stops, so that nobody waits for ever, and stays listed with its reason.
     private func giveUp(_ reason: String) {
-        if isAbandoned { return }
-        isAbandoned = true
-        broker.loop.cancel(timer)
+        guard operation.isActive else { return }
+        operation.finish()
         start?.abandon()
         device.recovery = nil
         broker.fail(device, because: reason)
@@ -298,26 +322,9 @@ final class RecoverOperation {
         completion?(error)
     }
 
-    private func after(_ milliseconds: Int, _ next: @escaping () -> Void) {
-        timer = broker.loop.after(milliseconds: milliseconds) { [self] in if !isAbandoned { next() } }
-    }
-
     private func again(_ deadline: Int, _ problem: String, _ next: @escaping () -> Void) {
         guard (broker.now() - waitBegan) / 1_000_000 < UInt64(deadline) else { return giveUp(problem) }
-        after(pause, next)
+        operation.wait(milliseconds: pause, then: next)
         pause = min(pause * 2, Deadline.longestPause)
-    }
-
-    private func command<Content>(
-        _ submit: (@escaping Driver.Completion<Content>) -> Void, _ next: @escaping Driver.Completion<Content>
-    ) {
-        isCommandInFlight = true
-        submit { [self] answer in
-            isCommandInFlight = false
-            if !isAbandoned { return next(answer) }
-            let idle = whenIdle
-            whenIdle = nil
-            idle?()
-        }
     }
 }

@@ -54,7 +54,8 @@ final class WorkerStart {
             files: { [device, launch] () throws(SystemError) in
                 guard let parking = device.parking?.raw else { return nil }
                 // The page is the device's: a replacement counts on where the dead worker stopped.
-                let page = try device.statistics ?? DeviceStatistics(queues: Int(launch.queues))
+                if let page = device.statistics { return (parking, page) }
+                let page = try DeviceStatistics(queues: Int(launch.queues))
                 device.statistics = page
                 return (parking, page)
             })
