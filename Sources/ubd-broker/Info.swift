@@ -7,7 +7,8 @@ extension Broker {
     /// What Info tells this client: the broker, the kernel, and what the client may do.
     func info(for peer: PeerCredentials) -> InfoReply {
         // The driver is asked here too, so that a module that was loaded since then is noticed.
-        let bits = (try? driver.ready())?.features.rawValue ?? 0
+        try? driver.ready()
+        let bits = driver.features.rawValue
         let targets = TargetCatalog.all.map(\.name)
         let overview = policy.overview(for: accessPeer(peer), targets: targets)
         let limits = overview.map { overview in

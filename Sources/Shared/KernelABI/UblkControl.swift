@@ -91,6 +91,8 @@ public struct UblkDeviceInfo: Equatable, Sendable {
     public init() {}
 
     public var features: UblkFeatures { UblkFeatures(rawValue: flags) }
+    /// nil for a state that is not known here.
+    public var deviceState: UblkDeviceState? { UblkDeviceState(rawValue: state) }
 }
 
 /// Limits of the driver (linux/ublk_cmd.h).

@@ -7,13 +7,23 @@ import WorkerProtocol
 
 /// Adds one device for one client, step by step; whatever goes wrong on the way, and the client's going away, undoes
 /// everything that was done so far. The steps stand in their order; each ends in a call of the next.
-final class AddOperation: ClientOperation {
+final class AddOperation: ClientOperation, PendingAdd {
     /// What the client hears.
     typealias Answer = ClientAnswer
 
+    /// In the order in which they run. `number` comes again when somebody else has the number.
+    private enum Step: CaseIterable {
+        case files
+        case number
+        case addDevice
+        case launch
+        case startDevice
+        case queue
+        case publish
+    }
+
     /// Milliseconds.
     private enum Deadline {
-        static let command = 10_000
         static let lingeringNumber = 3_000
         static let lingeringAnyNumber = 1_000
         static let pause = 50
@@ -32,15 +42,17 @@ final class AddOperation: ClientOperation {
     /// False once the client is gone, which the event loop may not have heard yet.
     private let isWanted: () -> Bool
 
+    private let operation: DeviceOperation<Step>
     private var device: ManagedDevice?
     private var parking: FileDescriptor?
     private let handover: FileHandover
-    private var timer: EventLoop.Timer?
+    /// While a child writes settings.
+    private var settingsTimer: EventLoop.Timer?
     private var notices: [Notice] = []
     private var triedIDs: Set<UInt32> = []
     private var workerStart: WorkerStart?
-    /// A control command is in the kernel: undoing waits for its end.
-    private var isCommandInFlight = false
+    /// The disk's device numbers, once it is started.
+    private var diskNodes: UblkParameters.Nodes?
     private var failure: InterfaceError?
     private var isOver = false
 
@@ -57,6 +69,7 @@ final class AddOperation: ClientOperation {
         self.isWanted = isWanted
         self.answer = answer
         handover = FileHandover(loop: broker.loop)
+        operation = DeviceOperation(loop: broker.loop)
     }
 
     /// Bytes of I/O buffers that this device will have, for the quota.
@@ -67,9 +80,25 @@ final class AddOperation: ClientOperation {
     /// Not yet a device of the broker's list.
     var hasNoDevice: Bool { device == nil }
 
+    func begin() {
+        operation.begin(.files) { [self] step in
+            if step == .files { return awaitFiles() }
+            if step == .number { return chooseID() }
+            guard let device else { return }
+            switch step {
+            case .files, .number: break
+            case .addDevice: addDevice(device)
+            case .launch: launch(device)
+            case .startDevice: startDevice(device)
+            case .queue: setUpQueue(device) { [self] in operation.next() }
+            case .publish: publish(device, deadline: monotonicNanoseconds() + UInt64(Deadline.udev) * 1_000_000)
+            }
+        }
+    }
+
     // MARK: Files
 
-    func begin() {
+    private func awaitFiles() {
         guard plan.target.needsFile else {
             do {
                 // The worker is given a parking end all the same: its descriptors are always the same ones.
@@ -77,12 +106,12 @@ final class AddOperation: ClientOperation {
                 parking = consume pair.first
             } catch { return fail(StartErrors.broken("socketpair", error)) }
             if let error = lackOfDescriptors { return fail(error) }
-            return chooseID()
+            return operation.next()
         }
         do {
             let end = try handover.begin { [unowned self] error in
                 parking = handover.take()
-                if let error = error ?? lackOfDescriptors { fail(error) } else { chooseID() }
+                if let error = error ?? lackOfDescriptors { fail(error) } else { operation.next() }
             }
             if let error = lackOfDescriptors {
                 close(end)
@@ -125,7 +154,7 @@ final class AddOperation: ClientOperation {
         }
         broker.devices[id] = device
         self.device = device
-        addDevice(device)
+        operation.next()
     }
 
     private func addDevice(_ device: ManagedDevice) {
@@ -137,10 +166,9 @@ final class AddOperation: ClientOperation {
         // Ours to use: it tells a later broker that the kernel's device is the one of the record.
         info.serverFlags = device.info.generation
         info.flags = features.rawValue
-        let request = ControlRequest(
-            operation: .addDevice, device: device.id, buffer: withUnsafeBytes(of: info) { Array($0) },
-            deadline: Deadline.command)
-        command(request) { [self] answer in deviceAdded(device, answer) }
+        operation.command(
+            { broker.driver.add(info, $0) }, late: { [self] answer in addedLate(answer) },
+            then: { [self] answer in deviceAdded(device, answer) })
     }
 
     /// Seconds: what was asked for, which the rule allows, or the default, brought into the rule's bounds.
@@ -154,16 +182,14 @@ final class AddOperation: ClientOperation {
     private var features: UblkFeatures {
         var features = plan.recovery.features.union(mode.features)
         // For upgrades. The kernel takes it only together with recovery.
-        if plan.recovery != .none, !mode.isBatch, broker.driver.opened?.features.contains(.quiesce) == true {
+        if plan.recovery != .none, !mode.isBatch, broker.driver.features.contains(.quiesce) {
             features.insert(.quiesce)
         }
         return features
     }
 
-    private func deviceAdded(_ device: ManagedDevice, _ answer: ControlAnswer) {
-        guard case .result(let result, let bytes) = answer, result >= 0 else {
-            return deviceNotAdded(device, answer)
-        }
+    private func deviceAdded(_ device: ManagedDevice, _ answer: DriverAnswer<UblkDeviceInfo>) {
+        guard let info = answer.content else { return deviceNotAdded(device, answer.verdict, answer.errno) }
         device.isInKernel = true
         // Not before the number is ours: udev would give a device of another server to our user. Not after START_DEV: the
         // disk must not appear before its rule can know it.
@@ -171,7 +197,6 @@ final class AddOperation: ClientOperation {
         do { try broker.store.writeUdev(device.info, link: link) } catch {
             return fail(StartErrors.broken("write the device's record for udev", error))
         }
-        let info = bytes.withUnsafeBytes { $0.loadUnaligned(as: UblkDeviceInfo.self) }
         // Unknown flags are dropped without a word, so what came back is compared with what must be there.
         guard info.features.contains(.ioctlEncoding) || broker.configuration.usesLegacyOpcodes else {
             return fail(
@@ -188,11 +213,10 @@ final class AddOperation: ClientOperation {
         device.info.queues = info.queues
         device.info.depth = info.depth
         device.info.maxIOBytes = info.maxIOBytes
-        launch(device)
+        operation.next()
     }
 
-    private func deviceNotAdded(_ device: ManagedDevice, _ answer: ControlAnswer) {
-        let (errno, verdict) = (answer.errno, answer.verdict(on: .addDevice))
+    private func deviceNotAdded(_ device: ManagedDevice, _ verdict: ControlVerdict, _ errno: Int32) {
         if verdict == .taken {
             // It is another server's: forget our record at once, so that nobody deletes theirs for it.
             broker.store.removeRecord(device.id)
@@ -203,10 +227,9 @@ final class AddOperation: ClientOperation {
             let patience = plan.id == nil ? Deadline.lingeringAnyNumber : Deadline.lingeringNumber
             if broker.hasDeleted(device.id, withinMilliseconds: patience) {
                 triedIDs.remove(device.id)
-                timer = broker.loop.after(milliseconds: Deadline.pause) { [unowned self] in chooseID() }
-                return
+                return operation.wait(milliseconds: Deadline.pause) { [self] in operation.go(to: .number) }
             }
-            guard let wanted = plan.id else { return chooseID() }
+            guard let wanted = plan.id else { return operation.go(to: .number) }
             return fail(
                 .idInUse(
                     message: "device number \(wanted) is in use by another ublk server or still being deleted",
@@ -236,7 +259,7 @@ final class AddOperation: ClientOperation {
             message, for: device, broker: broker,
             listener: WorkerStart.Listener(
                 geometry: { [unowned self] geometry in setParameters(device, geometry) },
-                ready: { [unowned self] in startDevice(device) },
+                ready: { [unowned self] in operation.next() },
                 failed: { [unowned self] error in fail(error) },
                 sealed: { [unowned self] in
                     device.setState(.starting)
@@ -281,10 +304,8 @@ final class AddOperation: ClientOperation {
 
     private func tellKernel(_ device: ManagedDevice, _ geometry: Geometry) {
         let parameters = DiskParameters.make(geometry, maxIOBytes: device.info.maxIOBytes, mode: mode)
-        let request = ControlRequest(
-            operation: .setParameters, device: device.id, buffer: parameters.encoded(), deadline: Deadline.command)
-        command(request) { [self] answer in
-            guard answer.verdict(on: .setParameters) == .done else {
+        operation.command({ broker.driver.set(parameters, of: device.id, $0) }) { [self] answer in
+            guard answer.isDone else {
                 return fail(StartErrors.kernelSaysNo("SET_PARAMS", answer.errno))
             }
             workerStart?.serve()
@@ -294,31 +315,27 @@ final class AddOperation: ClientOperation {
     // MARK: Start
 
     private func startDevice(_ device: ManagedDevice) {
-        guard let worker = device.worker, failure == nil else { return }
+        guard let worker = device.worker else { return }
         device.mayBeStarted = true
-        let request = ControlRequest(
-            operation: .startDevice, device: device.id, data: UInt64(worker.pid), deadline: Deadline.command)
-        command(request) { [self] answer in started(device, answer) }
+        operation.commit({ broker.driver.start(device.id, worker: worker.pid, $0) }) { [self] answer in
+            started(device, answer)
+        }
     }
 
-    private func started(_ device: ManagedDevice, _ answer: ControlAnswer) {
-        guard answer.verdict(on: .startDevice) == .done else {
+    private func started(_ device: ManagedDevice, _ answer: DriverAnswer<Void>) {
+        guard answer.isDone else {
             return fail(StartErrors.kernelSaysNo("START_DEV", answer.errno))
         }
         guard let worker = device.worker, worker.isAlive else {
             return fail(StartErrors.workerBroke("it died during the start"))
         }
         do { try worker.resume() } catch { return fail(StartErrors.broken("resume the worker", error)) }
-        let request = ControlRequest(
-            operation: .getParameters, device: device.id, buffer: UblkParameters.emptyBuffer(),
-            deadline: Deadline.command)
-        command(request) { [self] answer in
-            guard case .result(let result, let bytes) = answer, result >= 0,
-                let nodes = UblkParameters(decoding: bytes).nodes
-            else { return fail(StartErrors.kernelSaysNo("GET_PARAMS", answer.errno)) }
-            setUpQueue(device) { [self] in
-                publish(device, nodes, deadline: monotonicNanoseconds() + UInt64(Deadline.udev) * 1_000_000)
+        operation.command({ broker.driver.parameters(of: device.id, $0) }) { [self] answer in
+            guard let nodes = answer.content?.nodes else {
+                return fail(StartErrors.kernelSaysNo("GET_PARAMS", answer.errno))
             }
+            diskNodes = nodes
+            operation.next()
         }
     }
 
@@ -341,9 +358,9 @@ final class AddOperation: ClientOperation {
     func write(_ settings: [QueueSettings.Setting], in folder: String, _ next: @escaping (String?) -> Void) {
         var isWaiting = true
         let goOn = { [self] (problem: String?) in
-            guard isWaiting, failure == nil else { return }
+            guard isWaiting, operation.isActive else { return }
             isWaiting = false
-            broker.loop.cancel(timer)
+            broker.loop.cancel(settingsTimer)
             next(problem)
         }
         do {
@@ -352,15 +369,15 @@ final class AddOperation: ClientOperation {
             let writing = try writers.write(settings, in: folder, account: account) { errno in
                 goOn(errno == 0 ? nil : SystemError.name(errno))
             }
-            timer = broker.loop.after(milliseconds: Deadline.queueSettings) {
+            settingsTimer = broker.loop.after(milliseconds: Deadline.queueSettings) {
                 writers.charge(writing)
                 goOn("not done within \(Deadline.queueSettings / 1000) s: there is a request that does not end")
             }
         } catch { goOn("\(error)") }
     }
 
-    private func publish(_ device: ManagedDevice, _ nodes: UblkParameters.Nodes, deadline: UInt64) {
-        if failure != nil { return }
+    private func publish(_ device: ManagedDevice, deadline: UInt64) {
+        guard let nodes = diskNodes else { return }
         do {
             try broker.nodes.own(device.id, uid: ownerUID, major: nodes.diskMajor, minor: nodes.diskMinor)
         } catch {
@@ -369,10 +386,7 @@ final class AddOperation: ClientOperation {
             }
             // udev gives it to its owner.
             guard monotonicNanoseconds() < deadline else { return fail(StartErrors.udevDoesNot(device.info.node)) }
-            timer = broker.loop.after(milliseconds: Deadline.udevPause) { [unowned self] in
-                publish(device, nodes, deadline: deadline)
-            }
-            return
+            return operation.wait(milliseconds: Deadline.udevPause) { [self] in publish(device, deadline: deadline) }
         }
         do {
             if try broker.nodes.makeLink(device.id) {
@@ -411,19 +425,18 @@ final class AddOperation: ClientOperation {
     private func finish(_ result: Answer) {
         if isOver { return }
         isOver = true
-        broker.loop.cancel(timer)
+        operation.finish()
+        broker.loop.cancel(settingsTimer)
         broker.ended(self)
         answer(result)
     }
 
     /// Undoes everything, then tells the client.
     func fail(_ error: InterfaceError) {
-        if isOver { return }
-        let isFirst = failure == nil
-        if isFirst { failure = error }
+        if isOver || failure != nil { return }
+        failure = error
         // What the kernel is doing must end first; above all the worker must not die during START_DEV.
-        if isCommandInFlight || !isFirst { return }
-        undo()
+        operation.abandon { [self] in undo() }
     }
 
     private func undo() {
@@ -440,32 +453,17 @@ final class AddOperation: ClientOperation {
         Teardown(device, broker: broker) { [self] _ in finish(.failed(error)) }.begin(.killFirst)
     }
 
-    private func command(_ request: ControlRequest, _ next: @escaping (ControlAnswer) -> Void) {
-        let control: any ControlDevice
-        do { control = try broker.driver.ready() } catch { return fail(error) }
-        isCommandInFlight = true
-        control.submit(request) { [self] answer in
-            isCommandInFlight = false
-            if failure == nil { return next(answer) }
-            // It failed meanwhile, but what the command did must be known to the undoing.
-            if request.operation == .addDevice {
-                switch answer.verdict(on: .addDevice) {
-                case .done: device?.isInKernel = true
-                case .unknown: device?.mayBeInKernel = true
-                default: return discardUnadded()
-                }
-            }
-            undo()
-        }
-    }
-
-    /// ADD_DEV itself failed after the client went away: there is nothing in the kernel that is ours.
-    private func discardUnadded() {
-        if let device {
+    /// The add failed while ADD_DEV was in the kernel: what it did must be known to the undoing.
+    private func addedLate(_ answer: DriverAnswer<UblkDeviceInfo>) {
+        guard let device else { return }
+        switch answer.verdict {
+        case .done: device.isInKernel = true
+        case .unknown: device.mayBeInKernel = true
+        default:
+            // There is nothing in the kernel that is ours.
             broker.store.removeRecord(device.id)
             broker.forget(device)
             self.device = nil
         }
-        undo()
     }
 }

@@ -16,12 +16,22 @@ final class DeleteOperation {
         static let tryStop = 10_000
     }
 
+    /// In the order in which they run; `decide` and `takeDown` may be the first, too.
+    private enum Step: CaseIterable {
+        case tryStop
+        case askHolder
+        case decide
+        case takeDown
+    }
+
     private let broker: Broker
     private let device: ManagedDevice
+    private let operation: DeviceOperation<Step>
     /// nil once it was called.
     private var completion: ((InterfaceError?) -> Void)?
     private var attempt = 0
-    private var timer: EventLoop.Timer?
+    /// TRY_STOP_DEV has stopped it.
+    private var kernelHasStopped = false
     /// What the device was before it was tried to stop it.
     private var before: (state: DeviceState, reason: String?) = (.live, nil)
 
@@ -29,6 +39,7 @@ final class DeleteOperation {
         self.device = device
         self.broker = broker
         self.completion = completion
+        operation = DeviceOperation(loop: broker.loop)
     }
 
     func begin(force: Bool) {
@@ -42,7 +53,17 @@ final class DeleteOperation {
                 remedy: "wait for that, or hurry it with --force (what is not written yet is lost)")
         }
         device.deletion = self
-        if let control = kernelThatKnows, obstacle == nil { return beginToStop(control) }
+        operation.begin(kernelKnows && obstacle == nil ? .tryStop : .decide) { [self] step in
+            switch step {
+            case .tryStop: beginToStop()
+            case .askHolder: askHolder()
+            case .decide: askAndDecide()
+            case .takeDown: takeDown(kernelHasStopped ? .orderly : manner)
+            }
+        }
+    }
+
+    private func askAndDecide() {
         broker.askHolding(of: device) { [self] holding in
             if isOvertaken { return }
             decide(holding)
@@ -56,13 +77,10 @@ final class DeleteOperation {
         teardown.join(finish)
     }
 
-    /// The driver, where it can tell whether somebody has the device open. That of a device whose worker does not serve would
-    /// hang like STOP_DEV.
-    private var kernelThatKnows: (any ControlDevice)? {
-        guard let control = broker.driver.opened, control.features.contains(.safeStop), device.worker != nil,
-            device.info.state != .stuck
-        else { return nil }
-        return control
+    /// The driver can tell whether somebody has the device open (TRY_STOP_DEV). For a device whose worker does not serve the
+    /// command would hang like STOP_DEV.
+    private var kernelKnows: Bool {
+        broker.driver.features.contains(.safeStop) && device.worker != nil && device.info.state != .stuck
     }
 
     /// What the device is busy with itself; nil when nothing.
@@ -95,33 +113,33 @@ final class DeleteOperation {
         case .free: break
         }
         if let (holder, remedy) = obstacle { return refuse(busyWith: holder, remedy: remedy) }
-        if let control = kernelThatKnows { return beginToStop(control) }
-        // STOP_DEV of a device whose worker does not serve would hang.
-        takeDown(device.worker == nil || device.info.state == .stuck ? .killFirst : .orderly)
+        operation.go(to: kernelKnows ? .tryStop : .takeDown)
     }
 
     // MARK: TRY_STOP_DEV
 
-    private func beginToStop(_ control: any ControlDevice) {
+    private func beginToStop() {
         before = (device.info.state, device.info.reason)
         // A stopped device's worker ends by itself: that is no failure then.
         device.setState(.deleting)
-        tryStop(control)
+        tryStop()
     }
 
     /// TRY_STOP_DEV stops the device only while nobody has it open. One that is late may do so yet: it is heard out, also when
     /// its client has been told that it takes long.
-    private func tryStop(_ control: any ControlDevice) {
-        timer = broker.loop.after(milliseconds: Deadline.tryStop) { [self] in
+    private func tryStop() {
+        let limit = operation.limit(milliseconds: Deadline.tryStop) { [self] in
             let why = "the kernel has not answered TRY_STOP_DEV within \(Deadline.tryStop / 1000) s"
-            finish(unknownError(why, remedy: "see 'ubd list -n \(device.id)', or delete it with --force"))
+            tell(unknownError(why, remedy: "see 'ubd list -n \(device.id)', or delete it with --force"))
         }
-        control.submit(ControlRequest(operation: .tryStopDevice, device: device.id)) { [self] answer in
-            broker.loop.cancel(timer)
+        operation.command({ broker.driver.stop(device.id, onlyUnused: true, $0) }) { [self] answer in
+            broker.loop.cancel(limit)
             if isOvertaken { return }
-            switch answer.verdict(on: .tryStopDevice) {
-            case .done, .gone: takeDown(.orderly)
-            case .again: isOpen(control)
+            switch answer.verdict {
+            case .done, .gone:
+                kernelHasStopped = true
+                operation.go(to: .takeDown)
+            case .again: operation.go(to: .askHolder)
             case .taken, .unsupported, .refused, .unknown:
                 serveOn()
                 refuse(unknown: "the kernel answered TRY_STOP_DEV with \(SystemError.message(answer.errno))")
@@ -130,24 +148,24 @@ final class DeleteOperation {
     }
 
     /// By whom it is held the host's tables may know, and then there is nothing to wait for.
-    private func isOpen(_ control: any ControlDevice) {
+    private func askHolder() {
         attempt += 1
-        if attempt > 1 { return tryAgain(control) }
+        if attempt > 1 { return tryAgain() }
         broker.askHolding(of: device) { [self] holding in
             if isOvertaken { return }
-            guard case .held(let holder) = holding else { return tryAgain(control) }
+            guard case .held(let holder) = holding else { return tryAgain() }
             serveOn()
             refuse(busyWith: holder)
         }
     }
 
-    private func tryAgain(_ control: any ControlDevice) {
+    private func tryAgain() {
         guard attempt < DeleteOperation.attempts else {
             serveOn()
             return refuse(busyWith: BrokerAPI.openSomewhere)
         }
-        broker.loop.after(milliseconds: Deadline.pause) { [self] in
-            if !isOvertaken { tryStop(control) }
+        operation.wait(milliseconds: Deadline.pause) { [self] in
+            if !isOvertaken { tryStop() }
         }
     }
 
@@ -159,8 +177,14 @@ final class DeleteOperation {
 
     // MARK: The end
 
+    /// STOP_DEV of a device whose worker does not serve would hang.
+    private var manner: Teardown.Manner {
+        device.worker == nil || device.info.state == .stuck ? .killFirst : .orderly
+    }
+
     private func takeDown(_ manner: Teardown.Manner) {
-        Teardown(device, broker: broker, completion: finish).begin(manner)
+        operation.finish()
+        Teardown(device, broker: broker, completion: tell).begin(manner)
     }
 
     private static let release = "release it first, or delete with --force (what is not written yet is lost)"
@@ -186,9 +210,13 @@ final class DeleteOperation {
             remedy: remedy, id: Int64(device.id), holder: BrokerAPI.holderUnknown)
     }
 
-    /// Once.
     private func finish(_ error: InterfaceError?) {
-        broker.loop.cancel(timer)
+        operation.finish()
+        tell(error)
+    }
+
+    /// Once.
+    private func tell(_ error: InterfaceError?) {
         if device.deletion === self { device.deletion = nil }
         let completion = completion
         self.completion = nil

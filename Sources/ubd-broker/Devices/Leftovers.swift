@@ -25,11 +25,8 @@ extension Broker {
 
     /// A device that was taken over belongs to its owner and has its link.
     func checkNames(_ device: ManagedDevice) {
-        let request = ControlRequest(
-            operation: .getParameters, device: device.id, buffer: UblkParameters.emptyBuffer())
-        driver.opened?.submit(request) { [self] answer in
-            guard case .result(let result, let bytes) = answer, result >= 0,
-                let numbers = UblkParameters(decoding: bytes).nodes, devices[device.id] === device,
+        driver.parameters(of: device.id) { [self] answer in
+            guard let numbers = answer.content?.nodes, devices[device.id] === device,
                 device.teardown == nil
             else { return }
             do throws(SystemError) {

@@ -20,7 +20,7 @@ extension Broker {
         if !records.isEmpty { try demandDriver() }
         let unrecorded = uids.processes(except: recorded).filter { $0.status.isWorker(uid: $0.uid, gid: workerGID) }
         if !configuration.takesDown, let user = uids.collision(except: recorded.union(unrecorded.map(\.uid))) {
-            throw Startup.Refusal(
+            throw StartupRefusal(
                 message: "uids \(uids.range.lowerBound) to \(uids.range.upperBound - 1) are meant for workers, but "
                     + "\(user) is among them; choose others with --uid-base and --uid-count", status: 1)
         }
@@ -64,9 +64,9 @@ extension Broker {
     /// Without the driver there can be no device. Any other reason why it can't be asked says nothing about the devices,
     /// and to undo them for it would be the end of what serves.
     private func demandDriver() throws {
-        do throws(InterfaceError) { _ = try driver.ready() } catch {
+        do throws(InterfaceError) { try driver.ready() } catch {
             if case .kernelUnsupported(_, _, "ublk_drv") = error { return }
-            throw Startup.Refusal(
+            throw StartupRefusal(
                 message: "there are devices to take over, but \(error.message); \(error.remedy)", status: 1)
         }
     }
@@ -95,19 +95,16 @@ extension Broker {
 
     /// Compares the record with the kernel's device of that number.
     private func examine(_ device: ManagedDevice, done: @escaping () -> Void) {
-        guard let control = try? driver.ready() else {
+        do throws(InterfaceError) { try driver.ready() } catch {
             // Without the driver there can be no device: what is left is ours alone.
             undo(device)
             return loop.later(done)
         }
-        let buffer = [UInt8](repeating: 0, count: MemoryLayout<UblkDeviceInfo>.size)
-        let request = ControlRequest(operation: .getDeviceInfo, device: device.id, buffer: buffer)
-        control.submit(request) { [self] answer in
+        driver.info(of: device.id) { [self] answer in
             defer { done() }
-            guard case .result(let result, let bytes) = answer, result >= 0 else {
-                return answer.verdict(on: .getDeviceInfo) == .gone ? undo(device) : leave(device, answer.errno)
+            guard let info = answer.content else {
+                return answer.verdict == .gone ? undo(device) : leave(device, answer.errno)
             }
-            let info = bytes.withUnsafeBytes { $0.loadUnaligned(as: UblkDeviceInfo.self) }
             guard info.serverFlags == device.info.generation else {
                 Log.warning("not-ours", ("device", "\(device.id)"))
                 return undo(device)
@@ -125,7 +122,7 @@ extension Broker {
     }
 
     private func decide(_ device: ManagedDevice, _ info: UblkDeviceInfo) {
-        let state = UblkDeviceState(rawValue: info.state)
+        let state = info.deviceState
         let serves = state == .live && info.serverPID == device.worker?.pid && device.worker?.isAlive == true
         switch device.step {
         case .live where device.info.state == .failed: save(device)
@@ -234,8 +231,14 @@ extension Broker {
         return device.parking != nil && device.launch != nil
     }
 
+    /// Gives a device another worker after a death, as the broker does that it is given to (`Broker.replaceWorker`).
+    func replaceAfterDeath(_ device: ManagedDevice, _ change: ProcessChange) {
+        if device.info.state == .unmanaged { return endedUnmanaged(device, change) }
+        RecoverOperation(device, broker: self).begin()
+    }
+
     /// The worker of a device that could not be taken over has ended: what it had is lost, but not the device.
-    func endedUnmanaged(_ device: ManagedDevice, _ change: ProcessChange) {
+    private func endedUnmanaged(_ device: ManagedDevice, _ change: ProcessChange) {
         release(device)
         guard hasFiles(device) else {
             return waitForFiles(device, because: "its worker \(change), and the broker has no way to its file")

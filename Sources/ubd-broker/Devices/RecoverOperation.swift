@@ -10,7 +10,7 @@ import WorkerProtocol
 /// What may be sent when is the kernel's to say (docs/kernel-facts.md#half-ready). Without PER_IO_DAEMON (before 6.16) a second
 /// START_USER_RECOVERY after a replacement that made some but not all queues ready crashes the host: there it is sent
 /// once for each death of a worker that was sealed, and one more worker is tried without it.
-final class RecoverOperation {
+final class RecoverOperation: Replacement {
     /// Milliseconds.
     private enum Deadline {
         /// Later than that it is told that it takes long. (6.12 notices the death of a server that held every tag only by its
@@ -18,25 +18,35 @@ final class RecoverOperation {
         static let quiesced = 10_000
         static let patientPause = 1_000
         static let startRecovery = 10_000
-        static let command = 10_000
         static let kill = 5_000
         static let firstPause = 2
         static let longestPause = 100
     }
 
+    /// In the order in which they run. `endReplacement` leads back, to `release` or `startWorker`.
+    private enum Step: CaseIterable {
+        case endWorker
+        case pause
+        case release
+        case startRecovery
+        case startWorker
+        case endRecovery
+        case serve
+        case endReplacement
+    }
+
     private let broker: Broker
     private let device: ManagedDevice
+    private let operation: DeviceOperation<Step>
     private let began: UInt64
     /// When the present wait began: for QUIESCED, or for START_USER_RECOVERY to be taken. Each has its own deadline.
     private var waitBegan: UInt64 = 0
     private var start: WorkerStart?
     private var pause = Deadline.firstPause
-    private var timer: EventLoop.Timer?
     /// That the kernel still has requests of the dead worker has been told.
     private var isWaitTold = false
-    private var isCommandInFlight = false
-    private var isAbandoned = false
-    private var whenIdle: (() -> Void)?
+    /// Why the last replacement is not the device's worker.
+    private var replacementError: InterfaceError?
     /// START_USER_RECOVERY was sent for this death. Recorded before it is sent.
     private var isRecovering: Bool {
         get { device.recoveryStarted }
@@ -69,6 +79,7 @@ final class RecoverOperation {
         self.completion = completion
         self.device = device
         self.broker = broker
+        operation = DeviceOperation(loop: broker.loop)
         began = broker.now()
         attempts = device.recoveryAnswered ? 1 : 0
     }
@@ -79,38 +90,49 @@ final class RecoverOperation {
         device.setState(.recovering, reason: reason ?? device.info.lastDeath.map { "its worker \($0)" })
         device.step = .recovering
         broker.save(device)
-        endWorker { [self] in
-            broker.release(device)
-            let delay = reason == nil ? device.deathLog.pauseBeforeNext : 0
-            if delay == 0 { awaitRelease() } else { after(delay) { [self] in awaitRelease() } }
+        operation.begin(.endWorker) { [self] step in
+            switch step {
+            case .endWorker: endWorker { [self] in operation.next() }
+            case .pause: pauseAfterDeath()
+            case .release: awaitRelease()
+            case .startRecovery: startRecovery()
+            case .startWorker: startWorker()
+            case .endRecovery: endRecovery()
+            case .serve: serve()
+            case .endReplacement: endWorker { [self] in replacementIsDead() }
+            }
         }
+    }
+
+    private func pauseAfterDeath() {
+        let delay = reason == nil ? device.deathLog.pauseBeforeNext : 0
+        if delay == 0 { operation.next() } else { operation.wait(milliseconds: delay) { [self] in operation.next() } }
     }
 
     /// Kills the worker, if there is one, and goes on when it is dead.
     private func endWorker(then next: @escaping () -> Void) {
-        guard let worker = device.worker, worker.end == nil else { return next() }
-        worker.setHandler { [self] event in
-            guard case .ended = event, !isAbandoned else { return }
-            broker.loop.cancel(timer)
-            next()
-        }
-        worker.kill()
-        timer = broker.loop.after(milliseconds: Deadline.kill) { [self] in
-            giveUp("its worker can not be killed: it waits for a file or disk that does not answer")
-        }
+        operation.kill(
+            device.worker, milliseconds: Deadline.kill,
+            stuck: { [self] in
+                giveUp("its worker can not be killed: it waits for a file or disk that does not answer")
+            },
+            then: { [self] in
+                broker.release(device)
+                next()
+            })
     }
+
+    let hasDevice = true
 
     /// Somebody takes the device down: nothing more is begun, and `next` runs when the kernel has finished the command
     /// that it is at.
     func abandon(then next: @escaping () -> Void) {
-        isAbandoned = true
-        broker.loop.cancel(timer)
         start?.abandon()
         device.recovery = nil
         tell(
             .failed(
                 message: "device \(device.id) is being deleted", remedy: "see 'ubd list'", step: "delete", errno: nil))
-        if isCommandInFlight { whenIdle = next } else { next() }
+        operation.abandon(then: next)
     }
 
     // MARK: The kernel lets go of the dead worker
@@ -126,23 +148,20 @@ final class RecoverOperation {
     }
 
     private func waitUntilQuiesced() {
-        let buffer = [UInt8](repeating: 0, count: MemoryLayout<UblkDeviceInfo>.size)
-        command(ControlRequest(operation: .getDeviceInfo, device: device.id, buffer: buffer)) { [self] answer in
-            switch answer.verdict(on: .getDeviceInfo) {
+        operation.command({ broker.driver.info(of: device.id, $0) }) { [self] answer in
+            switch answer.verdict {
             case .done: break
             case .again:
                 // Nothing is known that would be a reason to give the device up.
                 let reason = "the kernel does not tell its state: \(SystemError.message(answer.errno))"
                 device.setState(.recovering, reason: reason)
-                return after(Deadline.patientPause) { [self] in waitUntilQuiesced() }
+                return operation.wait(milliseconds: Deadline.patientPause) { [self] in waitUntilQuiesced() }
             default: return giveUp("the kernel does not know it any more: \(SystemError.message(answer.errno))")
             }
-            guard case .result(_, let bytes) = answer else { return }
-            let info = bytes.withUnsafeBytes { $0.loadUnaligned(as: UblkDeviceInfo.self) }
-            switch UblkDeviceState(rawValue: info.state) {
+            switch answer.content?.deviceState {
             case .quiesced, .failIO:
                 beginWait()
-                startRecovery()
+                operation.next()
             case .live: waitOn()
             case .dead, nil: giveUp("the kernel stopped it")
             }
@@ -159,13 +178,13 @@ final class RecoverOperation {
             device.setState(.recovering, reason: reason)
             Log.warning("not-quiesced", ("device", "\(device.id)"), ("owner", "\(device.owner)"), ("why", reason))
         }
-        after(isWaitTold ? Deadline.patientPause : pause) { [self] in waitUntilQuiesced() }
+        operation.wait(milliseconds: isWaitTold ? Deadline.patientPause : pause) { [self] in waitUntilQuiesced() }
         pause = min(pause * 2, Deadline.longestPause)
     }
 
     /// EBUSY until the last reference to the device's control node is gone: a dying process takes its time.
     private func startRecovery() {
-        if device.recoveryAnswered, !broker.canRepeatRecovery { return startWorker() }
+        if device.recoveryAnswered, !broker.canRepeatRecovery { return operation.next() }
         // By an earlier broker, which was killed before it had recorded the answer, and so before any replacement.
         let mayHaveBeenSent = isRecovering
         isRecovering = true
@@ -173,8 +192,8 @@ final class RecoverOperation {
             // A later broker would not know that it must not be sent again.
             return giveUp("its record can not be written: \(error)")
         }
-        command(ControlRequest(operation: .startUserRecovery, device: device.id)) { [self] answer in
-            switch answer.verdict(on: .startUserRecovery) {
+        operation.command({ broker.driver.startRecovery(device.id, $0) }) { [self] answer in
+            switch answer.verdict {
             case .done: recoveryStarted()
             // It was: "nothing is ready" is what the kernel says when it is sent again before a replacement has fetched.
             case .refused where answer.errno == EINVAL && mayHaveBeenSent && !broker.canRepeatRecovery:
@@ -197,7 +216,7 @@ final class RecoverOperation {
                 return giveUp("its record can not be written: \(error)")
             }
         }
-        startWorker()
+        operation.next()
     }
 
     // MARK: The replacement
@@ -209,7 +228,7 @@ final class RecoverOperation {
             launch, for: device, broker: broker, program: programs.first,
             listener: WorkerStart.Listener(
                 geometry: { [unowned self] geometry in compare(geometry) },
-                ready: { [unowned self] in endRecovery() },
+                ready: { [unowned self] in operation.next() },
                 failed: { [unowned self] error in replacementFailed(error) },
                 sealed: {}))
         self.start = start
@@ -226,10 +245,10 @@ final class RecoverOperation {
 
     private func endRecovery() {
         guard let worker = device.worker else { return }
-        let request = ControlRequest(
-            operation: .endUserRecovery, device: device.id, data: UInt64(worker.pid), deadline: Deadline.command)
-        command(request) { [self] answer in
-            guard answer.verdict(on: .endUserRecovery) == .done else {
+        operation.commit({
+            broker.driver.endRecovery(device.id, worker: worker.pid, $0)
+        }) { [self] answer in
+            guard answer.isDone else {
                 return replacementFailed(StartErrors.kernelSaysNo("END_USER_RECOVERY", answer.errno))
             }
             guard worker.isAlive else {
@@ -239,14 +258,15 @@ final class RecoverOperation {
                 attempts = 0
                 return replacementFailed(StartErrors.workerBroke("it died while the kernel accepted it"))
             }
-            do throws(SystemError) { try worker.resume() } catch {
-                return replacementFailed(StartErrors.broken("resume the worker", error))
-            }
-            succeed()
+            operation.next()
         }
     }
 
-    private func succeed() {
+    private func serve() {
+        do { try device.worker?.resume() } catch {
+            return replacementFailed(StartErrors.broken("resume the worker", error))
+        }
+        operation.finish()
         device.recovery = nil
         isRecovering = false
         device.step = .live
@@ -264,11 +284,12 @@ final class RecoverOperation {
     /// A replacement did not get there. It must be dead before the next one is tried.
     private func replacementFailed(_ error: InterfaceError) {
         Log.warning("replacement-failed", ("device", "\(device.id)"), ("why", error.message))
-        endWorker { [self] in replacementIsDead(error) }
+        replacementError = error
+        operation.go(to: .endReplacement)
     }
 
-    private func replacementIsDead(_ error: InterfaceError) {
-        broker.release(device)
+    private func replacementIsDead() {
+        guard let error = replacementError else { return }
         device.deathLog.add(window: broker.configuration.deathWindow)
         if programs.count > 1 { programs.removeFirst() }
         device.info.lastDeath = "did not get ready (\(error.message))"
@@ -277,8 +298,8 @@ final class RecoverOperation {
         if isRecovering, !broker.canRepeatRecovery, attempts >= 2 {
             return giveUp("two new workers failed, and this kernel (before 6.16) allows no more: \(error.message)")
         }
-        after(max(device.deathLog.pauseBeforeNext, Deadline.firstPause)) { [self] in
-            if isRecovering, !broker.canRepeatRecovery { startWorker() } else { awaitRelease() }
+        operation.wait(milliseconds: max(device.deathLog.pauseBeforeNext, Deadline.firstPause)) { [self] in
+            operation.go(to: isRecovering && !broker.canRepeatRecovery ? .startWorker : .release)
         }
     }
 
@@ -286,9 +307,8 @@ final class RecoverOperation {
 
     /// Nothing more can be done: the device stops, so that nobody waits for ever, and stays listed with its reason.
     private func giveUp(_ reason: String) {
-        if isAbandoned { return }
-        isAbandoned = true
-        broker.loop.cancel(timer)
+        guard operation.isActive else { return }
+        operation.finish()
         start?.abandon()
         device.recovery = nil
         broker.fail(device, because: reason)
@@ -304,25 +324,9 @@ final class RecoverOperation {
         completion?(error)
     }
 
-    private func after(_ milliseconds: Int, _ next: @escaping () -> Void) {
-        timer = broker.loop.after(milliseconds: milliseconds) { [self] in if !isAbandoned { next() } }
-    }
-
     private func again(_ deadline: Int, _ problem: String, _ next: @escaping () -> Void) {
         guard (broker.now() - waitBegan) / 1_000_000 < UInt64(deadline) else { return giveUp(problem) }
-        after(pause, next)
+        operation.wait(milliseconds: pause, then: next)
         pause = min(pause * 2, Deadline.longestPause)
-    }
-
-    private func command(_ request: ControlRequest, _ next: @escaping (ControlAnswer) -> Void) {
-        guard let control = broker.driver.opened else { return giveUp("the ublk driver is gone") }
-        isCommandInFlight = true
-        control.submit(request) { [self] answer in
-            isCommandInFlight = false
-            if !isAbandoned { return next(answer) }
-            let idle = whenIdle
-            whenIdle = nil
-            idle?()
-        }
     }
 }

@@ -9,10 +9,7 @@ import WorkerProtocol
 /// that would have served. It is killed at the end, whatever came out.
 final class Rehearsal {
     /// Milliseconds.
-    private enum Deadline {
-        static let all = 20_000
-        static let kill = 5_000
-    }
+    private static let killDeadline = 5_000
 
     private let broker: Broker
     private let device: ManagedDevice
@@ -20,6 +17,7 @@ final class Rehearsal {
     private let launch: LaunchMessage
     /// Where the files lie; the caller keeps it open.
     private let parking: Int32
+    private var conversation: WorkerConversation?
     private var worker: (any Worker)?
     private var statistics: DeviceStatistics?
     private var geometry: Geometry?
@@ -40,25 +38,19 @@ final class Rehearsal {
     /// `completion` hears the disk that it would be, or why it would not, when the worker is gone.
     func begin(_ completion: @escaping (Result<Geometry, InterfaceError>) -> Void) {
         self.completion = completion
-        guard let uid = broker.uids.lease() else {
-            outcome = .failure(WorkerStart.noFreeUID(broker.uids.range.count))
-            return broker.loop.later { [self] in finish() }
-        }
-        var start = WorkerStart.launch(
-            launch, of: device, program: program, node: broker.nodes.null, uid: uid, broker: broker)
-        do {
-            worker = try broker.withGroup(of: device) { (group) throws(SystemError) in
-                start.group = group
-                return try broker.startWorker(start) { [self] event in handle(event) }
-            }
-            timer = broker.loop.after(milliseconds: Deadline.all) { [self] in
-                end(.failure(StartErrors.late))
-            }
-        } catch {
-            broker.uids.giveBack(uid)
-            outcome = .failure(StartErrors.broken("start the worker", error))
-            broker.loop.later { [self] in finish() }
-        }
+        let subject = WorkerConversation.Subject(
+            program: program, launch: launch, node: broker.nodes.null,
+            files: { [self] () throws(SystemError) in
+                // A page of its own: that of the device is the serving worker's.
+                let page = try DeviceStatistics(queues: Int(launch.queues))
+                statistics = page
+                return (parking, page)
+            })
+        let conversation = WorkerConversation(
+            subject, for: device, broker: broker, hear: { [self] event in handle(event) },
+            broke: { [self] failure in brokeOff(failure) })
+        self.conversation = conversation
+        worker = conversation.begin()
     }
 
     /// Nobody wants to know any more.
@@ -67,64 +59,38 @@ final class Rehearsal {
         end(.failure(StartErrors.workerBroke("nobody waits for it any more")))
     }
 
-    private func handle(_ event: WorkerEvent) {
-        if case .ended(let change) = event { return ended(change) }
-        if outcome != nil { return }
+    private func handle(_ event: WorkerConversation.Event) {
         switch event {
-        case .running: sendLaunchMessage()
-        case .launchFailed(let step, let errno):
-            let what = StartFailure.launcherStep(step)
-            end(.failure(StartErrors.broken(what, SystemError(what, errno))))
-        case .unusable(let error): end(.failure(StartErrors.broken("watch the worker", error)))
-        case .message(.geometry(let geometry)): serve(geometry)
-        case .message(.failed(let failure)): hear(failure)
-        case .message(.sealed): end(.failure(StartErrors.workerBroke("it claims to serve /dev/null")))
-        case .violation(let what): end(.failure(StartErrors.workerBroke("it sent \(what)")))
-        case .stopped, .ended: break
+        case .geometry(let geometry):
+            self.geometry = geometry
+            conversation?.serve([])
+        case .sealed: end(.failure(StartErrors.workerBroke("it claims to serve /dev/null")))
+        case .stopped: break
         }
     }
 
-    private func sendLaunchMessage() {
-        guard let worker, let walls = broker.walls[launch.target.name] else {
-            return end(.failure(StartErrors.workerBroke("its walls are gone")))
+    private func brokeOff(_ failure: WorkerConversation.Failure) {
+        // It must fail, at the one thing that it can't do without a device.
+        if case .worker(let failure) = failure, let geometry, [.fetch, .mapDescriptors].contains(failure.step) {
+            return end(.success(geometry))
         }
-        worker.expect(.geometry)
-        do throws(SystemError) {
-            let page = try DeviceStatistics(queues: Int(launch.queues))
-            try worker.send(launch, parking: parking, statistics: page.file.raw, bundle: walls.bundle(for: launch.mode))
-            statistics = page
-        } catch {
-            sendFailed("send the launch message", error)
-        }
-    }
-
-    /// A worker that dies closes its socket first: then its death is the reason to be told, and comes as an event.
-    private func sendFailed(_ what: String, _ error: SystemError) {
-        if error.errno != EPIPE, error.errno != ECONNRESET { end(.failure(StartErrors.broken(what, error))) }
-    }
-
-    private func serve(_ geometry: Geometry) {
-        self.geometry = geometry
-        program.version = PackedVersion.text(geometry.version)
-        worker?.expect(.sealed)
-        do throws(SystemError) { try worker?.send(ServeMessage()) } catch {
-            sendFailed("send to the worker", error)
-        }
-    }
-
-    /// It must fail, at the one thing that it can't do without a device.
-    private func hear(_ failure: WorkerFailure) {
-        if let geometry, failure.step == .fetch || failure.step == .mapDescriptors { return end(.success(geometry)) }
-        end(.failure(StartErrors.explain(failure, device, workerGID: broker.workerGID)))
+        end(.failure(failure.explained(for: device, workerGID: broker.workerGID)))
     }
 
     private func end(_ result: Result<Geometry, InterfaceError>) {
         if outcome != nil { return }
         outcome = result
-        broker.loop.cancel(timer)
-        guard let worker, worker.end == nil else { return broker.loop.later { [self] in finish() } }
+        conversation?.end()
+        // It knows this rehearsal, whose page would stay open.
+        conversation = nil
+        // Not from the depths of its own event.
+        guard let worker else { return broker.loop.later { [self] in finish() } }
+        guard worker.end == nil else { return ended() }
+        worker.setHandler { [self] event in
+            if case .ended = event { ended() }
+        }
         worker.kill()
-        timer = broker.loop.after(milliseconds: Deadline.kill) { [self] in
+        timer = broker.loop.after(milliseconds: Rehearsal.killDeadline) { [self] in
             // It waits for its file, as the next one would. Its uid is free when it ends.
             Log.warning("rehearsal-stuck", ("device", "\(device.id)"), ("worker", "\(worker.pid)"))
             broker.stuckRehearsals[ObjectIdentifier(self)] = (device.owner, device.memoryBytes)
@@ -133,16 +99,14 @@ final class Rehearsal {
         }
     }
 
-    private func ended(_ change: ProcessChange) {
+    private func ended() {
         broker.loop.cancel(timer)
         broker.stuckRehearsals[ObjectIdentifier(self)] = nil
-        if outcome == nil { outcome = .failure(StartErrors.workerBroke("it \(change)")) }
         guard let worker else { return }
         broker.judge(worker, of: program, for: device)
         worker.forget(undertaker: broker.undertaker, owner: device.owner)
         broker.uids.giveBack(worker.uid)
         self.worker = nil
-        // Not from the depths of its own event.
         broker.loop.later { [self] in finish() }
     }
 

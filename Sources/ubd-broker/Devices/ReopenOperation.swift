@@ -7,9 +7,17 @@ import WorkerProtocol
 /// file is parked as for an add; a worker in a rehearsal looks at it, and only the same file as before is taken: the same
 /// inode, made at the same time, at least as large, opened for the same use. Until then the kernel is asked for nothing,
 /// so that a wrong file leaves the device waiting as before.
-final class ReopenOperation: ClientOperation {
+final class ReopenOperation: ClientOperation, Reopening {
+    /// In the order in which they run.
+    private enum Step: CaseIterable {
+        case files
+        case rehearse
+        case recover
+    }
+
     private let broker: Broker
     private let device: ManagedDevice
+    private let operation: DeviceOperation<Step>
     private let handover: FileHandover
     private var parking: FileDescriptor?
     private var rehearsal: Rehearsal?
@@ -26,6 +34,7 @@ final class ReopenOperation: ClientOperation {
         self.broker = broker
         self.answer = answer
         handover = FileHandover(loop: broker.loop)
+        operation = DeviceOperation(loop: broker.loop)
     }
 
     /// Where the client's files lie as long as the device has not got them.
@@ -37,10 +46,20 @@ final class ReopenOperation: ClientOperation {
             return
         }
         device.reopening = self
+        operation.begin(.files) { [self] step in
+            switch step {
+            case .files: awaitFiles()
+            case .rehearse: rehearse()
+            case .recover: recover()
+            }
+        }
+    }
+
+    private func awaitFiles() {
         do {
             let end = try handover.begin { [self] error in
                 parking = handover.take()
-                if let error { fail(error) } else { rehearse() }
+                if let error { fail(error) } else { operation.next() }
             }
             let isBuffered = device.launch?.flags.contains(.buffered) == true
             answer?(.files(count: isBuffered ? 1 : 2, parking: end))
@@ -122,10 +141,11 @@ final class ReopenOperation: ClientOperation {
                     message: "with this file device \(device.id) would be another disk: \(difference)",
                     remedy: remedy, index: 0))
         }
-        recover()
+        operation.next()
     }
 
     private func recover() {
+        operation.finish()
         device.reopening = nil
         device.parking = parking.take()
         Log.notice("file-again", ("device", "\(device.id)"), ("owner", "\(device.owner)"))
@@ -141,6 +161,7 @@ final class ReopenOperation: ClientOperation {
 
     private func fail(_ error: InterfaceError) {
         guard device.reopening === self else { return }
+        operation.abandon()
         device.reopening = nil
         rehearsal?.abandon()
         rehearsal = nil

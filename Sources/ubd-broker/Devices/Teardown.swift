@@ -8,7 +8,7 @@ import SystemCalls
 /// The order is the kernel's: a device whose worker hangs must lose its worker before STOP_DEV or DEL_DEV, because a
 /// DEL_DEV that waits holds up every ADD and DEL on the host (docs/kernel-facts.md#waiting-commands). A worker that can't be killed gets
 /// neither: the device is `stuck` until its pidfd fires.
-final class Teardown {
+final class Teardown: TakingDown {
     enum Manner {
         /// STOP_DEV while the worker still serves what is in flight.
         case orderly
@@ -22,31 +22,40 @@ final class Teardown {
         /// For STOP_DEV of a device whose worker is dead: all that it can wait for then is said after so long.
         static let stopDead = 5_000
         static let kill = 5_000
-        static let command = 10_000
+        static let delete = 10_000
         static let firstPause = 50
         static let longestPause = 60_000
     }
 
+    /// In the order in which they run; an orderly one begins with `stop`.
+    private enum Step: CaseIterable {
+        case killFirst
+        case stop
+        case kill
+        case delete
+        case clean
+    }
+
     private let broker: Broker
     private let device: ManagedDevice
+    private let operation: DeviceOperation<Step>
     /// Whoever waits for the end.
     private var completions: [(InterfaceError?) -> Void]
     /// What they were told, or nil when it was well.
     private var outcome: InterfaceError??
-    private var killTimer: EventLoop.Timer?
     /// What the kernel answered to the last STOP_DEV, when it did not stop it.
     private var stopProblem: String?
     /// While STOP_DEV is in the kernel: when it is told that the device is stuck.
     private var stopTimer: EventLoop.Timer?
     private var deleteAttempts = 0
-    private var deletion = UblkControlOperation.deleteDeviceAsync
-    /// A recovery that was under way is over.
-    private var isBegun = false
+    /// DEL_DEV in place of DEL_DEV_ASYNC.
+    private var deletesWaiting = false
 
     init(_ device: ManagedDevice, broker: Broker, completion: @escaping (InterfaceError?) -> Void) {
         self.device = device
         self.broker = broker
         completions = [completion]
+        operation = DeviceOperation(loop: broker.loop)
     }
 
     /// One more waits for the end.
@@ -56,9 +65,8 @@ final class Teardown {
 
     /// Waits no longer for what the worker still serves: its death ends a STOP_DEV that hangs on it.
     func hurry() {
-        // While a recovery ends its command the worker must live (6.12); it is killed right afterwards in any case.
-        guard isBegun else { return }
-        device.worker?.kill()
+        // While a recovery ends its command this has not begun; the worker is killed right afterwards in any case.
+        guard operation.hurry(device.worker) else { return }
         if stopTimer != nil { limitStop(to: Deadline.stopDead) }
     }
 
@@ -74,49 +82,44 @@ final class Teardown {
             // Above all END_USER_RECOVERY must be over before its worker dies.
             return recovery.abandon { [self] in begin(.killFirst) }
         }
-        isBegun = true
         device.setState(.deleting, reason: device.info.reason)
         device.step = .deleting
         broker.save(device)
-        switch manner {
-        case .orderly: stopThenKill()
-        case .killFirst: kill { [self] in stopThenDelete() }
+        operation.begin(manner == .orderly ? .stop : .killFirst) { [self] step in
+            switch step {
+            case .killFirst: kill { [self] in operation.go(to: device.mayBeStarted ? .stop : .delete) }
+            case .stop: stop()
+            // Nothing to do when it was killed first.
+            case .kill: kill { [self] in operation.next() }
+            case .delete: delete()
+            case .clean: clean()
+            }
         }
-    }
-
-    private func stopThenKill() {
-        // One that is late waits for the worker: without it it ends.
-        let timer = broker.loop.after(milliseconds: Deadline.stop) { [self] in hurry() }
-        stop { [self] in
-            broker.loop.cancel(timer)
-            kill { [self] in delete() }
-        }
-    }
-
-    private func stopThenDelete() {
-        if device.mayBeStarted { stop { [self] in delete() } } else { delete() }
     }
 
     /// STOP_DEV, to its very end: a DEL_DEV meanwhile would wait for it, and with it every ADD and DEL on the host. It
     /// outlasts a dead worker whose requests to a hung disk the kernel can't take back.
-    private func stop(then next: @escaping () -> Void) {
+    private func stop() {
+        // One that is late waits for the worker: without it it ends.
+        let timer = device.worker == nil ? nil : operation.limit(milliseconds: Deadline.stop) { [self] in hurry() }
         limitStop(to: device.worker == nil ? Deadline.stopDead : 2 * Deadline.stop)
         stop(pause: Deadline.firstPause) { [self] in
+            broker.loop.cancel(timer)
             broker.loop.cancel(stopTimer)
             stopTimer = nil
-            next()
+            operation.next()
         }
     }
 
     /// Again and again until the kernel has stopped it, or has no disk of ours to stop.
     private func stop(pause: Int, then next: @escaping () -> Void) {
-        command(.stopDevice, deadline: Deadline.stop) { [self] answer in
-            switch answer.verdict(on: .stopDevice) {
+        operation.command({ broker.driver.stop(device.id, $0) }) { [self] answer in
+            switch answer.verdict {
             case .done, .gone: next()
             case .taken, .again, .unsupported, .refused, .unknown:
                 stopProblem = SystemError.message(answer.errno)
                 Log.warning("stop", ("device", "\(device.id)"), ("errno", SystemError.name(answer.errno)))
-                broker.loop.after(milliseconds: pause) { [self] in
+                operation.wait(milliseconds: pause) { [self] in
                     stop(pause: min(2 * pause, Deadline.longestPause), then: next)
                 }
             }
@@ -126,7 +129,7 @@ final class Teardown {
     /// What a STOP_DEV that takes longer waits for is told then.
     private func limitStop(to milliseconds: Int) {
         broker.loop.cancel(stopTimer)
-        stopTimer = broker.loop.after(milliseconds: milliseconds) { [self] in
+        stopTimer = operation.limit(milliseconds: milliseconds) { [self] in
             if let stopProblem {
                 return becomeStuck("the kernel can not stop it: \(stopProblem)", step: "STOP_DEV")
             }
@@ -143,19 +146,10 @@ final class Teardown {
 
     /// Kills the worker and goes on when it is dead.
     private func kill(then next: @escaping () -> Void) {
-        guard let worker = device.worker else { return next() }
-        guard worker.end == nil else {
-            broker.release(device)
-            return next()
-        }
-        worker.setHandler { [self] event in
-            guard case .ended = event else { return }
-            broker.loop.cancel(killTimer)
+        operation.kill(device.worker, milliseconds: Deadline.kill, stuck: { [self] in becomeStuck() }) { [self] in
             broker.release(device)
             next()
         }
-        worker.kill()
-        killTimer = broker.loop.after(milliseconds: Deadline.kill) { [self] in becomeStuck() }
     }
 
     private func becomeStuck(
@@ -173,19 +167,19 @@ final class Teardown {
     }
 
     private func delete() {
-        guard device.isInKernel else { return device.mayBeInKernel ? deleteIfOurs() : clean() }
+        guard device.isInKernel else { return device.mayBeInKernel ? deleteIfOurs() : operation.next() }
         // The disk is gone, and its number free at any moment from here: the next one's owner is not ours to tell.
         broker.store.removeUdev(device.id)
-        let timer = broker.loop.after(milliseconds: Deadline.command) { [self] in
+        let timer = operation.limit(milliseconds: Deadline.delete) { [self] in
             becomeStuck("the kernel has not deleted it yet", step: "DEL_DEV")
         }
-        command(deletion, deadline: Deadline.command) { [self] answer in
+        operation.command({ broker.driver.delete(device.id, waiting: deletesWaiting, $0) }) { [self] answer in
             broker.loop.cancel(timer)
-            switch answer.verdict(on: deletion) {
-            case .done, .gone: clean()
-            case .unsupported where deletion == .deleteDeviceAsync:
+            switch answer.verdict {
+            case .done, .gone: operation.next()
+            case .unsupported where !deletesWaiting:
                 // Before 6.7 there is only the one that waits for whoever has the disk open.
-                deletion = .deleteDevice
+                deletesWaiting = true
                 delete()
             default: retryDelete(answer.errno)
             }
@@ -194,16 +188,10 @@ final class Teardown {
 
     /// Whether the kernel still has our device under that number; another server may have got it meanwhile.
     private func deleteIfOurs() {
-        let buffer = [UInt8](repeating: 0, count: MemoryLayout<UblkDeviceInfo>.size)
-        let request = ControlRequest(operation: .getDeviceInfo, device: device.id, buffer: buffer)
-        broker.driver.opened?.submit(request) { [self] answer in
-            switch answer.verdict(on: .getDeviceInfo) {
-            case .done: break
-            case .gone: return clean()
-            default: return retryDelete(answer.errno)
+        operation.command({ broker.driver.info(of: device.id, $0) }) { [self] answer in
+            guard let info = answer.content else {
+                return answer.verdict == .gone ? operation.next() : retryDelete(answer.errno)
             }
-            guard case .result(_, let bytes) = answer else { return }
-            let info = bytes.withUnsafeBytes { $0.loadUnaligned(as: UblkDeviceInfo.self) }
             device.mayBeInKernel = false
             device.isInKernel = info.serverFlags == device.info.generation
             delete()
@@ -223,7 +211,7 @@ final class Teardown {
                     remedy: "it is tried again by itself; see 'ubd list -n \(device.id)'", step: "DEL_DEV",
                     errno: Int64(errno)))
         }
-        broker.loop.after(milliseconds: min(1000 * deleteAttempts, 60_000)) { [self] in deleteIfOurs() }
+        operation.wait(milliseconds: min(1000 * deleteAttempts, 60_000)) { [self] in deleteIfOurs() }
     }
 
     private func clean() {
@@ -231,6 +219,7 @@ final class Teardown {
         if let parking = device.parking.take() { broker.undertaker.letGo(parking, owner: device.owner) }
         broker.groups?.remove(broker.group(of: device))
         broker.store.remove(device.id)
+        operation.finish()
         device.teardown = nil
         broker.forget(device)
         broker.noteDeletion(of: device.id)
@@ -244,15 +233,5 @@ final class Teardown {
         let waiting = completions
         completions = []
         for completion in waiting { completion(error) }
-    }
-
-    private func command(
-        _ operation: UblkControlOperation, deadline: Int, _ next: @escaping (ControlAnswer) -> Void
-    ) {
-        guard let control = broker.driver.opened else {
-            // Without a driver there is no device either.
-            return next(.result(-ENODEV, []))
-        }
-        control.submit(ControlRequest(operation: operation, device: device.id, deadline: deadline), next)
     }
 }

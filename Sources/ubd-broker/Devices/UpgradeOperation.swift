@@ -9,7 +9,7 @@ import WorkerProtocol
 /// where the kernel can (6.16, not in batch mode): requests under way are finished, new ones wait in the kernel. Elsewhere the worker is
 /// killed, and the kernel gives its requests to the next one, which only `--recovery reissue` asks for. The rest is a
 /// recovery, first with the new program, and with the old one should that fail.
-final class UpgradeOperation {
+final class UpgradeOperation: Replacement {
     /// Milliseconds.
     private enum Deadline {
         /// For the kernel to find an idle request on each queue.
@@ -17,6 +17,16 @@ final class UpgradeOperation {
         static let drain = 5_000
         static let kill = 5_000
         static let pause = 2
+    }
+
+    /// In the order in which they run.
+    private enum Step: CaseIterable {
+        case rehearse
+        case takeOver
+        case quiesce
+        case drain
+        case kill
+        case recover
     }
 
     enum Outcome {
@@ -28,16 +38,13 @@ final class UpgradeOperation {
 
     private let broker: Broker
     private let device: ManagedDevice
+    private let operation: DeviceOperation<Step>
     private let permission: () -> InterfaceError?
     private var completion: ((Outcome) -> Void)?
     private var rehearsal: Rehearsal?
     private var candidate: WorkerProgram?
     /// It is no longer the worker alone that decides about the device.
-    private(set) var hasDevice = false
-    private var isCommandInFlight = false
-    private var isAbandoned = false
-    private var whenIdle: (() -> Void)?
-    private var timer: EventLoop.Timer?
+    var hasDevice: Bool { operation.step != nil && operation.step != .rehearse }
     private var drainBegan: UInt64 = 0
 
     /// `permission`: asked once there is something to do; why it must not be done.
@@ -49,6 +56,7 @@ final class UpgradeOperation {
         self.device = device
         self.broker = broker
         self.completion = completion
+        operation = DeviceOperation(loop: broker.loop)
     }
 
     // MARK: Before the device is touched
@@ -74,12 +82,24 @@ final class UpgradeOperation {
         }
         self.candidate = candidate
         device.upgrade = self
+        operation.begin(.rehearse) { [self] step in
+            switch step {
+            case .rehearse: rehearse(candidate, launch, parking)
+            case .takeOver: takeOver()
+            case .quiesce: quiesce()
+            case .drain: drain()
+            case .kill: kill()
+            case .recover: recover()
+            }
+        }
+    }
+
+    private func rehearse(_ candidate: WorkerProgram, _ launch: LaunchMessage, _ parking: Int32) {
         let rehearsal = Rehearsal(of: candidate, for: device, launch, parking: parking, broker: broker)
         self.rehearsal = rehearsal
         rehearsal.begin { [self] result in
             self.rehearsal = nil
-            if isAbandoned { return }
-            rehearsed(result)
+            if operation.isActive { rehearsed(result) }
         }
     }
 
@@ -130,7 +150,7 @@ final class UpgradeOperation {
     /// Not in batch mode: there QUIESCE_DEV makes the driver fail every request until the next server is ready
     /// (ublk_batch_cancel_queue sets force_abort; Linux 7.3).
     private var canQuiesce: Bool {
-        !device.info.mode.isBatch && broker.driver.opened?.features.contains(.quiesce) == true
+        !device.info.mode.isBatch && broker.driver.features.contains(.quiesce)
     }
 
     /// Without QUIESCE_DEV the requests that the old worker has taken are the kernel's to repeat, or to fail.
@@ -154,11 +174,11 @@ final class UpgradeOperation {
             } else if geometry.file != device.file, device.file != .none {
                 problem = "it tells of another file"
             } else {
-                return takeOver()
+                return operation.next()
             }
         }
         Log.error("upgrade-refused", ("device", "\(device.id)"), ("why", problem))
-        tell(
+        end(
             .failed(
                 .failed(
                     message: "the new worker program is not fit to serve: \(problem)",
@@ -172,13 +192,12 @@ final class UpgradeOperation {
         guard device.info.state == .live, device.recovery == nil, device.teardown == nil, let worker = device.worker,
             worker.isAlive
         else {
-            return tell(
+            return end(
                 .failed(
                     .busy(
                         message: "something else happened to the device meanwhile", remedy: "try again",
                         id: Int64(device.id), holder: "the broker")))
         }
-        hasDevice = true
         device.setState(.recovering, reason: UpgradeOperation.reason)
         // A broker that is killed from here on leaves a device that looks live and may have been told to take no requests:
         // the next one must go on, not back.
@@ -188,49 +207,37 @@ final class UpgradeOperation {
             if case .ended = event { ended() }
         }
         if worker.end != nil { return ended() }
-        if canQuiesce { quiesce() } else { kill() }
+        operation.go(to: canQuiesce ? .quiesce : .kill)
     }
 
     static let reason = "its worker is being replaced by a newer one"
 
     /// From its answer on no request goes to the worker, until there is a new one.
     private func quiesce() {
-        guard let control = broker.driver.opened else { return kill() }
-        isCommandInFlight = true
-        let request = ControlRequest(
-            operation: .quiesceDevice, device: device.id, data: UInt64(Deadline.quiesce),
-            deadline: Deadline.quiesce + 5_000)
-        control.submit(request) { [self] answer in
-            isCommandInFlight = false
-            if isAbandoned {
-                let idle = whenIdle
-                whenIdle = nil
-                idle?()
-                return
-            }
+        operation.command({
+            broker.driver.quiesce(device.id, patience: Deadline.quiesce, $0)
+        }) { [self] answer in
             // Its own end came first: that was waited for.
             if device.worker?.end != nil { return ended() }
-            switch answer.verdict(on: .quiesceDevice) {
-            case .done:
-                drainBegan = monotonicNanoseconds()
-                waitUntilDrained()
+            switch answer.verdict {
+            case .done: operation.next()
             case .unsupported: notQuiesced()
             // It may keep new requests back by now, which only a new worker ends.
             default:
                 Log.warning("quiesce", ("device", "\(device.id)"), ("errno", SystemError.name(answer.errno)))
-                kill()
+                operation.go(to: .kill)
             }
         }
     }
 
     /// A device that an earlier version of the broker added, which did not ask for the feature.
     private func notQuiesced() {
-        if device.info.recovery == .reissue { return kill() }
+        if device.info.recovery == .reissue { return operation.go(to: .kill) }
         device.step = .live
         device.setState(.live)
         broker.save(device)
         let refusal = wouldFailRequests
-        hasDevice = false
+        operation.finish()
         device.upgrade = nil
         broker.watchOver(device)
         tell(.failed(refusal))
@@ -238,27 +245,32 @@ final class UpgradeOperation {
 
     /// What the worker has taken it finishes. Then it is killed: some of its fetches the kernel has ended, and those that
     /// were made since it was quiesced never end.
+    private func drain() {
+        drainBegan = monotonicNanoseconds()
+        waitUntilDrained()
+    }
+
     private func waitUntilDrained() {
-        if isAbandoned || device.worker?.end != nil { return }
+        if device.worker?.end != nil { return }
         let isDrained = broker.requestsInFlight(device.id) == 0
         let waited = (monotonicNanoseconds() - drainBegan) / 1_000_000
         if isDrained || waited >= UInt64(Deadline.drain) {
             if !isDrained { Log.warning("not-drained", ("device", "\(device.id)")) }
-            return kill()
+            return operation.next()
         }
-        timer = broker.loop.after(milliseconds: Deadline.pause) { [self] in waitUntilDrained() }
+        operation.wait(milliseconds: Deadline.pause) { [self] in waitUntilDrained() }
     }
 
     private func kill() {
-        if isAbandoned { return }
-        device.worker?.kill()
-        timer = broker.loop.after(milliseconds: Deadline.kill) { [self] in becomeStuck() }
+        operation.kill(device.worker, milliseconds: Deadline.kill, stuck: { [self] in becomeStuck() }) { [self] in
+            operation.next()
+        }
     }
 
     /// The worker waits for its file, so nobody can replace it now. Once it has died after all, its death is mended like
     /// any other.
     private func becomeStuck() {
-        if isAbandoned || device.worker?.end != nil { return }
+        if device.worker?.end != nil { return }
         let reason =
             "its worker was killed for an upgrade, but it does not die: it waits for a file or disk that does not answer"
         device.killedBecause = "was killed for an upgrade"
@@ -267,8 +279,7 @@ final class UpgradeOperation {
         Log.error(
             "stuck", ("device", "\(device.id)"), ("owner", "\(device.owner)"),
             ("worker", "\(device.worker?.pid ?? 0)"))
-        hasDevice = false
-        tell(
+        end(
             .failed(
                 .failed(
                     message: "device \(device.id) is stuck: \(reason)",
@@ -279,10 +290,14 @@ final class UpgradeOperation {
 
     /// The old worker is gone, by our hand or its own: QUIESCE_DEV lets an idle one end.
     private func ended() {
-        if isAbandoned || isCommandInFlight || device.recovery != nil { return }
-        broker.loop.cancel(timer)
+        // A command is waited for first; its answer looks for this end.
+        if operation.phase == .running, operation.step != .recover { operation.go(to: .recover) }
+    }
+
+    private func recover() {
         guard let candidate else { return }
         let old = device.program
+        operation.finish()
         device.upgrade = nil
         let recovery = RecoverOperation(
             device, broker: broker, programs: [candidate] + [old].compactMap { $0 }, reason: UpgradeOperation.reason
@@ -309,9 +324,7 @@ final class UpgradeOperation {
 
     /// Somebody takes the device down: `next` runs when the kernel has finished the command that it is at.
     func abandon(then next: @escaping () -> Void) {
-        isAbandoned = true
         device.upgrade = nil
-        broker.loop.cancel(timer)
         rehearsal?.abandon()
         rehearsal = nil
         tell(
@@ -319,7 +332,12 @@ final class UpgradeOperation {
                 .failed(
                     message: "device \(device.id) is being deleted", remedy: "see 'ubd list'", step: "delete",
                     errno: nil)))
-        if isCommandInFlight { whenIdle = next } else { next() }
+        operation.abandon(then: next)
+    }
+
+    private func end(_ outcome: Outcome) {
+        operation.finish()
+        tell(outcome)
     }
 
     private func tell(_ outcome: Outcome) {

@@ -3,26 +3,155 @@ import Glibc
 import KernelABI
 import SystemCalls
 
-/// The way to the kernel's driver, opened when it is first needed: a broker may be started before the module is loaded.
+/// What the kernel answered to one of the driver's verbs.
+struct DriverAnswer<Content> {
+    /// What follows from it for the verb that was asked.
+    let verdict: ControlVerdict
+    /// Positive; 0 for success, ETIMEDOUT when the deadline passed.
+    let errno: Int32
+    /// What the kernel told; nil unless the verdict is `done`.
+    let content: Content?
+
+    init(_ answer: ControlAnswer, to operation: UblkControlOperation, _ decode: ([UInt8]) -> Content?) {
+        let content: Content? =
+            switch answer {
+            case .result(let result, let bytes) where result >= 0: decode(bytes)
+            case .result, .timedOut: nil
+            }
+        let verdict = answer.verdict(on: operation)
+        self.content = content
+        // An answer that can not be read tells nothing.
+        (self.verdict, errno) = verdict == .done && content == nil ? (.unknown, EINVAL) : (verdict, answer.errno)
+    }
+}
+
+extension DriverAnswer<Void> {
+    var isDone: Bool { verdict == .done }
+}
+
+/// The kernel's ublk driver, in verbs: nobody else makes control commands or reads their buffers. It is opened when it is first
+/// needed, because a broker may be started before the module is loaded.
+///
+/// Each verb calls its completion once. Without a driver there are no devices: every verb then answers `gone`, at once.
 final class Driver {
+    typealias Completion<Content> = (DriverAnswer<Content>) -> Void
+
     private let open: () throws(SystemError) -> any ControlDevice
     /// nil until `ready` succeeded once.
-    private(set) var opened: (any ControlDevice)?
+    private var opened: (any ControlDevice)?
 
     init(open: @escaping () throws(SystemError) -> any ControlDevice) {
         self.open = open
     }
 
-    /// The control device, or the reason why there is none and what to do.
-    func ready() throws(InterfaceError) -> any ControlDevice {
-        if let opened { return opened }
-        do {
-            let device = try open()
-            opened = device
-            return device
-        } catch {
-            throw Driver.explain(error)
+    var isOpen: Bool { opened != nil }
+
+    /// What the driver can do (GET_FEATURES); nothing as long as it is not open.
+    var features: UblkFeatures { opened?.features ?? [] }
+
+    /// Opens the driver if it is not open; throws why that is not possible and what to do.
+    func ready() throws(InterfaceError) {
+        if isOpen { return }
+        do { opened = try open() } catch { throw Driver.explain(error) }
+    }
+
+    // MARK: Questions
+
+    /// The kernel's record of a device: GET_DEV_INFO.
+    func info(of id: UInt32, _ completion: @escaping Completion<UblkDeviceInfo>) {
+        let buffer = [UInt8](repeating: 0, count: MemoryLayout<UblkDeviceInfo>.size)
+        send(
+            ControlRequest(operation: .getDeviceInfo, device: id, buffer: buffer),
+            UblkDeviceInfo.init(decoding:), completion)
+    }
+
+    /// The parameters of the disk, with its numbers once it is started: GET_PARAMS.
+    func parameters(of id: UInt32, _ completion: @escaping Completion<UblkParameters>) {
+        send(
+            ControlRequest(operation: .getParameters, device: id, buffer: UblkParameters.emptyBuffer()),
+            { UblkParameters(decoding: $0) }, completion)
+    }
+
+    /// The processors from which a queue gets its requests, one bit for each: GET_QUEUE_AFFINITY. As many words for every queue.
+    func affinity(of id: UInt32, queue: UInt16, _ completion: @escaping Completion<[UInt64]>) {
+        let request = ControlRequest(
+            operation: .getQueueAffinity, device: id, queue: queue, data: UInt64(queue),
+            buffer: [UInt8](repeating: 0, count: Driver.affinityBytes))
+        send(request, Driver.words, completion)
+    }
+
+    // MARK: The life of a device
+
+    /// ADD_DEV. The answer holds what the kernel made of the wishes in `wanted`.
+    func add(_ wanted: UblkDeviceInfo, _ completion: @escaping Completion<UblkDeviceInfo>) {
+        let request = ControlRequest(
+            operation: .addDevice, device: wanted.deviceID, buffer: withUnsafeBytes(of: wanted) { Array($0) })
+        send(request, UblkDeviceInfo.init(decoding:), completion)
+    }
+
+    /// SET_PARAMS: the disk that START_DEV makes.
+    func set(_ parameters: UblkParameters, of id: UInt32, _ completion: @escaping Completion<Void>) {
+        command(ControlRequest(operation: .setParameters, device: id, buffer: parameters.encoded()), completion)
+    }
+
+    /// START_DEV. The worker `pid` must be stopped until the answer (docs/kernel-facts.md#start-race).
+    func start(_ id: UInt32, worker pid: Int32, _ completion: @escaping Completion<Void>) {
+        command(ControlRequest(operation: .startDevice, device: id, data: UInt64(pid)), completion)
+    }
+
+    /// QUIESCE_DEV: no request goes to the worker any more. The kernel waits so many milliseconds for an idle request of each
+    /// queue.
+    func quiesce(_ id: UInt32, patience: Int, _ completion: @escaping Completion<Void>) {
+        let request = ControlRequest(
+            operation: .quiesceDevice, device: id, data: UInt64(patience), deadline: patience + 5_000)
+        command(request, completion)
+    }
+
+    /// START_USER_RECOVERY. When it may be sent again: docs/kernel-facts.md#half-ready.
+    func startRecovery(_ id: UInt32, _ completion: @escaping Completion<Void>) {
+        command(ControlRequest(operation: .startUserRecovery, device: id), completion)
+    }
+
+    /// END_USER_RECOVERY. The worker `pid` must be stopped until the answer, as for `start`.
+    func endRecovery(_ id: UInt32, worker pid: Int32, _ completion: @escaping Completion<Void>) {
+        command(ControlRequest(operation: .endUserRecovery, device: id, data: UInt64(pid)), completion)
+    }
+
+    /// STOP_DEV; with `onlyUnused` TRY_STOP_DEV, which answers `again` while somebody has the disk open.
+    func stop(_ id: UInt32, onlyUnused: Bool = false, _ completion: @escaping Completion<Void>) {
+        command(ControlRequest(operation: onlyUnused ? .tryStopDevice : .stopDevice, device: id), completion)
+    }
+
+    /// DEL_DEV_ASYNC; with `waiting` DEL_DEV, which waits for whoever has the disk open.
+    func delete(_ id: UInt32, waiting: Bool, _ completion: @escaping Completion<Void>) {
+        command(ControlRequest(operation: waiting ? .deleteDevice : .deleteDeviceAsync, device: id), completion)
+    }
+
+    // MARK: The way there
+
+    private func command(_ request: ControlRequest, _ completion: @escaping Completion<Void>) {
+        send(request, { _ in () }, completion)
+    }
+
+    private func send<Content>(
+        _ request: ControlRequest, _ decode: @escaping ([UInt8]) -> Content?,
+        _ completion: @escaping Completion<Content>
+    ) {
+        guard let opened else {
+            return completion(DriverAnswer(.result(-ENODEV, []), to: request.operation, decode))
         }
+        opened.submit(request) { answer in completion(DriverAnswer(answer, to: request.operation, decode)) }
+    }
+
+    /// Room for 8192 processors: the kernel wants room for all that it could have.
+    private static let affinityBytes = 1024
+
+    /// The mask without the words behind it that no processor of this host has.
+    private static func words(_ bytes: [UInt8]) -> [UInt64] {
+        let all = bytes.withUnsafeBytes { raw in
+            (0..<raw.count / 8).map { raw.loadUnaligned(fromByteOffset: $0 * 8, as: UInt64.self) }
+        }
+        return Array(all.prefix(max(1, (Int(sysconf(Int32(_SC_NPROCESSORS_CONF))) + 63) / 64)))
     }
 
     static func explain(_ error: SystemError) -> InterfaceError {
@@ -40,5 +169,13 @@ final class Driver {
                 message: "the ublk driver can't be used: \(error)", remedy: "see 'ubd doctor'", step: "open",
                 errno: Int64(error.errno))
         }
+    }
+}
+
+extension UblkDeviceInfo {
+    /// The answer of ADD_DEV and GET_DEV_INFO; nil when it is too short.
+    fileprivate init?(decoding bytes: [UInt8]) {
+        guard bytes.count >= MemoryLayout<UblkDeviceInfo>.size else { return nil }
+        self = bytes.withUnsafeBytes { $0.loadUnaligned(as: UblkDeviceInfo.self) }
     }
 }

@@ -38,6 +38,7 @@ enum EventIDs {
         "not-drained": "84990d6b04c14fb4b4103b09ad40b24d",
         "not-ours": "88f6ed78ba794518a456cd7b52491f58",
         "not-quiesced": "30a8067ce0434f07abfa11f87342e3ab",
+        "operation-order": "f00a5a922f4547569a75788b713be119",
         "owner-restored": "57a0ca5a57bb41d79235c6f8c1552726",
         "peer": "555d9d56a5e043dd97c764b4d2cbb43b",
         "program-unknown": "cbabd39735a945e48e3f6d7304135fcd",

@@ -105,19 +105,20 @@ final class Host {
                 group: { UInt32($0) }),
             walls: try Host.walls(), program: installed, workerGID: 12345,
             driver: Driver { () throws(SystemError) in kernel }, surroundings: surroundings,
-            accounts: accounts)
+            accounts: accounts,
+            replaceWorker: { broker, device, change in broker.replaceAfterDeath(device, change) })
         try broker.store.prepare()
         late.host = self
     }
 
     deinit { Host.remove(folder) }
 
-    private static func remove(_ folder: String) {
+    static func remove(_ folder: String) {
         for name in listFolder(folder) where unlink("\(folder)/\(name)") != 0 { remove("\(folder)/\(name)") }
         rmdir(folder)
     }
 
-    private static func temporaryFolder() throws -> String {
+    static func temporaryFolder() throws -> String {
         var template = Array("/tmp/ubd-broker-test-XXXXXX\0".utf8CString.dropLast())
         guard mkdtemp(&template) != nil else { throw SystemError("mkdtemp", errno) }
         return String(decoding: template.prefix { $0 != 0 }.map { UInt8(bitPattern: $0) }, as: UTF8.self)
