@@ -102,7 +102,6 @@ final class Broker {
         var line: String?
         do throws(InterfaceError) {
             let plan = try AddPlan(request)
-            let kind = try targetKind(of: plan.target)
             try demandOnline(plan.cpus)
             let rule = try permit(plan, peer, line: &line)
             try demandOnline(anyOf: rule)
@@ -110,7 +109,7 @@ final class Broker {
                 kernel: try driver.ready().features, zeroCopyGranted: rule.limits.zeroCopy, rule: rule.text)
             let mode = try choice.mode(for: plan)
             let operation = AddOperation(
-                plan, kind: kind, mode: mode, peer: peer, rule: rule, broker: self, isWanted: isWanted, answer: answer)
+                plan, mode: mode, peer: peer, rule: rule, broker: self, isWanted: isWanted, answer: answer)
             Log.client(
                 .request, peer.uid, .info, "add-allowed",
                 [
@@ -138,17 +137,6 @@ final class Broker {
             return completion(noSuchDevice(request.id))
         }
         DeleteOperation(device, broker: self, completion: completion).begin(force: request.force ?? false)
-    }
-
-    /// The number by which workers know a target. The catalog of targets is not the list of those numbers: a target that
-    /// stands only there is refused before anything is begun.
-    func targetKind(of target: TargetDescription) throws(InterfaceError) -> TargetKind {
-        if let kind = TargetKind.allCases.first(where: { $0.name == target.name }), walls[kind.name] != nil {
-            return kind
-        }
-        throw .invalidOption(
-            message: "this broker can not serve target \(target.name)",
-            remedy: "use one of: \(walls.keys.sorted().joined(separator: ", "))", option: "target", value: target.name)
     }
 
     // MARK: For the operations

@@ -2,13 +2,14 @@ import BrokerInterface
 import Glibc
 import Policy
 import SystemCalls
+import Targets
 
 extension Broker {
     /// What Info tells this client: the broker, the kernel, and what the client may do.
     func info(for peer: PeerCredentials) -> InfoReply {
         // The driver is asked here too, so that a module that was loaded since then is noticed.
         let bits = (try? driver.ready())?.features.rawValue ?? 0
-        let targets = TargetCatalog.all.map(\.name)
+        let targets = TargetList.names
         let overview = policy.overview(for: accessPeer(peer), targets: targets)
         let limits = overview.map { overview in
             Limits(

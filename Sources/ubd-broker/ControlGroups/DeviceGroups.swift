@@ -1,6 +1,7 @@
 import BrokerInterface
 import Policy
 import SystemCalls
+import Targets
 
 /// The control group of one device, below its owner's.
 struct DeviceGroup: Equatable {
@@ -76,7 +77,7 @@ extension Broker {
     /// anything: the user's group is made once for devices of all of them.
     func groupLimits(_ rule: AccessRule, _ peer: PeerCredentials, _ plan: AddPlan) -> GroupLimits? {
         guard let groups else { return nil }
-        let limits = policy.overview(for: accessPeer(peer), targets: TargetCatalog.all.map(\.name))?.limits
+        let limits = policy.overview(for: accessPeer(peer), targets: TargetList.names)?.limits
         var result = GroupLimits(rule.limits, ofUser: limits ?? rule.limits)
         if result.deviceTasks == nil {
             result.deviceTasks = Int64(clamping: 2 * WorkerStart.processes(queues: plan.queues))

@@ -24,6 +24,8 @@ final class WorkerStart {
     /// Bytes that a worker may map beside its buffers, for its program, and for the stack, ring and tables of each queue: about
     /// twice what it does (8 MiB and 1 MiB). All of it is locked.
     private static let otherBytes: (process: UInt64, queue: UInt64) = (32 << 20, 2 << 20)
+    /// Bytes of a submission entry and of two completions, twice: a ring's sizes are powers of two.
+    private static let entryBytes: UInt64 = 2 * (64 + 2 * 16)
     /// Milliseconds in which a killed process is gone, also on a host that is busy.
     private static let dying = 1000
 
@@ -75,14 +77,18 @@ final class WorkerStart {
         _ launch: LaunchMessage, of device: ManagedDevice, program: WorkerProgram, node: String, uid: UInt32,
         broker: Broker
     ) -> WorkerLaunch {
-        // Without a copy there are no buffers of its own.
+        // Without a copy there are no buffers of its own. `otherBytes` has room for one ring entry a request.
         let depth = launch.flags.contains(.zeroCopy) ? 0 : UInt64(launch.depth)
-        let queue = depth * UInt64(launch.maxIOBytes) + WorkerStart.otherBytes.queue
+        let entries = launch.target.ringEntries(depth: launch.depth) - UInt32(launch.depth)
+        let queue =
+            depth * UInt64(launch.maxIOBytes) + WorkerStart.otherBytes.queue
+            + UInt64(entries) * WorkerStart.entryBytes
         return WorkerLaunch(
             binary: program.file.raw, device: node, uid: uid, gid: broker.workerGID,
             processes: processes(queues: launch.queues),
             mappedBytes: WorkerStart.otherBytes.process + UInt64(launch.queues) * queue,
-            openFiles: UInt64(launch.queues) + 24, oomScore: broker.configuration.oomScore,
+            openFiles: UInt64(launch.queues) + 22 + UInt64(launch.descriptors.upperBound),
+            oomScore: broker.configuration.oomScore,
             processors: device.info.allowedCPUs?.words ?? [])
     }
 
