@@ -54,15 +54,16 @@ let package = Package(
         shared("Policy", ["Numbers"]),
         shared("PolicyCompiler", ["Policy", "CLibseccomp"]),
         shared("Sandbox", ["SystemCalls", "CShims"]),
-        shared("WorkerProtocol", ["SystemCalls"]),
+        shared("Targets"),
+        shared("WorkerProtocol", ["SystemCalls", "Targets"]),
         shared("Varlink"),
-        shared("BrokerInterface", ["Varlink", "Numbers"]),
+        shared("BrokerInterface", ["Varlink", "Numbers", "Targets"]),
 
         // The three programs.
         .executableTarget(
             name: "ubd",
             dependencies: [
-                "SystemCalls", "BrokerInterface", "Varlink",
+                "SystemCalls", "BrokerInterface", "Varlink", "Targets",
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
             ],
             cSettings: cSettings, swiftSettings: swiftSettings),
@@ -70,20 +71,20 @@ let package = Package(
             name: "ubd-broker",
             dependencies: [
                 "SystemCalls", "KernelABI", "Ring", "Policy", "PolicyCompiler", "Sandbox", "WorkerProtocol",
-                "Varlink", "BrokerInterface", "Numbers", "CShims", "CLauncher", "CLiburing", "CLibcap",
+                "Varlink", "BrokerInterface", "Numbers", "Targets", "CShims", "CLauncher", "CLiburing", "CLibcap",
             ],
             cSettings: cSettings, swiftSettings: swiftSettings),
         // The queue engine and all targets are one module, so that the compiler makes one piece of a queue's loop and its
         // target; the program itself is a thin main, so that tests and the benchmark see the same engine.
         .target(
             name: "Worker",
-            dependencies: ["SystemCalls", "KernelABI", "Ring", "Sandbox", "WorkerProtocol", "CShims"],
+            dependencies: ["SystemCalls", "KernelABI", "Ring", "Sandbox", "WorkerProtocol", "Targets", "CShims"],
             path: "Sources/ubd-worker", exclude: ["Main"], cSettings: cSettings, swiftSettings: swiftSettings),
         .executableTarget(
             name: "ubd-worker", dependencies: ["Worker"], path: "Sources/ubd-worker/Main",
             cSettings: cSettings, swiftSettings: swiftSettings),
         .executableTarget(
-            name: "engine-benchmark", dependencies: ["Worker", "WorkerProtocol", "CShims"], path: "Benchmarks/engine",
+            name: "engine-benchmark", dependencies: ["Worker", "Targets", "CShims"], path: "Benchmarks/engine",
             exclude: ["thresholds"], cSettings: cSettings, swiftSettings: swiftSettings),
 
         // The worker without any wall, to measure what they cost; no broker takes it.
@@ -112,16 +113,16 @@ let package = Package(
         tests("Policy", of: ["Policy", "Numbers", "CPolicyHeaders"]),
         tests("PolicyCompiler", of: ["PolicyCompiler", "Policy", "SystemCalls", "CLibseccomp"]),
         tests("Sandbox", of: ["Sandbox", "SystemCalls"]),
-        tests("WorkerProtocol", of: ["WorkerProtocol", "SystemCalls"]),
+        tests("WorkerProtocol", of: ["WorkerProtocol", "SystemCalls", "Targets"]),
         tests("Varlink", of: ["Varlink"]),
-        tests("BrokerInterface", of: ["BrokerInterface", "Varlink", "Numbers"]),
-        tests("Command", of: ["ubd"]),
-        tests("Broker", of: ["ubd-broker", "WorkerProtocol", "KernelABI", "SystemCalls", "CLauncher"]),
+        tests("BrokerInterface", of: ["BrokerInterface", "Varlink", "Numbers", "Targets"]),
+        tests("Command", of: ["ubd", "Targets"]),
+        tests("Broker", of: ["ubd-broker", "WorkerProtocol", "Targets", "KernelABI", "SystemCalls", "CLauncher"]),
         tests(
             "Worker",
             of: [
                 "Worker", "ubd-worker", "WorkerProtocol", "KernelABI", "SystemCalls", "Ring", "Sandbox", "CShims",
-                "Policy", "PolicyCompiler", "CLiburing",
+                "Policy", "PolicyCompiler", "CLiburing", "Targets",
             ]),
     ]
 )
@@ -142,7 +143,7 @@ if Context.environment["UBD_FUZZ"] != nil {
             dependencies: [
                 "ubd-broker", "Worker", "SystemCalls", "KernelABI", "Ring", "Policy", "PolicyCompiler",
                 "WorkerProtocol",
-                "Varlink", "BrokerInterface", "Numbers",
+                "Varlink", "BrokerInterface", "Numbers", "Targets",
             ],
             path: "Tests/fuzz/ubd-fuzz", cSettings: cSettings, swiftSettings: swiftSettings),
     ]

@@ -2,8 +2,8 @@
 // Tests/checks/engine-instructions runs it under callgrind and counts.
 import CShims
 import Glibc
+import Targets
 import Worker
-import WorkerProtocol
 
 func fail(_ text: String) -> Never {
     print("engine-benchmark: \(text)")
@@ -11,12 +11,12 @@ func fail(_ text: String) -> Never {
 }
 
 let arguments = CommandLine.arguments
-guard arguments.count == 4, let kind = TargetKind.allCases.first(where: { $0.name == arguments[1] }),
+guard arguments.count == 4, let target = [TargetManifest.null, .loop].first(where: { $0.name == arguments[1] }),
     let depth = UInt16(arguments[2]), depth > 0, let requests = UInt64(arguments[3])
 else { fail("usage: engine-benchmark null|loop DEPTH REQUESTS") }
 
 var file: Int32 = -1
-if kind == .loop {
+if target == .loop {
     file = memfd_create("engine-benchmark", 0)
     guard file >= 0, ftruncate(file, off_t(depth) * 4096) == 0 else { fail("no memory file: errno \(errno)") }
     // Written once, so that reads find pages and not holes.
@@ -27,9 +27,9 @@ if kind == .loop {
 }
 do {
     let start = monotonicClock()
-    let served = try rehearse(kind, depth: depth, requests: requests, file: file)
+    let served = try rehearse(target, depth: depth, requests: requests, file: file)
     let nanoseconds = monotonicClock() - start
-    print("target=\(kind.name) depth=\(depth) requests=\(served) ns_per_request=\(nanoseconds / served)")
+    print("target=\(target.name) depth=\(depth) requests=\(served) ns_per_request=\(nanoseconds / served)")
 } catch {
     fail("\(error)")
 }

@@ -1,6 +1,7 @@
 import BrokerInterface
 import Policy
 import SystemCalls
+import Targets
 
 /// Who may do what. Every decision is an event of the log: who asked, for what, whether it was allowed, and by which line of
 /// the access policy, or as whom.
@@ -11,7 +12,7 @@ extension Broker {
     ) throws(InterfaceError) -> AccessRule {
         let request = AccessRequest(
             target: plan.target.name, readOnly: plan.readOnly, queues: UInt64(plan.queues), depth: UInt64(plan.depth),
-            maxIOBytes: UInt64(plan.maxIOBytes), sizeBytes: plan.target.needsFile ? nil : plan.options.size,
+            maxIOBytes: UInt64(plan.maxIOBytes), sizeBytes: plan.target.inputs.isEmpty ? plan.options.size : nil,
             ioTimeout: plan.ioTimeout.map { UInt64($0) }, id: plan.id.map { UInt64($0) }, cpus: plan.cpus?.list)
         line = policy.rule(for: accessPeer(peer), target: request.target)?.place
         switch policy.decide(accessPeer(peer), request, usage: usage(of: peer.uid)) {
@@ -93,7 +94,7 @@ extension Broker {
     func standing(of peer: PeerCredentials) -> Admission.Standing {
         if peer.uid == 0 { return .root }
         let access = accessPeer(peer)
-        let mayAdd = TargetCatalog.all.contains { policy.rule(for: access, target: $0.name)?.isAllow == true }
+        let mayAdd = TargetList.all.contains { policy.rule(for: access, target: $0.name)?.isAllow == true }
         return mayAdd || devices.values.contains { $0.owner == peer.uid } ? .permitted : .stranger
     }
 

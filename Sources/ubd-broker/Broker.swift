@@ -95,17 +95,6 @@ final class Broker {
     /// docs/kernel-facts.md#half-ready).
     var canRepeatRecovery: Bool { driver.features.contains(.perIODaemon) }
 
-    /// The number by which workers know a target. The catalog of targets is not the list of those numbers: a target that
-    /// stands only there is refused before anything is begun.
-    func targetKind(of target: TargetDescription) throws(InterfaceError) -> TargetKind {
-        if let kind = TargetKind.allCases.first(where: { $0.name == target.name }), walls[kind.name] != nil {
-            return kind
-        }
-        throw .invalidOption(
-            message: "this broker can not serve target \(target.name)",
-            remedy: "use one of: \(walls.keys.sorted().joined(separator: ", "))", option: "target", value: target.name)
-    }
-
     // MARK: For the operations
 
     func startWorker(

@@ -2,6 +2,7 @@ import BrokerInterface
 import Glibc
 import Policy
 import SystemCalls
+import Targets
 
 extension Broker {
     /// What Info tells this client: the broker, the kernel, and what the client may do.
@@ -9,7 +10,7 @@ extension Broker {
         // The driver is asked here too, so that a module that was loaded since then is noticed.
         try? driver.ready()
         let bits = driver.features.rawValue
-        let targets = TargetCatalog.all.map(\.name)
+        let targets = TargetList.names
         let overview = policy.overview(for: accessPeer(peer), targets: targets)
         let limits = overview.map { overview in
             Limits(

@@ -12,7 +12,6 @@ extension Broker {
         var line: String?
         do throws(InterfaceError) {
             let plan = try AddPlan(request)
-            let kind = try targetKind(of: plan.target)
             try demandOnline(plan.cpus)
             let rule = try permit(plan, peer, line: &line)
             try demandOnline(anyOf: rule)
@@ -21,7 +20,7 @@ extension Broker {
                 kernel: driver.features, zeroCopyGranted: rule.limits.zeroCopy, rule: rule.text)
             let mode = try choice.mode(for: plan)
             let operation = AddOperation(
-                plan, kind: kind, mode: mode, peer: peer, rule: rule, broker: self, isWanted: isWanted, answer: answer)
+                plan, mode: mode, peer: peer, rule: rule, broker: self, isWanted: isWanted, answer: answer)
             Log.client(
                 .request, peer.uid, .info, "add-allowed",
                 [

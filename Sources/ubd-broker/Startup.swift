@@ -5,6 +5,7 @@ import KernelABI
 import Policy
 import Sandbox
 import SystemCalls
+import Targets
 import WorkerProtocol
 
 /// From the command line to a serving broker. Whatever is not right stops it here, with one line that says what.
@@ -54,14 +55,14 @@ enum Startup {
         }
         do {
             return try AccessPolicy(
-                parsing: bytes, file: configuration.accessPolicy, targets: TargetCatalog.all.map(\.name),
+                parsing: bytes, file: configuration.accessPolicy, targets: TargetList.names,
                 user: { getpwnam($0)?.pointee.pw_uid }, group: { getgrnam($0)?.pointee.gr_gid })
         } catch { throw StartupRefusal(message: "access policy \(error)", status: 2) }
     }
 
     private static func walls(_ configuration: Configuration) throws -> [String: Walls] {
         var walls: [String: Walls] = [:]
-        for target in TargetKind.allCases {
+        for target in TargetList.all {
             do { walls[target.name] = try Walls(target: target, folder: configuration.policyFolder) } catch {
                 throw StartupRefusal(message: "sandbox policy of target \(target.name): \(error)", status: 2)
             }

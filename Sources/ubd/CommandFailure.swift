@@ -1,5 +1,6 @@
 import BrokerInterface
 import SystemCalls
+import Targets
 import Varlink
 
 /// The exit statuses of `ubd`, documented in `ubd --help` and ubd(1).
@@ -89,7 +90,7 @@ extension CommandFailure {
     ]
 
     private static func sameName(_ option: String) -> String? {
-        TargetCatalog.all.contains { $0.option(option) != nil } ? "--" + option : nil
+        TargetList.all.contains { $0.option(named: option) != nil } ? "--" + option : nil
     }
 
     /// Only at the beginning of the message: elsewhere the word may be meant as a word.

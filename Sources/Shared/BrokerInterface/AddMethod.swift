@@ -14,7 +14,7 @@ public struct OptionValue: Equatable, Sendable {
 
 /// What Add is called with: names and types are right, values are not checked yet (`AddPlan` does).
 public struct AddRequest: Equatable, Sendable {
-    /// Name of a target in `TargetCatalog`.
+    /// Name of a target in `TargetList`.
     public var target: String
     /// The wanted N of /dev/ublkbN; nil lets the broker choose.
     public var id: Int64?

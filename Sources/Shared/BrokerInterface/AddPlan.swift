@@ -1,9 +1,10 @@
+import Targets
 import Varlink
 
 /// An `AddRequest` whose every value has been checked against what the kernel and the targets can do at all. What the
 /// caller may have (policy, quota) is another matter.
 public struct AddPlan: Sendable {
-    public let target: TargetDescription
+    public let target: TargetManifest
     /// The wanted N of /dev/ublkbN.
     public let id: UInt32?
     /// Hardware queues.
@@ -22,7 +23,7 @@ public struct AddPlan: Sendable {
     public let cpus: CPUList?
     /// A label, free of control characters, at most 1024 bytes.
     public let fileName: String?
-    public let options: TargetOptions
+    public let options: DeviceOptions
 
     /// ublk numbers its devices below 2^20 (UBLK_MINORS, drivers/block/ublk_drv.c).
     public static let ids: ClosedRange<Int64> = 0...((1 << 20) - 1)
@@ -47,14 +48,14 @@ public struct AddPlan: Sendable {
     /// The most that `bufferBytes` can be.
     public static let mostBufferBytes = queueCounts.upperBound * depths.upperBound * ioSizes.upperBound
 
-    /// How many files the client may send: 0, or 1 (buffered), or 2 (buffered, direct).
-    public var mostFiles: Int { target.needsFile ? (options.buffered ? 1 : 2) : 0 }
+    /// The most descriptors that the client may send, all of its inputs together.
+    public var mostDescriptors: Int { target.descriptors(options, queues: Int(queues)).upperBound }
 
     /// Checks a request.
     ///
     /// - Throws: `InterfaceError.invalidOption` with the parameter, its value, and what would be accepted.
     public init(_ request: AddRequest) throws(InterfaceError) {
-        target = try TargetCatalog.target(request.target)
+        target = try TargetManifest.named(request.target)
         id = try request.id.map { (id) throws(InterfaceError) in
             UInt32(try Self.check("id", id, Self.ids))
         }
@@ -75,7 +76,8 @@ public struct AddPlan: Sendable {
         }
         cpus = try Self.checkCPUs(request.cpus)
         fileName = try Self.checkFileName(request.fileName, target)
-        options = try TargetOptions(target: target, options: request.options)
+        options = try DeviceOptions(target: target, options: request.options)
+        try checkQueues()
     }
 
     private static func check(
@@ -90,48 +92,55 @@ public struct AddPlan: Sendable {
         return value
     }
 
+    private func checkQueues() throws(InterfaceError) {
+        guard target.queues == .one, queues > 1 else { return }
+        throw .invalidOption(
+            message: "queues can not be \(queues): a \(target.name) device has a single one", remedy: "leave it out",
+            option: "queues", value: String(queues))
+    }
+
     private static func checkMode(_ name: String?) throws(InterfaceError) -> DataMode? {
         guard let name, !name.hasSameBytes(as: DataMode.automatic) else { return nil }
         if let mode = DataMode.allCases.first(where: { $0.rawValue.hasSameBytes(as: name) }) { return mode }
         let names = DataMode.allCases.map(\.rawValue) + [DataMode.automatic]
         throw .invalidOption(
-            message: "mode can not be '\(TargetCatalog.shown(name))'",
-            remedy: "give one of: \(names.joined(separator: ", "))", option: "mode", value: TargetCatalog.shown(name))
+            message: "mode can not be '\(InterfaceError.shown(name))'",
+            remedy: "give one of: \(names.joined(separator: ", "))", option: "mode", value: InterfaceError.shown(name))
     }
 
     private static func checkRecovery(_ name: String?) throws(InterfaceError) -> RecoveryMode {
         guard let name else { return .default }
         if let mode = RecoveryMode.allCases.first(where: { $0.rawValue.hasSameBytes(as: name) }) { return mode }
         throw .invalidOption(
-            message: "recovery can not be '\(TargetCatalog.shown(name))'",
+            message: "recovery can not be '\(InterfaceError.shown(name))'",
             remedy: "give one of: \(RecoveryMode.allCases.map(\.rawValue).joined(separator: ", "))",
-            option: "recovery", value: TargetCatalog.shown(name))
+            option: "recovery", value: InterfaceError.shown(name))
     }
 
     private static func checkCPUs(_ text: String?) throws(InterfaceError) -> CPUList? {
         guard let text else { return nil }
         if let cpus = CPUList(text) { return cpus }
         throw .invalidOption(
-            message: "cpus can not be '\(TargetCatalog.shown(text))'",
+            message: "cpus can not be '\(InterfaceError.shown(text))'",
             remedy: "give numbers up to \(CPUList.highest) and ranges, as in 0-1,3", option: "cpus",
-            value: TargetCatalog.shown(text))
+            value: InterfaceError.shown(text))
     }
 
     private static func checkFileName(
-        _ name: String?, _ target: TargetDescription
+        _ name: String?, _ target: TargetManifest
     ) throws(InterfaceError) -> String? {
         guard let name else { return nil }
-        guard target.needsFile else {
+        guard !target.inputs.isEmpty else {
             throw .invalidOption(
                 message: "target \(target.name) takes no file", remedy: "leave fileName out", option: "fileName",
-                value: TargetCatalog.shown(name))
+                value: InterfaceError.shown(name))
         }
         guard !name.isEmpty, name.utf8.count <= longestFileName, !name.unicodeScalars.contains(where: \.isControl)
         else {
             throw .invalidOption(
-                message: "fileName can not be '\(TargetCatalog.shown(name))'",
+                message: "fileName can not be '\(InterfaceError.shown(name))'",
                 remedy: "give 1 to \(longestFileName) bytes without control characters", option: "fileName",
-                value: TargetCatalog.shown(name))
+                value: InterfaceError.shown(name))
         }
         return name
     }

@@ -1,3 +1,5 @@
+import Targets
+
 extension BrokerAPI {
     /// `io.ubd.Broker` in Varlink's interface definition language (UAPI.20). Comments stand on lines of their own, before
     /// what they explain, which every parser of the language accepts. A test holds it against the Swift types.
@@ -14,7 +16,7 @@ extension BrokerAPI {
           generation: int,
           # Uid of the owner.
           owner: int,
-          # Name of the target: null, loop.
+          # Name of the target: \(TargetList.names.joined(separator: ", ")).
           target: string,
           # adding, starting, live, recovering, deleting, unmanaged, stuck or failed.
           state: string,
@@ -193,7 +195,8 @@ extension BrokerAPI {
           cpus: ?string,
           # What the client calls its file: a label, at most 1024 bytes without control characters.
           fileName: ?string,
-          # The options of the target; sizes are decimal bytes.
+          # The options of the target; bytes and milliseconds are decimal numbers.
+        \(optionComments)
           options: ?[string]string
         ) -> (
           files: ?int,
@@ -325,6 +328,16 @@ extension BrokerAPI {
         error Failed(message: string, remedy: string, step: string, errno: ?int)
 
         """
+
+    /// The options of each target, a comment line each.
+    private static var optionComments: String {
+        TargetList.all.flatMap { target in
+            target.options.map { option in
+                "  # \(target.name), \(option.name): \(option.help): \(option.range). "
+                    + "Default: \(option.defaultText)."
+            }
+        }.joined(separator: "\n")
+    }
 
     /// `org.varlink.service`, as UAPI.20 prints it.
     public static let serviceDescription = """

@@ -1,3 +1,4 @@
+import Targets
 import Varlink
 
 /// Where a device is in its life (design, §3 and §8).

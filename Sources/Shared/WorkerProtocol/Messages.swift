@@ -1,37 +1,27 @@
+import Targets
+
 /// The private protocol between broker and worker: typed messages of fixed layout over a SOCK_SEQPACKET pair. What a
 /// worker sends is hostile input to the broker: a message of another length, kind or time than expected ends the worker.
 
-/// The targets a worker can serve. The number travels in the launch message.
-public enum TargetKind: UInt32, CaseIterable, Sendable {
-    case null = 1
-    case loop = 2
-
-    /// The client parks files for it.
-    public var needsFiles: Bool {
-        switch self {
-        case .null: false
-        case .loop: true
-        }
-    }
-
-    public var name: String {
-        switch self {
-        case .null: "null"
-        case .loop: "loop"
-        }
-    }
-}
-
 /// What the broker tells a new worker, once, with the files of WorkerDescriptor.launchFiles.
 public struct LaunchMessage: Equatable, Sendable {
-    static let kind: UInt32 = 0x5542_4401
+    /// How it is written; the number is the message's kind.
+    ///
+    /// A device keeps the layout of its first broker: its worker's program is of that version, and may be started again for
+    /// it (see `UpgradeOperation` in the broker). Every worker reads both.
+    public enum Layout: UInt32, CaseIterable, Sendable {
+        /// Version 1, of ubd before there were manifests: the options of null and loop, in fixed places.
+        case fixed = 0x5542_4401
+        /// Version 2: any target's options, each with its number.
+        case options = 0x5542_4403
+    }
 
     public struct Flags: OptionSet, Sendable {
         public let rawValue: UInt32
         public init(rawValue: UInt32) { self.rawValue = rawValue }
         public static let readOnly = Flags(rawValue: 1 << 0)
-        /// Use the page cache even when the file takes direct I/O.
-        public static let buffered = Flags(rawValue: 1 << 1)
+        /// Use the page cache even when the file takes direct I/O; in `Layout.fixed` only, where no option says so.
+        static let buffered = Flags(rawValue: 1 << 1)
         /// The access policy lets files back a device whose file system is not known to be local: FUSE, overlay, others.
         public static let allowOther = Flags(rawValue: 1 << 2)
         /// The access policy lets files of network file systems back a device.
@@ -46,62 +36,77 @@ public struct LaunchMessage: Equatable, Sendable {
         public static let steadyTicks = Flags(rawValue: 1 << 7)
     }
 
-    public var target: TargetKind
+    public var layout: Layout
+    public var target: TargetManifest
     public var queues: UInt16
     /// Requests per queue.
     public var depth: UInt16
     /// Bytes.
     public var maxIOBytes: UInt32
     public var flags: Flags
-    /// Bytes into the backing file where the disk starts.
-    public var offset: UInt64
-    /// Bytes; 0: the target's own size.
-    public var size: UInt64
-    /// Bytes; 0: the target's choice.
-    public var blockSize: UInt32
+    public var options: DeviceOptions
 
+    /// The longest message in bytes. A test holds the manifests to it.
+    public static let longest = 4096
+
+    /// `options`: nil for those that hold when nothing is asked for.
     public init(
-        target: TargetKind, queues: UInt16, depth: UInt16, maxIOBytes: UInt32, flags: Flags = [],
-        offset: UInt64 = 0, size: UInt64 = 0, blockSize: UInt32 = 0
+        target: TargetManifest, queues: UInt16, depth: UInt16, maxIOBytes: UInt32, flags: Flags = [],
+        options: DeviceOptions? = nil, layout: Layout = .options
     ) {
+        self.layout = layout
         self.target = target
         self.queues = queues
         self.depth = depth
         self.maxIOBytes = maxIOBytes
         self.flags = flags
-        self.offset = offset
-        self.size = size
-        self.blockSize = blockSize
+        self.options = options ?? DeviceOptions(initialOf: target)
     }
+
+    /// How many descriptors the device's inputs are.
+    public var descriptors: ClosedRange<Int> { target.descriptors(options, queues: Int(queues)) }
 
     public func encoded() -> [UInt8] {
         var writer = ByteWriter()
-        writer.put(LaunchMessage.kind)
-        writer.put(target.rawValue)
+        writer.put(layout.rawValue)
+        writer.put(target.number)
         writer.put(queues)
         writer.put(depth)
         writer.put(maxIOBytes)
-        writer.put(flags.rawValue)
-        writer.put(blockSize)
-        writer.put(offset)
-        writer.put(size)
+        switch layout {
+        case .fixed:
+            writer.put(options.buffered ? flags.union(.buffered).rawValue : flags.rawValue)
+            writer.put(options.blockSize ?? 0)
+            writer.put(options.offset)
+            writer.put(options.size ?? 0)
+        case .options:
+            writer.put(flags.rawValue)
+            options.encode(to: &writer)
+        }
         return writer.bytes
     }
 
+    /// nil: not a message of this protocol, or one with a value that its target's manifest does not allow.
     public init?(decoding bytes: [UInt8]) {
         var reader = ByteReader(bytes)
-        guard reader.get(UInt32.self) == LaunchMessage.kind, let target = TargetKind(rawValue: reader.get()) else {
-            return nil
-        }
+        guard bytes.count <= LaunchMessage.longest, let layout = Layout(rawValue: reader.get()),
+            let target = TargetList.target(number: reader.get())
+        else { return nil }
+        self.layout = layout
         self.target = target
         queues = reader.get()
         depth = reader.get()
         maxIOBytes = reader.get()
         flags = Flags(rawValue: reader.get())
-        blockSize = reader.get()
-        offset = reader.get()
-        size = reader.get()
-        guard reader.isComplete, queues > 0, depth > 0, maxIOBytes > 0 else { return nil }
+        switch layout {
+        case .fixed:
+            options = DeviceOptions(fixed: &reader, buffered: flags.contains(.buffered))
+            flags.remove(.buffered)
+        case .options:
+            guard !flags.contains(.buffered), let options = DeviceOptions(from: &reader, of: target) else { return nil }
+            self.options = options
+        }
+        guard reader.isComplete, queues > 0, depth > 0, maxIOBytes > 0, target.accepts(options) else { return nil }
     }
 }
 
@@ -147,7 +152,7 @@ public struct ServeMessage: Equatable, Sendable {
     }
 }
 
-/// The longest message that a worker sends, and the longest launch message, in bytes.
+/// The longest message that a worker sends, in bytes.
 public let longestWorkerMessage = 256
 
 /// What a worker says.

@@ -4,12 +4,13 @@ import Glibc
 import Policy
 import PolicyCompiler
 import SystemCalls
+import Targets
 import WorkerProtocol
 
 /// What confines the workers of one target: compiled once when the broker starts, and given to each worker as a memfd
 /// that nobody can change any more. One for each mode, since rings may do different things there.
 final class Walls {
-    let target: TargetKind
+    let target: TargetManifest
     private let bundles: [SealedFile]
 
     private final class SealedFile {
@@ -18,7 +19,7 @@ final class Walls {
     }
 
     /// Reads and compiles the policies of one target. Errors say file, line and column.
-    convenience init(target: TargetKind, folder: String) throws {
+    convenience init(target: TargetManifest, folder: String) throws {
         let setup = try SeccompPolicy(parsing: "worker-setup.policy", read: Walls.reader(folder + "/seccomp"))
         let loop = try SeccompPolicy(parsing: "target-\(target.name).policy", read: Walls.reader(folder + "/seccomp"))
         let setupFilter = try SeccompCompiler.compile(setup).instructions
@@ -38,7 +39,7 @@ final class Walls {
     }
 
     /// `contents`: one for each of `DataMode.allCases`, in their order.
-    init(target: TargetKind, contents: [SandboxBundle]) throws(SystemError) {
+    init(target: TargetManifest, contents: [SandboxBundle]) throws(SystemError) {
         precondition(contents.count == DataMode.allCases.count)
         self.target = target
         bundles = try contents.map { (content) throws(SystemError) in try SealedFile(content.encoded()) }

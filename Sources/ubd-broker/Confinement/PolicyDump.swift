@@ -1,7 +1,7 @@
 import BrokerInterface
 import Policy
 import PolicyCompiler
-import WorkerProtocol
+import Targets
 
 /// What a worker, or the broker itself, will run under, for people to read: filters as libseccomp's pseudo code, ring
 /// policies with their includes resolved.
@@ -9,13 +9,13 @@ enum PolicyDump {
     /// What `--dump-policy` takes besides the targets.
     static let broker = "broker"
 
-    static var subjects: [String] { TargetKind.allCases.map(\.name) + [broker] }
+    static var subjects: [String] { TargetList.names + [broker] }
 
     /// nil for an unknown subject. Errors say file, line and column.
     static func text(of subject: String, folder: String) throws -> String? {
         let own = try filter("broker.policy", "The broker's own filter, inherited by all that it starts", folder)
         if subject == broker { return own }
-        guard let target = TargetKind.allCases.first(where: { $0.name == subject }) else { return nil }
+        guard let target = TargetList.all.first(where: { $0.name == subject }) else { return nil }
         var text = own + (try filter("worker-setup.policy", "Stage A, while a worker sets itself up", folder))
         text += try filter("target-\(target.name).policy", "Stage B, from its first request on", folder)
         for mode in DataMode.allCases {

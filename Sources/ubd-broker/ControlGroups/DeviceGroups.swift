@@ -1,6 +1,7 @@
 import BrokerInterface
 import Policy
 import SystemCalls
+import Targets
 
 /// The control group of one device, below its owner's.
 struct DeviceGroup: Equatable {

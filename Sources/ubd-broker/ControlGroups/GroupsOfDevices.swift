@@ -1,6 +1,7 @@
 import BrokerInterface
 import Policy
 import SystemCalls
+import Targets
 
 /// Which control group a device of the broker has, and what it keeps.
 extension Broker {
@@ -34,7 +35,7 @@ extension Broker {
     /// anything: the user's group is made once for devices of all of them.
     func groupLimits(_ rule: AccessRule, _ peer: PeerCredentials, _ plan: AddPlan) -> GroupLimits? {
         guard let groups else { return nil }
-        let limits = policy.overview(for: accessPeer(peer), targets: TargetCatalog.all.map(\.name))?.limits
+        let limits = policy.overview(for: accessPeer(peer), targets: TargetList.names)?.limits
         var result = GroupLimits(rule.limits, ofUser: limits ?? rule.limits)
         if result.deviceTasks == nil {
             result.deviceTasks = Int64(clamping: 2 * WorkerLaunch.processes(queues: plan.queues))

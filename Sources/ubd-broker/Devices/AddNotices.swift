@@ -1,5 +1,6 @@
 import BrokerInterface
 import KernelABI
+import Targets
 import WorkerProtocol
 
 /// What an add that succeeds tells its user: how the device differs from what was asked.

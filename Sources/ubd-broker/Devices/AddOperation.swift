@@ -3,6 +3,7 @@ import Glibc
 import KernelABI
 import Policy
 import SystemCalls
+import Targets
 import WorkerProtocol
 
 /// Adds one device for one client, step by step; whatever goes wrong on the way, and the client's going away, undoes
@@ -34,7 +35,6 @@ final class AddOperation: ClientOperation, PendingAdd {
 
     let broker: Broker
     private let plan: AddPlan
-    private let kind: TargetKind
     private let peer: PeerCredentials
     private let rule: AccessRule
     private let mode: DataMode
@@ -57,11 +57,10 @@ final class AddOperation: ClientOperation, PendingAdd {
     private var isOver = false
 
     init(
-        _ plan: AddPlan, kind: TargetKind, mode: DataMode, peer: PeerCredentials, rule: AccessRule, broker: Broker,
+        _ plan: AddPlan, mode: DataMode, peer: PeerCredentials, rule: AccessRule, broker: Broker,
         isWanted: @escaping () -> Bool, answer: @escaping (Answer) -> Void
     ) {
         self.plan = plan
-        self.kind = kind
         self.mode = mode
         self.peer = peer
         self.rule = rule
@@ -99,7 +98,7 @@ final class AddOperation: ClientOperation, PendingAdd {
     // MARK: Files
 
     private func awaitFiles() {
-        guard plan.target.needsFile else {
+        guard !plan.target.inputs.isEmpty else {
             do {
                 // The worker is given a parking end all the same: its descriptors are always the same ones.
                 let pair = try makeMessagePair()
@@ -117,7 +116,7 @@ final class AddOperation: ClientOperation, PendingAdd {
                 close(end)
                 return fail(error)
             }
-            answer(.files(count: plan.mostFiles, parking: end))
+            answer(.files(count: plan.mostDescriptors, parking: end))
         } catch { fail(StartErrors.broken("socketpair", error)) }
     }
 
@@ -245,14 +244,13 @@ final class AddOperation: ClientOperation, PendingAdd {
     private func launch(_ device: ManagedDevice) {
         var flags = mode.launchFlags
         if plan.readOnly { flags.insert(.readOnly) }
-        if plan.options.buffered { flags.insert(.buffered) }
         if rule.limits.otherFileSystem { flags.insert(.allowOther) }
         if rule.limits.networkFileSystem { flags.insert(.allowNetwork) }
         if broker.configuration.usesLegacyOpcodes { flags.insert(.legacyOpcodes) }
         let message = LaunchMessage(
-            target: kind, queues: device.info.queues, depth: device.info.depth, maxIOBytes: device.info.maxIOBytes,
-            flags: flags, offset: plan.options.offset, size: plan.options.size ?? 0,
-            blockSize: plan.options.blockSize ?? 0)
+            target: plan.target, queues: device.info.queues, depth: device.info.depth,
+            maxIOBytes: device.info.maxIOBytes,
+            flags: flags, options: plan.options)
         device.parking = parking.take()
         device.launch = message
         let start = WorkerStart(
@@ -273,7 +271,7 @@ final class AddOperation: ClientOperation, PendingAdd {
     // MARK: Parameters
 
     private func setParameters(_ device: ManagedDevice, _ geometry: Geometry) {
-        guard geometry.size <= UInt64(TargetCatalog.largestSize) else {
+        guard geometry.size <= TargetOption.largestSize else {
             return fail(StartErrors.workerBroke("it announced a disk of \(geometry.size) bytes"))
         }
         if let limit = rule.limits.maxSizeBytes, geometry.size > limit {

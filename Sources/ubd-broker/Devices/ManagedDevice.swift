@@ -1,6 +1,7 @@
 import BrokerInterface
 import Glibc
 import SystemCalls
+import Targets
 import WorkerProtocol
 
 /// A device as the broker keeps it, from the moment its number is chosen until nothing of it is left.
@@ -104,7 +105,7 @@ final class ManagedDevice {
     /// What its worker's descriptors must be. What is not held at the moment is as it was recorded.
     func descriptorTable(of worker: any Worker) -> DescriptorTable {
         DescriptorTable(
-            number: id, files: launch.map { $0.target.needsFiles ? 1...2 : 0...0 } ?? 0...2,
+            number: id, files: launch?.descriptors ?? 0...2,
             workerEnd: worker.workerEndInode ?? sockets?.worker, parking: parkingInode ?? sockets?.parking,
             brokerEnd: worker.controlInode ?? sockets?.control)
     }

@@ -1,5 +1,6 @@
 import BrokerInterface
 import KernelABI
+import Targets
 import WorkerProtocol
 
 /// Which mode a device gets: the one asked for, or the best; in either case one that kernel and access policy allow.
@@ -13,7 +14,13 @@ struct ModeChoice {
 
     func mode(for plan: AddPlan) throws(InterfaceError) -> DataMode {
         guard let wanted = plan.mode else {
-            return plan.target.bestModes.first { isAllowed($0) && plan.depth >= $0.leastDepth } ?? .copy
+            return plan.target.modes.first { isAllowed($0) && plan.depth >= $0.leastDepth } ?? .copy
+        }
+        guard plan.target.takes(wanted) else {
+            throw .invalidOption(
+                message:
+                    "mode can not be \(wanted.rawValue): a \(plan.target.name) device's data passes through its worker",
+                remedy: "leave --mode out", option: "mode", value: wanted.rawValue)
         }
         let missing = wanted.features.subtracting(kernel)
         guard missing.isEmpty else {

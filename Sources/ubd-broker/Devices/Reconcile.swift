@@ -36,7 +36,7 @@ extension Broker {
             device.worker = worker
             device.launch = record.launch
             // Records of earlier versions have it only there.
-            if device.info.offset == nil, let offset = record.launch?.offset, offset > 0 {
+            if device.info.offset == nil, let offset = record.launch?.options.offset, offset > 0 {
                 device.info.offset = Int64(clamping: offset)
             }
             device.recoveryStarted = record.recoveryStarted
@@ -225,7 +225,7 @@ extension Broker {
 
     /// The device's files are there for a new worker, or it needs none.
     private func hasFiles(_ device: ManagedDevice) -> Bool {
-        if device.parking == nil, device.launch?.target.needsFiles == false, let pair = try? makeMessagePair() {
+        if device.parking == nil, device.launch?.target.survival == .nothing, let pair = try? makeMessagePair() {
             device.parking = consume pair.first
         }
         return device.parking != nil && device.launch != nil

@@ -121,8 +121,8 @@ extension ManagedDevice {
     /// What every further worker of it is told: exactly the disk that the kernel has, whatever became of the file.
     var relaunch: LaunchMessage? {
         guard var launch else { return nil }
-        launch.size = info.sizeBytes
-        launch.blockSize = info.blockSize
+        if launch.target.hasSize { launch.options.size = info.sizeBytes }
+        if launch.target.hasBlockSize { launch.options.blockSize = info.blockSize }
         return launch
     }
 

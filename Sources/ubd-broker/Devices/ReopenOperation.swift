@@ -61,8 +61,7 @@ final class ReopenOperation: ClientOperation, Reopening {
                 parking = handover.take()
                 if let error { fail(error) } else { operation.next() }
             }
-            let isBuffered = device.launch?.flags.contains(.buffered) == true
-            answer?(.files(count: isBuffered ? 1 : 2, parking: end))
+            answer?(.files(count: device.launch?.descriptors.upperBound ?? 0, parking: end))
         } catch { fail(StartErrors.broken("socketpair", error)) }
     }
 

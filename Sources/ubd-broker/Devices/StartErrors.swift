@@ -3,6 +3,7 @@ import CLauncher
 import Glibc
 import KernelABI
 import SystemCalls
+import Targets
 import WorkerProtocol
 
 /// Why a device or a worker could not be started: what was wrong, with which value, what to do.
@@ -120,12 +121,12 @@ enum StartErrors {
         switch failure.step {
         case .offsetBeyondEnd:
             return option(
-                "offset", device.launch?.offset ?? 0,
+                "offset", device.launch?.options.offset ?? 0,
                 "lies beyond the \(failure.detail) bytes of \(name)",
                 "give a smaller offset")
         case .sizeBeyondEnd:
             return option(
-                "size", device.launch?.size ?? 0,
+                "size", device.launch?.options.size ?? 0,
                 "is more than the \(failure.detail) bytes left in \(name)",
                 "give a smaller size")
         case .smallerThanBlock:
@@ -134,11 +135,11 @@ enum StartErrors {
                 remedy: "use a larger file or smaller blocks", index: 0)
         case .blockSizeTooSmall:
             return option(
-                "block-size", UInt64(device.launch?.blockSize ?? 0), "is less than the blocks of \(name) have",
+                "block-size", UInt64(device.launch?.options.blockSize ?? 0), "is less than the blocks of \(name) have",
                 "give at least \(failure.detail) bytes")
         case .offsetUnaligned:
             return option(
-                "offset", device.launch?.offset ?? 0, "is not a multiple of the block size",
+                "offset", device.launch?.options.offset ?? 0, "is not a multiple of the block size",
                 "give a multiple of it, or a smaller --block-size")
         case .ring where failure.errno == EPERM:
             return .kernelUnsupported(

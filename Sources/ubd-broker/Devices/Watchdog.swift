@@ -48,7 +48,7 @@ final class Watchdog {
         let isStopped = inFlight > 0 && Watchdog.isStopped(worker.pid)
         let sample = ProgressWatch.Sample(
             inFlight: inFlight, claims: claims, isStopped: isStopped,
-            hasFile: device.launch?.target.needsFiles ?? true)
+            hasFile: device.launch.map { !$0.target.inputs.isEmpty } ?? true)
         let verdict = device.watch.look(sample, now: monotonicNanoseconds(), limit: limit) {
             ThreadTimes.ofQueues(worker.pid)
         }

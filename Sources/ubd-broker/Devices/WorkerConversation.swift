@@ -171,18 +171,24 @@ extension WorkerLaunch {
     /// Bytes that a worker may map beside its buffers, for its program, and for the stack, ring and tables of each queue: about
     /// twice what it does (8 MiB and 1 MiB). All of it is locked.
     private static let otherBytes: (process: UInt64, queue: UInt64) = (32 << 20, 2 << 20)
+    /// Bytes of a submission entry and of two completions, twice: a ring's sizes are powers of two.
+    private static let entryBytes: UInt64 = 2 * (64 + 2 * 16)
 
     /// What the launcher needs for a worker of that device.
     init(_ subject: WorkerConversation.Subject, of device: ManagedDevice, uid: UInt32, broker: Broker) {
         let launch = subject.launch
-        // Without a copy there are no buffers of its own.
+        // Without a copy there are no buffers of its own. `otherBytes` has room for one ring entry a request.
         let depth = launch.flags.contains(.zeroCopy) ? 0 : UInt64(launch.depth)
-        let queue = depth * UInt64(launch.maxIOBytes) + WorkerLaunch.otherBytes.queue
+        let entries = launch.target.ringEntries(depth: launch.depth) - UInt32(launch.depth)
+        let queue =
+            depth * UInt64(launch.maxIOBytes) + WorkerLaunch.otherBytes.queue
+            + UInt64(entries) * WorkerLaunch.entryBytes
         self.init(
             binary: subject.program.file.raw, device: subject.node, uid: uid, gid: broker.workerGID,
             processes: WorkerLaunch.processes(queues: launch.queues),
             mappedBytes: WorkerLaunch.otherBytes.process + UInt64(launch.queues) * queue,
-            openFiles: UInt64(launch.queues) + 24, oomScore: broker.configuration.oomScore,
+            openFiles: UInt64(launch.queues) + 22 + UInt64(launch.descriptors.upperBound),
+            oomScore: broker.configuration.oomScore,
             processors: device.info.allowedCPUs?.words ?? [])
     }
 

@@ -2,16 +2,16 @@ import Glibc
 import KernelABI
 import Ring
 import SystemCalls
-import WorkerProtocol
+import Targets
 
 /// The engine without a device, for Benchmarks/engine: commands are NOPs, so that every commit brings the next request at
 /// once, and the descriptors are written here. Loop and targets are the ones that serve; it lies in their module, because
 /// the compiler specialises the loop only there. The worker itself never calls it.
 ///
 /// Handles reads of 4 KiB on `depth` tags until `requests` have been committed; returns how many it were.
-/// `file`: the loop target's, at least `depth` × 4 KiB long.
+/// `target`: null, or loop. `file`: loop's, at least `depth` × 4 KiB long.
 public func rehearse(
-    _ kind: TargetKind, depth: UInt16, requests: UInt64, file: Int32 = -1
+    _ target: TargetManifest, depth: UInt16, requests: UInt64, file: Int32 = -1
 ) throws(SystemError) -> UInt64 {
     let bytes: UInt32 = 4096
     var ring = try Ring(
@@ -31,14 +31,12 @@ public func rehearse(
             startSector: UInt64(tag) * UInt64(bytes >> 9))
     }
     let bounds = DiskBounds(size: UInt64(depth) * UInt64(bytes), maxIOBytes: bytes)
-    switch kind {
-    case .null:
+    if target == .null {
         return try turn(QueueLoop(queue: queue, target: NullTarget(bounds: bounds, readOnly: false)), requests)
-    case .loop:
-        let target = LoopTarget(
-            start: 0, bounds: bounds, readOnly: false, isBlockDevice: false, direct: false, writeFlags: 0)
-        return try turn(QueueLoop(queue: queue, target: target), requests)
     }
+    let loop = LoopTarget(
+        start: 0, bounds: bounds, readOnly: false, isBlockDevice: false, direct: false, writeFlags: 0)
+    return try turn(QueueLoop(queue: queue, target: loop), requests)
 }
 
 private func turn<T: Target>(_ loop: consuming QueueLoop<T>, _ requests: UInt64) throws(SystemError) -> UInt64 {

@@ -6,7 +6,7 @@ import WorkerProtocol
 package enum ClientFiles {
     /// Peeks duplicates of the parked files, which stay there for the next worker, and checks each one.
     package static func peek(_ launch: LaunchMessage) throws(WorkerFailure) -> [ClientFile] {
-        let wanted = launch.target.fileCount
+        let wanted = launch.descriptors
         guard wanted.upperBound > 0 else { return [] }
         let descriptors = try receive(maximum: wanted.upperBound)
         guard wanted.contains(descriptors.count) else {

@@ -37,7 +37,7 @@ package enum Control {
 
     /// Takes the launch message, whose files land on fixed numbers.
     static func receiveLaunch() throws(WorkerFailure) -> LaunchMessage {
-        let buffer = UnsafeMutableRawBufferPointer.allocate(byteCount: longestWorkerMessage, alignment: 8)
+        let buffer = UnsafeMutableRawBufferPointer.allocate(byteCount: LaunchMessage.longest, alignment: 8)
         defer { buffer.deallocate() }
         let expected = WorkerDescriptor.launchFiles
         do {

@@ -12,7 +12,7 @@ struct QueueAssignment: Sendable {
     var depth: UInt16
     /// Bytes.
     var maxIOBytes: UInt32
-    var target: ServedTarget
+    var target: any ServedTarget
     /// The driver was told to put the pages of requests into the ring's buffer table.
     var zeroCopy: Bool
     /// The driver was told that requests come and go many at a time.
@@ -91,22 +91,19 @@ enum QueueThread {
         }
         do {
             let prepared = try prepare(assignment, helperProcessors)
-            // One switch for the life of the thread: from here on the types of target and loop are known.
-            switch assignment.target {
-            case .null(let target): try run(prepared, target, assignment)
-            case .loop(let target): try run(prepared, target, assignment)
-            }
+            // Once for the life of the thread: from here on the types of target and loop are known.
+            try assignment.target.serve(prepared, assignment)
         } catch {
             assignment.rendezvous.report(error)
         }
     }
 
-    private struct Prepared: ~Copyable {
+    struct Prepared: ~Copyable {
         var queue: Queue
         var batch: Batch?
     }
 
-    private static func run<T: Target>(
+    static func run<T: Target>(
         _ prepared: consuming Prepared, _ target: T, _ assignment: QueueAssignment
     ) throws(WorkerFailure) {
         if let batch = prepared.batch.take() {

@@ -1,16 +1,33 @@
 import Glibc
 import SystemCalls
+import Targets
 import WorkerProtocol
 
-/// The targets. A new one is a folder beside this file, a case here, and its two policy files.
-enum ServedTarget: Sendable {
-    case null(NullTarget)
-    case loop(LoopTarget)
+/// A target that the worker can open for a device. Its manifest says what it is given.
+protocol ServedTarget: Target {
+    static var manifest: TargetManifest { get }
+
+    /// Opens it. `files` are as many as its manifest says. `canWait`: the ring policy has FUTEX_WAIT.
+    static func open(
+        _ launch: LaunchMessage, files: [ClientFile], kernel: KernelVersion, canWait: Bool
+    ) throws(WorkerFailure) -> OpenTarget
+
+    /// Serves one queue, in the loop that the compiler makes for this target alone.
+    func serve(_ prepared: consuming QueueThread.Prepared, _ assignment: QueueAssignment) throws(WorkerFailure)
 }
+
+extension ServedTarget {
+    func serve(_ prepared: consuming QueueThread.Prepared, _ assignment: QueueAssignment) throws(WorkerFailure) {
+        try QueueThread.run(prepared, self, assignment)
+    }
+}
+
+/// The targets that there is code for: each is a folder beside this file. A test holds the list against `TargetList`.
+let servedTargets: [any ServedTarget.Type] = [NullTarget.self, LoopTarget.self]
 
 /// A target that is ready: what serves, the disk that it makes, and what the queues need for it.
 package struct OpenTarget: Sendable {
-    var served: ServedTarget
+    var served: any ServedTarget
     var geometry: Geometry
     /// Descriptors that follow /dev/ublkcN in each ring's file table.
     package var files: [Int32]
@@ -22,23 +39,15 @@ package struct OpenTarget: Sendable {
     var unneeded: [UInt8] = []
 }
 
-extension TargetKind {
-    /// How many files the client sends for it.
-    var fileCount: ClosedRange<Int> {
-        switch self {
-        case .null: 0...0
-        case .loop: 1...2
-        }
-    }
-
-    /// Opens the target. `files` are as many as `fileCount` says. `canWait`: the ring policy has FUTEX_WAIT.
+extension TargetManifest {
+    /// Opens the target of a launch message.
     func open(
         _ launch: LaunchMessage, files: [ClientFile], kernel: KernelVersion, canWait: Bool
     ) throws(WorkerFailure) -> OpenTarget {
-        switch self {
-        case .null: try NullTarget.open(launch)
-        case .loop: try LoopTarget.open(launch, files: files, kernel: kernel, canWait: canWait)
+        guard let target = servedTargets.first(where: { $0.manifest == self }) else {
+            throw WorkerFailure(.launchMessage, errno: ENOSYS, detail: UInt64(number))
         }
+        return try target.open(launch, files: files, kernel: kernel, canWait: canWait)
     }
 }
 

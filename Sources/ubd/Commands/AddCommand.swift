@@ -1,5 +1,6 @@
 import ArgumentParser
 import BrokerInterface
+import Targets
 import Varlink
 
 /// `ubd add`: opens the file with the user's rights and has the broker make a device of it.
@@ -23,8 +24,9 @@ struct AddCommand: UBDCommand {
             """)
 
     @Option(
-        name: [.short, .long], help: ArgumentHelp("What serves the device: null or loop.", valueName: "name"),
-        completion: .list(TargetCatalog.all.map(\.name)))
+        name: [.short, .long],
+        help: ArgumentHelp("What serves the device: \(TargetList.names.joined(separator: ", ")).", valueName: "name"),
+        completion: .list(TargetList.names))
     var target: String
 
     @Option(
@@ -32,10 +34,8 @@ struct AddCommand: UBDCommand {
         help: ArgumentHelp("N of /dev/ubdbN; without it the first free one.", valueName: "id"))
     var number: Int64?
 
-    @Option(
-        name: [.short, .long], help: ArgumentHelp("The file or block device behind it (loop).", valueName: "path"),
-        completion: .file())
-    var file: String?
+    // Inputs and options of the targets, by their manifests.
+    @OptionGroup var ofTarget: TargetArguments
 
     @Option(
         name: [.short, .long], help: ArgumentHelp("Hardware queues, at most one for each CPU.", valueName: "count"))
@@ -52,20 +52,6 @@ struct AddCommand: UBDCommand {
 
     @Flag(help: "Make a read-only device.")
     var readOnly = false
-
-    @Option(help: ArgumentHelp("Where in the file the device begins (loop). (default: 0)", valueName: "bytes"))
-    var offset: ByteCount?
-
-    @Option(
-        help: ArgumentHelp(
-            "Size of the device. (default: null 250G, loop up to the end of the file)", valueName: "bytes"))
-    var size: ByteCount?
-
-    @Option(
-        help: ArgumentHelp(
-            "Logical block size: 512, 1K, 2K or 4K. (default: 512; loop on a block device: that of the device; loop on a "
-                + "file with a GPT of 4096-byte sectors: 4K)", valueName: "bytes"))
-    var blockSize: ByteCount?
 
     @Option(
         help: ArgumentHelp(
@@ -96,40 +82,41 @@ struct AddCommand: UBDCommand {
                 + "queue its requests from)", valueName: "list"))
     var cpus: String?
 
-    @Flag(help: "Go through the page cache even when the file takes direct I/O (loop).")
-    var buffered = false
-
     @Flag(
         help: ArgumentHelp(
-            "Use the file although another device or program does (loop).",
+            "Use the file although another device or program does.",
             discussion: "Two who write the same bytes destroy each other's data, unless what is on it is made for that."
         ))
     var shared = false
 
     @OptionGroup var output: OutputOptions
 
-    /// The catalog as text, so that the help can't tell something else than the checks.
+    /// The manifests as text, so that the help can't tell something else than the checks.
     private static var targetHelp: String {
-        TargetCatalog.all.map { target in
+        TargetList.all.map { target in
+            let inputs = target.inputs.map { row("--" + $0.name, $0.help) }
             let options = target.options.map { option in
-                let name = "--" + option.name
-                let padding = String(repeating: " ", count: max(14 - name.count, 1))
-                return "    \(name)\(padding)\(option.help): \(option.range) (default: \(option.defaultText))"
+                row("--" + option.name, "\(option.help): \(option.range) (default: \(option.defaultText))")
             }
-            return (["  \(target.name): \(target.summary)"] + options).joined(separator: "\n")
+            return (["  \(target.name): \(target.summary)"] + inputs + options).joined(separator: "\n")
         }.joined(separator: "\n")
     }
 
+    private static func row(_ name: String, _ text: String) -> String {
+        "    \(name)\(String(repeating: " ", count: max(14 - name.count, 1)))\(text)"
+    }
+
     func perform(_ environment: CommandEnvironment) throws(CommandFailure) -> ExitStatus {
-        for (name, value) in [
-            ("--max-io-size", maxIOSize), ("--offset", offset), ("--size", size), ("--block-size", blockSize),
-        ] { try value?.checked(name) }
+        try maxIOSize?.checked("--max-io-size")
+        let request = try self.request
         let plan: AddPlan
         do { plan = try AddPlan(request) } catch { throw CommandFailure(error) }
         let client = BrokerClient(environment: environment)
-        if let path = try filePath(for: plan.target) {
-            let backing = try BackingFile.open(path, readOnly: readOnly, options: plan.options, shared: shared)
-            var request = self.request
+        if let (path, input) = try file(for: plan.target) {
+            let backing = try BackingFile.open(
+                path, readOnly: readOnly || input.isReadOnly, options: plan.options, hasTwin: input.hasTwin,
+                shared: shared)
+            var request = request
             if backing.readOnly { request.readOnly = true }
             request.fileName = Self.label(path)
             var told = backing.notices
@@ -137,7 +124,7 @@ struct AddCommand: UBDCommand {
             // A file that does not answer is no reason to wait here, and nothing depends on it.
             let content = try? ContentSectors.look(
                 at: path, offset: plan.options.offset, environment, seconds: Self.lookSeconds)
-            if let other = defaultBlockSize(plan.options, content, smallest) {
+            if plan.target.hasBlockSize, let other = defaultBlockSize(plan.options, content, smallest) {
                 request.options.append(OptionValue("block-size", String(other)))
                 told.append(Self.followed(path, other))
             }
@@ -184,43 +171,46 @@ struct AddCommand: UBDCommand {
 
     /// What is asked of the broker, before the file is looked at.
     var request: AddRequest {
-        var options: [OptionValue] = []
-        for (name, value) in [("offset", offset), ("size", size), ("block-size", blockSize)] {
-            if let value { options.append(OptionValue(name, String(value.bytes))) }
+        get throws(CommandFailure) {
+            AddRequest(
+                target: target, id: number, queues: queues, depth: depth,
+                maxIOBytes: maxIOSize.map { Int64($0.bytes) }, readOnly: readOnly ? true : nil, mode: mode,
+                recovery: recovery, ioTimeout: ioTimeout, cpus: cpus, options: try ofTarget.options)
         }
-        if buffered { options.append(OptionValue("buffered", "true")) }
-        return AddRequest(
-            target: target, id: number, queues: queues, depth: depth,
-            maxIOBytes: maxIOSize.map { Int64($0.bytes) }, readOnly: readOnly ? true : nil, mode: mode,
-            recovery: recovery, ioTimeout: ioTimeout, cpus: cpus,
-            options: options)
     }
 
-    private func filePath(for target: TargetDescription) throws(CommandFailure) -> String? {
-        switch (target.needsFile, file) {
-        case (true, nil):
+    /// The file of a target, and what it is to the target; nil when there is none. Only files can be brought so far, one of
+    /// them (a test holds the manifests to that).
+    private func file(for target: TargetManifest) throws(CommandFailure) -> (String, TargetInput)? {
+        let input = target.inputs.first
+        if let (name, path) = ofTarget.inputs.first(where: { $0.name != input?.name }) {
             throw CommandFailure(
-                .usage, "Usage", "target \(target.name) needs a file", remedy: "name it with --file")
-        case (false, .some(let path)):
-            throw CommandFailure(
-                .usage, "Usage", "target \(target.name) takes no file, so '\(path)' would not be used",
-                remedy: "leave --file out, or use --target loop")
-        case (false, nil) where shared:
+                .usage, "Usage", "target \(target.name) takes no \(name), so '\(path)' would not be used",
+                remedy: "leave --\(name) out, or use another target")
+        }
+        guard let input else {
+            guard shared else { return nil }
             throw CommandFailure(
                 .usage, "Usage", "target \(target.name) takes no file, so there is nothing to share",
-                remedy: "leave --shared out, or use --target loop")
-        case (true, .some("")):
-            throw CommandFailure(
-                .usage, "Usage", "--file can not be ''", remedy: "name the file or block device behind the device")
-        case (_, let path): return path
+                remedy: "leave --shared out, or use another target")
         }
+        guard let path = ofTarget.inputs.first?.value else {
+            throw CommandFailure(
+                .usage, "Usage", "target \(target.name) needs a \(input.name)", remedy: "name it with --\(input.name)")
+        }
+        guard !path.isEmpty else {
+            throw CommandFailure(
+                .usage, "Usage", "--\(input.name) can not be ''",
+                remedy: "name the file or block device behind the device")
+        }
+        return (path, input)
     }
 
     /// How long the content of a file may take to be read.
     private static let lookSeconds = 3
 
     /// The block size in bytes when none was asked for and the content has a better one than the usual. A disk keeps its own.
-    private func defaultBlockSize(_ options: TargetOptions, _ content: ContentSectors?, _ smallest: UInt64) -> UInt64? {
+    private func defaultBlockSize(_ options: DeviceOptions, _ content: ContentSectors?, _ smallest: UInt64) -> UInt64? {
         options.blockSize == nil && smallest == 512 ? content?.otherThanUsual : nil
     }
 

@@ -82,19 +82,15 @@ extension AddCommand: PlainCommand {
         guard let target = line.text("--target", "-t") else { return nil }
         self.target = target
         number = line.value("--number", "-n")
-        file = line.text("--file", "-f")
         queues = line.value("--queues", "-q") ?? AddPlan.defaultQueues
         depth = line.value("--depth", "-d") ?? AddPlan.defaultDepth
         maxIOSize = line.value("--max-io-size")
         readOnly = line.flag("--read-only")
-        offset = line.value("--offset")
-        size = line.value("--size")
-        blockSize = line.value("--block-size")
+        ofTarget = TargetArguments(&line)
         recovery = line.text("--recovery")
         ioTimeout = line.value("--io-timeout")
         mode = line.text("--mode")
         cpus = line.text("--cpus")
-        buffered = line.flag("--buffered")
         shared = line.flag("--shared")
         output = OutputOptions(&line)
     }

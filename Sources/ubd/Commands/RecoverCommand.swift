@@ -1,5 +1,6 @@
 import ArgumentParser
 import BrokerInterface
+import Targets
 import Varlink
 
 /// `ubd recover`: opens a device's file again, with the user's rights, and brings it to the broker that lost it.
@@ -36,7 +37,8 @@ struct RecoverCommand: UBDCommand {
     func perform(_ environment: CommandEnvironment) throws(CommandFailure) -> ExitStatus {
         let client = BrokerClient(environment: environment)
         guard let device = try client.list(id: number).first else { throw ListCommand.noSuchDevice(number) }
-        var options = TargetOptions()
+        let input = (try? TargetManifest.named(device.target))?.inputs.first
+        var options = DeviceOptions()
         options.buffered = device.buffered
         let offset = UInt64(clamping: device.offset ?? 0)
         let claim = FileClaim(bytes: offset..<offset + device.sizeBytes)
@@ -46,7 +48,8 @@ struct RecoverCommand: UBDCommand {
             let path = try path(for: device)
             do throws(CommandFailure) {
                 return try BackingFile.open(
-                    path, readOnly: device.readOnly, options: options, shared: shared, claim: claim)
+                    path, readOnly: device.readOnly || input?.isReadOnly == true, options: options,
+                    hasTwin: input?.hasTwin != false, shared: shared, claim: claim)
             } catch {
                 guard file == nil, error.name == "BadFile", error.status == .usage else { throw error }
                 var unknown = error

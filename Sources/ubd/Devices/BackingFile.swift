@@ -2,6 +2,7 @@ import BrokerInterface
 import CShims
 import Glibc
 import SystemCalls
+import Targets
 
 /// The file behind a loop device, opened with the user's own rights: once through the page cache, and once more for
 /// direct I/O where that works. The worker checks all of this again; here it makes for better messages.
@@ -26,10 +27,12 @@ struct BackingFile: ~Copyable {
     /// - Parameters:
     ///   - readOnly: the user asked for a read-only device.
     ///   - options: what the device is to be; its bounds are compared with the size of a regular file.
+    ///   - hasTwin: the target takes the file opened for direct I/O, too.
     ///   - shared: others may use the same bytes (see FileClaim).
     ///   - claim: how long others have to let go of them.
     static func open(
-        _ path: String, readOnly: Bool, options: TargetOptions, shared: Bool = false, claim: FileClaim = FileClaim()
+        _ path: String, readOnly: Bool, options: DeviceOptions, hasTwin: Bool = true, shared: Bool = false,
+        claim: FileClaim = FileClaim()
     ) throws(CommandFailure) -> BackingFile {
         let kind = try status(path)
         try checkKind(kind, path)
@@ -57,7 +60,7 @@ struct BackingFile: ~Copyable {
             }
         }
         let direct =
-            options.buffered ? nil : try openDirect(path, readOnly: opened.readOnly, status, &notices)
+            options.buffered || !hasTwin ? nil : try openDirect(path, readOnly: opened.readOnly, status, &notices)
         return BackingFile(
             readOnly: opened.readOnly, notices: notices, buffered: opened.file, direct: direct)
     }
@@ -111,7 +114,7 @@ struct BackingFile: ~Copyable {
     }
 
     /// Compares the bounds with a regular file; the size of a block device is left to the worker.
-    private static func checkSize(_ status: stat, _ path: String, _ options: TargetOptions) throws(CommandFailure) {
+    private static func checkSize(_ status: stat, _ path: String, _ options: DeviceOptions) throws(CommandFailure) {
         guard status.st_mode & S_IFMT == S_IFREG else { return }
         let bytes = UInt64(clamping: status.st_size)
         guard bytes > 0 else {

@@ -2,6 +2,7 @@ import BrokerInterface
 import CShims
 import Glibc
 import SystemCalls
+import Targets
 
 /// Keeps the bytes of a device for itself: two devices, or a device and another program, that write the same bytes without
 /// knowing of each other destroy what is there. A disk that is to be written is opened O_EXCL (open(2)). A file's bytes are
@@ -33,7 +34,7 @@ struct FileClaim {
 
     /// Locks what the device will have of the file: against all others when it writes, against writers when it only reads.
     func lock(
-        _ file: borrowing FileDescriptor, _ path: String, readOnly: Bool, _ options: TargetOptions
+        _ file: borrowing FileDescriptor, _ path: String, readOnly: Bool, _ options: DeviceOptions
     ) throws(CommandFailure) {
         let (offset, size) =
             bytes.map { ($0.lowerBound, $0.upperBound - $0.lowerBound) } ?? (options.offset, options.size ?? 0)

@@ -1,3 +1,4 @@
+import Targets
 import Testing
 
 @testable import BrokerInterface
@@ -50,16 +51,16 @@ struct ByteSizeTests {
 
 @Suite("The options of a target")
 struct TargetOptionsTests {
-    private func options(_ target: String, _ list: [(String, String)]) throws(InterfaceError) -> TargetOptions {
-        try TargetOptions(
-            target: try TargetCatalog.target(target), options: list.map { OptionValue($0.0, $0.1) })
+    private func options(_ target: String, _ list: [(String, String)]) throws(InterfaceError) -> DeviceOptions {
+        try DeviceOptions(
+            target: try TargetManifest.named(target), options: list.map { OptionValue($0.0, $0.1) })
     }
 
     @Test("have the defaults that the help tells")
     func defaults() throws {
         let null = try options("null", [])
         #expect(null.size == 250 << 30 && null.blockSize == 512 && null.offset == 0 && !null.buffered)
-        #expect(try options("loop", []) == TargetOptions())
+        #expect(try options("loop", []) == DeviceOptions())
     }
 
     @Test("are read into their types")
@@ -112,41 +113,12 @@ struct TargetOptionsTests {
         }
     }
 
-    @Test("of every target in the catalog are read by somebody")
-    func complete() throws {
-        for target in TargetCatalog.all {
-            for option in target.options {
-                let value =
-                    switch option.kind {
-                    case .flag: "true"
-                    case .bytes: "4096"
-                    }
-                let read = try options(target.name, [(option.name, value)])
-                #expect(read != (try options(target.name, [])), "\(target.name) --\(option.name) changes nothing")
-            }
-        }
-    }
-
-    @Test("that nobody reads are refused, and do not end the broker")
-    func unread() {
-        let target = TargetDescription(
-            name: "null", summary: "", needsFile: false, bestModes: [.copy],
-            options: [OptionDescription(name: "colour", kind: .flag, defaultText: "false", help: "")])
-        let error = #expect(throws: InterfaceError.self) {
-            try TargetOptions(target: target, options: [OptionValue("colour", "true")])
-        }
-        guard case .invalidOption(_, "leave it out", "colour", "true")? = error else {
-            Issue.record("\(String(describing: error))")
-            return
-        }
-    }
-
     @Test("never carry a stranger's control characters into a message")
     func printable() {
         let error = #expect(throws: InterfaceError.self) { try options("null", [("size", "1\u{1B}[2J\n")]) }
         #expect(error?.message.unicodeScalars.contains { $0.value < 0x20 } == false)
         let target = #expect(throws: InterfaceError.self) {
-            try TargetCatalog.target(String(repeating: "x\n", count: 1000))
+            try TargetManifest.named(String(repeating: "x\n", count: 1000))
         }
         #expect((target?.message.count ?? 999) < 120)
     }
@@ -158,15 +130,15 @@ struct AddPlanTests {
     func defaults() throws {
         let plan = try AddPlan(AddRequest(target: "null"))
         #expect(plan.queues == 1 && plan.depth == 128 && plan.maxIOBytes == 512 << 10)
-        #expect(!plan.readOnly && plan.id == nil && plan.fileName == nil && plan.mostFiles == 0)
+        #expect(!plan.readOnly && plan.id == nil && plan.fileName == nil && plan.mostDescriptors == 0)
         #expect(plan.bufferBytes == 64 << 20)
     }
 
-    @Test("says how many files may come: none, the buffered one, or both")
+    @Test("says how many descriptors may come: none, the buffered file, or both")
     func files() throws {
-        #expect(try AddPlan(AddRequest(target: "loop")).mostFiles == 2)
+        #expect(try AddPlan(AddRequest(target: "loop")).mostDescriptors == 2)
         let buffered = AddRequest(target: "loop", options: [OptionValue("buffered", "true")])
-        #expect(try AddPlan(buffered).mostFiles == 1)
+        #expect(try AddPlan(buffered).mostDescriptors == 1)
     }
 
     @Test("accepts the ends of every range and nothing beyond")

@@ -97,16 +97,6 @@ struct AddTests {
         #expect(host.leftovers == [])
     }
 
-    @Test("a target that this broker has no worker for is refused at once")
-    func refusesTarget() throws {
-        let host = try Host()
-        let made = TargetDescription(name: "crypt", summary: "", needsFile: true, bestModes: [.copy], options: [])
-        let error = #expect(throws: InterfaceError.self) { try host.broker.targetKind(of: made) }
-        #expect(error?.message == "this broker can not serve target crypt")
-        #expect(error?.remedy == "use one of: loop, null")
-        for target in TargetCatalog.all { _ = try host.broker.targetKind(of: target) }
-    }
-
     @Test("the record is written before ADD_DEV is sent")
     func recordsFirst() throws {
         let host = try Host()

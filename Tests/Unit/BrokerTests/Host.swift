@@ -3,6 +3,7 @@ import Glibc
 import KernelABI
 import Policy
 import SystemCalls
+import Targets
 import Testing
 import WorkerProtocol
 
@@ -136,7 +137,7 @@ final class Host {
         let content = SandboxBundle(
             setupFilter: [6], loopFilter: [6], ringOperations: [46], ringRegisterOperations: [12],
             ringFlagsAllowed: 0, ringFlagsRequired: 1)
-        for target in TargetKind.allCases {
+        for target in TargetList.all {
             walls[target.name] = try Walls(target: target, contents: DataMode.allCases.map { _ in content })
         }
         return walls

@@ -2,6 +2,7 @@ import BrokerInterface
 import Glibc
 import KernelABI
 import SystemCalls
+import Targets
 import Testing
 import WorkerProtocol
 
@@ -129,7 +130,7 @@ struct InjectionTests {
         }
     }
 
-    @Test("a disk that can not be", arguments: [UInt64(TargetCatalog.largestSize) + 512, .max])
+    @Test("a disk that can not be", arguments: [TargetOption.largestSize + 512, .max])
     func geometry(_ size: UInt64) throws {
         let host = try Host()
         host.geometry.size = size

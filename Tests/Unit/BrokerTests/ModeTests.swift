@@ -1,5 +1,6 @@
 import BrokerInterface
 import KernelABI
+import Targets
 import Testing
 import WorkerProtocol
 

@@ -1,13 +1,14 @@
 import BrokerInterface
 import Foundation
 import Glibc
+import Targets
 import Testing
 
 @testable import ubd
 
 @Suite("The file behind a device")
 struct BackingFileTests {
-    private func failure(_ path: String, _ options: TargetOptions = TargetOptions()) -> CommandFailure? {
+    private func failure(_ path: String, _ options: DeviceOptions = DeviceOptions()) -> CommandFailure? {
         do {
             _ = try BackingFile.open(path, readOnly: false, options: options)
             return nil
@@ -45,7 +46,7 @@ struct BackingFileTests {
         let small = folder.file("small", bytes: 511)
         #expect(failure(small)?.message == "\(small) has 511 bytes, the device needs 512 from offset 0 on")
         let file = folder.file("file", bytes: 8192)
-        var options = TargetOptions()
+        var options = DeviceOptions()
         options.offset = 4096
         options.size = 4096
         #expect(failure(file, options) == nil)
@@ -61,7 +62,7 @@ struct BackingFileTests {
         let file = folder.file("1.img", bytes: 4096, mode: 0o444)
         chmod(folder.path, 0o755)
         try asNobody {
-            let backing = try BackingFile.open(file, readOnly: false, options: TargetOptions())
+            let backing = try BackingFile.open(file, readOnly: false, options: DeviceOptions())
             let readOnly = backing.readOnly
             #expect(readOnly)
             let notices = backing.notices
@@ -71,7 +72,7 @@ struct BackingFileTests {
             for fd in numbers { #expect(fcntl(fd, F_GETFL) & O_ACCMODE == O_RDONLY) }
         }
         // Asked for, it is nothing to tell.
-        let backing = try BackingFile.open(file, readOnly: true, options: TargetOptions())
+        let backing = try BackingFile.open(file, readOnly: true, options: DeviceOptions())
         let readOnly = backing.readOnly
         let notices = backing.notices
         #expect(readOnly && notices.isEmpty)
@@ -95,7 +96,7 @@ struct BackingFileTests {
         .enabled(if: access("/sys/kernel/uevent_seqnum", R_OK) == 0, "/sys is not mounted"))
     func noDirectIO() throws {
         // A file of sysfs is regular, has a size, refuses O_DIRECT (EINVAL) and here also writing (EACCES).
-        let backing = try BackingFile.open("/sys/kernel/uevent_seqnum", readOnly: false, options: TargetOptions())
+        let backing = try BackingFile.open("/sys/kernel/uevent_seqnum", readOnly: false, options: DeviceOptions())
         let numbers = backing.numbers
         let notices = backing.notices
         #expect(numbers.count == 1)
@@ -110,7 +111,7 @@ struct BackingFileTests {
         _ path: String, first: (offset: UInt64, size: UInt64?), readOnly: Bool = false,
         second: (offset: UInt64, size: UInt64?), secondReadOnly: Bool = false, shared: Bool = false
     ) throws -> CommandFailure? {
-        var (one, two) = (TargetOptions(), TargetOptions())
+        var (one, two) = (DeviceOptions(), DeviceOptions())
         (one.offset, one.size) = first
         (two.offset, two.size) = second
         let holder = try BackingFile.open(path, readOnly: readOnly, options: one, claim: Self.impatient)
@@ -132,10 +133,10 @@ struct BackingFileTests {
         #expect(failure.status == .busy && failure.name == "FileInUse")
         #expect(failure.message == "\(file) is in use: another device or program has locked it")
         #expect(failure.remedy.contains("--shared"))
-        let holder = try BackingFile.open(file, readOnly: false, options: TargetOptions())
+        let holder = try BackingFile.open(file, readOnly: false, options: DeviceOptions())
         #expect(throws: CommandFailure.self) {
             _ = try BackingFile.open(
-                folder.path + "/2.img", readOnly: true, options: TargetOptions(), claim: Self.impatient)
+                folder.path + "/2.img", readOnly: true, options: DeviceOptions(), claim: Self.impatient)
         }
         withExtendedLifetime(holder.numbers) {}
     }
@@ -172,10 +173,10 @@ struct BackingFileTests {
         let folder = TemporaryFolder()
         let file = folder.file("1.img", bytes: 16384)
         func codes() throws -> [String] {
-            try BackingFile.open(file, readOnly: false, options: TargetOptions(), shared: true).notices.map(\.code)
+            try BackingFile.open(file, readOnly: false, options: DeviceOptions(), shared: true).notices.map(\.code)
         }
         #expect(!(try codes()).contains("shared"))
-        let holder = try BackingFile.open(file, readOnly: false, options: TargetOptions())
+        let holder = try BackingFile.open(file, readOnly: false, options: DeviceOptions())
         #expect(try codes().filter { $0 == "shared" } == ["shared"])
         withExtendedLifetime(holder.numbers) {}
     }
@@ -194,7 +195,7 @@ struct BackingFileTests {
             pauses += 1
             if pauses == 5 { close(holder) }
         }
-        _ = try BackingFile.open(file, readOnly: false, options: TargetOptions(), claim: claim)
+        _ = try BackingFile.open(file, readOnly: false, options: DeviceOptions(), claim: claim)
         #expect(pauses == 5)
     }
 

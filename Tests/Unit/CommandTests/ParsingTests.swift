@@ -1,6 +1,7 @@
 import BrokerInterface
 import Glibc
 import SystemCalls
+import Targets
 import Testing
 import Varlink
 
@@ -21,8 +22,8 @@ struct ParsingTests {
         let long = try AddCommand.parse([
             "--target", "loop", "--file", "x", "--number", "3", "--queues", "2", "--depth=9",
         ])
-        #expect(short.request == long.request)
-        #expect(short.file == "x")
+        #expect(try short.request == long.request)
+        #expect(short.ofTarget.inputs.map(\.name) == ["file"] && short.ofTarget.inputs.map(\.value) == ["x"])
         #expect(try DeleteCommand.parse(["-a"]).all && DeleteCommand.parse(["--all"]).all)
     }
 
@@ -33,12 +34,12 @@ struct ParsingTests {
             "--read-only",
         ])
         #expect(
-            command.request
+            try command.request
                 == AddRequest(
                     target: "loop", queues: 1, depth: 128, maxIOBytes: 1 << 20, readOnly: true,
                     options: [
-                        OptionValue("offset", "1048576"), OptionValue("size", "2147483648"),
-                        OptionValue("block-size", "4096"),
+                        OptionValue("size", "2147483648"), OptionValue("block-size", "4096"),
+                        OptionValue("offset", "1048576"),
                     ]))
     }
 
@@ -87,10 +88,43 @@ struct ParsingTests {
         #expect(text.contains("K, M, G or T") && text.contains("ubd add -t loop -f 1.img"))
         #expect(!text.contains("flush-device"))
         let add = run(["add", "--help"]).console.output.joined(separator: "\n")
-        for target in TargetCatalog.all {
-            for option in target.options { #expect(add.contains("--" + option.name)) }
+        for target in TargetList.all {
+            for name in target.inputs.map(\.name) + target.options.map(\.name) {
+                // Among the options, and below its target.
+                #expect(add.contains("\n    --\(name) "), "\(name)")
+                #expect(add.contains("  --\(name)") || add.contains(", --\(name)"), "\(name)")
+            }
         }
         #expect(run([]).status == 0)
+    }
+
+    @Test("can bring what every target takes")
+    func inputs() {
+        // One file, opened with its user's rights (AddCommand); the first target with sockets, a secret or more files needs more.
+        for input in TargetList.all.flatMap(\.inputs) { #expect(input.role == .data && input.count == 1...1) }
+        for target in TargetList.all { #expect(target.inputs.count <= 1) }
+    }
+
+    @Test("takes times in milliseconds, seconds and minutes")
+    func times() {
+        for (text, milliseconds) in [("500ms", 500), ("30s", 30_000), ("5m", 300_000), ("7", 7000), ("0", 0)] {
+            #expect(TargetArguments.milliseconds(text) == UInt64(milliseconds))
+        }
+        for text in ["", "s", "ms", "m", "1h", "-1s", "1.5s", " 1s", "9223372036854775807m"] {
+            #expect(TargetArguments.milliseconds(text) == nil, "\(text)")
+        }
+    }
+
+    @Test("refuses what another target takes, and says which option it is")
+    func others() {
+        for (line, part) in [
+            (["-t", "null", "--buffered"], "target null has no option 'buffered'"),
+            (["-t", "null", "--size", "1.5G"], "--size can not be '1.5G'"),
+            (["-t", "null", "--block-size", "8K"], "--block-size can not be '8192'"),
+        ] {
+            let (status, console) = run(["add"] + line)
+            #expect(status == 2 && console.errors.first?.contains(part) == true, "\(console.errors)")
+        }
     }
 
     @Test("names the option that was typed, whatever the wire calls it")
@@ -131,6 +165,9 @@ struct ParsingTests {
         let (status, console) = run(["--generate-completion-script", shell])
         #expect(status == 0)
         #expect(console.output.joined().contains("doctor"))
+        for name in TargetList.all.flatMap({ $0.inputs.map(\.name) + $0.options.map(\.name) }) {
+            #expect(console.output.joined().contains(name), "\(name)")
+        }
     }
 
     @Test(

@@ -79,6 +79,7 @@ struct PlainLineTests {
                 #expect(plain(line) == parsed(line), "\(option): \(line)")
             }
         }
+        // Of the targets come -f, --file, and five more.
         #expect(seen >= (name == "add" ? 21 : 6))
     }
 }

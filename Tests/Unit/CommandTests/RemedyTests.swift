@@ -1,6 +1,7 @@
 import BrokerInterface
 import Foundation
 import Glibc
+import Targets
 import Testing
 
 @testable import ubd
@@ -82,7 +83,7 @@ struct RemedyTests {
     func missingFile() {
         func remedy(_ path: String) -> String {
             do {
-                _ = try BackingFile.open(path, readOnly: false, options: TargetOptions())
+                _ = try BackingFile.open(path, readOnly: false, options: DeviceOptions())
                 return "opened"
             } catch { return error.remedy }
         }
@@ -121,7 +122,7 @@ struct FileNameTests {
         #expect(ftruncate(fd, 4096) == 0)
         close(fd)
         let path = TypedText.text(bytes)
-        _ = try BackingFile.open(path, readOnly: false, options: TargetOptions())
+        _ = try BackingFile.open(path, readOnly: false, options: DeviceOptions())
         #expect(AddCommand.label(path) == folder.path + "/d\\xC3\\xA9\\xFF\\xE4.img")
         // The whole way, from the program's arguments on: only the broker is missing.
         let script = "exec \"$0\" add --json -t loop -f \"$(printf '\(folder.path)/d\\303\\251\\377\\344.img')\""

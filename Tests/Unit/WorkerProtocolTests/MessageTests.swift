@@ -1,11 +1,19 @@
+import Targets
 import Testing
-import WorkerProtocol
+
+@testable import WorkerProtocol
 
 @Suite("Messages between broker and worker")
 struct MessageTests {
-    static let launch = LaunchMessage(
-        target: .loop, queues: 3, depth: 128, maxIOBytes: 524_288, flags: [.readOnly, .allowOther], offset: 1 << 40,
-        size: 77, blockSize: 4096)
+    static let launch: LaunchMessage = {
+        var launch = LaunchMessage(
+            target: .loop, queues: 3, depth: 128, maxIOBytes: 524_288, flags: [.readOnly, .allowOther])
+        launch.options.offset = 1 << 40
+        launch.options.size = 8192
+        launch.options.blockSize = 4096
+        launch.options.buffered = true
+        return launch
+    }()
     static let geometry = Geometry(
         size: 1 << 30, logicalBlock: 4096, physicalBlock: 8192, attributes: [.readOnly, .directRefused],
         discardGranularity: 4096, maxDiscardSectors: 8, maxWriteZeroesSectors: 16)
@@ -14,17 +22,126 @@ struct MessageTests {
         .failed(WorkerFailure(.blockSizeTooSmall, errno: 22, detail: 4096)),
     ]
 
-    @Test("a launch message survives the way")
-    func launchRoundTrip() {
-        #expect(LaunchMessage(decoding: Self.launch.encoded()) == Self.launch)
+    static func launch(_ layout: LaunchMessage.Layout) -> LaunchMessage {
+        var message = launch
+        message.layout = layout
+        return message
     }
 
-    @Test("a launch message of any other length is refused")
-    func launchLength() {
-        let bytes = Self.launch.encoded()
+    @Test("a launch message survives the way", arguments: LaunchMessage.Layout.allCases)
+    func launchRoundTrip(layout: LaunchMessage.Layout) {
+        let message = Self.launch(layout)
+        #expect(LaunchMessage(decoding: message.encoded()) == message)
+        for target in TargetList.all {
+            let plain = LaunchMessage(target: target, queues: 1, depth: 1, maxIOBytes: 4096)
+            #expect(LaunchMessage(decoding: plain.encoded()) == plain)
+        }
+    }
+
+    @Test("a launch message of any other length is refused", arguments: LaunchMessage.Layout.allCases)
+    func launchLength(layout: LaunchMessage.Layout) {
+        let bytes = Self.launch(layout).encoded()
         for count in 0..<bytes.count { #expect(LaunchMessage(decoding: Array(bytes[..<count])) == nil) }
         #expect(LaunchMessage(decoding: bytes + [0]) == nil)
-        #expect(bytes.count <= longestWorkerMessage)
+    }
+
+    /// Written by ubd 0.1.0 as it was before the manifests (f99e5e6), for `-t loop -q 3 -d 128 --read-only --buffered --offset 1T
+    /// --size 8192 --block-size 4096` of a user with allow-other-fs.
+    static let old: [UInt8] = [
+        0x01, 0x44, 0x42, 0x55, 2, 0, 0, 0, 3, 0, 128, 0, 0, 0, 8, 0, 0x07, 0, 0, 0, 0, 0x10, 0, 0, 0, 0, 0, 0, 0, 1, 0,
+        0, 0,
+        0x20, 0, 0, 0, 0, 0, 0,
+    ]
+
+    @Test("a launch message of the version before is read, and written again as it was: its worker knows no other")
+    func oldLaunch() {
+        let message = LaunchMessage(decoding: Self.old)
+        #expect(message == Self.launch(.fixed))
+        #expect(message?.encoded() == Self.old)
+    }
+
+    /// What a worker of this version is told; it must stay, or the next version could not take its devices over.
+    @Test("a launch message has each option by its number")
+    func newLaunch() {
+        #expect(
+            Self.launch.encoded() == [
+                0x03, 0x44, 0x42, 0x55, 2, 0, 0, 0, 3, 0, 128, 0, 0, 0, 8, 0, 0x05, 0, 0, 0, 4, 0,
+                1, 0, 8, 0, 0, 0, 0, 0, 0, 1, 0, 0, 2, 0, 8, 0, 0, 0x20, 0, 0, 0, 0, 0, 0,
+                3, 0, 8, 0, 0, 0x10, 0, 0, 0, 0, 0, 0, 4, 0, 8, 0, 1, 0, 0, 0, 0, 0, 0, 0,
+            ])
+    }
+
+    @Test("options that the target has not, that come twice or out of order, or that can not be are refused")
+    func badOptions() {
+        let one: [UInt8] = [1, 0, 8, 0, 0, 0x20, 0, 0, 0, 0, 0, 0]
+        let two: [UInt8] = [2, 0, 8, 0, 0, 0x20, 0, 0, 0, 0, 0, 0]
+        let head = Array(Self.launch.encoded().prefix(20))
+        func accepted(_ count: UInt8, _ options: [UInt8]) -> Bool {
+            LaunchMessage(decoding: head + [count, 0] + options) != nil
+        }
+        #expect(accepted(1, one) && accepted(2, one + two) && accepted(0, []))
+        #expect(
+            !accepted(2, two + one) && !accepted(2, one + one) && !accepted(1, one + two) && !accepted(3, one + two))
+        var other = one
+        other[0] = 99
+        #expect(!accepted(1, other))
+        // Not a multiple of 512.
+        other = one
+        other[4] = 1
+        #expect(!accepted(1, other))
+        #expect(!accepted(1, [1, 0, 4, 0, 0, 0x20, 0, 0]))
+        // A null disk has no offset.
+        var null = head
+        null[4] = 1
+        #expect(LaunchMessage(decoding: null + [1, 0] + one) == nil)
+        #expect(LaunchMessage(decoding: null + [1, 0] + two) != nil)
+        // What is a flag in the old layout is an option here.
+        var flagged = Self.launch.encoded()
+        flagged[16] |= 2
+        #expect(LaunchMessage(decoding: flagged) == nil)
+        // In the old layout values are bounded alike.
+        var old = Self.old
+        old[32] = 1
+        #expect(LaunchMessage(decoding: old) == nil)
+    }
+
+    @Test("text in an option is bounded, valid and without control characters")
+    func text() {
+        let option = TargetOption(18, name: "export", kind: .text(1...8), help: "")
+        let target = TargetManifest(
+            name: "t", number: 9, summary: "", options: [option], modes: [.copy], survival: .nothing)
+        func read(_ text: [UInt8]) -> DeviceOptions? {
+            var writer = ByteWriter()
+            writer.put(UInt16(1))
+            writer.put(option.number)
+            writer.put(UInt16(text.count))
+            for byte in text { writer.put(byte) }
+            var reader = ByteReader(writer.bytes)
+            guard let options = DeviceOptions(from: &reader, of: target), target.accepts(options) else { return nil }
+            var again = ByteWriter()
+            options.encode(to: &again)
+            #expect(again.bytes == writer.bytes)
+            return options
+        }
+        #expect(read(Array("größe".utf8))?[18] == .text("größe"))
+        for bad in [[], Array("123456789".utf8), Array("a\nb".utf8), [0xff], [0]] as [[UInt8]] {
+            #expect(read(bad) == nil)
+        }
+    }
+
+    @Test("the longest launch message of each target fits")
+    func longest() {
+        for target in TargetList.all {
+            var message = LaunchMessage(target: target, queues: 1, depth: 1, maxIOBytes: 4096)
+            for option in target.options {
+                if case .text(let lengths) = option.kind {
+                    message.options[option.number] = .text(String(repeating: "x", count: lengths.upperBound))
+                } else {
+                    message.options[option.number] = .number(.max)
+                }
+            }
+            #expect(message.encoded().count <= LaunchMessage.longest)
+        }
     }
 
     @Test("a launch message without queues, depth or request size is refused")

@@ -40,7 +40,9 @@ struct BlockDeviceTests {
     private func launch(
         flags: LaunchMessage.Flags = [], offset: UInt64 = 0
     ) -> LaunchMessage {
-        LaunchMessage(target: .loop, queues: 1, depth: 1, maxIOBytes: 65536, flags: flags, offset: offset)
+        var launch = LaunchMessage(target: .loop, queues: 1, depth: 1, maxIOBytes: 65536, flags: flags)
+        launch.options.offset = offset
+        return launch
     }
 
     private func open(_ descriptors: [Int32], _ launch: LaunchMessage) throws -> OpenTarget {
@@ -48,7 +50,7 @@ struct BlockDeviceTests {
         for (index, descriptor) in descriptors.enumerated() {
             files.append(try ClientFile(checking: descriptor, index: index, launch))
         }
-        return try LoopTarget.open(launch, files: files, kernel: .running())
+        return try LoopTarget.open(launch, files: files, kernel: .running(), canWait: true)
     }
 
     @Test("has the device's size and blocks, and tells the broker which device it is")
@@ -80,7 +82,7 @@ struct BlockDeviceTests {
         let buffered = try FileDescriptor.open(device.path, O_RDWR)
         let direct = try FileDescriptor.open(device.path, O_RDWR | O_DIRECT)
         let target = try open([buffered.raw, direct.raw], launch(offset: 4096))
-        guard case .loop(let loop) = target.served else { throw SystemError("not a loop target", EINVAL) }
+        guard let loop = target.served as? LoopTarget else { throw SystemError("not a loop target", EINVAL) }
         var queue = try TestQueue(loop, files: target.files)
         #expect(try queue.read(sector: 8, sectors: 16).data == Array(TestFile.pattern(1 << 20)[8192..<16384]))
         let data = TestFile.pattern(8192, seed: 0x77)

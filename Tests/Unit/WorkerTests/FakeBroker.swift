@@ -2,6 +2,7 @@ import Glibc
 import Policy
 import PolicyCompiler
 import SystemCalls
+import Targets
 import WorkerProtocol
 
 /// Starts the real worker program, as the launcher would, and speaks the broker's side of the protocol. The sandbox around
@@ -15,7 +16,7 @@ struct FakeBroker: ~Copyable {
     static let killAll: UInt64 = 0x8000_0000_0000_0006
 
     /// The walls of a target as policy/ has them.
-    static func bundle(_ target: TargetKind) throws -> SandboxBundle {
+    static func bundle(_ target: TargetManifest) throws -> SandboxBundle {
         let folder = #filePath.split(separator: "/").dropLast(4).reduce("") { $0 + "/" + $1 } + "/policy"
         let setup = try SeccompPolicy(parsing: "worker-setup.policy") { try readFile("\(folder)/seccomp/\($0)") }
         let loop = try SeccompPolicy(parsing: "target-\(target.name).policy") {

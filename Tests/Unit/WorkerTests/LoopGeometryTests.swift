@@ -11,13 +11,14 @@ struct LoopGeometryTests {
     private func plan(
         _ file: BackingFile = BackingFile(size: megabyte, direct: DirectNeeds(block: 512)),
         flags: LaunchMessage.Flags = [],
-        offset: UInt64 = 0, size: UInt64 = 0, blockSize: UInt32 = 0
+        buffered: Bool = false, offset: UInt64 = 0, size: UInt64? = nil, blockSize: UInt32? = nil
     ) throws -> LoopPlan {
-        try LoopPlan(
-            file,
-            LaunchMessage(
-                target: .loop, queues: 1, depth: 1, maxIOBytes: 65536, flags: flags, offset: offset, size: size,
-                blockSize: blockSize))
+        var launch = LaunchMessage(target: .loop, queues: 1, depth: 1, maxIOBytes: 65536, flags: flags)
+        launch.options.buffered = buffered
+        launch.options.offset = offset
+        launch.options.size = size
+        launch.options.blockSize = blockSize
+        return try LoopPlan(file, launch)
     }
 
     @Test("is the file's, with direct I/O where the file takes it")
@@ -37,7 +38,7 @@ struct LoopGeometryTests {
         let refused = try plan(BackingFile(size: Self.megabyte))
         #expect(!refused.direct)
         #expect(refused.geometry.attributes.isSuperset(of: [.buffered, .directRefused]))
-        let asked = try plan(flags: .buffered)
+        let asked = try plan(buffered: true)
         #expect(!asked.direct)
         #expect(asked.geometry.attributes.contains(.buffered))
         #expect(!asked.geometry.attributes.contains(.directRefused))
@@ -67,7 +68,7 @@ struct LoopGeometryTests {
     @Test("keeps its blocks for life: what a replacement is told makes the same disk, direct I/O or not")
     func replacement() throws {
         let file = BackingFile(size: Self.megabyte, direct: DirectNeeds(block: 4096))
-        for blockSize: UInt32 in [0, 512, 1024, 4096] {
+        for blockSize: UInt32? in [nil, 512, 1024, 4096] {
             let first = try plan(file, blockSize: blockSize)
             let second = try plan(file, size: first.geometry.size, blockSize: first.geometry.logicalBlock)
             #expect(first == second)
@@ -95,7 +96,7 @@ struct LoopGeometryTests {
         #expect(plan.geometry.directObstacle == obstacle)
         let message = WorkerMessage.geometry(plan.geometry)
         #expect(WorkerMessage(decoding: message.encoded()) == message)
-        let asked = try self.plan(file, flags: flags.union(.buffered), offset: offset)
+        let asked = try self.plan(file, flags: flags, buffered: true, offset: offset)
         #expect(!asked.geometry.attributes.contains(.directRefused))
     }
 
@@ -258,7 +259,7 @@ struct LoopGeometryTests {
             for preferred in [0, 512, 4096, 1 << 22] as [UInt32] {
                 for alignment in [nil, 512, 4096, 1000] as [UInt32?] {
                     for offset in [0, 100, 512] as [UInt64] where offset + 4096 <= size {
-                        for block in [0, 512, 4096] as [UInt32] where UInt64(block) + offset <= size {
+                        for block in [nil, 512, 4096] as [UInt32?] where UInt64(block ?? 0) + offset <= size {
                             let file = BackingFile(
                                 size: size, preferredBlock: preferred, direct: alignment.map { DirectNeeds(block: $0) })
                             let message = WorkerMessage.geometry(

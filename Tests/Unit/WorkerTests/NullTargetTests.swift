@@ -81,8 +81,8 @@ struct NullTargetTests {
     @Test("rounds its size down to its blocks, and says so")
     func rounding() throws {
         let geometry = try geometry {
-            $0.size = 10_000
-            $0.blockSize = 4096
+            $0.options.size = 10_000
+            $0.options.blockSize = 4096
         }
         #expect(geometry.size == 8192)
         #expect(geometry.attributes == .sizeRoundedDown)
@@ -90,11 +90,17 @@ struct NullTargetTests {
 
     @Test("refuses sizes and blocks that make no disk")
     func nonsense() {
-        #expect(throws: WorkerFailure(.smallerThanBlock, detail: 512)) { try geometry { $0.size = 511 } }
-        #expect(throws: WorkerFailure(.geometry, errno: EINVAL, detail: 1000)) { try geometry { $0.blockSize = 1000 } }
-        #expect(throws: WorkerFailure(.geometry, errno: EINVAL, detail: 8192)) { try geometry { $0.blockSize = 8192 } }
-        #expect(throws: WorkerFailure(.blockSizeTooSmall, detail: 512)) { try geometry { $0.blockSize = 256 } }
-        #expect(throws: WorkerFailure(.sizeBeyondEnd, detail: UInt64(Int64.max))) { try geometry { $0.size = 1 << 63 } }
+        #expect(throws: WorkerFailure(.smallerThanBlock, detail: 512)) { try geometry { $0.options.size = 511 } }
+        #expect(throws: WorkerFailure(.geometry, errno: EINVAL, detail: 1000)) {
+            try geometry { $0.options.blockSize = 1000 }
+        }
+        #expect(throws: WorkerFailure(.geometry, errno: EINVAL, detail: 8192)) {
+            try geometry { $0.options.blockSize = 8192 }
+        }
+        #expect(throws: WorkerFailure(.blockSizeTooSmall, detail: 512)) { try geometry { $0.options.blockSize = 256 } }
+        #expect(throws: WorkerFailure(.sizeBeyondEnd, detail: UInt64(Int64.max))) {
+            try geometry { $0.options.size = 1 << 63 }
+        }
     }
 
     @Test("offers no change when it is read-only")

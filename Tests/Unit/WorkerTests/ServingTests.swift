@@ -1,6 +1,7 @@
 import Glibc
 import Sandbox
 import SystemCalls
+import Targets
 import Testing
 import WorkerProtocol
 
@@ -11,12 +12,12 @@ import WorkerProtocol
 @Suite("The serving worker", .serialized)
 struct ServingTests {
     /// Brings a worker up to "sealed".
-    private func serving(_ target: TargetKind, queues: UInt16 = 1) throws -> FakeBroker {
+    private func serving(_ target: TargetManifest, queues: UInt16 = 1) throws -> FakeBroker {
         let device = try FileDescriptor.open("/dev/null", O_RDWR)
         let broker = try FakeBroker(device: device.raw, standIn: true)
         let pair = try makeMessagePair()
         let file = try TestFile(bytes: 1 << 20)
-        if target == .loop { try send(pair.first.raw, [0], files: [file.file.raw]) }
+        if !target.inputs.isEmpty { try send(pair.first.raw, [0], files: [file.file.raw]) }
         let launch = LaunchMessage(target: target, queues: queues, depth: 4, maxIOBytes: 65536)
         try broker.launch(launch, parking: pair.second)
         guard case .geometry = try broker.next() else { throw SystemError("no geometry", EPROTO) }
@@ -30,8 +31,8 @@ struct ServingTests {
         return broker
     }
 
-    @Test("lives behind two filters on every thread, and can open no file any more", arguments: TargetKind.allCases)
-    func walls(target: TargetKind) throws {
+    @Test("lives behind two filters on every thread, and can open no file any more", arguments: TargetList.all)
+    func walls(target: TargetManifest) throws {
         let broker = try serving(target, queues: 2)
         #expect(try broker.survives())
         let threads = try broker.threads()
@@ -50,8 +51,8 @@ struct ServingTests {
         #expect(line?.split(separator: " ").dropFirst(3).prefix(2) == ["0", "0"])
     }
 
-    @Test("goes on after it was stopped and continued", arguments: TargetKind.allCases)
-    func stopped(target: TargetKind) throws {
+    @Test("goes on after it was stopped and continued", arguments: TargetList.all)
+    func stopped(target: TargetManifest) throws {
         let broker = try serving(target)
         for _ in 0..<5 {
             try broker.stopAndContinue()

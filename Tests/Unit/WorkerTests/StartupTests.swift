@@ -8,7 +8,11 @@ import WorkerProtocol
 /// The real program, as far as it gets without a ublk device.
 @Suite("The worker program")
 struct StartupTests {
-    private let null = LaunchMessage(target: .null, queues: 2, depth: 8, maxIOBytes: 65536, size: 1 << 20)
+    private let null: LaunchMessage = {
+        var launch = LaunchMessage(target: .null, queues: 2, depth: 8, maxIOBytes: 65536)
+        launch.options.size = 1 << 20
+        return launch
+    }()
 
     private func memory() throws -> FileDescriptor {
         FileDescriptor(owning: try call("memfd_create") { memfd_create("x", 0) })
@@ -87,12 +91,14 @@ struct StartupTests {
         let file = try TestFile(bytes: 1 << 20)
         let direct = try FileDescriptor.open(file.path, O_RDWR | O_DIRECT)
         let parking = try parked([file.file.raw, direct.raw])
-        for _ in 0..<2 {
+        // A device that a broker of an earlier version made keeps the old layout.
+        for layout in LaunchMessage.Layout.allCases {
             let device = try memory()
             let broker = try FakeBroker(device: device.raw)
             var launch = LaunchMessage(target: .loop, queues: 1, depth: 8, maxIOBytes: 65536)
-            launch.offset = 4096
-            launch.size = 65536
+            launch.options.offset = 4096
+            launch.options.size = 65536
+            launch.layout = layout
             try broker.launch(launch, parking: parking)
             guard case .geometry(let geometry) = try broker.next() else {
                 Issue.record("no geometry")

@@ -1,6 +1,7 @@
 import Glibc
 import KernelABI
 import SystemCalls
+import Targets
 import Testing
 import WorkerProtocol
 
@@ -38,6 +39,16 @@ struct ZeroCopyTests {
             try QueueAssignment.fileTable([8, 9, 10], zeroCopy: true)
         }
         #expect(failure?.step == .fileCount && failure?.detail == 3)
+    }
+
+    @Test("every target that the worker has is in the list, and its descriptors fit a ring's file table")
+    func targets() throws {
+        #expect(servedTargets.map { $0.manifest.number } == TargetList.all.map(\.number))
+        for target in TargetList.all {
+            let most = target.descriptors(DeviceOptions(), queues: 1).upperBound
+            let files = [Int32](repeating: WorkerDescriptor.firstFile, count: most)
+            #expect(try QueueAssignment.fileTable(files, zeroCopy: target.takes(.zeroCopy)).count > most)
+        }
     }
 
     @Test("what lies behind the file's end is filled with zeros, at its place in the buffer")

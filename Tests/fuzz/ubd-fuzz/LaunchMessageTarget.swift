@@ -8,7 +8,8 @@ import WorkerProtocol
 /// read, and a launch message makes, with any file, a disk that lies in that file and that the broker would accept.
 func testLaunchMessages(_ input: [UInt8]) {
     var script = Script(input)
-    switch script.next(UInt8.self) % 4 {
+    let kind = script.next(UInt8.self) % 4
+    switch kind {
     case 0:
         let bytes = script.rest()
         guard let message = ServeMessage(decoding: bytes) else { return }
@@ -23,16 +24,23 @@ func testLaunchMessages(_ input: [UInt8]) {
         require(!bundle.setupFilter.isEmpty && !bundle.loopFilter.isEmpty, "a bundle without walls")
         require(!bundle.ringOperations.isEmpty && !bundle.ringRegisterOperations.isEmpty, "a bundle without a seal")
     default:
-        let bytes = script.next(bytes: 40)
+        // A message of the old layout has 40 bytes; others have any number.
+        let bytes = script.next(bytes: kind == 2 ? 40 : Int(script.next(UInt8.self)))
         guard let launch = LaunchMessage(decoding: bytes) else { return }
         require(launch.encoded() == bytes, "\(launch)")
         require(launch.queues > 0 && launch.depth > 0 && launch.maxIOBytes > 0, "\(launch)")
+        for entry in launch.options.entries {
+            require(
+                launch.target.option(entry.number)?.accepts(entry.value) == true, "\(entry) of \(launch.target.name)")
+        }
+        require(launch.descriptors.upperBound <= 8, "\(launch)")
         testDisks(launch, &script)
     }
 }
 
 private func testDisks(_ launch: LaunchMessage, _ script: inout Script) {
     if let target = try? NullTarget.open(launch) { check(target.geometry, launch) }
+    let (offset, asked) = (launch.options.offset, launch.options.size)
     let flags = script.next(UInt8.self)
     var file = BackingFile(size: script.next())
     file.isBlockDevice = flags & 1 != 0
@@ -45,11 +53,11 @@ private func testDisks(_ launch: LaunchMessage, _ script: inout Script) {
     if flags & 16 != 0 { file.direct = DirectNeeds(block: script.next(), memory: script.next()) }
     guard let plan = try? LoopPlan(file, launch) else { return }
     check(plan.geometry, launch)
-    require(launch.offset < file.size && plan.geometry.size <= file.size - launch.offset, "\(plan) beyond \(file)")
-    require(launch.size == 0 || plan.geometry.size <= launch.size, "\(plan) is more than \(launch) asks for")
+    require(offset < file.size && plan.geometry.size <= file.size - offset, "\(plan) beyond \(file)")
+    require(asked.map { plan.geometry.size <= $0 } ?? true, "\(plan) is more than \(launch) asks for")
     require(plan.readOnly || file.writable && !launch.flags.contains(.readOnly), "\(plan) writes \(file)")
-    require(!plan.direct || file.direct != nil && !launch.flags.contains(.buffered), "\(plan) of \(file)")
-    require(!plan.direct || launch.offset % UInt64(file.direct!.block) == 0, "\(plan) is not aligned: \(file)")
+    require(!plan.direct || file.direct != nil && !launch.options.buffered, "\(plan) of \(file)")
+    require(!plan.direct || offset % UInt64(file.direct!.block) == 0, "\(plan) is not aligned: \(file)")
 }
 
 private func check(_ geometry: Geometry, _ launch: LaunchMessage) {

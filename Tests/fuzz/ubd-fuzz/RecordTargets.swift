@@ -12,6 +12,10 @@ func testStateRecord(_ input: [UInt8]) {
     require(again == record, "\(record) became \(String(describing: again))")
     require(again?.bytes == written, "written differently the second time")
     if let worker = record.worker { require(worker.pid > 1, "\(worker)") }
+    if let launch = record.launch {
+        // What its next worker reads, in the layout that the record has.
+        require(LaunchMessage(decoding: launch.encoded()) == launch, "\(launch)")
+    }
     require(record.memoryBytes <= UInt64(Int64.max), "\(record)")
 }
 

@@ -1,4 +1,5 @@
 import BrokerInterface
+import Targets
 import Varlink
 
 /// What a connection's bytes are cut into.
@@ -78,8 +79,11 @@ private func testPlan(_ request: AddRequest) {
     require(plan.id.map { AddPlan.ids.contains(Int64($0)) } ?? true, "\(plan)")
     require(plan.bufferBytes > 0, "\(plan)")
     require(plan.fileName.map { !$0.isEmpty && !$0.unicodeScalars.contains(where: \.isControl) } ?? true, "\(plan)")
+    for entry in plan.options.entries {
+        require(plan.target.option(entry.number)?.accepts(entry.value) == true, "\(entry) of \(plan.target.name)")
+    }
     let size = plan.options.size ?? 0
-    require(plan.options.offset <= TargetCatalog.largestSize - size, "\(plan.options)")
+    require(plan.options.offset <= TargetOption.largestSize - size, "\(plan.options)")
     if let cpus = plan.cpus { require(CPUList(cpus.text) == cpus && cpus.words.count <= 128, "\(cpus)") }
 }
 

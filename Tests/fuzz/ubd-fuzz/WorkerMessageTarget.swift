@@ -1,6 +1,7 @@
 import BrokerInterface
 import Glibc
 import KernelABI
+import Targets
 import WorkerProtocol
 
 @testable import ubd_broker

@@ -37,13 +37,13 @@ struct LoopPlan: Equatable, Sendable {
     var readOnly: Bool
 
     init(_ file: BackingFile, _ launch: LaunchMessage) throws(WorkerFailure) {
-        if launch.blockSize != 0 {
-            try checkBlockSize(launch.blockSize, minimum: min(file.logicalBlock, 4096))
+        if let asked = launch.options.blockSize {
+            try checkBlockSize(asked, minimum: min(file.logicalBlock, 4096))
         }
         // What every disk image is made for, whatever the file's direct I/O needs: a disk must not change with its host.
-        let logical = min(max(512, launch.blockSize, file.logicalBlock), 4096)
+        let logical = min(max(512, launch.options.blockSize ?? 0, file.logicalBlock), 4096)
         let obstacle = LoopPlan.obstacle(file, launch, block: logical)
-        direct = obstacle == nil && !launch.flags.contains(.buffered)
+        direct = obstacle == nil && !launch.options.buffered
         let needed = file.direct.map { LoopPlan.powerOfTwo(notAbove: $0.block) } ?? 0
         let physical = min(max(LoopPlan.powerOfTwo(notAbove: file.preferredBlock), needed, logical), 1 << 20)
         let size = try LoopPlan.size(file, launch, block: logical)
@@ -52,7 +52,7 @@ struct LoopPlan: Equatable, Sendable {
         geometry.backingMinor = file.minor
         if size.rounded { geometry.attributes.insert(.sizeRoundedDown) }
         if !direct { geometry.attributes.insert(.buffered) }
-        if let obstacle, !launch.flags.contains(.buffered) {
+        if let obstacle, !launch.options.buffered {
             geometry.attributes.insert(.directRefused)
             geometry.directObstacle = obstacle
         }
@@ -75,7 +75,7 @@ struct LoopPlan: Equatable, Sendable {
         guard let needs = file.direct, needs.block > 0 else { return .file }
         guard needs.block <= 4096, needs.block.nonzeroBitCount == 1 else { return .largeBlocks }
         if block < needs.block { return .blocks }
-        if !launch.offset.isMultiple(of: UInt64(needs.block)) { return .offset }
+        if !launch.options.offset.isMultiple(of: UInt64(needs.block)) { return .offset }
         // Without a copy it is users' memory, which the block layer aligns to 512 bytes; our own buffers begin pages.
         return needs.memory <= (launch.flags.contains(.zeroCopy) ? 512 : 4096) ? nil : .memory
     }
@@ -89,7 +89,7 @@ struct LoopPlan: Equatable, Sendable {
         // A file's holes come in its own blocks; those of a disk that starts in mid-block are never aligned to them.
         let unit =
             file.isBlockDevice ? block : max(block, min(LoopPlan.powerOfTwo(notAbove: file.preferredBlock), 1 << 20))
-        let aligned = launch.offset % UInt64(file.isBlockDevice ? file.logicalBlock : unit) == 0
+        let aligned = launch.options.offset % UInt64(file.isBlockDevice ? file.logicalBlock : unit) == 0
         if file.isBlockDevice ? aligned : file.ranges.holes {
             // Where there is nothing better zeros are written: a range at a time, so that none takes longer than a few seconds.
             geometry.maxWriteZeroesSectors = 64 << 11
@@ -105,10 +105,10 @@ struct LoopPlan: Equatable, Sendable {
     ) throws(WorkerFailure) -> (bytes: UInt64, rounded: Bool) {
         guard file.size > 0 else { throw WorkerFailure(.fileEmpty) }
         guard file.size <= UInt64(Int64.max) else { throw WorkerFailure(.geometry, errno: EFBIG, detail: file.size) }
-        guard launch.offset < file.size else { throw WorkerFailure(.offsetBeyondEnd, detail: file.size) }
-        let available = file.size - launch.offset
-        guard launch.size <= available else { throw WorkerFailure(.sizeBeyondEnd, detail: available) }
-        let wanted = launch.size == 0 ? available : launch.size
+        guard launch.options.offset < file.size else { throw WorkerFailure(.offsetBeyondEnd, detail: file.size) }
+        let available = file.size - launch.options.offset
+        let wanted = launch.options.size ?? available
+        guard wanted <= available else { throw WorkerFailure(.sizeBeyondEnd, detail: available) }
         let bytes = wanted / UInt64(block) * UInt64(block)
         guard bytes > 0 else { throw WorkerFailure(.smallerThanBlock, detail: UInt64(block)) }
         return (bytes, bytes != wanted)

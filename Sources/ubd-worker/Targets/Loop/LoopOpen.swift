@@ -2,12 +2,15 @@ import CShims
 import Glibc
 import KernelABI
 import SystemCalls
+import Targets
 import WorkerProtocol
 
-extension LoopTarget {
+extension LoopTarget: ServedTarget {
+    static var manifest: TargetManifest { .loop }
+
     /// Opens the target on the client's files: the buffered one, then, when the file takes it, the direct one.
     static func open(
-        _ launch: LaunchMessage, files: [ClientFile], kernel: KernelVersion, canWait: Bool = true
+        _ launch: LaunchMessage, files: [ClientFile], kernel: KernelVersion, canWait: Bool
     ) throws(WorkerFailure) -> OpenTarget {
         let buffered = files[0]
         let direct = files.count > 1 ? files[1] : nil
@@ -18,7 +21,7 @@ extension LoopTarget {
 
         let plan = try LoopPlan(facts, launch)
         let target = LoopTarget(
-            start: launch.offset, bounds: DiskBounds(size: plan.geometry.size, maxIOBytes: launch.maxIOBytes),
+            start: launch.options.offset, bounds: DiskBounds(size: plan.geometry.size, maxIOBytes: launch.maxIOBytes),
             readOnly: plan.readOnly, isBlockDevice: facts.isBlockDevice,
             direct: plan.direct,
             // The owner shares the open file and could set O_APPEND on it at any time.
@@ -28,10 +31,10 @@ extension LoopTarget {
         if plan.direct, let direct { table.append(direct.descriptor) }
         var geometry = plan.geometry
         geometry.file = buffered.identity
-        var open = OpenTarget(served: .loop(target), geometry: geometry, files: table)
+        var open = OpenTarget(served: target, geometry: geometry, files: table)
         open.unneeded = LoopTarget.unneeded(facts, plan)
         if !facts.isBlockDevice, !plan.readOnly {
-            let end = launch.offset + plan.geometry.size
+            let end = launch.options.offset + plan.geometry.size
             open.fileSizeLimit = end
             if facts.doesRanges {
                 let dataFile = plan.direct ? direct ?? buffered : buffered

@@ -1,6 +1,5 @@
 import Glibc
 import KernelABI
-import WorkerProtocol
 
 /// A disk without memory: writes vanish, reads are zeros.
 struct NullTarget: Target {
@@ -72,33 +71,5 @@ struct NullTarget: Target {
         memset(queue.bufferPointer(of: tag), 0, min(Int(queue.requests[Int(tag)].dirty), Int(queue.bufferStride)))
         queue.requests[Int(tag)].dirty = 0
         return .done(length)
-    }
-}
-
-extension NullTarget {
-    /// Bytes, when the launch message does not say.
-    static let defaultSize: UInt64 = 250 << 30
-
-    static func open(_ launch: LaunchMessage) throws(WorkerFailure) -> OpenTarget {
-        let block = launch.blockSize == 0 ? 512 : launch.blockSize
-        try checkBlockSize(block, minimum: 512)
-        let asked = launch.size == 0 ? defaultSize : launch.size
-        guard asked <= UInt64(Int64.max) else { throw WorkerFailure(.sizeBeyondEnd, detail: UInt64(Int64.max)) }
-        let size = asked / UInt64(block) * UInt64(block)
-        guard size > 0 else { throw WorkerFailure(.smallerThanBlock, detail: UInt64(block)) }
-        let readOnly = launch.flags.contains(.readOnly)
-        var geometry = Geometry(
-            size: size, logicalBlock: block, physicalBlock: max(block, 4096),
-            attributes: readOnly ? .readOnly : [])
-        if size != asked { geometry.attributes.insert(.sizeRoundedDown) }
-        if !readOnly {
-            geometry.discardGranularity = block
-            geometry.maxDiscardSectors = Geometry.longestRangeSectors
-            geometry.maxWriteZeroesSectors = Geometry.longestRangeSectors
-        }
-        let bounds = DiskBounds(size: size, maxIOBytes: launch.maxIOBytes)
-        return OpenTarget(
-            served: .null(NullTarget(bounds: bounds, readOnly: readOnly)), geometry: geometry, files: [],
-            fileSizeLimit: nil)
     }
 }

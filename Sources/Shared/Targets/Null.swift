@@ -1,0 +1,12 @@
+extension TargetManifest {
+    public static let null = TargetManifest(
+        name: "null", number: 1,
+        summary: "Completes every request at once; reads return zeroes, writes are dropped",
+        options: [
+            // 250 GiB, as in ublksrv.
+            .size(initial: 250 << 30),
+            .blockSize(initial: 512),
+        ],
+        // Without a copy every read would have to be filled with zeros one by one.
+        modes: [.batch, .copy], survival: .nothing)
+}

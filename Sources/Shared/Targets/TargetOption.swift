@@ -1,0 +1,111 @@
+/// One option of a target: what it takes, what it means, what holds without it.
+public struct TargetOption: Sendable {
+    /// The largest size of a device in bytes: it fits a signed 64-bit number and is a multiple of every block size.
+    public static let largestSize = UInt64(Int64.max) & ~4095
+
+    /// Its number in launch messages. Those below 16 mean the same to every target and to the broker; the others are each
+    /// target's own, and never used for something else.
+    public typealias Number = UInt16
+
+    /// What values there are.
+    public enum Kind: Sendable {
+        /// Bytes within a range, a multiple of something, perhaps a power of two.
+        case bytes(ClosedRange<UInt64>, multipleOf: UInt64, powerOfTwo: Bool)
+        case count(ClosedRange<UInt64>)
+        /// It is there, or not.
+        case flag
+        /// One of some names; its place in the list is its number, so names are only ever added at the end.
+        case choice([String])
+        /// UTF-8 without control characters, of so many bytes.
+        case text(ClosedRange<Int>)
+        /// Milliseconds.
+        case duration(ClosedRange<UInt64>)
+    }
+
+    public enum Value: Equatable, Sendable {
+        /// Bytes, a count, 1 for a flag that is there, the place of a choice, or milliseconds.
+        case number(UInt64)
+        case text(String)
+
+        public var number: UInt64? {
+            if case .number(let number) = self { number } else { nil }
+        }
+    }
+
+    public let number: Number
+    /// Its name in the interface; on the command line two dashes stand before it.
+    public let name: String
+    public let kind: Kind
+    /// What holds when the option is not given; nil: the target decides.
+    public let initial: Value?
+    /// How it decides, for people.
+    public let otherwise: String?
+    /// One sentence without a full stop.
+    public let help: String
+
+    public init(
+        _ number: Number, name: String, kind: Kind, initial: Value? = nil, otherwise: String? = nil, help: String
+    ) {
+        self.number = number
+        self.name = name
+        self.kind = kind
+        self.initial = initial
+        self.otherwise = otherwise
+        self.help = help
+    }
+
+    /// The option can have this value.
+    public func accepts(_ value: Value) -> Bool {
+        switch (kind, value) {
+        case (.bytes(let range, let step, let powerOfTwo), .number(let bytes)):
+            range.contains(bytes) && bytes.isMultiple(of: step) && (!powerOfTwo || bytes.nonzeroBitCount == 1)
+        case (.count(let range), .number(let number)), (.duration(let range), .number(let number)):
+            range.contains(number)
+        case (.flag, .number(let number)): number == 1
+        case (.choice(let names), .number(let place)): place < UInt64(names.count)
+        case (.text(let lengths), .text(let text)):
+            lengths.contains(text.utf8.count) && !text.unicodeScalars.contains { $0.isControl }
+        default: false
+        }
+    }
+}
+
+// The options that the broker understands, too.
+extension TargetOption {
+    enum Common {
+        static let offset: Number = 1
+        static let size: Number = 2
+        static let blockSize: Number = 3
+        static let buffered: Number = 4
+    }
+
+    static let offset = TargetOption(
+        Common.offset, name: "offset", kind: .bytes(0...largestSize, multipleOf: 512, powerOfTwo: false),
+        otherwise: "0", help: "Where in the file the device begins")
+
+    static func size(initial: UInt64? = nil, otherwise: String? = nil) -> TargetOption {
+        TargetOption(
+            Common.size, name: "size", kind: .bytes(512...largestSize, multipleOf: 512, powerOfTwo: false),
+            initial: initial.map(Value.number), otherwise: otherwise, help: "Size of the device")
+    }
+
+    static func blockSize(initial: UInt64? = nil, otherwise: String? = nil) -> TargetOption {
+        TargetOption(
+            Common.blockSize, name: "block-size", kind: .bytes(512...4096, multipleOf: 512, powerOfTwo: true),
+            initial: initial.map(Value.number), otherwise: otherwise, help: "Logical block size")
+    }
+
+    static let buffered = TargetOption(
+        Common.buffered, name: "buffered", kind: .flag,
+        help: "Go through the page cache even when the file takes direct I/O")
+}
+
+extension Unicode.Scalar {
+    /// C0, DEL, C1, and the line and paragraph separators: what must not reach a terminal or a log as it is.
+    public var isControl: Bool {
+        switch value {
+        case 0..<0x20, 0x7F...0x9F, 0x2028, 0x2029: true
+        default: false
+        }
+    }
+}
