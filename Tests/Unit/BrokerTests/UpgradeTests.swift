@@ -40,9 +40,9 @@ struct UpgradeTests {
         weak var rehearsal: Rehearsal?
         var isOver = false
         do {
-            let made = Rehearsal(
-                of: host.installed, for: device, try #require(device.relaunch),
-                parking: try #require(device.parking?.raw), broker: host.broker)
+            let parking = device.parking?.raw
+            let (launch, end) = (try #require(device.relaunch), try #require(parking))
+            let made = Rehearsal(of: host.installed, for: device, launch, parking: end, broker: host.broker)
             made.begin { _ in isOver = true }
             rehearsal = made
         }
