@@ -81,6 +81,8 @@ final class Rehearsal {
         if outcome != nil { return }
         outcome = result
         conversation?.end()
+        // It knows this rehearsal, whose page would stay open.
+        conversation = nil
         // Not from the depths of its own event.
         guard let worker else { return broker.loop.later { [self] in finish() } }
         guard worker.end == nil else { return ended() }

@@ -33,6 +33,26 @@ struct UpgradeTests {
 
     private func info(_ host: Host) -> Device? { host.broker.devices[0].map(host.broker.description) }
 
+    @Test("lets go of a rehearsal that is over, and with it of the page that its worker counted in")
+    func rehearsalIsFreed() throws {
+        let host = try host()
+        let device = try #require(host.broker.devices[0])
+        weak var rehearsal: Rehearsal?
+        var isOver = false
+        let (launch, parking) = (try #require(device.relaunch), device.parking?.raw ?? -1)
+        do {
+            let made = Rehearsal(
+                of: host.installed, for: device, launch, parking: parking, broker: host.broker)
+            made.begin { _ in isOver = true }
+            rehearsal = made
+        }
+        #expect(rehearsal != nil)
+        try host.run { isOver }
+        // As a real worker does that is forgotten.
+        host.workers.last?.setHandler { _ in }
+        #expect(rehearsal == nil)
+    }
+
     @Test("quiesces, drains, and lets a worker of the new program take over, which all later ones are of")
     func upgrades() throws {
         let host = try host()
