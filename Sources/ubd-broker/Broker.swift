@@ -23,7 +23,7 @@ final class Broker {
         /// Where it can be read.
         var kernelLog: KernelLog?
         /// Requests that the block layer has given to a device and waits for.
-        var requestsInFlight: (_ id: UInt32) -> Int = Watchdog.inFlight
+        var requestsInFlight: (_ id: UInt32) -> Int = BlockLayer.requestsInFlight
         /// Opens the program that has the configured name now.
         var openProgram: (_ path: String) throws(TrustedFile.Distrust) -> WorkerProgram = WorkerProgram.init(path:)
         /// Which program has that name now; nil when none has.
@@ -49,20 +49,23 @@ final class Broker {
     /// The broker's own seccomp filters, which its workers inherit. If that can't be read, no worker is believed.
     private var ownFilters: Int { (try? ProcessStatus(of: "self").seccompFilters) ?? .max - 2 }
     private let surroundings: Surroundings
+    /// Gives a device another worker after the death of the last one.
+    let replaceWorker: (Broker, ManagedDevice, ProcessChange) -> Void
 
     var uids: WorkerUIDs
     var startLimits = StartLimits()
     var devices: [UInt32: ManagedDevice] = [:]
     /// Monotonic nanoseconds of the last minute's deletions, by number.
     private var deletions: [UInt32: UInt64] = [:]
-    var adds: [ObjectIdentifier: AddOperation] = [:]
+    var adds: [ObjectIdentifier: any PendingAdd] = [:]
     /// Rehearsals whose workers can't be killed: whose they are, and the bytes of their buffers.
     var stuckRehearsals: [ObjectIdentifier: (owner: UInt32, memoryBytes: UInt64)] = [:]
 
     init(
         configuration: Configuration, loop: EventLoop, policy: AccessPolicy, walls: [String: Walls],
         program: WorkerProgram, workerGID: UInt32, driver: Driver,
-        surroundings: Surroundings, accounts: Accounts = Accounts()
+        surroundings: Surroundings, accounts: Accounts = Accounts(),
+        replaceWorker: @escaping (Broker, ManagedDevice, ProcessChange) -> Void
     ) throws(SystemError) {
         guard let uids = WorkerUIDs(base: configuration.uidBase, count: configuration.uidCount) else {
             throw SystemError("uids from \(configuration.uidBase) on", ERANGE)
@@ -75,6 +78,7 @@ final class Broker {
         self.workerGID = workerGID
         self.driver = driver
         self.surroundings = surroundings
+        self.replaceWorker = replaceWorker
         self.accounts = accounts
         store = RecordStore(runFolder: configuration.runFolder)
         undertaker = Undertaker(loop: loop) { accounts.account(of: $0) }
@@ -90,56 +94,6 @@ final class Broker {
     /// START_USER_RECOVERY may be sent again after a replacement that died half-way (Linux 6.16;
     /// docs/kernel-facts.md#half-ready).
     var canRepeatRecovery: Bool { driver.features.contains(.perIODaemon) }
-
-    // MARK: What clients ask
-
-    /// Starts an add; nil when it is refused at once. The answers, all of them, come through `answer`; it is undone when
-    /// its client is not there any more at the end.
-    func add(
-        _ request: AddRequest, peer: PeerCredentials, isWanted: @escaping () -> Bool = { true },
-        answer: @escaping (AddOperation.Answer) -> Void
-    ) -> AddOperation? {
-        var line: String?
-        do throws(InterfaceError) {
-            let plan = try AddPlan(request)
-            let kind = try targetKind(of: plan.target)
-            try demandOnline(plan.cpus)
-            let rule = try permit(plan, peer, line: &line)
-            try demandOnline(anyOf: rule)
-            try driver.ready()
-            let choice = ModeChoice(
-                kernel: driver.features, zeroCopyGranted: rule.limits.zeroCopy, rule: rule.text)
-            let mode = try choice.mode(for: plan)
-            let operation = AddOperation(
-                plan, kind: kind, mode: mode, peer: peer, rule: rule, broker: self, isWanted: isWanted, answer: answer)
-            Log.client(
-                .request, peer.uid, .info, "add-allowed",
-                [
-                    ("uid", "\(peer.uid)"), ("pid", "\(peer.pid)"), ("target", request.target),
-                    ("result", "allowed"), ("rule", rule.place),
-                ])
-            adds[ObjectIdentifier(operation)] = operation
-            operation.begin()
-            return operation
-        } catch {
-            Log.client(
-                .refusal, peer.uid, .notice, "add-refused",
-                [
-                    ("uid", "\(peer.uid)"), ("pid", "\(peer.pid)"), ("target", request.target),
-                    ("result", "refused"), ("rule", line ?? "none"), ("why", error.message),
-                ])
-            answer(.failed(error))
-            return nil
-        }
-    }
-
-    func delete(_ request: DeleteRequest, peer: PeerCredentials, completion: @escaping (InterfaceError?) -> Void) {
-        let force = ("force", "\(request.force ?? false)")
-        guard let device = device(request.id, request.generation, for: "delete", of: peer, force) else {
-            return completion(noSuchDevice(request.id))
-        }
-        DeleteOperation(device, broker: self, completion: completion).begin(force: request.force ?? false)
-    }
 
     /// The number by which workers know a target. The catalog of targets is not the list of those numbers: a target that
     /// stands only there is refused before anything is begun.
@@ -266,7 +220,7 @@ final class Broker {
         if devices[device.id] === device { devices[device.id] = nil }
     }
 
-    func ended(_ operation: AddOperation) {
+    func ended(_ operation: any PendingAdd) {
         adds[ObjectIdentifier(operation)] = nil
     }
 
@@ -338,73 +292,6 @@ final class Broker {
         driver.stop(device.id) { answer in
             if [.done, .gone].contains(answer.verdict) { return }
             Log.warning("stop", ("device", "\(device.id)"), ("errno", SystemError.name(answer.errno)))
-        }
-    }
-
-    /// Ends the worker of a live device, which its death then tells. One that can't be killed leaves the device stuck: it
-    /// goes on when the worker has died after all.
-    func kill(_ device: ManagedDevice, because reason: String) {
-        guard let worker = device.worker, worker.end == nil else { return }
-        device.killedBecause = reason
-        worker.kill()
-        loop.after(milliseconds: Broker.killDeadline) { [self] in
-            guard device.worker === worker, worker.end == nil, [.live, .unmanaged].contains(device.info.state) else {
-                return
-            }
-            device.setState(
-                .stuck,
-                reason: "its worker \(reason), but it does not die: it waits for a file or disk that does not answer")
-            Log.error("stuck", ("device", "\(device.id)"), ("owner", "\(device.owner)"), ("worker", "\(worker.pid)"))
-            save(device)
-        }
-    }
-
-    /// Milliseconds.
-    private static let killDeadline = 5_000
-
-    /// A worker of a live device says or does something.
-    func workerEvent(_ device: ManagedDevice, _ event: WorkerEvent) {
-        let states: [DeviceState] = [.live, .unmanaged, .stuck]
-        guard states.contains(device.info.state), device.teardown == nil else { return }
-        switch event {
-        case .ended(let change):
-            noteDeath(of: device, change)
-        case .violation(let what):
-            Log.error("worker-violation", ("device", "\(device.id)"), ("what", what))
-            kill(device, because: "was killed by the broker: it sent \(what)")
-        default:
-            Log.warning("worker-event", ("device", "\(device.id)"), ("what", "\(event)"))
-        }
-    }
-
-    private func noteDeath(of device: ManagedDevice, _ change: ProcessChange) {
-        let cause = device.killedBecause ?? DeathCauses.plain(change)
-        let pid = device.worker?.pid ?? 0
-        Log.error(
-            "worker-ended", ("device", "\(device.id)"), ("worker", "\(pid)"), ("target", device.info.target),
-            ("how", device.killedBecause ?? "\(change)"))
-        device.info.deaths += 1
-        device.info.lastDeath = cause
-        device.deathLog.add(window: configuration.deathWindow)
-        if device.killedBecause == nil {
-            // Recovery does not wait for it.
-            deathCauses.ask(change, pid: pid) { [self] words in
-                guard words != cause else { return }
-                Log.error("cause", ("device", "\(device.id)"), ("worker", "\(pid)"), ("how", words))
-                device.correctDeath(cause, to: words)
-                if devices[device.id] === device { save(device) }
-            }
-        }
-        device.killedBecause = nil
-        if device.info.recovery != .none, device.info.state == .unmanaged {
-            endedUnmanaged(device, change)
-        } else if device.info.recovery == .none {
-            fail(device, because: "its worker \(cause); delete it and add it again")
-        } else if device.deathLog.isTooMany {
-            let often = "\(device.deathLog.count) within \(configuration.deathWindow) s"
-            fail(device, because: "its workers keep dying (\(often)), the last \(cause)")
-        } else {
-            RecoverOperation(device, broker: self).begin()
         }
     }
 

@@ -15,7 +15,7 @@ enum BrokerLock {
     /// Brokers that may be on their way out at once.
     private static let bytes: Int64 = 64
 
-    /// Errors: Startup.Refusal, with who has the lock and what to do.
+    /// Errors: StartupRefusal, with who has the lock and what to do.
     static func take(_ path: String, patience: Int = patience) throws -> FileDescriptor {
         let file = try FileDescriptor.open(path, O_RDWR | O_CREAT | O_NOFOLLOW, mode: 0o600)
         let deadline = monotonicNanoseconds() + UInt64(patience) * 1_000_000
@@ -51,18 +51,18 @@ enum BrokerLock {
         return true
     }
 
-    private static func refusal(_ lock: HeldLock, _ path: String) -> Startup.Refusal {
+    private static func refusal(_ lock: HeldLock, _ path: String) -> StartupRefusal {
         let process = "\(lock.pid)"
         guard lock.pid > 0, let state = ProcessState(of: process) else {
-            return Startup.Refusal(
+            return StartupRefusal(
                 message: "another ubd-broker runs already: a process of another pid namespace holds \(path)", status: 1)
         }
         let who = "process \(process) (\(state.name))"
         if ["R", "S"].contains(state.letter), !state.isPast {
-            return Startup.Refusal(message: "another ubd-broker runs already: \(who) holds \(path)", status: 1)
+            return StartupRefusal(message: "another ubd-broker runs already: \(who) holds \(path)", status: 1)
         }
         let words = state.words(place: ProcessState.place(of: process))
-        return Startup.Refusal(
+        return StartupRefusal(
             message:
                 "\(who) holds \(path) and \(words); if it does not answer, kill -9 \(process): a new broker takes over "
                 + "\(patience / 1000) s later, even when that one can not end", status: 1)

@@ -10,7 +10,7 @@ enum RunFolder {
         let folder = try FileDescriptor.open(path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW)
         let status = try folder.status()
         guard status.st_uid == 0, status.st_mode & 0o022 == 0 else {
-            throw Startup.Refusal(
+            throw StartupRefusal(
                 message: "\(path): others can write it; chown root \(path) && chmod go-w \(path)", status: 1)
         }
         try call("chmod \(path)") { fchmod(folder.raw, 0o755) }
@@ -37,14 +37,14 @@ enum RunFolder {
             let count = getenv("LISTEN_FDS"), String(cString: count) != "0"
         else { return nil }
         guard String(cString: count) == "1" else {
-            throw Startup.Refusal(
+            throw StartupRefusal(
                 message: "systemd passed \(String(cString: count)) sockets; one is expected", status: 1)
         }
         let socket = FileDescriptor(owning: 3)
         var listening: Int32 = 0
         var size = socklen_t(MemoryLayout<Int32>.size)
         guard getsockopt(3, SOL_SOCKET, SO_ACCEPTCONN, &listening, &size) == 0, listening == 1 else {
-            throw Startup.Refusal(message: "what systemd passed is not a listening socket", status: 1)
+            throw StartupRefusal(message: "what systemd passed is not a listening socket", status: 1)
         }
         try call("fcntl") { fcntl(3, F_SETFD, FD_CLOEXEC) }
         try socket.setNonBlocking()

@@ -9,12 +9,6 @@ import WorkerProtocol
 
 /// From the command line to a serving broker. Whatever is not right stops it here, with one line that says what.
 enum Startup {
-    /// Why the broker does not start.
-    struct Refusal: Error {
-        let message: String
-        let status: Int32
-    }
-
     static func main(_ arguments: [String]) -> Int32 {
         do {
             var (command, configuration) = try Configuration.parse(arguments)
@@ -34,7 +28,7 @@ enum Startup {
             return fflush(nil) == 0 ? 0 : say("what was to be printed could not be written", 1)
         } catch let error as Configuration.UsageError {
             return say("\(error.message); see ubd-broker --help", 2)
-        } catch let error as Refusal {
+        } catch let error as StartupRefusal {
             return say(error.message, error.status)
         } catch {
             return say("\(error)", 1)
@@ -55,21 +49,21 @@ enum Startup {
             bytes = Array("deny uid=* target=*\n".utf8)
         } else {
             do { bytes = try TrustedFile.read(configuration.accessPolicy) } catch {
-                throw Refusal(message: "access policy \(error)", status: 2)
+                throw StartupRefusal(message: "access policy \(error)", status: 2)
             }
         }
         do {
             return try AccessPolicy(
                 parsing: bytes, file: configuration.accessPolicy, targets: TargetCatalog.all.map(\.name),
                 user: { getpwnam($0)?.pointee.pw_uid }, group: { getgrnam($0)?.pointee.gr_gid })
-        } catch { throw Refusal(message: "access policy \(error)", status: 2) }
+        } catch { throw StartupRefusal(message: "access policy \(error)", status: 2) }
     }
 
     private static func walls(_ configuration: Configuration) throws -> [String: Walls] {
         var walls: [String: Walls] = [:]
         for target in TargetKind.allCases {
             do { walls[target.name] = try Walls(target: target, folder: configuration.policyFolder) } catch {
-                throw Refusal(message: "sandbox policy of target \(target.name): \(error)", status: 2)
+                throw StartupRefusal(message: "sandbox policy of target \(target.name): \(error)", status: 2)
             }
         }
         return walls
@@ -77,7 +71,7 @@ enum Startup {
 
     private static func ownFilter(_ configuration: Configuration) throws -> SystemCallFilter {
         do { return try BrokerFilter.load(folder: configuration.policyFolder) } catch {
-            throw Refusal(message: "the broker's own policy: \(error)", status: 2)
+            throw StartupRefusal(message: "the broker's own policy: \(error)", status: 2)
         }
     }
 
@@ -93,11 +87,11 @@ enum Startup {
     private static func dump(_ subject: String, _ configuration: Configuration) throws {
         let text: String?
         do { text = try PolicyDump.text(of: subject, folder: configuration.policyFolder) } catch {
-            throw Refusal(message: "policy \(error)", status: 2)
+            throw StartupRefusal(message: "policy \(error)", status: 2)
         }
         guard let text else {
             let known = PolicyDump.subjects.joined(separator: ", ")
-            throw Refusal(message: "there is no policy of '\(subject)'; there are \(known)", status: 2)
+            throw StartupRefusal(message: "there is no policy of '\(subject)'; there are \(known)", status: 2)
         }
         print(text, terminator: "")
     }
@@ -106,7 +100,7 @@ enum Startup {
 
     private static func serve(_ configuration: Configuration) throws {
         guard geteuid() == 0 else {
-            throw Refusal(message: "must run as root (uid 0), not as uid \(geteuid())", status: 1)
+            throw StartupRefusal(message: "must run as root (uid 0), not as uid \(geteuid())", status: 1)
         }
         try CleanEnvironment.enforce(CommandLine.arguments)
         try prepareProcess()
@@ -148,7 +142,8 @@ enum Startup {
         }
         let broker = try Broker(
             configuration: configuration, loop: loop, policy: policy, walls: walls, program: program.take()!,
-            workerGID: gid, driver: driver, surroundings: surroundings, accounts: accounts)
+            workerGID: gid, driver: driver, surroundings: surroundings, accounts: accounts,
+            replaceWorker: { broker, device, change in broker.replaceAfterDeath(device, change) })
         for warning in policy.warnings { Log.warning("access-policy", ("what", "\(warning)")) }
         try broker.store.prepare()
         let signals = try SignalReader([SIGTERM, SIGINT, SIGCHLD, SIGHUP])
@@ -222,7 +217,8 @@ enum Startup {
             )
         } catch {
             if case .folder = configuration.controlGroup {
-                throw Refusal(message: "no control groups can be made: \(error.what); see --control-group", status: 1)
+                throw StartupRefusal(
+                    message: "no control groups can be made: \(error.what); see --control-group", status: 1)
             }
             let what = "no control group for devices: \(error.what)"
             return (nil, { Log.notice("control-groups", ("what", what)) })
@@ -234,7 +230,7 @@ enum Startup {
         do throws(SystemError) {
             try Capabilities.dropOthers()
             try filter.installOnAllThreads()
-        } catch { throw Refusal(message: "the broker can not confine itself: \(error)", status: 1) }
+        } catch { throw StartupRefusal(message: "the broker can not confine itself: \(error)", status: 1) }
     }
 
     private static func watch(_ fd: Int32, _ broker: Broker, _ next: @escaping () -> Int32?) throws {
@@ -264,13 +260,13 @@ enum Startup {
 
     private static func workerProgram(_ configuration: Configuration) throws -> WorkerProgram {
         do { return try WorkerProgram(path: configuration.workerProgram) } catch {
-            throw Refusal(message: "worker program \(error)", status: 1)
+            throw StartupRefusal(message: "worker program \(error)", status: 1)
         }
     }
 
     private static func workerGroup(_ configuration: Configuration) throws -> UInt32 {
         guard let entry = getgrnam(configuration.workerGroup) else {
-            throw Refusal(
+            throw StartupRefusal(
                 message: "there is no group '\(configuration.workerGroup)' for the workers; "
                     + "groupadd --system \(configuration.workerGroup)", status: 1)
         }

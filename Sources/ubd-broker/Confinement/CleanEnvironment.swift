@@ -30,12 +30,12 @@ enum CleanEnvironment {
         // By its name, where that still is the program: a process is called after what was executed.
         var path = [CChar](repeating: 0, count: Int(PATH_MAX) + 1)
         let length = readlink("/proc/self/exe", &path, Int(PATH_MAX))
-        guard length > 0 else { throw Startup.Refusal(message: "/proc is not mounted", status: 1) }
+        guard length > 0 else { throw StartupRefusal(message: "/proc is not mounted", status: 1) }
         var argv = arguments.map { strdup($0) } + [nil]
         var envp = clean.map { strdup($0) } + [nil]
         execve(path, &argv, &envp)
         execve("/proc/self/exe", &argv, &envp)
-        throw Startup.Refusal(
+        throw StartupRefusal(
             message: "can not start again with a clean environment: \(String(cString: strerror(errno)))", status: 1)
     }
 

@@ -7,7 +7,7 @@ import WorkerProtocol
 
 /// Adds one device for one client, step by step; whatever goes wrong on the way, and the client's going away, undoes
 /// everything that was done so far. The steps stand in their order; each ends in a call of the next.
-final class AddOperation: ClientOperation {
+final class AddOperation: ClientOperation, PendingAdd {
     /// What the client hears.
     typealias Answer = ClientAnswer
 

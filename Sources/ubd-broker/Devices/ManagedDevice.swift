@@ -38,20 +38,20 @@ final class ManagedDevice {
     /// As an earlier broker recorded them; nil for a device of this broker's.
     var sockets: DeviceRecord.Sockets?
     /// Its worker is being replaced.
-    var recovery: RecoverOperation?
+    var recovery: (any Replacement)?
     /// START_USER_RECOVERY was sent and not ended.
     var recoveryStarted = false
     /// And answered, so that replacements may have been tried: before 6.16 it must not be sent again.
     var recoveryAnswered = false
     /// Its worker is being replaced by one of another program, or that is being tried out.
-    var upgrade: UpgradeOperation?
+    var upgrade: (any Replacement)?
     /// Its owner brings its file again.
-    var reopening: ReopenOperation?
+    var reopening: (any Reopening)?
     var deathLog = DeathLog()
     /// An ordinary deletion that has not begun to take it down: it asks who uses the device.
-    var deletion: DeleteOperation?
+    var deletion: AnyObject?
     /// Being taken down; whoever else wants that is told.
-    var teardown: Teardown?
+    var teardown: (any TakingDown)?
 
     init(info: Device, memoryBytes: UInt64, step: DeviceRecord.Step) {
         self.info = info

@@ -20,7 +20,7 @@ extension Broker {
         if !records.isEmpty { try demandDriver() }
         let unrecorded = uids.processes(except: recorded).filter { $0.status.isWorker(uid: $0.uid, gid: workerGID) }
         if !configuration.takesDown, let user = uids.collision(except: recorded.union(unrecorded.map(\.uid))) {
-            throw Startup.Refusal(
+            throw StartupRefusal(
                 message: "uids \(uids.range.lowerBound) to \(uids.range.upperBound - 1) are meant for workers, but "
                     + "\(user) is among them; choose others with --uid-base and --uid-count", status: 1)
         }
@@ -66,7 +66,7 @@ extension Broker {
     private func demandDriver() throws {
         do throws(InterfaceError) { try driver.ready() } catch {
             if case .kernelUnsupported(_, _, "ublk_drv") = error { return }
-            throw Startup.Refusal(
+            throw StartupRefusal(
                 message: "there are devices to take over, but \(error.message); \(error.remedy)", status: 1)
         }
     }
@@ -231,8 +231,14 @@ extension Broker {
         return device.parking != nil && device.launch != nil
     }
 
+    /// Gives a device another worker after a death, as the broker does that it is given to (`Broker.replaceWorker`).
+    func replaceAfterDeath(_ device: ManagedDevice, _ change: ProcessChange) {
+        if device.info.state == .unmanaged { return endedUnmanaged(device, change) }
+        RecoverOperation(device, broker: self).begin()
+    }
+
     /// The worker of a device that could not be taken over has ended: what it had is lost, but not the device.
-    func endedUnmanaged(_ device: ManagedDevice, _ change: ProcessChange) {
+    private func endedUnmanaged(_ device: ManagedDevice, _ change: ProcessChange) {
         release(device)
         guard hasFiles(device) else {
             return waitForFiles(device, because: "its worker \(change), and the broker has no way to its file")

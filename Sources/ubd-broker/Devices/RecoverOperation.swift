@@ -10,7 +10,7 @@ import WorkerProtocol
 /// What may be sent when is the kernel's to say (docs/kernel-facts.md#half-ready). Without PER_IO_DAEMON (before 6.16) a second
 /// START_USER_RECOVERY after a replacement that made some but not all queues ready crashes the host: there it is sent
 /// once for each death of a worker that was sealed, and one more worker is tried without it.
-final class RecoverOperation {
+final class RecoverOperation: Replacement {
     /// Milliseconds.
     private enum Deadline {
         /// Later than that it is told that it takes long. (6.12 notices the death of a server that held every tag only by its
@@ -121,6 +121,8 @@ final class RecoverOperation {
                 next()
             })
     }
+
+    let hasDevice = true
 
     /// Somebody takes the device down: nothing more is begun, and `next` runs when the kernel has finished the command
     /// that it is at.

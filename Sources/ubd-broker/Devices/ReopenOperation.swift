@@ -7,7 +7,7 @@ import WorkerProtocol
 /// file is parked as for an add; a worker in a rehearsal looks at it, and only the same file as before is taken: the same
 /// inode, made at the same time, at least as large, opened for the same use. Until then the kernel is asked for nothing,
 /// so that a wrong file leaves the device waiting as before.
-final class ReopenOperation: ClientOperation {
+final class ReopenOperation: ClientOperation, Reopening {
     /// In the order in which they run.
     private enum Step: CaseIterable {
         case files

@@ -8,7 +8,7 @@ import SystemCalls
 /// The order is the kernel's: a device whose worker hangs must lose its worker before STOP_DEV or DEL_DEV, because a
 /// DEL_DEV that waits holds up every ADD and DEL on the host (docs/kernel-facts.md#waiting-commands). A worker that can't be killed gets
 /// neither: the device is `stuck` until its pidfd fires.
-final class Teardown {
+final class Teardown: TakingDown {
     enum Manner {
         /// STOP_DEV while the worker still serves what is in flight.
         case orderly

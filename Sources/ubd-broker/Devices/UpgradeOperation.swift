@@ -9,7 +9,7 @@ import WorkerProtocol
 /// where the kernel can (6.16, not in batch mode): requests under way are finished, new ones wait in the kernel. Elsewhere the worker is
 /// killed, and the kernel gives its requests to the next one, which only `--recovery reissue` asks for. The rest is a
 /// recovery, first with the new program, and with the old one should that fail.
-final class UpgradeOperation {
+final class UpgradeOperation: Replacement {
     /// Milliseconds.
     private enum Deadline {
         /// For the kernel to find an idle request on each queue.

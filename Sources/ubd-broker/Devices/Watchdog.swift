@@ -22,7 +22,7 @@ final class Watchdog {
 
     private func examine(_ device: ManagedDevice) {
         guard let worker = device.worker, worker.end == nil else { return }
-        let inFlight = Watchdog.inFlight(device.id)
+        let inFlight = BlockLayer.requestsInFlight(device.id)
         let seconds = device.info.ioTimeout ?? Int64(broker.configuration.ioTimeout)
         let limit = UInt64(clamping: seconds) * 1_000_000_000
         let claims = device.statistics.map { $0.isReadable ? $0.claims : [] } ?? []
@@ -79,28 +79,6 @@ final class Watchdog {
         device.watch.isReported = false
         device.setState(.live)
         Log.info("file-answers", ("device", "\(device.id)"))
-    }
-
-    /// Reads and writes that the block layer waits for: /sys/block/DISK/inflight, two numbers.
-    static func inFlight(_ id: UInt32) -> Int {
-        guard let bytes = try? readFile("/sys/block/ublkb\(id)/inflight") else { return 0 }
-        return sumOfNumbers(bytes)
-    }
-
-    /// By bytes, as in all that is done twice a second for each device: to split text into words costs a million instructions
-    /// for what /proc has of a process.
-    static func sumOfNumbers(_ bytes: [UInt8]) -> Int {
-        var (sum, number) = (0, 0)
-        for byte in bytes {
-            let digit = Int(byte) - 0x30
-            if (0...9).contains(digit) {
-                number = min(number, 1 << 40) * 10 + digit
-            } else {
-                sum += number
-                number = 0
-            }
-        }
-        return sum + number
     }
 
     private static func isStopped(_ pid: Int32) -> Bool {

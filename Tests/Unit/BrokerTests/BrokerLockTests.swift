@@ -42,7 +42,7 @@ struct BrokerLockTests {
         do {
             _ = try BrokerLock.take(path, patience: 100)
             return nil
-        } catch { return (error as? Startup.Refusal)?.message ?? "\(error)" }
+        } catch { return (error as? StartupRefusal)?.message ?? "\(error)" }
     }
 
     @Test(

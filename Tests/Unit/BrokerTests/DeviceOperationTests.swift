@@ -112,7 +112,8 @@ struct DeviceOperationTests {
 
         func worker() -> FakeWorker {
             let launch = WorkerLaunch(
-                binary: 0, device: "/dev/ublkc0", uid: 1, gid: 1, processes: 1, mappedBytes: 1, openFiles: 1, oomScore: 0)
+                binary: 0, device: "/dev/ublkc0", uid: 1, gid: 1, processes: 1, mappedBytes: 1, openFiles: 1,
+                oomScore: 0)
             return FakeWorker(
                 launch, fault: nil, geometry: .init(size: 1 << 20, logicalBlock: 512, physicalBlock: 512), loop: loop,
                 handler: { _ in })

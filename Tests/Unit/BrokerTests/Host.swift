@@ -105,7 +105,8 @@ final class Host {
                 group: { UInt32($0) }),
             walls: try Host.walls(), program: installed, workerGID: 12345,
             driver: Driver { () throws(SystemError) in kernel }, surroundings: surroundings,
-            accounts: accounts)
+            accounts: accounts,
+            replaceWorker: { broker, device, change in broker.replaceAfterDeath(device, change) })
         try broker.store.prepare()
         late.host = self
     }

@@ -145,9 +145,9 @@ struct DeviceStatisticsTests {
             #expect(Watchdog.isStopped(stat: Array(stat.utf8)) == isStopped, "\(stat)")
         }
         for (text, sum) in [("       3       12\n", 15), ("0 0\n", 0), ("", 0), ("7", 7), ("x\n", 0)] {
-            #expect(Watchdog.sumOfNumbers(Array(text.utf8)) == sum, "\(text)")
+            #expect(BlockLayer.sumOfNumbers(Array(text.utf8)) == sum, "\(text)")
         }
-        #expect(Watchdog.sumOfNumbers([UInt8](repeating: 0x39, count: 100)) > 0)
+        #expect(BlockLayer.sumOfNumbers([UInt8](repeating: 0x39, count: 100)) > 0)
     }
 
     @Test("is not read while a worker of another layout counts in it")

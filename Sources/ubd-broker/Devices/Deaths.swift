@@ -1,0 +1,74 @@
+import BrokerInterface
+import SystemCalls
+
+private enum WorkerDeadline {
+    /// Milliseconds.
+    static let kill = 5_000
+}
+
+/// Workers of live devices: what becomes of their deaths, by their own doing or the broker's.
+extension Broker {
+    /// Ends the worker of a live device, which its death then tells. One that can't be killed leaves the device stuck: it
+    /// goes on when the worker has died after all.
+    func kill(_ device: ManagedDevice, because reason: String) {
+        guard let worker = device.worker, worker.end == nil else { return }
+        device.killedBecause = reason
+        worker.kill()
+        loop.after(milliseconds: WorkerDeadline.kill) { [self] in
+            guard device.worker === worker, worker.end == nil, [.live, .unmanaged].contains(device.info.state) else {
+                return
+            }
+            device.setState(
+                .stuck,
+                reason: "its worker \(reason), but it does not die: it waits for a file or disk that does not answer")
+            Log.error("stuck", ("device", "\(device.id)"), ("owner", "\(device.owner)"), ("worker", "\(worker.pid)"))
+            save(device)
+        }
+    }
+
+    /// A worker of a live device says or does something.
+    func workerEvent(_ device: ManagedDevice, _ event: WorkerEvent) {
+        let states: [DeviceState] = [.live, .unmanaged, .stuck]
+        guard states.contains(device.info.state), device.teardown == nil else { return }
+        switch event {
+        case .ended(let change):
+            noteDeath(of: device, change)
+        case .violation(let what):
+            Log.error("worker-violation", ("device", "\(device.id)"), ("what", what))
+            kill(device, because: "was killed by the broker: it sent \(what)")
+        default:
+            Log.warning("worker-event", ("device", "\(device.id)"), ("what", "\(event)"))
+        }
+    }
+
+    private func noteDeath(of device: ManagedDevice, _ change: ProcessChange) {
+        let cause = device.killedBecause ?? DeathCauses.plain(change)
+        let pid = device.worker?.pid ?? 0
+        Log.error(
+            "worker-ended", ("device", "\(device.id)"), ("worker", "\(pid)"), ("target", device.info.target),
+            ("how", device.killedBecause ?? "\(change)"))
+        device.info.deaths += 1
+        device.info.lastDeath = cause
+        device.deathLog.add(window: configuration.deathWindow)
+        if device.killedBecause == nil {
+            // Recovery does not wait for it.
+            deathCauses.ask(change, pid: pid) { [self] words in
+                guard words != cause else { return }
+                Log.error("cause", ("device", "\(device.id)"), ("worker", "\(pid)"), ("how", words))
+                device.correctDeath(cause, to: words)
+                if devices[device.id] === device { save(device) }
+            }
+        }
+        device.killedBecause = nil
+        if device.info.recovery != .none, device.info.state == .unmanaged {
+            replaceWorker(self, device, change)
+        } else if device.info.recovery == .none {
+            fail(device, because: "its worker \(cause); delete it and add it again")
+        } else if device.deathLog.isTooMany {
+            let often = "\(device.deathLog.count) within \(configuration.deathWindow) s"
+            fail(device, because: "its workers keep dying (\(often)), the last \(cause)")
+        } else {
+            replaceWorker(self, device, change)
+        }
+    }
+}
