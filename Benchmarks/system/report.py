@@ -283,7 +283,7 @@ def commands_table(results):
     return "\n".join(lines)
 
 
-PROCESSES = {"ubd": "client", "exe": "its helper, which looks at the file", "ubd-flush": "its child, which flushes", "ubd-broker": "broker, launcher, other children", "ubd-worker": "worker", "ubd-q0": "its queue", "ubd-ranges": "its thread for ranges"}
+PROCESSES = {"ubd": "client", "ubd-head": "its child, which looks at the file", "ubd-flush": "its child, which flushes", "ubd-broker": "broker, launcher, other children", "ubd-worker": "worker", "ubd-q0": "its queue", "ubd-ranges": "its thread for ranges"}
 
 
 def processes_table(results):

@@ -101,7 +101,7 @@ struct PartitionsCommand: UBDCommand {
     ) throws(CommandFailure) -> CommandFailure {
         let found: ContentSectors?
         do throws(SystemError) {
-            found = try ContentSectors.look(at: device.node, offset: 0, environment, seconds: environment.callSeconds)
+            found = try ContentSectors.look(at: device.node, offset: 0, seconds: environment.callSeconds)
         } catch {
             throw CommandFailure(
                 error,

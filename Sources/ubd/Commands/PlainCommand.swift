@@ -21,7 +21,6 @@ struct PlainLine {
         switch arguments.first {
         case "add": command(AddCommand.self, arguments)
         case "del": command(DeleteCommand.self, arguments)
-        case LookAtDeviceCommand.name: command(LookAtDeviceCommand.self, arguments)
         default: nil
         }
     }
@@ -62,15 +61,6 @@ struct PlainLine {
         return value
     }
 
-    /// Takes the one argument that stands behind "--".
-    mutating func operand() -> String? {
-        let last = arguments.count - 1
-        guard last > 0, arguments[last - 1] == "--", let operand = arguments[last] else { return nil }
-        arguments[last - 1] = nil
-        arguments[last] = nil
-        return operand
-    }
-
     private func index(_ name: String, _ short: String?) -> Int? {
         arguments.firstIndex { $0 == name || short != nil && $0 == short }
     }
@@ -107,15 +97,6 @@ extension DeleteCommand: PlainCommand {
         all = line.flag("--all", "-a")
         force = line.flag("--force")
         output = OutputOptions(&line)
-    }
-}
-
-extension LookAtDeviceCommand: PlainCommand {
-    init?(_ line: inout PlainLine) {
-        self.init()
-        guard let path = line.operand() else { return nil }
-        self.path = path
-        offset = line.value("--offset") ?? 0
     }
 }
 

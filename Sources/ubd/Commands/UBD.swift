@@ -35,7 +35,7 @@ struct UBD: ParsableCommand {
         subcommands: [
             AddCommand.self, DeleteCommand.self, ListCommand.self, UpgradeCommand.self, RecoverCommand.self,
             StatsCommand.self, PartitionsCommand.self, InfoCommand.self, FeaturesCommand.self, DoctorCommand.self,
-            LookAtDeviceCommand.self, NameHolderCommand.self,
+            NameHolderCommand.self,
         ])
 }
 

@@ -28,19 +28,20 @@ enum ContentSectors: Equatable {
         }
     }
 
-    /// What an open file has from `offset` (bytes) on; nil when it cannot be read, too: nothing depends on it.
-    init?(of file: Int32, offset: UInt64) {
-        var head = [UInt8](repeating: 0, count: Self.headBytes)
-        var count = 0
-        while count < head.count {
-            let got = head.withUnsafeMutableBytes {
-                pread(file, $0.baseAddress! + count, $0.count - count, off_t(clamping: offset) + off_t(count))
-            }
-            if got < 0, errno == EINTR { continue }
-            if got <= 0 { break }
-            count += got
+    /// What a file has from `offset` (bytes) on; nil when it has nothing to tell or cannot be read: nothing depends on it. A
+    /// child reads it: on a disk that hangs a read cannot be ended from outside, and who waits for it could not end either.
+    ///
+    /// - Throws: SystemError, ETIMEDOUT when the file does not answer.
+    static func look(at path: String, offset: UInt64, seconds: Int) throws(SystemError) -> ContentSectors? {
+        let child = try HelperProcess { (output, null) throws(SystemError) in
+            let pid = ubd_head_child(path.systemPath, off_t(clamping: offset), headBytes, null, output)
+            guard pid > 0 else { throw SystemError("start a child", -pid) }
+            return pid
         }
-        self.init(head: Array(head.prefix(count)))
+        guard let head = try child.bytes(most: headBytes, Deadline(seconds: seconds)) else {
+            throw SystemError("read \(path)", ETIMEDOUT)
+        }
+        return head.status == 0 ? ContentSectors(head: head.bytes) : nil
     }
 
     /// "a partition table (GPT) of 512-byte sectors".

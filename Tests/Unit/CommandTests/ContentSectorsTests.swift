@@ -90,28 +90,23 @@ struct ContentSectorsTests {
         #expect(ContentSectors(head: all) == nil)
     }
 
-    @Test("come from a helper, in words that only it uses, and not at all from a file that does not answer")
-    func helper() throws {
-        for found in [ContentSectors.table(512), .fileSystem("an ext file system", 1024)] {
-            #expect(ContentSectors(line: found.line[...]) == found)
-        }
-        for line in ["", "table", "table x", "table 512 y", "fileSystem 512", "gpt 512"] {
-            #expect(ContentSectors(line: line[...]) == nil)
+    @Test("are read by a child, from the offset on, and of no file that cannot be read or does not answer")
+    func child() throws {
+        func look(_ path: String, offset: UInt64 = 0, seconds: Int = 10) throws(SystemError) -> ContentSectors? {
+            try ContentSectors.look(at: path, offset: offset, seconds: seconds)
         }
         let folder = TemporaryFolder()
-        let script = folder.path + "/slow"
-        try "#!/bin/sh\nexec sleep 100\n".write(toFile: script, atomically: true, encoding: .utf8)
-        chmod(script, 0o755)
-        let environment = CommandEnvironment(
-            console: Recorder(), socketPath: "/nowhere", host: FakeMachine.healthy, executable: script)
-        var failure: SystemError?
-        repeat {
-            // A script that was just written may still be open in a child of another test.
-            do { _ = try ContentSectors.look(at: "/dev/null", offset: 0, environment, seconds: 1) } catch {
-                failure = error
-            }
-        } while failure?.errno == ETXTBSY
-        #expect(failure?.errno == ETIMEDOUT)
+        let disk = [UInt8](repeating: 0, count: 5 << 10) + Self.header(sector: 4096)
+        let path = folder.path + "/disk"
+        try Data(disk).write(to: URL(filePath: path))
+        #expect(try look(path) == nil)
+        #expect(try look(path, offset: 5 << 10) == .table(4096))
+        #expect(try look(path, offset: .max) == nil)
+        // The beginning is read as far as anything is looked for.
+        try Data(self.disk([(32769, Array("CD001".utf8))])).write(to: URL(filePath: path))
+        #expect(try look(path) == .fileSystem("ISO 9660", 2048))
+        for missing in [folder.path, folder.path + "/nothing"] { #expect(try look(missing) == nil) }
+        #expect(throws: SystemError("read \(path)", ETIMEDOUT)) { try look(path, seconds: 0) }
     }
 
     @Test("are told when the device has others, with the option to give; a disk may have no smaller ones")

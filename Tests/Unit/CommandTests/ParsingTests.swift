@@ -68,9 +68,7 @@ struct ParsingTests {
 
     @Test(
         "explains itself",
-        arguments: UBD.configuration.subcommands.map { $0._commandName }.filter {
-            $0 != LookAtDeviceCommand._commandName
-        })
+        arguments: UBD.configuration.subcommands.map { $0._commandName })
     func help(command: String) {
         for arguments in [[command, "--help"], ["help", command]] {
             let (status, console) = run(arguments)

@@ -28,7 +28,6 @@ struct PlainLineTests {
             "add -t null --max-io-size 1MiB --recovery none --io-timeout 5 --mode batch --cpus 0-1,3",
             "add -t nothing --mode x --recovery y -q 0 -n +5",
             "del -n 0", "del --number 7 --force --json", "del -a", "del --all --force",
-            "look-at-device -- /dev/ublkb0", "look-at-device --offset 512 -- -x", "look-at-device -- --",
         ])
     func same(line: String) throws {
         let arguments = line.split(separator: " ").map(String.init)
@@ -45,8 +44,7 @@ struct PlainLineTests {
             "add -t null -q two", "add -t null --json --json", "add -t -f x", "add -f -t null x", "add -t null -f -x",
             "add -t null --frobnicate", "add -t null --", "add -t null -- x", "add -t null -n 99999999999999999999",
             "del", "del -n 0 -a", "del -n", "del -n x", "del -n -1", "del 0", "del -an 0", "del --version", "list",
-            "--version", "help add", "--generate-completion-script bash", "look-at-device",
-            "look-at-device x", "look-at-device -- x y", "look-at-device --", "look-at-device --offset x -- y",
+            "--version", "help add", "--generate-completion-script bash",
         ])
     func others(line: String) {
         #expect(plain(line.split(separator: " ").map(String.init)) == nil)
