@@ -2,7 +2,7 @@
 #pragma once
 #include "CLauncher.h"
 
-/* fork with a pidfd, and with namespaces for a worker. Handlers of signals are the default ones again in the child. */
+/* fork with a pidfd, for a worker in a new pid namespace (CLONE_NEWPID; else 0). Handlers of signals are the default ones again in the child. */
 pid_t ubd_start(unsigned long namespaces, int *pidfd);
 /* In the child: moves `kept` out of the way and closes everything else; -1 with errno. */
 int ubd_keep_only(int *kept, unsigned count);

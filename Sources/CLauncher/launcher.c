@@ -156,12 +156,20 @@ static void reset_signals(int pipe) {
         fail(pipe, UBD_LAUNCH_SIGNALS);
 }
 
+/* By itself and not by clone: the copy of the mount namespace takes as long as the host has mounts, and who makes or ends
+ * network namespaces holds their locks. The caller must wait for neither. */
+static void enter_namespaces(int pipe) {
+    if (unshare(CLONE_NEWNS | CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWUTS | CLONE_NEWCGROUP) == -1)
+        fail(pipe, UBD_LAUNCH_NAMESPACES);
+}
+
 static _Noreturn void become_worker(const struct ubd_launch *l, int pipe) {
     int kept[] = {l->worker_binary, l->control, pipe, l->group};
     if (ubd_keep_only(kept, l->group == -1 ? 3 : 4) == -1) fail(pipe, UBD_LAUNCH_FILES);
     int binary = kept[0];
     pipe = kept[2];
     ubd_report(pipe, UBD_LAUNCH_BEGUN, 0);
+    enter_namespaces(pipe);
     umask(077);
     setsid();
     set_up_files(l, kept[1], pipe);
@@ -180,7 +188,6 @@ static _Noreturn void become_worker(const struct ubd_launch *l, int pipe) {
     fail(pipe, UBD_LAUNCH_EXEC);
 }
 
-/* fork with a pidfd, and with namespaces for a worker. */
 pid_t ubd_start(unsigned long namespaces, int *pidfd) {
     /* Not clone3: its flags are in memory, so the unit's RestrictNamespaces would have to refuse it altogether. */
     pid_t pid = (pid_t)syscall(SYS_clone, CLONE_PIDFD | namespaces | SIGCHLD, NULL, pidfd, NULL, 0);
@@ -203,7 +210,7 @@ void ubd_wait_until_begun(int pipe) {
 int ubd_launch(const struct ubd_launch *launch, struct ubd_child *child) {
     int ends[2], pidfd = -1;
     if (pipe2(ends, O_CLOEXEC) == -1) return -errno;
-    pid_t pid = ubd_start(CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWUTS | CLONE_NEWCGROUP, &pidfd);
+    pid_t pid = ubd_start(CLONE_NEWPID, &pidfd);
     if (pid == 0) become_worker(launch, ends[1]);
     int error = pid == -1 ? -errno : 0;
     close(ends[1]);

@@ -46,6 +46,8 @@ final class Broker {
     let orphans: Orphans
     let deathCauses: DeathCauses
     let started = Int64(time(nil))
+    /// Made at the start, since it looks at the broker's own table of mounts.
+    private let mountCount = MountCount()
     /// The broker's own seccomp filters, which its workers inherit. If that can't be read, no worker is believed.
     private var ownFilters: Int { (try? ProcessStatus(of: "self").seccompFilters) ?? .max - 2 }
     private let surroundings: Surroundings
@@ -227,7 +229,7 @@ final class Broker {
         surroundings.verify(
             SandboxVerification(
                 uid: worker.uid, gid: workerGID, seccompFilters: ownFilters + 2,
-                descriptors: device.descriptorTable(of: worker), threads: threads), worker.pid)
+                descriptors: device.descriptorTable(of: worker), mountCount: mountCount, threads: threads), worker.pid)
     }
 
     /// A number that no other device of this host has had: random, positive, not 0.

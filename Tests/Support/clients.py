@@ -140,15 +140,15 @@ class Prober:
 
 class Patience:
     """What "within 100 ms" means on this host. Where answers are late now and then with honest work, or with none, it is the
-    machine that is slow, and they may be late by eight times as much, at most two seconds: a held-up broker takes five at
-    least. Whatever took longer than 100 ms is told."""
+    machine that is slow, and they may be late by eight times as much (`times`), at most two seconds: a held-up broker takes
+    five at least, where a group does not say otherwise. Whatever took longer than 100 ms is told."""
 
-    def __init__(self):
+    def __init__(self, times=8):
         self.quiet, _ = self.measure(lambda: time.sleep(0.5))
         self.busy, problem = self.measure(honest_work)
         if problem:
             raise RuntimeError(problem)
-        self.limit = max(0.1, min(2.0, 8 * max(self.busy["slowest"], self.quiet["slowest"])))
+        self.limit = max(0.1, min(2.0, times * max(self.busy["slowest"], self.quiet["slowest"])))
         self.worst, self.count, self.late = 0.0, 0, 0
         for name, found in [("with nothing to do", self.quiet), ("with honest work", self.busy)]:
             print(f"# answers {name}: {found['mean'] * 1000:.1f} ms on average, {found['slowest'] * 1000:.0f} ms at most", flush=True)

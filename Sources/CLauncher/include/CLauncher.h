@@ -7,6 +7,7 @@
 /* The steps of the child, in order; a failing one is reported as {step, errno}. */
 enum ubd_launch_step {
     UBD_LAUNCH_BEGUN = 0, /* not a failure: every file that is not the worker's is closed */
+    UBD_LAUNCH_NAMESPACES,
     UBD_LAUNCH_FILES,
     UBD_LAUNCH_OPEN_DEVICE,
     UBD_LAUNCH_CONTROL_GROUP,

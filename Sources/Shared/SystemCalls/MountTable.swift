@@ -90,3 +90,43 @@ public struct MountTable {
         return String(decoding: bytes, as: UTF8.self)
     }
 }
+
+/// How many mounts a process can reach, as far as that matters: 1 when it has its root and no other. Not by reading its table
+/// of mounts: who reads any such table waits for whoever changes mounts anywhere on the host, which every user can do for long
+/// in a namespace of their own. The namespace's own number says enough when it is the least that it can be. Otherwise, and
+/// before Linux 6.12, which has no such number, the table is read.
+public struct MountCount: Sendable {
+    /// The mounts of a namespace in which nothing is mounted but a root. From Linux 7.0 on an empty file system (nullfs) may lie
+    /// below every root, out of everybody's reach.
+    private let least: Int
+
+    /// Reads the caller's own table: for a program's start.
+    public init() {
+        guard KernelVersion.running() >= KernelVersion(7, 0), let all = try? MountCount.namespace(of: getpid()),
+            let reached = try? MountCount.table(of: getpid())
+        else {
+            least = 1
+            return
+        }
+        least = all > reached ? 2 : 1
+    }
+
+    public func mounts(ofProcess pid: Int32) throws(SystemError) -> Int {
+        if let all = try MountCount.namespace(of: pid), all <= least { return 1 }
+        return try MountCount.table(of: pid)
+    }
+
+    /// What the namespace counts, with mounts that nobody can reach. nil before Linux 6.12: NS_MNT_GET_INFO (linux/nsfs.h).
+    static func namespace(of pid: Int32) throws(SystemError) -> Int? {
+        let namespace = try FileDescriptor.open("/proc/\(pid)/ns/mnt", O_RDONLY)
+        // struct mnt_ns_info: its size and the number of mounts, 32 bits each; a number of 64 bits that names the namespace.
+        var info: [UInt32] = [16, 0, 0, 0]
+        if ioctl(namespace.raw, 0x8010_B70A, &info) == 0 { return Int(info[1]) }
+        guard errno == ENOTTY else { throw SystemError("count the mounts of process \(pid)", errno) }
+        return nil
+    }
+
+    static func table(of pid: Int32) throws(SystemError) -> Int {
+        try readFile("/proc/\(pid)/mountinfo").split(separator: UInt8(ascii: "\n")).count
+    }
+}

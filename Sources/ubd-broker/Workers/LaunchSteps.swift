@@ -8,6 +8,7 @@ enum StartFailure {
     /// What the launcher was doing.
     static func launcherStep(_ step: Int32) -> String {
         switch UInt32(bitPattern: step) {
+        case UBD_LAUNCH_NAMESPACES.rawValue: "give the worker namespaces of its own"
         case UBD_LAUNCH_FILES.rawValue: "set up the worker's descriptors"
         case UBD_LAUNCH_OPEN_DEVICE.rawValue: "open the device's control node in the worker"
         case UBD_LAUNCH_CONTROL_GROUP.rawValue: "move the worker into its control group"

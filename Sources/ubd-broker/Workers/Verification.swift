@@ -61,6 +61,7 @@ struct SandboxVerification {
     let seccompFilters: Int
     /// What it may hold; nil in tests of one task.
     var descriptors: DescriptorTable?
+    var mountCount = MountCount()
     /// Threads of its own that it must have at least: one for each queue, and the main one. A queue whose thread left would
     /// be one whose fetches are taken back.
     var threads = 1
@@ -77,9 +78,8 @@ struct SandboxVerification {
             if !status.name.hasPrefix("iou-"), !"ZX".contains(status.state) { own += 1 }
         }
         if own < threads { return "\(own) threads instead of \(threads)" }
-        guard let mounts = try? readFile("/proc/\(pid)/mountinfo") else { return "its mounts can't be read" }
-        let count = mounts.split(separator: UInt8(ascii: "\n")).count
-        if count != 1 { return "\(count) mounts instead of one empty root" }
+        guard let mounts = try? mountCount.mounts(ofProcess: pid) else { return "its mounts can't be counted" }
+        if mounts != 1 { return "\(mounts) mounts instead of one empty root" }
         return descriptors?.problem(inProcess: pid)
     }
 

@@ -7,6 +7,7 @@
 #include <linux/fs.h>
 #include <linux/futex.h>
 #include <linux/io_uring.h>
+#include <linux/nsfs.h>
 #include <linux/seccomp.h>
 #include <sched.h>
 #include <signal.h>
@@ -23,6 +24,11 @@
 /* glibc leaves this one to linux/sched.h, which clashes with sched.h. */
 #ifndef CLONE_DETACHED
 #define CLONE_DETACHED 0x00400000
+#endif
+
+/* Linux 6.12; Debian 12's headers are older. struct mnt_ns_info has 16 bytes. */
+#ifndef NS_MNT_GET_INFO
+#define NS_MNT_GET_INFO _IOR(NSIO, 10, uint64_t[2])
 #endif
 
 /* Through unsigned: CLONE_IO and ioctl numbers have bit 31 set and must not be extended with ones. */
@@ -53,7 +59,7 @@ struct policy_header_table policy_constants(void) {
         C(SOCK_CLOEXEC), C(MSG_PEEK), C(MSG_TRUNC), C(MSG_DONTWAIT), C(MSG_NOSIGNAL), C(MSG_CMSG_CLOEXEC),
         C(PR_SET_PDEATHSIG), C(PR_GET_DUMPABLE), C(PR_SET_DUMPABLE), C(PR_SET_NAME), C(PR_GET_NAME), C(PR_GET_SECCOMP),
         C(PR_CAPBSET_READ), C(PR_SET_TIMERSLACK), C(PR_SET_NO_NEW_PRIVS), C(PR_GET_NO_NEW_PRIVS), C(PR_CAPBSET_DROP),
-        C(PR_SET_SECUREBITS), C(PR_CAP_AMBIENT), C(PR_SET_IO_FLUSHER), C(TCGETS), C(TCGETS2), C(MS_RDONLY), C(MS_NOSUID), C(MS_NODEV),
+        C(PR_SET_SECUREBITS), C(PR_CAP_AMBIENT), C(PR_SET_IO_FLUSHER), C(TCGETS), C(TCGETS2), C(NS_MNT_GET_INFO), C(MS_RDONLY), C(MS_NOSUID), C(MS_NODEV),
         C(MS_NOEXEC), C(MS_REC), C(MS_PRIVATE), C(MNT_DETACH),
         C(SECCOMP_SET_MODE_FILTER), C(SECCOMP_GET_ACTION_AVAIL), C(SECCOMP_FILTER_FLAG_TSYNC),
         C(SECCOMP_FILTER_FLAG_TSYNC_ESRCH), C(AT_SYMLINK_NOFOLLOW), C(AT_NO_AUTOMOUNT), C(AT_EMPTY_PATH),

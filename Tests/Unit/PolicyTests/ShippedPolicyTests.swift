@@ -85,15 +85,15 @@ struct ShippedPolicyTests {
     func broker() throws {
         let never: Set<String> = [
             "execve", "ptrace", "process_vm_readv", "process_vm_writev", "bpf", "init_module", "finit_module",
-            "delete_module", "kexec_load", "setns", "unshare", "open_by_handle_at", "move_mount", "fsmount",
-            "open_tree",
+            "delete_module", "kexec_load", "setns", "open_by_handle_at", "move_mount", "fsmount", "open_tree",
             "mknod", "mknodat", "chroot", "swapon", "swapoff", "reboot", "keyctl", "userfaultfd", "perf_event_open",
             "kill", "tkill", "fork", "vfork", "personality", "syslog", "ioperm", "iopl", "accept", "quotactl",
         ]
         let policy = try SeccompPolicy(parsing: "broker.policy", read: shipped("seccomp"))
         #expect(never.isDisjoint(with: policy.rules.map(\.name)))
         for name in [
-            "mmap", "mprotect", "clone", "socket", "socketpair", "execveat", "mount", "umount2", "prctl", "ioctl",
+            "mmap", "mprotect", "clone", "socket", "socketpair", "execveat", "mount", "umount2", "unshare", "prctl",
+            "ioctl",
         ] {
             let rule = try #require(policy.rules.first { $0.name == name })
             #expect(rule.verdict != .allow, "\(name)")

@@ -1,6 +1,7 @@
 import Glibc
-import SystemCalls
 import Testing
+
+@testable import SystemCalls
 
 @Suite("Kernel versions")
 struct KernelVersionTests {
@@ -199,5 +200,23 @@ struct SendTests {
             for _ in 0..<100_000 { try send(pair.first.raw, junk, wait: false) }
         }
         #expect(error?.errno == EAGAIN)
+    }
+}
+
+@Suite("The mounts of a process")
+struct MountCountTests {
+    @Test("are counted as the kernel counts them, without their table")
+    func count() throws {
+        let listed = try MountCount.table(of: getpid())
+        // The table leaves out what cannot be reached from the root of the process.
+        if let all = try MountCount.namespace(of: getpid()) {
+            #expect(all >= listed)
+        } else {
+            #expect(KernelVersion.running() < KernelVersion(6, 12))
+        }
+        // A process with more than a root is never taken for one without.
+        #expect(listed > 1)
+        #expect(try MountCount().mounts(ofProcess: getpid()) == listed)
+        #expect(throws: SystemError.self) { try MountCount().mounts(ofProcess: 0) }
     }
 }

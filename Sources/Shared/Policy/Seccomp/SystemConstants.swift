@@ -31,8 +31,8 @@ enum SystemConstants {
         "BLKGETSIZE64": 0x8008_1272, "BLKDISCARD": 0x1277, "BLKIOMIN": 0x1278, "BLKIOOPT": 0x1279,
         "BLKALIGNOFF": 0x127A, "BLKPBSZGET": 0x127B, "BLKDISCARDZEROES": 0x127C, "BLKSECDISCARD": 0x127D,
         "BLKROTATIONAL": 0x127E, "BLKZEROOUT": 0x127F, "BLKGETDISKSEQ": 0x8008_1280,
-        // ioctl on terminals; mount, umount2
-        "TCGETS": 0x5401, "TCGETS2": 0x802C_542A,
+        // ioctl on terminals, on a mount namespace; mount, umount2
+        "TCGETS": 0x5401, "TCGETS2": 0x802C_542A, "NS_MNT_GET_INFO": 0x8010_B70A,
         "MS_RDONLY": 1, "MS_NOSUID": 2, "MS_NODEV": 4, "MS_NOEXEC": 8, "MS_REC": 0x4000, "MS_PRIVATE": 0x40000,
         "MNT_DETACH": 2,
         // sockets
