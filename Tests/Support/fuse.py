@@ -9,7 +9,9 @@ import stat
 import struct
 import threading
 
-LOOKUP, GETATTR, OPEN, RELEASE, INIT = 1, 3, 14, 18, 26
+LOOKUP, GETATTR, SETATTR, OPEN, RELEASE, INIT = 1, 3, 4, 14, 18, 26
+# A flag of INIT: the kernel keeps what is written, and the file's times, and tells the server when the file is closed.
+WRITEBACK_CACHE = 1 << 16
 READ, WRITE, STATFS, FSYNC, FALLOCATE = 15, 16, 17, 20, 43
 # RELEASE, FORGET, INTERRUPT, BATCH_FORGET.
 NOT_WAITED_FOR = (RELEASE, 2, 36, 42)
@@ -33,8 +35,10 @@ class SilentFuse:
     nothing: it takes every other request and keeps it, and whoever waits for that answer cannot even be killed. With `opens`
     only reads and writes stay unanswered, so that a device can be made of the file."""
 
-    def __init__(self, folder, opens=False):
+    def __init__(self, folder, opens=False, silent=(READ, WRITE), flags=0):
+        """`silent`: what stays unanswered with `opens`. `flags`: of the answer to INIT."""
         self.folder, self.path, self.opens = folder, f"{folder}/file", opens
+        self.silent, self.flags = silent, flags
         device = mount(folder)
         self.count = mmap.mmap(-1, 8)
         self.server = os.fork()
@@ -70,7 +74,7 @@ class SilentFuse:
             body = self._answer(operation, node)
             if body:
                 os.write(device, struct.pack("<IiQ", 16 + len(body), 0, unique) + body)
-            elif self.opens and operation not in (READ, WRITE):
+            elif self.opens and operation not in self.silent:
                 # As a server does that has no such function. (FORGET gets no answer, and an answer to it does no harm.)
                 with contextlib.suppress(OSError):
                     os.write(device, struct.pack("<IiQ", 16, 0 if operation == RELEASE else -errno.ENOSYS, unique))
@@ -82,7 +86,7 @@ class SilentFuse:
             return attributes_of(number, SIZE)
 
         if operation == INIT:
-            return struct.pack("<IIIIHHIIHH8I", 7, 31, 0, 0, 12, 9, 65536, 1, 0, 0, *[0] * 8)
+            return struct.pack("<IIIIHHIIHH8I", 7, 31, 0, self.flags, 12, 9, 65536, 1, 0, 0, *[0] * 8)
         if operation == LOOKUP:
             return struct.pack("<QQQQII", 2, 1, 1000, 1000, 0, 0) + attributes(2)
         if operation == GETATTR:
