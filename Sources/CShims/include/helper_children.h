@@ -6,7 +6,6 @@
 #include <fcntl.h>
 #include <stdint.h>
 #include <sys/prctl.h>
-#include <sys/sendfile.h>
 #include <unistd.h>
 
 /* fork, with a negated errno. The child has `null` as 0 to 2 and `output` as 3, nothing else of ours: one that hangs must hold
@@ -45,12 +44,21 @@ static inline pid_t ubd_flush_child(const char *node, int flags, int flushes, in
 }
 
 /* Writes what a file has from `offset` on, at most `bytes`. Opens it anew: a child that hangs must not keep the caller's locks.
- * Returns the child's pid or a negated errno; its exit status is 0 when that was all there is. */
+ * And reads before it writes, since sendfile(2) would hold the pipe's own lock while it waits for the file, and the caller could
+ * not even close its end. Returns the child's pid or a negated errno; its exit status is 0 when that was all there is. */
 static inline pid_t ubd_head_child(const char *path, off_t offset, size_t bytes, int null, int output) {
     pid_t child = ubd_fork_helper("ubd-head", null, output);
     if (child != 0) return child;
+    char part[12 << 10];
     int file = open(path, O_RDONLY | O_NONBLOCK | O_NOCTTY);
-    ssize_t count;
-    while ((count = sendfile(3, file, &offset, bytes)) > 0) bytes -= (size_t)count;
-    _exit(count != 0);
+    ssize_t count = 1;
+    while (count > 0 && bytes > 0) {
+        count = pread(file, part, bytes < sizeof part ? bytes : sizeof part, offset);
+        if (count > 0 && write(3, part, (size_t)count) != count) count = -1;
+        if (count > 0) {
+            offset += count;
+            bytes -= (size_t)count;
+        }
+    }
+    _exit(count < 0);
 }
