@@ -92,13 +92,18 @@ struct ProgramTests {
             ["stats", "--watch=0.1", "--json"], ["info"], ["info", "--json"], ["features"], ["features", "--json"],
             ["--help"], ["help", "add"], ["add", "--help"], ["--version"], ["--generate-completion-script", "zsh"],
         ]
+        let place = folder.path
+        let pipe = """
+            rm -f '\(place)/pipe'; mkfifo '\(place)/pipe'; : <'\(place)/pipe' & exec >'\(place)/pipe'; wait $!
+            "$0" "$@"; echo $? >'\(place)/status'
+            """
         for arguments in commands {
             let script =
                 switch how {
                 case "full": "exec \"$0\" \"$@\" >/dev/full"
                 // The reader has ended before the first byte is written.
-                case "pipe": "{ sleep 0.05; \"$0\" \"$@\"; echo $? >'\(folder.path)/status'; } | :"
-                default: "trap '' PIPE; { sleep 0.05; \"$0\" \"$@\"; echo $? >'\(folder.path)/status'; } | :"
+                case "pipe": pipe
+                default: "trap '' PIPE; \(pipe)"
                 }
             let result = try Program.run(arguments, socket: broker.socketPath, shell: script)
             let status =
