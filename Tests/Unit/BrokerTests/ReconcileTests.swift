@@ -1,0 +1,221 @@
+import BrokerInterface
+import Glibc
+import KernelABI
+import SystemCalls
+import Testing
+import WorkerProtocol
+
+@testable import ubd_broker
+
+@Suite("A broker that starts")
+struct ReconcileTests {
+    private func leave(
+        _ step: DeviceRecord.Step, in host: Host, generation: UInt64 = 77, recovery: RecoveryMode = .reissue,
+        started: Bool = false, answered: Bool = false
+    ) throws {
+        let device = Device(
+            id: 3, generation: generation, owner: 1000, target: "null", state: .live, node: "/dev/ublkb3", link: nil,
+            sizeBytes: 4096, blockSize: 512, physicalBlockSize: 512, readOnly: false, queues: 1, depth: 1,
+            maxIOBytes: 4096, mode: .copy, buffered: false, recovery: recovery, created: 0)
+        var record = DeviceRecord(step: step, device: device, worker: nil, memoryBytes: 4096)
+        record.launch = LaunchMessage(target: .null, queues: 1, depth: 1, maxIOBytes: 4096)
+        record.recoveryStarted = started
+        record.recoveryAnswered = answered
+        try host.broker.store.write(record)
+    }
+
+    @Test("undoes what was half-made", arguments: [DeviceRecord.Step.adding, .starting, .deleting])
+    func undoes(_ step: DeviceRecord.Step) throws {
+        let host = try Host()
+        try leave(step, in: host)
+        host.kernel.addDevice(3, generation: 77, state: .dead, pid: -1)
+        try host.broker.reconcile()
+        try host.run { host.leftovers.isEmpty }
+        #expect(host.kernel.devices[3] == nil)
+    }
+
+    @Test("does not touch a device of another server that has the recorded number")
+    func sparesForeign() throws {
+        let host = try Host()
+        try leave(.adding, in: host)
+        host.kernel.addForeignDevice(3)
+        try host.broker.reconcile()
+        try host.run { host.broker.devices.isEmpty }
+        #expect(host.kernel.devices[3] != nil)
+        #expect(host.kernel.log == ["getDeviceInfo 3"])
+        #expect(host.broker.store.load().records.isEmpty)
+    }
+
+    @Test("reports a live device whose worker is gone, and lets its owner delete it")
+    func reportsDead() throws {
+        let host = try Host()
+        try leave(.live, in: host, recovery: .none)
+        host.kernel.addDevice(3, generation: 77, state: .dead, pid: -1)
+        try host.broker.reconcile()
+        try host.run { host.broker.devices[3]?.info.state == .failed }
+        #expect(try host.delete(3) == nil)
+        #expect(host.kernel.devices[3] == nil)
+    }
+
+    @Test("ends a deletion that had begun: only STOP_DEV makes a device that can be recovered DEAD")
+    func endsDeletion() throws {
+        let host = try Host()
+        try leave(.live, in: host)
+        host.kernel.addDevice(3, generation: 77, state: .dead, pid: -1)
+        try host.broker.reconcile()
+        try host.run { host.leftovers.isEmpty }
+        #expect(host.kernel.devices[3] == nil)
+    }
+
+    @Test("is ready for clients only when it knows what became of each device")
+    func knowsBeforeItAnswers() throws {
+        let host = try Host()
+        try leave(.live, in: host, recovery: .none)
+        host.kernel.addDevice(3, generation: 77, state: .dead, pid: -1)
+        var isReady = false
+        host.kernel.beforeAnswer[.getDeviceInfo] = { #expect(!isReady) }
+        try host.broker.reconcile {
+            #expect(host.broker.devices[3]?.info.state == .failed)
+            isReady = true
+        }
+        #expect(!isReady)
+        try host.run { isReady }
+        let empty = try Host()
+        var isEmptyReady = false
+        try empty.broker.reconcile { isEmptyReady = true }
+        try empty.run { isEmptyReady }
+    }
+
+    @Test("removes its link to a number that another server has by now")
+    func removesStaleLink() throws {
+        let host = try Host()
+        try leave(.live, in: host)
+        host.kernel.addForeignDevice(3)
+        #expect(symlink("ublkb3", host.folder + "/ubdb3") == 0)
+        try host.broker.reconcile()
+        try host.run { host.broker.devices.isEmpty }
+        #expect(linkTarget(host.folder + "/ubdb3") == nil)
+        #expect(host.kernel.devices[3] != nil)
+    }
+
+    @Test("removes names and udev records of devices that nobody has a record of, and no others")
+    func removesStrays() throws {
+        let host = try Host()
+        try leave(.live, in: host)
+        host.kernel.addDevice(3, generation: 77, state: .quiesced, pid: -1)
+        // 4 is nobody's, 5 has a record that is damaged, 6 is somebody else's.
+        try replaceFile(host.folder + "/state/5", with: [0x7b], mode: 0o600)
+        for (name, target) in [("ubdb4", "ublkb4"), ("ubdb5", "ublkb5"), ("ubdb6", "elsewhere")] {
+            #expect(symlink(target, "\(host.folder)/\(name)") == 0)
+        }
+        for name in ["3", "4", "5"] { try replaceFile("\(host.folder)/udev/\(name)", with: [], mode: 0o644) }
+        try host.broker.reconcile()
+        #expect(listFolder(host.folder + "/udev").sorted() == ["3", "5"])
+        #expect(listFolder(host.folder).filter { $0.hasPrefix("ubdb") }.sorted() == ["ubdb5", "ubdb6"])
+    }
+
+    @Test("goes on with an upgrade that had begun: the device may have been told to take no requests")
+    func finishesUpgrade() throws {
+        let host = try Host()
+        host.kernel.features = [.perIODaemon]
+        host.geometry.size = 4096
+        try leave(.upgrading, in: host)
+        host.kernel.addDevice(3, generation: 77, state: .quiesced, pid: 4711)
+        try host.broker.reconcile()
+        try host.run { host.kernel.log.contains("endUserRecovery 3") && host.broker.devices[3]?.info.state == .live }
+        #expect(host.broker.devices[3]?.info.deaths == 0)
+    }
+
+    @Test(
+        "begins a recovery that may have been begun, where a second beginning can crash the host, only if no answer is recorded",
+        arguments: [(false, 0, 1), (false, EINVAL, 1), (true, 0, 0)])
+    func beginsRecoveryOnce(answered: Bool, errno: Int32, asked: Int) throws {
+        let host = try Host()
+        host.geometry.size = 4096
+        try leave(.recovering, in: host, started: true, answered: answered)
+        host.kernel.addDevice(3, generation: 77, state: .quiesced, pid: 4711)
+        if errno != 0 { host.kernel.failures[.startUserRecovery] = errno }
+        try host.broker.reconcile()
+        try host.run { host.kernel.log.contains("endUserRecovery 3") && host.broker.devices[3]?.info.state == .live }
+        #expect(host.kernel.log.filter { $0 == "startUserRecovery 3" }.count == asked)
+        #expect(host.broker.store.load().records.first?.recoveryStarted == false)
+    }
+
+    @Test("has recorded the kernel's answer before a replacement can fetch")
+    func recordsAnswer() throws {
+        let host = try Host()
+        host.geometry.size = 4096
+        try leave(.recovering, in: host)
+        host.kernel.addDevice(3, generation: 77, state: .quiesced, pid: 4711)
+        var recorded: [Bool?] = []
+        host.kernel.beforeAnswer[.endUserRecovery] = {
+            recorded.append(host.broker.store.load().records.first?.recoveryAnswered)
+        }
+        try host.broker.reconcile()
+        try host.run { host.kernel.log.contains("endUserRecovery 3") && host.broker.devices[3]?.info.state == .live }
+        #expect(recorded == [true])
+    }
+
+    @Test("takes a beginning that an earlier broker recorded for one that was answered")
+    func oldRecord() throws {
+        let host = try Host()
+        try leave(.recovering, in: host, started: true)
+        let path = host.folder + "/state/3"
+        let text = String(decoding: try readFile(path), as: UTF8.self)
+        #expect(text.contains("recoveryAnswered"))
+        try replaceFile(path, with: Array(text.replacing("recoveryAnswered", with: "somethingElse").utf8), mode: 0o600)
+        #expect(host.broker.store.load().records.first?.recoveryAnswered == true)
+    }
+
+    @Test("throws away what was half written when the last one was killed")
+    func dropsHalfWritten() throws {
+        let host = try Host()
+        try leave(.live, in: host)
+        for name in ["state/3.new", "udev/3.new"] {
+            try FileDescriptor.open("\(host.folder)/\(name)", O_WRONLY | O_CREAT, mode: 0o600).writeAll([0x7b])
+        }
+        try host.broker.store.prepare()
+        let (records, damaged) = host.broker.store.load()
+        #expect(records.map(\.device.id) == [3] && damaged == [])
+        #expect(listFolder(host.folder + "/udev") == [])
+    }
+
+    @Test("leaves a device alone when the kernel does not say what it is")
+    func leavesUnknown() throws {
+        let host = try Host()
+        try leave(.live, in: host)
+        host.kernel.addDevice(3, generation: 77, state: .live, pid: 4711)
+        host.kernel.failures[.getDeviceInfo] = EBUSY
+        try host.broker.reconcile()
+        try host.run { host.broker.devices[3]?.info.state == .unmanaged }
+        #expect(host.kernel.log == ["getDeviceInfo 3"])
+        #expect(host.broker.store.load().records.count == 1)
+    }
+
+    @Test(
+        "takes a record with impossible numbers for a damaged one",
+        arguments: [
+            ("\"ioTimeout\":30", "\"ioTimeout\":9223372036854775807"),
+            ("\"deaths\":0", "\"deaths\":9223372036854775807"), ("\"deaths\":0", "\"deaths\":-1"),
+            ("\"queues\":1,", "\"queues\":0,"), ("\"depth\":128", "\"depth\":65535"),
+            ("\"memoryBytes\":67108864", "\"memoryBytes\":9223372036854775807"),
+        ])
+    func refusesNumbers(_ part: String, _ replacement: String) throws {
+        let host = try Host()
+        _ = try host.add().get()
+        let path = host.folder + "/state/0"
+        let text = String(decoding: try readFile(path), as: UTF8.self)
+        #expect(text.contains(part), "\(text)")
+        try replaceFile(path, with: Array(text.replacing(part, with: replacement).utf8), mode: 0o600)
+        #expect(host.broker.store.load().damaged == [path])
+    }
+
+    @Test("keeps a damaged record out of the way and goes on")
+    func survivesDamage() throws {
+        let host = try Host()
+        try replaceFile(host.folder + "/state/9", with: Array("{\"version\":1".utf8), mode: 0o600)
+        try host.broker.reconcile()
+        #expect(host.broker.store.load().damaged == [host.folder + "/state/9"])
+        #expect(try host.add().get().0.state == .live)
+    }
+}
