@@ -23,7 +23,7 @@ final class Broker {
         /// Where it can be read.
         var kernelLog: KernelLog?
         /// Requests that the block layer has given to a device and waits for.
-        var requestsInFlight: (_ id: UInt32) -> Int = BlockLayer.requestsInFlight
+        var requestsInFlight: (_ id: UInt32) -> Int? = BlockLayer.requestsInFlight
         /// Opens the program that has the configured name now.
         var openProgram: (_ path: String) throws(TrustedFile.Distrust) -> WorkerProgram = WorkerProgram.init(path:)
         /// Which program has that name now; nil when none has.
@@ -150,7 +150,7 @@ final class Broker {
     /// Monotonic nanoseconds.
     func now() -> UInt64 { surroundings.now() }
 
-    func requestsInFlight(_ id: UInt32) -> Int { surroundings.requestsInFlight(id) }
+    func requestsInFlight(_ id: UInt32) -> Int? { surroundings.requestsInFlight(id) }
 
     /// The kernel finds the processors' own clocks good enough to keep its time by: they run at one pace, in step. (On
     /// others it takes them off the list. In the first seconds after boot the TSC has the other name.)

@@ -2,9 +2,10 @@ import SystemCalls
 
 /// What the block layer counts of a disk.
 enum BlockLayer {
-    /// Reads and writes that the block layer waits for: /sys/block/DISK/inflight, two numbers.
-    static func requestsInFlight(_ id: UInt32) -> Int {
-        guard let bytes = try? readFile("/sys/block/ublkb\(id)/inflight") else { return 0 }
+    /// Reads and writes that the block layer waits for: /sys/block/DISK/inflight, two numbers. nil: not
+    /// known.
+    static func requestsInFlight(_ id: UInt32) -> Int? {
+        guard let bytes = try? readFile("/sys/block/ublkb\(id)/inflight") else { return nil }
         return sumOfNumbers(bytes)
     }
 

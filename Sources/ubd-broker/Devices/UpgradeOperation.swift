@@ -252,6 +252,7 @@ final class UpgradeOperation: Replacement {
 
     private func waitUntilDrained() {
         if device.worker?.end != nil { return }
+        // Not known is not drained.
         let isDrained = broker.requestsInFlight(device.id) == 0
         let waited = (monotonicNanoseconds() - drainBegan) / 1_000_000
         if isDrained || waited >= UInt64(Deadline.drain) {

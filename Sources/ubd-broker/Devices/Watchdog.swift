@@ -21,8 +21,11 @@ final class Watchdog {
     }
 
     private func examine(_ device: ManagedDevice) {
-        guard let worker = device.worker, worker.end == nil else { return }
-        let inFlight = BlockLayer.requestsInFlight(device.id)
+        // Of requests that are not known nothing follows: neither that there are some, nor that there are none.
+        guard let worker = device.worker, worker.end == nil, let inFlight = BlockLayer.requestsInFlight(device.id)
+        else {
+            return
+        }
         let seconds = device.info.ioTimeout ?? Int64(broker.configuration.ioTimeout)
         let limit = UInt64(clamping: seconds) * 1_000_000_000
         let claims = device.statistics.map { $0.isReadable ? $0.claims : [] } ?? []

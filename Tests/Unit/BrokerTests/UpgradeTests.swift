@@ -53,12 +53,15 @@ struct UpgradeTests {
         #expect(rehearsal == nil)
     }
 
-    @Test("quiesces, drains, and lets a worker of the new program take over, which all later ones are of")
-    func upgrades() throws {
+    @Test(
+        "quiesces, drains, and lets a worker of the new program take over, which all later ones are of",
+        arguments: [3, nil])
+    func upgrades(inFlight: Int?) throws {
         let host = try host()
         #expect(info(host)?.workerOutdated == true)
         // The program that the first worker was started from is still what new ones are.
-        host.requestsInFlight = 3
+        // Not known is not none.
+        host.requestsInFlight = inFlight
         var drained = false
         host.kernel.beforeAnswer[.quiesceDevice] = {
             host.loop.after(milliseconds: 20) {
