@@ -32,6 +32,8 @@ SOCKET = "/run/ubd/io.ubd.Broker"
 SERIES = ".".join(os.uname().release.split(".")[:2])
 PATIENCE = float(os.environ.get("LAB_PATIENCE", "1"))
 FULL = os.environ.get("LAB_FULL") == "1"
+# The guest's clock counts instructions (Tests/lab/run --counted): times are exact, whatever the host does meanwhile.
+COUNTED = os.environ.get("LAB_COUNTED") == "1"
 
 
 # --- results ----------------------------------------------------------------------------------------------------------
