@@ -38,7 +38,7 @@ help:
 	@echo '  make test                  everything: lint, unit tests, binaries, and devices on kernels 6.12 and 7.3'
 	@echo '  make unit                  only the unit tests'
 	@echo '  make lab-test [KERNEL=all] [GROUP=name]   only the tests on real kernels; Tests/lab/run --help tells more'
-	@echo '  make fuzz [TARGET=name] [SECONDS=n]       feeds every parser what nobody would write, for 20 s each'
+	@echo '  make fuzz [TARGET=name] [SECONDS=n]       feeds every parser what nobody would write, for 10 s each'
 	@echo '  make soak                  the full counts of kills and cycles, for an hour or two: writes docs/proof.md'
 	@echo '  make bench                 what a request costs, in instructions, beside others: writes docs/performance.md'
 	@echo '  make bench-check           compares the quickest points with Benchmarks/system/thresholds'

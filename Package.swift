@@ -55,7 +55,7 @@ let package = Package(
         shared("PolicyCompiler", ["Policy", "CLibseccomp"]),
         shared("Sandbox", ["SystemCalls", "CShims"]),
         shared("Targets"),
-        shared("WorkerProtocol", ["SystemCalls", "Targets"]),
+        shared("WorkerProtocol", ["SystemCalls", "Targets", "Numbers"]),
         shared("Varlink"),
         shared("BrokerInterface", ["Varlink", "Numbers", "Targets"]),
 
@@ -63,7 +63,7 @@ let package = Package(
         .executableTarget(
             name: "ubd",
             dependencies: [
-                "SystemCalls", "BrokerInterface", "Varlink", "Targets",
+                "SystemCalls", "BrokerInterface", "Varlink", "Numbers", "Targets",
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
             ],
             cSettings: cSettings, swiftSettings: swiftSettings),
@@ -78,7 +78,9 @@ let package = Package(
         // target; the program itself is a thin main, so that tests and the benchmark see the same engine.
         .target(
             name: "Worker",
-            dependencies: ["SystemCalls", "KernelABI", "Ring", "Sandbox", "WorkerProtocol", "Targets", "CShims"],
+            dependencies: [
+                "SystemCalls", "KernelABI", "Ring", "Sandbox", "WorkerProtocol", "Numbers", "Targets", "CShims",
+            ],
             path: "Sources/ubd-worker", exclude: ["Main"], cSettings: cSettings, swiftSettings: swiftSettings),
         .executableTarget(
             name: "ubd-worker", dependencies: ["Worker"], path: "Sources/ubd-worker/Main",
@@ -113,10 +115,10 @@ let package = Package(
         tests("Policy", of: ["Policy", "Numbers", "CPolicyHeaders"]),
         tests("PolicyCompiler", of: ["PolicyCompiler", "Policy", "SystemCalls", "CLibseccomp"]),
         tests("Sandbox", of: ["Sandbox", "SystemCalls"]),
-        tests("WorkerProtocol", of: ["WorkerProtocol", "SystemCalls", "Targets"]),
+        tests("WorkerProtocol", of: ["WorkerProtocol", "SystemCalls", "Numbers", "Targets"]),
         tests("Varlink", of: ["Varlink"]),
         tests("BrokerInterface", of: ["BrokerInterface", "Varlink", "Numbers", "Targets"]),
-        tests("Command", of: ["ubd", "Targets"]),
+        tests("Command", of: ["ubd", "Numbers", "Targets"]),
         tests("Broker", of: ["ubd-broker", "WorkerProtocol", "Targets", "KernelABI", "SystemCalls", "CLauncher"]),
         tests(
             "Worker",

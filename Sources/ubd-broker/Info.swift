@@ -1,5 +1,6 @@
 import BrokerInterface
 import Glibc
+import Numbers
 import Policy
 import SystemCalls
 import Targets

@@ -2,6 +2,7 @@ import BrokerInterface
 import CShims
 import Glibc
 import KernelABI
+import Numbers
 import Policy
 import Sandbox
 import SystemCalls

@@ -96,9 +96,3 @@ public enum BrokerCall: Equatable, Sendable {
         }
     }
 }
-
-/// The version of ubd: one for the broker, its workers and the command.
-public enum UBDVersion {
-    /// As `--version` prints it.
-    public static let text = "0.1.0"
-}

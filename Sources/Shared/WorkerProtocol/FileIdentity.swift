@@ -16,20 +16,3 @@ public struct FileIdentity: Equatable, Sendable {
 
     public static let none = FileIdentity()
 }
-
-/// A version of ubd as three numbers in one word, for messages of fixed layout.
-public enum PackedVersion {
-    /// "1.2.3" as a number; 0 for anything that is no such text, or has a part above 1023.
-    public static func pack(_ text: String) -> UInt32 {
-        let parts = text.split(separator: ".", omittingEmptySubsequences: false).map { UInt32($0) }
-        guard parts.count == 3, let major = parts[0], let minor = parts[1], let patch = parts[2],
-            max(major, minor, patch) < 1024
-        else { return 0 }
-        return major << 20 | minor << 10 | patch
-    }
-
-    /// The text of such a number; nil for 0.
-    public static func text(_ packed: UInt32) -> String? {
-        packed == 0 ? nil : "\(packed >> 20).\(packed >> 10 & 1023).\(packed & 1023)"
-    }
-}

@@ -1,5 +1,6 @@
 import BrokerInterface
 import Glibc
+import Numbers
 import SystemCalls
 import Varlink
 

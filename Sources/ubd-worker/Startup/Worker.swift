@@ -1,13 +1,14 @@
 import CShims
 import Glibc
+import Numbers
 import SystemCalls
 import WorkerProtocol
 
 /// The version of ubd that this worker belongs to.
 #if UBD_TEST_CRASH
-    public let workerVersion = "0.1.0+test-crash"
+    public let workerVersion = UBDVersion.text + "+test-crash"
 #else
-    public let workerVersion = "0.1.0"
+    public let workerVersion = UBDVersion.text
 #endif
 
 /// The program: parses the command line, which is for curious people, and becomes the worker of one device.

@@ -1,6 +1,7 @@
 import CShims
 import Glibc
 import KernelABI
+import Numbers
 import Ring
 import Sandbox
 import SystemCalls

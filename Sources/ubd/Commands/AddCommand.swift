@@ -123,7 +123,7 @@ struct AddCommand: UBDCommand {
             let smallest = ContentSectors.smallestBlock(of: backing.numbers[0])
             // A file that does not answer is no reason to wait here, and nothing depends on it.
             let content = try? ContentSectors.look(
-                at: path, offset: plan.options.offset, seconds: Self.lookSeconds)
+                at: path, open: backing.numbers[0], offset: plan.options.offset, seconds: Self.lookSeconds)
             if plan.target.hasBlockSize, let other = defaultBlockSize(plan.options, content, smallest) {
                 request.options.append(OptionValue("block-size", String(other)))
                 told.append(Self.followed(path, other))

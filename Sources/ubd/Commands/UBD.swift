@@ -1,5 +1,6 @@
 import ArgumentParser
 import BrokerInterface
+import Numbers
 
 /// A command of `ubd`: ArgumentParser fills its properties, then it is performed in an environment.
 protocol UBDCommand: ParsableCommand {

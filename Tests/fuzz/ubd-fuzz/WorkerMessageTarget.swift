@@ -1,6 +1,7 @@
 import BrokerInterface
 import Glibc
 import KernelABI
+import Numbers
 import Targets
 import WorkerProtocol
 
