@@ -21,6 +21,9 @@ host_codename() {
     )
 }
 
+# guest_codename: the release of the guest's programs: the host's own, or $UBD_LAB_RELEASE, which must not be older.
+guest_codename() { echo "${UBD_LAB_RELEASE:-$(host_codename)}"; }
+
 # mirror: the address of the archive that serves this host's own release, as the system's apt sources name it.
 mirror() { "$images/system-mirror.py" "$(host_codename)"; }
 
