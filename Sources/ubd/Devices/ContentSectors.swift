@@ -32,14 +32,16 @@ enum ContentSectors: Equatable {
     ///
     /// When the page cache has all of that and the caller has the file open (`file`), it is read at once. Otherwise a child
     /// reads it: on a disk that hangs a read cannot be ended from outside, and who waits for it could not end either.
+    /// `user`: with whose rights the child reads, when the caller is root.
     ///
     /// - Throws: SystemError, ETIMEDOUT when the file does not answer.
     static func look(
-        at path: String, open file: Int32? = nil, offset: UInt64, seconds: Int
+        at path: String, open file: Int32? = nil, offset: UInt64, as user: UInt32? = nil, seconds: Int
     ) throws(SystemError) -> ContentSectors? {
         if let file, let head = cachedHead(of: file, offset: offset) { return ContentSectors(head: head) }
         let child = try HelperProcess { (output, null) throws(SystemError) in
-            let pid = ubd_head_child(path.systemPath, off_t(clamping: offset), headBytes, null, output)
+            let user = user.map(Int64.init) ?? -1
+            let pid = ubd_head_child(path.systemPath, off_t(clamping: offset), headBytes, user, null, output)
             guard pid > 0 else { throw SystemError("start a child", -pid) }
             return pid
         }
