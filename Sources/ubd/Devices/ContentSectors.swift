@@ -28,10 +28,10 @@ enum ContentSectors: Equatable {
         }
     }
 
-    /// What a file has from `offset` (bytes) on; nil when it has nothing to tell or cannot be read: nothing depends on it. A
-    /// child reads it: on a disk that hangs a read cannot be ended from outside, and who waits for it could not end either.
+    /// What a file has from `offset` (bytes) on; nil when it has nothing to tell. A child reads it: on a disk that hangs a read
+    /// cannot be ended from outside, and who waits for it could not end either.
     ///
-    /// - Throws: SystemError, ETIMEDOUT when the file does not answer.
+    /// - Throws: SystemError, ETIMEDOUT when the file does not answer, and what else keeps it from being read.
     static func look(at path: String, offset: UInt64, seconds: Int) throws(SystemError) -> ContentSectors? {
         let child = try HelperProcess { (output, null) throws(SystemError) in
             let pid = ubd_head_child(path.systemPath, off_t(clamping: offset), headBytes, null, output)
@@ -41,7 +41,9 @@ enum ContentSectors: Equatable {
         guard let head = try child.bytes(most: headBytes, Deadline(seconds: seconds)) else {
             throw SystemError("read \(path)", ETIMEDOUT)
         }
-        return head.status == 0 ? ContentSectors(head: head.bytes) : nil
+        // A signal has ended it: -1.
+        guard head.status == 0 else { throw SystemError("read \(path)", head.status > 0 ? head.status : ECANCELED) }
+        return ContentSectors(head: head.bytes)
     }
 
     /// "a partition table (GPT) of 512-byte sectors".
