@@ -61,6 +61,8 @@ final class Broker {
     var devices: [UInt32: ManagedDevice] = [:]
     /// Monotonic nanoseconds of the last minute's deletions, by number.
     private var deletions: [UInt32: UInt64] = [:]
+    /// Why the last change of a device is not in its record yet, by number.
+    private var unwritten: [UInt32: SystemError] = [:]
     var adds: [ObjectIdentifier: any PendingAdd] = [:]
     /// Rehearsals whose workers can't be killed: whose they are, and the bytes of their buffers.
     var stuckRehearsals: [ObjectIdentifier: (owner: UInt32, memoryBytes: UInt64)] = [:]
@@ -191,10 +193,32 @@ final class Broker {
             + devices.values.compactMap { $0.reopening?.parkingEnd }
     }
 
-    func save(_ device: ManagedDevice) {
-        do { try store.write(device.record) } catch {
-            // The device serves on; only a restarted broker would know less of it.
-            Log.error("record", ("device", "\(device.id)"), ("why", "\(error)"))
+    /// Writes a device's record. One that cannot be written is tried again each second until it is: a broker that starts
+    /// before that takes the device for what it was earlier.
+    ///
+    /// - Returns: what is wrong; nil when it is written.
+    @discardableResult
+    func save(_ device: ManagedDevice) -> SystemError? {
+        do throws(SystemError) { try store.write(device.record) } catch {
+            if unwritten.isEmpty { writeAgain() }
+            if unwritten.updateValue(error, forKey: device.id) == nil {
+                Log.error("record", ("device", "\(device.id)"), ("why", "\(error)"))
+            }
+            return error
+        }
+        if unwritten.removeValue(forKey: device.id) != nil {
+            Log.notice("record", ("device", "\(device.id)"), ("what", "written, after all"))
+        }
+        return nil
+    }
+
+    /// Why the last change of a device is not in its record yet; nil when it is.
+    func recordProblem(of device: ManagedDevice) -> SystemError? { unwritten[device.id] }
+
+    private func writeAgain() {
+        loop.after(milliseconds: 1000) { [self] in
+            for device in unwritten.keys.compactMap({ devices[$0] }) { save(device) }
+            if !unwritten.isEmpty { writeAgain() }
         }
     }
 
@@ -212,7 +236,9 @@ final class Broker {
     }
 
     func forget(_ device: ManagedDevice) {
-        if devices[device.id] === device { devices[device.id] = nil }
+        guard devices[device.id] === device else { return }
+        devices[device.id] = nil
+        unwritten[device.id] = nil
     }
 
     func ended(_ operation: any PendingAdd) {

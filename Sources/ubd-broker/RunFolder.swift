@@ -27,6 +27,14 @@ enum RunFolder {
         return socket
     }
 
+    /// How many sockets systemd passed, from descriptor 3 on (sd_listen_fds(3)).
+    static var passedSockets: Int32 {
+        guard let pid = getenv("LISTEN_PID"), Int32(String(cString: pid)) == getpid(),
+            let count = getenv("LISTEN_FDS")
+        else { return 0 }
+        return min(max(Int32(String(cString: count)) ?? 0, 0), 1 << 16)
+    }
+
     private static func passedListener() throws -> FileDescriptor? {
         defer {
             unsetenv("LISTEN_PID")

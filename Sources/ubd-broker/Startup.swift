@@ -15,8 +15,8 @@ enum Startup {
         do {
             var (command, configuration) = try Configuration.parse(arguments)
             switch command {
-            case .help: print(Configuration.help, terminator: "")
-            case .version: print("ubd-broker \(UBDVersion.text)")
+            case .help: try show(Configuration.help)
+            case .version: try show("ubd-broker \(UBDVersion.text)\n")
             case .run:
                 if let subject = configuration.dumps {
                     try dump(subject, configuration)
@@ -27,7 +27,7 @@ enum Startup {
                     try serve(configuration)
                 }
             }
-            return fflush(nil) == 0 ? 0 : say("what was to be printed could not be written", 1)
+            return 0
         } catch let error as Configuration.UsageError {
             return say("\(error.message); see ubd-broker --help", 2)
         } catch let error as StartupRefusal {
@@ -38,9 +38,13 @@ enum Startup {
     }
 
     private static func say(_ message: String, _ status: Int32) -> Int32 {
-        let line = "ubd-broker: \(message)\n"
-        _ = line.withCString { write(STDERR_FILENO, $0, strlen($0)) }
+        _ = writeStandard("ubd-broker: \(message)\n", to: STDERR_FILENO)
         return status
+    }
+
+    private static func show(_ text: String) throws(StartupRefusal) {
+        let error = writeStandard(text, to: STDOUT_FILENO)
+        if error != 0 { throw StartupRefusal(message: outputLost(error), status: 1) }
     }
 
     // MARK: Policies
@@ -81,9 +85,11 @@ enum Startup {
         let policy = try accessPolicy(configuration)
         _ = try walls(configuration)
         _ = try ownFilter(configuration)
-        for rule in policy.rules { print("\(rule.location): \(rule.text)") }
-        for warning in policy.warnings { print("warning: \(warning)") }
-        print("\(policy.rules.count) rules, \(policy.warnings.count) warnings; the sandbox policies compile")
+        let lines =
+            policy.rules.map { "\($0.location): \($0.text)\n" } + policy.warnings.map { "warning: \($0)\n" }
+        try show(
+            lines.joined()
+                + "\(policy.rules.count) rules, \(policy.warnings.count) warnings; the sandbox policies compile\n")
     }
 
     private static func dump(_ subject: String, _ configuration: Configuration) throws {
@@ -95,7 +101,7 @@ enum Startup {
             let known = PolicyDump.subjects.joined(separator: ", ")
             throw StartupRefusal(message: "there is no policy of '\(subject)'; there are \(known)", status: 2)
         }
-        print(text, terminator: "")
+        try show(text)
     }
 
     // MARK: Serving
@@ -252,6 +258,9 @@ enum Startup {
     /// The process itself: nothing of its starter's counts.
     private static func prepareProcess() throws(SystemError) {
         resetInheritedSignals()
+        // Writing to its terminal from the background would stop it (termios(3), TOSTOP), and with it all users' commands.
+        signal(SIGTTOU, SIG_IGN)
+        closeInherited(from: STDERR_FILENO + 1 + RunFolder.passedSockets)
         umask(0o077)
         // Room for the descriptors of many devices and clients.
         resetInheritedLimits(openFiles: 65536)

@@ -1,4 +1,5 @@
 import BrokerInterface
+import Glibc
 import SystemCalls
 import Targets
 import Varlink
@@ -38,6 +39,8 @@ struct CommandFailure: Error, Equatable {
     var remedy: String
     /// Set when the same call succeeds later: after so many seconds, or 0 when that is not known.
     var passesAfter: Int64?
+    /// For `--json`: what of several things was done all the same.
+    var done: JSON.Member?
 
     init(_ status: ExitStatus, _ name: String, _ message: String, remedy: String) {
         self.status = status
@@ -52,7 +55,7 @@ struct CommandFailure: Error, Equatable {
     var json: JSON {
         .record([
             ("error", .string(name)), ("message", .string(message.readable)), ("remedy", .string(remedy.readable)),
-            ("exit", .integer(Int64(status.rawValue))),
+            ("exit", .integer(Int64(status.rawValue))), (done?.name ?? "", done?.value),
         ])
     }
 }
@@ -96,6 +99,17 @@ extension CommandFailure {
     /// Only at the beginning of the message: elsewhere the word may be meant as a word.
     private static func replacing(_ name: String, by flag: String, in text: String) -> String {
         text.hasPrefix(name + " ") ? flag + text.dropFirst(name.count) : text
+    }
+
+    /// What helps where a limit of the caller's own process has struck; nil for any other errno.
+    static func limitRemedy(_ errno: Int32) -> String? {
+        switch errno {
+        case EMFILE: "allow more open files, as in 'ulimit -n 64'"
+        case ENFILE: "let the administrator raise fs.file-max"
+        case EAGAIN: "no process could be started: end one of yours, or allow more ('ulimit -u')"
+        case ENOMEM: "there is no memory left: end a program, or allow more ('ulimit -v')"
+        default: nil
+        }
     }
 
     /// A system call of our own that failed.

@@ -12,7 +12,7 @@ enum CommandLineTool {
         // A script must not take half of a device's name, or of a list, for the whole.
         let changes = ["add", "del", "recover", "upgrade"].contains(arguments.first)
         let failure = CommandFailure(
-            .failed, "OutputLost", "what was to be printed could not be written: \(SystemError.message(lost.errno))",
+            .failed, "OutputLost", outputLost(lost.errno),
             remedy: changes
                 ? "what was asked for may have been done all the same: see 'ubd list'"
                 : "send the output to where there is room and somebody reads it")
@@ -22,6 +22,7 @@ enum CommandLineTool {
     private static func perform(_ arguments: [String], _ environment: CommandEnvironment) -> Int32 {
         do {
             if let command = PlainLine.command(arguments) { return try command.perform(environment).rawValue }
+            try Repetition.refuse(arguments)
             if arguments.first == "help", let topic = arguments.dropFirst().first, !topic.hasPrefix("-"),
                 !UBD.configuration.subcommands.contains(where: { $0._commandName == topic })
             {
@@ -51,9 +52,18 @@ enum CommandLineTool {
         let subcommand = arguments.first.flatMap { names.contains($0) ? $0 + " " : nil } ?? ""
         var message = UBD.message(for: error).split(whereSeparator: \.isNewline).joined(separator: " ")
         while message.hasSuffix(".") { message.removeLast() }
+        message += unfit(message, arguments)
         let failure = CommandFailure(
             .usage, "Usage", message.isEmpty ? "wrong arguments" : message, remedy: "see 'ubd \(subcommand)--help'")
         return report(failure, asJSON: arguments.contains("--json"), console)
+    }
+
+    /// ArgumentParser takes a word that begins with a dash for an option, and says that a value is missing.
+    private static func unfit(_ message: String, _ arguments: [String]) -> String {
+        guard message.hasPrefix("Missing value for '") else { return "" }
+        let option = message.dropFirst("Missing value for '".count).prefix { $0 != " " && $0 != "'" }
+        guard let index = arguments.firstIndex(of: String(option)), index + 1 < arguments.count else { return "" }
+        return ": '\(arguments[index + 1])' can not be one"
     }
 
     private static func report(_ failure: CommandFailure, asJSON: Bool, _ console: any Console) -> Int32 {

@@ -73,9 +73,10 @@ static inline pid_t ubd_flush_child(const char *node, int flags, int flushes, in
     _exit(write(3, &done, sizeof done) != sizeof done);
 }
 
-/* Writes what a file has from `offset` on, at most `bytes`, with the rights of `user` (see ubd_become). Opens it anew: a child that hangs must not keep the caller's locks.
- * And reads before it writes, since sendfile(2) would hold the pipe's own lock while it waits for the file, and the caller could
- * not even close its end. Returns the child's pid or a negated errno; its exit status is 0 when that was all there is. */
+/* Writes what a file has from `offset` on, at most `bytes`, with the rights of `user` (see ubd_become). Opens it anew: a child
+ * that hangs must not keep the caller's locks. And reads before it writes, since sendfile(2) would hold the pipe's own lock while
+ * it waits for the file, and the caller could not even close its end. Returns the child's pid or a negated errno; its exit status
+ * is 0 when that was all there is, else the errno of what failed. */
 static inline pid_t ubd_head_child(
     const char *path, off_t offset, size_t bytes, int64_t user, int null, int output) {
     pid_t child = ubd_fork_helper("ubd-head", null, output);
@@ -83,7 +84,7 @@ static inline pid_t ubd_head_child(
     ubd_become(user);
     char part[12 << 10];
     int file = open(path, O_RDONLY | O_NONBLOCK | O_NOCTTY);
-    ssize_t count = 1;
+    ssize_t count = file == -1 ? -1 : 1;
     while (count > 0 && bytes > 0) {
         count = pread(file, part, bytes < sizeof part ? bytes : sizeof part, offset);
         if (count > 0 && write(3, part, (size_t)count) != count) count = -1;
@@ -92,5 +93,5 @@ static inline pid_t ubd_head_child(
             bytes -= (size_t)count;
         }
     }
-    _exit(count < 0);
+    _exit(count < 0 ? errno : 0);
 }

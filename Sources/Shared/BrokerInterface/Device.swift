@@ -1,7 +1,7 @@
 import Targets
 import Varlink
 
-/// Where a device is in its life (design, §3 and §8).
+/// Where a device is in its life (docs/design.md §3, "States").
 public enum DeviceState: String, Sendable, CaseIterable {
     /// The broker is creating it; there is no block device yet.
     case adding

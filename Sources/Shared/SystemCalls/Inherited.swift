@@ -16,12 +16,18 @@ public func resetInheritedSignals() {
     pthread_sigmask(SIG_SETMASK, &none, nil)
 }
 
+/// Closes what the starter left open by oversight, from that number on: a daemon would keep a lock, a pipe whose end somebody
+/// waits for, or a file system that is to be unmounted, for as long as it runs.
+public func closeInherited(from first: Int32) {
+    // Not all container runtimes let it through: then they stay.
+    _ = close_range(UInt32(first), .max, 0)
+}
+
 /// Takes away the inherited limits that break a daemon and the processes it starts: files end where RLIMIT_FSIZE says,
-/// RLIMIT_CPU kills, RLIMIT_STACK gives every thread its stack. Needs CAP_SYS_RESOURCE where the hard limit is lower;
-/// otherwise the hard limit is what it gets.
+/// RLIMIT_CPU kills, RLIMIT_STACK gives every thread its stack, RLIMIT_AS and RLIMIT_DATA leave no memory for buffers. Needs
+/// CAP_SYS_RESOURCE where the hard limit is lower; otherwise the hard limit is what it gets.
 public func resetInheritedLimits(openFiles: UInt64) {
-    raise(RLIMIT_FSIZE, to: UInt64(bitPattern: -1))
-    raise(RLIMIT_CPU, to: UInt64(bitPattern: -1))
+    for resource in [RLIMIT_FSIZE, RLIMIT_CPU, RLIMIT_AS, RLIMIT_DATA] { raise(resource, to: UInt64(bitPattern: -1)) }
     raise(RLIMIT_STACK, to: 8 << 20)
     raise(RLIMIT_NOFILE, to: openFiles)
 }

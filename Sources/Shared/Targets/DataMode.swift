@@ -1,4 +1,4 @@
-/// How the data of requests moves between the kernel and a worker, and how requests come and go (design, §5).
+/// How the data of requests moves between the kernel and a worker, and how requests come and go (docs/design.md §7).
 public enum DataMode: String, Sendable, CaseIterable {
     /// The kernel copies data between the request and a buffer of the worker's. Every kernel, everybody.
     case copy

@@ -89,11 +89,11 @@ struct Configuration {
             let name = String(word[..<(equals ?? word.endIndex)])
             var inline = equals.map { String(word[word.index(after: $0)...]) }
             func value() throws(UsageError) -> String {
-                if let text = inline {
-                    inline = nil
-                    return text
-                }
-                guard let text = rest.popFirst() else { throw UsageError(message: "\(name) needs a value") }
+                let typed = inline ?? rest.popFirst()
+                inline = nil
+                guard let text = typed else { throw UsageError(message: "\(name) needs a value") }
+                // A variable that is not set: as a path it would be the folder in which the broker was started.
+                guard !text.isEmpty else { throw UsageError(message: "\(name) can not be ''") }
                 return text
             }
             switch name {

@@ -149,7 +149,7 @@ final class AddOperation: ClientOperation, PendingAdd {
         } catch {
             // Somebody put one there this moment.
             if error.errno == EEXIST { return chooseID() }
-            return fail(StartErrors.broken("write the device's record", error))
+            return fail(StartErrors.notRecorded(error, in: broker.store.folder))
         }
         broker.devices[id] = device
         self.device = device
@@ -194,7 +194,7 @@ final class AddOperation: ClientOperation, PendingAdd {
         // disk must not appear before its rule can know it.
         let link = broker.nodes.mayLink(device.id) ? Nodes.linkName(device.id) : nil
         do { try broker.store.writeUdev(device.info, link: link) } catch {
-            return fail(StartErrors.broken("write the device's record for udev", error))
+            return fail(StartErrors.notRecorded(error, in: broker.store.udevFolder))
         }
         // Unknown flags are dropped without a word, so what came back is compared with what must be there.
         guard info.features.contains(.ioctlEncoding) || broker.configuration.usesLegacyOpcodes else {
@@ -314,6 +314,10 @@ final class AddOperation: ClientOperation, PendingAdd {
 
     private func startDevice(_ device: ManagedDevice) {
         guard let worker = device.worker else { return }
+        // Without it a broker that starts would not know that there may be a disk.
+        if let problem = broker.recordProblem(of: device) {
+            return fail(StartErrors.notRecorded(problem, in: broker.store.folder))
+        }
         device.mayBeStarted = true
         operation.commit({ broker.driver.start(device.id, worker: worker.pid, $0) }) { [self] answer in
             started(device, answer)
@@ -400,7 +404,10 @@ final class AddOperation: ClientOperation, PendingAdd {
         guard isWanted() else { return clientGone() }
         device.step = .live
         device.setState(.live)
-        broker.save(device)
+        // A broker that starts undoes what is not recorded as live, whoever uses it by then.
+        if let problem = broker.save(device) {
+            return fail(StartErrors.notRecorded(problem, in: broker.store.folder))
+        }
         Log.info(
             "added", ("device", "\(device.id)"), ("owner", "\(ownerUID)"), ("target", plan.target.name),
             ("bytes", "\(device.info.sizeBytes)"), ("worker", "\(device.info.workerPid ?? 0)"),

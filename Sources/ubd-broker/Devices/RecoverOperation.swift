@@ -188,9 +188,10 @@ final class RecoverOperation: Replacement {
         // By an earlier broker, which was killed before it had recorded the answer, and so before any replacement.
         let mayHaveBeenSent = isRecovering
         isRecovering = true
-        do throws(SystemError) { try broker.store.write(device.record) } catch {
-            // A later broker would not know that it must not be sent again.
-            return giveUp("its record can not be written: \(error)")
+        // A later broker must know of it: before 6.16 it must not be sent again once a replacement has fetched.
+        if let problem = broker.save(device) {
+            isRecovering = mayHaveBeenSent
+            return awaitRecord(problem) { [self] in startRecovery() }
         }
         operation.command({ broker.driver.startRecovery(device.id, $0) }) { [self] answer in
             switch answer.verdict {
@@ -212,11 +213,22 @@ final class RecoverOperation: Replacement {
     private func recoveryStarted() {
         if !broker.canRepeatRecovery {
             device.recoveryAnswered = true
-            do throws(SystemError) { try broker.store.write(device.record) } catch {
-                return giveUp("its record can not be written: \(error)")
-            }
+            if let problem = broker.save(device) { return awaitRecord(problem) { [self] in recoveryStarted() } }
         }
         operation.next()
+    }
+
+    /// Goes on later, when the record can be written: until then requests wait in the kernel, and none is lost.
+    private func awaitRecord(_ problem: SystemError, then next: @escaping () -> Void) {
+        device.setState(
+            .recovering,
+            reason: "its record can not be written into \(broker.store.folder): \(SystemError.message(problem.errno)); "
+                + "requests wait until it can")
+        operation.wait(milliseconds: Deadline.patientPause) { [self] in
+            // What is waited for next has its own time.
+            beginWait()
+            next()
+        }
     }
 
     // MARK: The replacement

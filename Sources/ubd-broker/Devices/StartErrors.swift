@@ -50,6 +50,23 @@ enum StartErrors {
             remedy: "see the broker's log and 'ubd doctor'", step: step, errno: Int64(error.errno))
     }
 
+    /// A device that is not recorded would be lost with the broker.
+    static func notRecorded(_ error: SystemError, in folder: String) -> InterfaceError {
+        .failed(
+            message: "could not write the device's record into \(folder): \(SystemError.message(error.errno))",
+            remedy: "let the administrator \(help(error.errno, folder)), then try again", step: "record",
+            errno: Int64(error.errno))
+    }
+
+    private static func help(_ errno: Int32, _ folder: String) -> String {
+        switch errno {
+        case ENOSPC, EDQUOT: "make room there ('df -h \(folder)', 'df -i \(folder)')"
+        // Not restart the broker: the next one would know nothing of devices whose records are gone.
+        case ENOENT: "make that folder again ('mkdir -m 700 -p \(folder)')"
+        default: "make that folder writable for root"
+        }
+    }
+
     /// A step of the launcher's failed.
     static func launcher(_ step: Int32, _ errno: Int32) -> InterfaceError {
         let what = StartFailure.launcherStep(step)

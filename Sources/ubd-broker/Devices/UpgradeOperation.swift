@@ -202,7 +202,11 @@ final class UpgradeOperation: Replacement {
         // A broker that is killed from here on leaves a device that looks live and may have been told to take no requests:
         // the next one must go on, not back.
         device.step = .upgrading
-        broker.save(device)
+        if let problem = broker.save(device) {
+            device.step = .live
+            device.setState(.live)
+            return end(.failed(StartErrors.notRecorded(problem, in: broker.store.folder)))
+        }
         worker.setHandler { [self] event in
             if case .ended = event { ended() }
         }

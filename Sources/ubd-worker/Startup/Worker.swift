@@ -19,27 +19,23 @@ public func runWorker(arguments: [String] = CommandLine.arguments) -> Int32 {
     switch arguments.dropFirst().first {
     case nil: break
     case "--version":
-        print(to: STDOUT_FILENO, "ubd-worker \(workerVersion)\n")
-        return 0
+        return show("ubd-worker \(workerVersion)\n")
     case "--help":
-        print(
-            to: STDOUT_FILENO,
+        return show(
             """
             usage: ubd-worker [--help | --version]
             Serves one ubd device. ubd-broker starts it with the device and a control socket; it has no options, and reads
             no policy: what it runs under, ubd-broker prints (see its --help).
 
             """)
-        return 0
     case .some(let argument):
-        print(to: STDERR_FILENO, "ubd-worker: unknown argument '\(argument)'; see ubd-worker --help\n")
+        say("unknown argument '\(argument)'; see ubd-worker --help")
         return WorkerExit.usage
     }
     guard isMessageSocket(WorkerDescriptor.control) else {
-        print(
-            to: STDERR_FILENO,
-            "ubd-worker: descriptor \(WorkerDescriptor.control) is not a broker's control socket; "
-                + "this program is started by ubd-broker: use 'ubd add' to make a device\n")
+        say(
+            "descriptor \(WorkerDescriptor.control) is not a broker's control socket; "
+                + "this program is started by ubd-broker: use 'ubd add' to make a device")
         return WorkerExit.usage
     }
     do {
@@ -74,7 +70,14 @@ private func isMessageSocket(_ descriptor: Int32) -> Bool {
     return getsockopt(descriptor, SOL_SOCKET, SO_TYPE, &type, &size) == 0 && type == Int32(SOCK_SEQPACKET.rawValue)
 }
 
-private func print(to descriptor: Int32, _ text: String) {
-    let bytes = Array(text.utf8)
-    _ = bytes.withUnsafeBytes { write(descriptor, $0.baseAddress, $0.count) }
+/// Prints for a curious person; returns the exit status.
+private func show(_ text: String) -> Int32 {
+    let error = writeStandard(text, to: STDOUT_FILENO)
+    if error == 0 { return 0 }
+    say(outputLost(error))
+    return 1
+}
+
+private func say(_ message: String) {
+    _ = writeStandard("ubd-worker: \(message)\n", to: STDERR_FILENO)
 }

@@ -37,7 +37,7 @@ struct BrokerConnection: ~Copyable {
         }
         let type = Int32(SOCK_STREAM.rawValue | SOCK_CLOEXEC.rawValue | SOCK_NONBLOCK.rawValue)
         let raw = Glibc.socket(AF_UNIX, type, 0)
-        guard raw >= 0 else { throw unreachable(path, errno, host) }
+        guard raw >= 0 else { throw noSocket(errno) }
         let socket = FileDescriptor(owning: raw)
         // A non-blocking connect(2) to a Unix socket whose backlog is full says EAGAIN at once, and poll can't wait for it.
         while true {
@@ -49,6 +49,12 @@ struct BrokerConnection: ~Copyable {
             guard errno == EAGAIN || errno == EINTR, !deadline.hasPassed else { throw unreachable(path, errno, host) }
             usleep(20_000)
         }
+    }
+
+    /// Nothing is said by that about the broker.
+    private static func noSocket(_ error: Int32) -> CommandFailure {
+        CommandFailure(
+            SystemError("make a socket", error), remedy: CommandFailure.limitRemedy(error) ?? "see 'ubd doctor'")
     }
 
     private static func unreachable(_ path: String, _ error: Int32, _ host: any Machine) -> CommandFailure {
@@ -124,6 +130,7 @@ struct BrokerConnection: ~Copyable {
         case .failure(let error):
             switch error.errno {
             case EAGAIN: return nil
+            case EMSGSIZE where mayBringFile && Self.hasNoRoom(socket): throw Self.noSocket(EMFILE)
             case EMSGSIZE: throw broken("the broker sent files where none belong")
             default: throw lost(error.errno)
             }
@@ -131,6 +138,12 @@ struct BrokerConnection: ~Copyable {
         guard count > 0 else { throw lost(0) }
         do { try reader.append(buffer[..<count]) } catch { throw broken("the broker's reply: \(error)") }
         return file
+    }
+
+    /// The kernel drops a file that comes when this process may have no further one, and only says that something was cut off.
+    private static func hasNoRoom(_ socket: borrowing FileDescriptor) -> Bool {
+        do throws(SystemError) { _ = try socket.duplicate() } catch { return error.errno == EMFILE }
+        return false
     }
 
     /// Zero bytes: the broker closed. EMSGSIZE: it sent more files than may come.

@@ -26,13 +26,13 @@ struct Turn {
     }
 
     private mutating func wait(after failure: CommandFailure) throws(CommandFailure) {
-        guard let seconds = failure.passesAfter else { throw failure }
+        guard let seconds = failure.passesAfter, seconds <= environment.turnSeconds else { throw failure }
         let now = environment.now()
         let end = self.end ?? now + UInt64(environment.turnSeconds) * 1_000_000_000
         // By chance, so that those who were refused together do not come again together.
         let longest = max(pause, UInt64(clamping: seconds) &* 1000)
         let milliseconds = longest + UInt64.random(in: 0...longest / 2)
-        guard seconds <= environment.turnSeconds, now + milliseconds * 1_000_000 < end else { throw failure }
+        guard now + milliseconds * 1_000_000 < end else { throw failure }
         if self.end == nil {
             environment.console.aside("ubd: waiting up to \(environment.turnSeconds) s: \(failure.message.printable)")
         }

@@ -1,5 +1,6 @@
 import ArgumentParser
 import BrokerInterface
+import SystemCalls
 import Targets
 import Varlink
 
@@ -121,9 +122,14 @@ struct AddCommand: UBDCommand {
             request.fileName = Self.label(path)
             var told = backing.notices
             let smallest = ContentSectors.smallestBlock(of: backing.numbers[0])
-            // A file that does not answer is no reason to wait here, and nothing depends on it.
-            let content = try? ContentSectors.look(
-                at: path, open: backing.numbers[0], offset: plan.options.offset, seconds: Self.lookSeconds)
+            var content: ContentSectors?
+            // A file that does not answer is no reason to wait here. But not known is not "made for 512-byte sectors".
+            do throws(SystemError) {
+                content = try ContentSectors.look(
+                    at: path, open: backing.numbers[0], offset: plan.options.offset, seconds: Self.lookSeconds)
+            } catch {
+                if plan.target.hasBlockSize, plan.options.blockSize == nil { told.append(Self.unseen(path, error)) }
+            }
             if plan.target.hasBlockSize, let other = defaultBlockSize(plan.options, content, smallest) {
                 request.options.append(OptionValue("block-size", String(other)))
                 told.append(Self.followed(path, other))
@@ -221,6 +227,15 @@ struct AddCommand: UBDCommand {
             message:
                 "\(path) has \(ContentSectors.table(blockSize).text), so the device has blocks of \(blockSize) bytes; "
                 + "--block-size 512 would make others")
+    }
+
+    /// What its user is told of a device whose content could not be looked at.
+    private static func unseen(_ path: String, _ error: SystemError) -> Notice {
+        Notice(
+            code: "block-size",
+            message:
+                "which sectors \(path) is made for could not be seen (\(error)); a disk of 4096-byte sectors needs "
+                + "--block-size 4096")
     }
 
     /// The path as a label that the interface takes: its end when it is long, nothing that steers a terminal.

@@ -48,12 +48,17 @@ struct DeleteCommand: UBDCommand {
                 try delete(device, client)
                 deleted.append(.integer(Int64(device.id)))
             } catch {
+                // Somebody else has deleted it since it was listed: that is what was asked for.
+                if all, error.status == .noSuchDevice { continue }
                 // With --all the others are still tried. The first failure decides the status and is told last.
                 if !failures.isEmpty { environment.console.error(error.line) }
                 failures.append(error)
             }
         }
-        if let first = failures.first { throw first }
+        if var first = failures.first {
+            if all { first.done = JSON.Member("deleted", .array(deleted)) }
+            throw first
+        }
         if output.asJSON { environment.console.out(JSON.record([("deleted", .array(deleted))]).text) }
         return .success
     }
@@ -106,7 +111,9 @@ struct DeleteCommand: UBDCommand {
                 node: device.node, readOnly: device.readOnly,
                 deadline: Deadline(seconds: environment.flushSeconds))
         } catch {
-            throw CommandFailure(error, remedy: "try again, or delete it unflushed with --force")
+            throw CommandFailure(
+                error,
+                remedy: CommandFailure.limitRemedy(error.errno) ?? "try again, or delete it unflushed with --force")
         }
         let force = "'ubd del -n \(device.id) --force'"
         let (wait, mend) = Self.remedies(device)

@@ -1,5 +1,6 @@
 import ArgumentParser
 import BrokerInterface
+import Glibc
 import SystemCalls
 import Varlink
 
@@ -67,7 +68,10 @@ struct PartitionsCommand: UBDCommand {
                 environment.sfdisk, ["sfdisk", "--json", "--", device.node], as: reader(of: device, environment))
             printed = try helper.output(most: 1 << 20, Deadline(seconds: environment.callSeconds))
         } catch {
-            guard error.errno == 2 else { throw CommandFailure(error, remedy: "try 'sfdisk --json \(device.node)'") }
+            guard error.errno == ENOENT else {
+                throw CommandFailure(
+                    error, remedy: CommandFailure.limitRemedy(error.errno) ?? "try 'sfdisk --json \(device.node)'")
+            }
             throw CommandFailure(
                 .hostLacksSomething, "NoSfdisk", "\(environment.sfdisk) is not there",
                 remedy: "install fdisk (Debian: apt install fdisk; elsewhere it is in util-linux)")
@@ -84,6 +88,13 @@ struct PartitionsCommand: UBDCommand {
                 remedy: "run it as its owner, uid \(device.owner)")
         }
         guard printed.status == 0 else {
+            try checkReadable(device, environment)
+            guard printed.status == 1 else {
+                throw CommandFailure(
+                    .failed, "BadPartitionTable",
+                    "sfdisk ended \(printed.status < 0 ? "by a signal" : "with status \(printed.status)")",
+                    remedy: "see 'sfdisk --json \(device.node)'")
+            }
             throw CommandFailure(
                 .failed, "NoPartitionTable", "\(device.node) has no partition table that sfdisk knows",
                 remedy: Self.remedy(withoutTable: device))
@@ -94,6 +105,24 @@ struct PartitionsCommand: UBDCommand {
                 remedy: "see 'sfdisk --json \(device.node)'")
         }
         return table
+    }
+
+    /// sfdisk has one status for a disk without a table and for one that it cannot read; whoever takes the second for the first,
+    /// and makes a table, loses what is there.
+    private func checkReadable(_ device: Device, _ environment: CommandEnvironment) throws(CommandFailure) {
+        do throws(SystemError) {
+            _ = try ContentSectors.look(at: device.node, offset: 0, seconds: environment.callSeconds)
+        } catch {
+            let list = "'ubd list -n \(device.id)' says what the device does"
+            throw CommandFailure(
+                error.errno == EACCES ? .notPermitted : .failed, "NotReadable",
+                "\(device.node) could not be read: \(SystemError.message(error.errno))",
+                remedy: CommandFailure.limitRemedy(error.errno)
+                    ?? (error.errno == EACCES
+                        ? "read it as its owner"
+                        : error.errno == ENOENT && environment.host.hasPrivateDev
+                            ? "it is on the host, and not in the /dev of this container; " + list : list))
+        }
     }
 
     static func remedy(withoutTable device: Device) -> String {

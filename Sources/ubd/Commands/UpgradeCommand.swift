@@ -43,12 +43,17 @@ struct UpgradeCommand: UBDCommand {
                 replies.append(reply)
                 if !output.asJSON { environment.console.out(Self.line(reply).printable) }
             } catch {
+                // Deleted since it was listed.
+                if all, error.status == .noSuchDevice { continue }
                 // With --all the others are still tried. The first failure decides the status and is told last.
                 if !failures.isEmpty { environment.console.error(error.line) }
                 failures.append(error)
             }
         }
-        if let first = failures.first { throw first }
+        if var first = failures.first {
+            if all { first.done = JSON.Member("upgraded", .array(replies.map(\.json))) }
+            throw first
+        }
         if output.asJSON { environment.console.out(JSON.array(replies.map(\.json)).indentedText) }
         return .success
     }

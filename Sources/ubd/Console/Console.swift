@@ -26,13 +26,13 @@ final class StandardConsole: Console {
     private(set) var lost: SystemError?
 
     func out(_ text: String) {
-        let error = write(1, text + "\n")
+        let error = writeStandard(text + "\n", to: STDOUT_FILENO)
         if error != 0, lost == nil { lost = SystemError("write", error) }
     }
 
     func error(_ text: String) {
         progress(nil)
-        write(2, text + "\n")
+        _ = writeStandard(text + "\n", to: STDERR_FILENO)
     }
 
     func wait(milliseconds: UInt64) {
@@ -62,20 +62,7 @@ final class StandardConsole: Console {
     func progress(_ text: String?) {
         guard isWatched, text != nil || progressIsShown else { return }
         // Carriage return and "erase to the end of the line" (ECMA-48 EL): every terminal since the VT100.
-        write(2, "\r\u{1B}[K" + (text ?? ""))
+        _ = writeStandard("\r\u{1B}[K" + (text ?? ""), to: STDERR_FILENO)
         progressIsShown = text != nil
-    }
-
-    /// Returns 0 or an errno.
-    @discardableResult
-    private func write(_ fd: Int32, _ text: String) -> Int32 {
-        let bytes = Array(text.utf8)
-        var done = 0
-        while done < bytes.count {
-            let count = bytes.withUnsafeBytes { Glibc.write(fd, $0.baseAddress! + done, $0.count - done) }
-            if count < 0, errno != EINTR { return errno }
-            done += max(count, 0)
-        }
-        return 0
     }
 }

@@ -28,13 +28,13 @@ enum ContentSectors: Equatable {
         }
     }
 
-    /// What a file has from `offset` (bytes) on; nil when it has nothing to tell or cannot be read: nothing depends on it.
+    /// What a file has from `offset` (bytes) on; nil when it has nothing to tell.
     ///
     /// When the page cache has all of that and the caller has the file open (`file`), it is read at once. Otherwise a child
     /// reads it: on a disk that hangs a read cannot be ended from outside, and who waits for it could not end either.
     /// `user`: with whose rights the child reads, when the caller is root.
     ///
-    /// - Throws: SystemError, ETIMEDOUT when the file does not answer.
+    /// - Throws: SystemError, ETIMEDOUT when the file does not answer, and what else keeps it from being read.
     static func look(
         at path: String, open file: Int32? = nil, offset: UInt64, as user: UInt32? = nil, seconds: Int
     ) throws(SystemError) -> ContentSectors? {
@@ -48,7 +48,9 @@ enum ContentSectors: Equatable {
         guard let head = try child.bytes(most: headBytes, Deadline(seconds: seconds)) else {
             throw SystemError("read \(path)", ETIMEDOUT)
         }
-        return head.status == 0 ? ContentSectors(head: head.bytes) : nil
+        // A signal has ended it: -1.
+        guard head.status == 0 else { throw SystemError("read \(path)", head.status > 0 ? head.status : ECANCELED) }
+        return ContentSectors(head: head.bytes)
     }
 
     /// `headBytes` bytes of an open file, or what there is up to its end, if that can be read without waiting; nil otherwise.

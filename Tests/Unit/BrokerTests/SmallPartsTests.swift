@@ -35,6 +35,8 @@ struct ConfigurationTests {
             (["--uid-count", "0"], "--uid-count"), (["--frobnicate"], "--frobnicate"), (["--worker"], "--worker"),
             (["--check-config=yes"], "--check-config"), (["--oom-score=2000"], "--oom-score"), (["x"], "'x'"),
             (["--uid-base=4294967294", "--uid-count=2"], "4294967294"), (["--uid-base=4294967000"], "4294967000"),
+            (["--run-dir="], "--run-dir can not be ''"), (["--run-dir", ""], "--run-dir can not be ''"),
+            (["--access="], "--access can not be ''"), (["--control-group", ""], "--control-group can not be ''"),
             (["--uid-base=4294967295"], "--uid-base"), (["--uid-base=18446744073709551616"], "--uid-base"),
         ])
     func refuses(_ arguments: [String], _ name: String) {

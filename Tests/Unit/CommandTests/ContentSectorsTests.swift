@@ -90,7 +90,9 @@ struct ContentSectorsTests {
         #expect(ContentSectors(head: all) == nil)
     }
 
-    @Test("are read by a child, from the offset on, and of no file that cannot be read or does not answer")
+    @Test(
+        "are read by a child, from the offset on; that a file cannot be read, or does not answer, is an error of its own"
+    )
     func child() throws {
         func look(_ path: String, offset: UInt64 = 0, seconds: Int = 10) throws(SystemError) -> ContentSectors? {
             try ContentSectors.look(at: path, offset: offset, seconds: seconds)
@@ -101,11 +103,14 @@ struct ContentSectorsTests {
         try Data(disk).write(to: URL(filePath: path))
         #expect(try look(path) == nil)
         #expect(try look(path, offset: 5 << 10) == .table(4096))
-        #expect(try look(path, offset: .max) == nil)
+        #expect(try look(path, offset: 1 << 40) == nil)
         // The beginning is read as far as anything is looked for.
         try Data(self.disk([(32769, Array("CD001".utf8))])).write(to: URL(filePath: path))
         #expect(try look(path) == .fileSystem("ISO 9660", 2048))
-        for missing in [folder.path, folder.path + "/nothing"] { #expect(try look(missing) == nil) }
+        for (name, errno) in [("", EISDIR), ("/nothing", ENOENT)] {
+            let unread = folder.path + name
+            #expect(throws: SystemError("read \(unread)", errno)) { try look(unread) }
+        }
         #expect(throws: SystemError("read \(path)", ETIMEDOUT)) { try look(path, seconds: 0) }
     }
 

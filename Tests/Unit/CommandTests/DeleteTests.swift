@@ -114,6 +114,33 @@ struct DeleteTests {
         #expect(console.errors == ["ubd: 2 failed; look", "ubd: 1 is mounted; umount"])
     }
 
+    @Test(
+        "of all takes what somebody else has deleted meanwhile for deleted, and tells a script what went besides a failure"
+    )
+    func allVanished() throws {
+        let devices = (1...3).map { FakeBroker.device(id: $0, node: "/nowhere/\($0)") }
+        for fails in [false, true] {
+            let broker = broker(devices, deletes: 3) { request in
+                switch request.id {
+                case 1: InterfaceError.noSuchDevice(message: "there is none", remedy: "see 'ubd list'", id: 1).reply
+                case 2 where fails:
+                    InterfaceError.busy(message: "2 is mounted", remedy: "umount", id: 2, holder: "/").reply
+                default: Reply()
+                }
+            }
+            let console = Recorder()
+            let status = CommandLineTool.run(["del", "--all", "--json"], broker.environment(console))
+            let json = try JSON(parsing: console.output.joined())
+            #expect(status == (fails ? 5 : 0))
+            #expect(json["deleted"] == .array(fails ? [3] : [2, 3]))
+            #expect(json["exit"] == (fails ? 5 : nil))
+        }
+        let one = broker([devices[0]], deletes: 1) { _ in
+            InterfaceError.noSuchDevice(message: "there is none", remedy: "see 'ubd list'", id: 1).reply
+        }
+        #expect(CommandLineTool.run(["del", "-n", "1"], one.environment(Recorder())) == 4)
+    }
+
     @Test("understands what its child says, and nothing else")
     func outcomes() throws {
         func outcome(_ step: Int, _ error: Int32) throws(SystemError) -> DeviceFlush.Outcome {

@@ -47,10 +47,13 @@ final class FakeBroker: Sendable {
         func askForFiles(_ count: Int) -> [Int32] {
             guard let pair = try? makeMessagePair() else { return [] }
             send(AddReply.files(count: count, parking: 0).reply, files: [pair.second.raw])
-            shutdown(pair.first.raw, Int32(SHUT_WR))
+            // A client that never gets its end is not waited for.
+            close(pair.second.release())
+            let ours = FileDescriptor(owning: pair.first.release())
+            shutdown(ours.raw, Int32(SHUT_WR))
             var byte = [UInt8](repeating: 0, count: 8)
             let received = byte.withUnsafeMutableBytes { bytes in
-                try? receiveWithFiles(pair.first.raw, into: bytes, maximum: 4, peek: false)
+                try? receiveWithFiles(ours.raw, into: bytes, maximum: 4, peek: false)
             }
             return received?.bytes == 1 ? received!.files : []
         }

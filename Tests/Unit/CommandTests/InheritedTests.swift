@@ -81,6 +81,57 @@ struct InheritedTests {
         #expect(list.errors.contains("could not be written: File too large"))
     }
 
+    @Test("a process that may have few open files says so, and blames neither the broker nor the device")
+    func fewFiles() throws {
+        let folder = TemporaryFolder()
+        let image = folder.file("disk.img", bytes: 1 << 20)
+        let broker = Self.broker(image)
+        var said: Set<String> = []
+        for arguments in [
+            ["add", "-t", "loop", "-f", image], ["list"], ["del", "-n", "0"], ["partitions", "-n", "0"],
+        ] {
+            for limit in 4...7 {
+                let result = try Program.run(
+                    arguments, socket: broker.socketPath, shell: "ulimit -n \(limit); exec \"$0\" \"$@\"")
+                if result.errors.hasPrefix("ubd: note: which sectors \(image) is made for could not be seen") {
+                    // There was room for all but for the child that looks at the content.
+                    #expect(result.status == 0)
+                    said.insert("note")
+                } else if result.errors.contains("Too many open files") {
+                    #expect(result.status == 1, "\(arguments) \(limit)")
+                    #expect(result.errors.contains("; allow more"), "\(arguments) \(limit): \(result.errors)")
+                    said.insert(result.errors.components(separatedBy: ": Too many")[0])
+                } else {
+                    // There was room, or too little even for the libraries.
+                    let hasEnded =
+                        result.status == 0 || result.status == 127 || result.errors.contains("no partition table")
+                    #expect(hasEnded, "\(arguments) \(limit): \(result.errors)")
+                }
+            }
+        }
+        #expect(said.contains("note") && said.count >= 4, "\(said)")
+    }
+
+    @Test("waits for room in a pipe that somebody made non-blocking, as in any other")
+    func nonBlockingOutput() throws {
+        let output = Pipe()
+        let end = output.fileHandleForWriting.fileDescriptor
+        #expect(fcntl(end, F_SETFL, O_NONBLOCK) == 0)
+        #expect(fcntl(end, F_SETPIPE_SZ, 4096) == 4096)
+        let process = Process()
+        process.executableURL = URL(fileURLWithPath: Program.path)
+        process.arguments = ["--generate-completion-script", "bash"]
+        process.standardOutput = output
+        try process.run()
+        try output.fileHandleForWriting.close()
+        // Full by then, had it not ended for that.
+        usleep(300_000)
+        let text = output.fileHandleForReading.readDataToEndOfFile()
+        process.waitUntilExit()
+        #expect(process.terminationStatus == 0)
+        #expect(text.count > 8192 && text.last == UInt8(ascii: "\n"))
+    }
+
     @Test("a file that it is to print into is not taken as the file of a device")
     func outputIntoTheFile() throws {
         let folder = TemporaryFolder()

@@ -69,6 +69,72 @@ struct ParsingTests {
     }
 
     @Test(
+        "an option that is given twice is refused, with both values: the last one would win, and the others be lost",
+        arguments: [
+            (["del", "-n", "0", "-n", "1"], "--number is given twice, as '0' and as '1'"),
+            (["del", "-n", "0", "--number=1"], "--number is given twice, as '0' and as '1'"),
+            (["upgrade", "-n", "0", "-n", "0"], "--number is given twice"),
+            (["list", "-n", "0", "-n", "1", "--json"], "--number is given twice"),
+            (["add", "-t", "loop", "-f", "a", "--file", "b"], "--file is given twice, as 'a' and as 'b'"),
+            (["add", "-t", "null", "--target", "loop"], "--target is given twice"),
+            (["add", "-t", "null", "--size", "1M", "--size=2M"], "--size is given twice"),
+            (["add", "-t", "null", "--mode", "copy", "--mode", "batch"], "--mode is given twice"),
+            (["stats", "--watch", "1", "--watch", "2"], "--watch is given twice"),
+        ])
+    func twice(_ arguments: [String], _ message: String) {
+        let (status, console) = run(arguments)
+        #expect(status == 2)
+        #expect(console.errors.count == 1 && console.errors[0].hasPrefix("ubd: " + message), "\(console.errors)")
+    }
+
+    @Test("a flag may be given twice, and thousands of options are read in no time")
+    func flagsTwice() throws {
+        // There is no broker: the line itself was good.
+        #expect(run(["list", "--json", "--json"]).status == 6)
+        #expect(run(["del", "-a", "--all", "--force", "--force"]).status == 6)
+        let began = monotonicNanoseconds()
+        #expect(run(["add"] + [[String]](repeating: ["-d", "5"], count: 20_000).joined()).status == 2)
+        #expect(monotonicNanoseconds() - began < 5_000_000_000)
+    }
+
+    @Test("every short option of every command is known as what it is long, and every flag as one")
+    func names() throws {
+        for command in UBD.configuration.subcommands {
+            let help = try JSON(parsing: Array(command._dumpHelp().utf8), limits: JSONLimits(bytes: 1 << 20, depth: 20))
+            guard case .array(let arguments)? = help["command"]?["arguments"] else {
+                Issue.record("no arguments")
+                return
+            }
+            for argument in arguments where argument["kind"] != "positional" {
+                guard case .array(let names)? = argument["names"] else { continue }
+                let words = names.compactMap { name -> String? in
+                    guard case .string(let text)? = name["name"] else { return nil }
+                    return (name["kind"] == "short" ? "-" : "--") + text
+                }
+                let values = argument["kind"] == "flag" ? [] : ["1"]
+                for first in words {
+                    for second in words {
+                        let line = [command._commandName] + [first] + values + [second] + values
+                        if argument["kind"] == "flag" {
+                            #expect(throws: Never.self) { try Repetition.refuse(line) }
+                        } else {
+                            #expect(throws: CommandFailure.self, "\(line)") { try Repetition.refuse(line) }
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    @Test("a value that begins with a dash is named: it is taken for an option")
+    func dashes() {
+        #expect(run(["del", "-n", "-1"]).console.errors.first?.contains("'-n <id>': '-1' can not be one; ") == true)
+        #expect(
+            run(["add", "-t", "null", "--size", "-5"]).console.errors.first?.contains("'--size <bytes>': '-5' can not")
+                == true)
+    }
+
+    @Test(
         "explains itself",
         arguments: UBD.configuration.subcommands.map { $0._commandName })
     func help(command: String) {

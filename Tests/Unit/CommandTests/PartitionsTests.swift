@@ -134,6 +134,33 @@ struct PartitionsTests {
         #expect(console.errors.joined().contains("no partition table"))
     }
 
+    @Test("does not take a disk that cannot be read for one without a table, which its user would make then")
+    func unreadable() throws {
+        let (status, console) = run(node: "/nowhere/ublkb0", sfdisk: "/bin/false")
+        #expect(status == ExitStatus.failed.rawValue)
+        #expect(
+            console.errors == [
+                "ubd: /nowhere/ublkb0 could not be read: No such file or directory; 'ubd list -n 0' says what the device does"
+            ])
+        // Read as a file it is a folder.
+        #expect(
+            run(node: "/", sfdisk: "/bin/false").console.errors.first?.contains("could not be read: Is a directory")
+                == true)
+    }
+
+    @Test("tells of a sfdisk that fails in another way")
+    func brokenHelper() throws {
+        let folder = TemporaryFolder()
+        let node = folder.file("disk", bytes: 1 << 16)
+        for (script, words) in [("exit 3", "with status 3"), ("kill -9 $$", "by a signal")] {
+            let path = folder.path + "/sfdisk"
+            try Data("#!/bin/sh\n\(script)\n".utf8).write(to: URL(filePath: path))
+            chmod(path, 0o755)
+            let said = run(node: node, sfdisk: path).console.errors.joined()
+            #expect(said.hasPrefix("ubd: sfdisk ended \(words); "))
+        }
+    }
+
     /// The first bytes of a disk with a GPT: the protective partition, of type EE, and the header at that byte.
     private func protected(header sector: Int?) -> [UInt8] {
         var bytes = sector.map { ContentSectorsTests.header(sector: $0) } ?? [UInt8](repeating: 0, count: 64 << 10)

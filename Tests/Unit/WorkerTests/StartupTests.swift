@@ -182,6 +182,12 @@ struct StartupTests {
         }
         #expect(try run(["--version"]) == (0, "ubd-worker \(workerVersion)\n"))
         #expect(try run(["--help"]).1.contains("usage: ubd-worker"))
+        let full = FileDescriptor(owning: open("/dev/full", O_WRONLY | O_CLOEXEC))
+        for option in ["--help", "--version"] {
+            var status: Int32 = 0
+            waitpid(try FakeBroker.spawn([option], output: full.raw), &status, 0)
+            #expect(status >> 8 == 1, "\(option)")
+        }
         let junk = try run(["--junk"])
         #expect(junk.0 == 2)
         #expect(junk.1.contains("'--junk'"))

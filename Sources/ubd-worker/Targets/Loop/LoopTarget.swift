@@ -3,8 +3,9 @@ import KernelABI
 import Ring
 import Targets
 
-/// A disk in a file or block device. Reads and writes go to the direct file when there is one, all else, and what the
-/// direct file can't do, to the buffered one; the kernel keeps the two views of the file coherent.
+/// A disk in a file or block device. When all requests of the disk fit the direct file, reads and writes go there; otherwise
+/// all of them go to the buffered file (`LoopPlan.obstacle` has the reason). Everything else goes to the buffered file, and
+/// so does what remains of a request that the direct file refused or cut short.
 struct LoopTarget: Target {
     typealias State = Request
     @inline(__always)

@@ -1,0 +1,44 @@
+import Targets
+
+/// Options that are given twice. ArgumentParser takes the last value and says nothing of the others: `ubd del -n 0 -n 1` would
+/// delete one device of two, with status 0.
+enum Repetition {
+    /// Short names of options with a value, beside those of the inputs, and what they are long. (A test holds them to the
+    /// commands.)
+    static let letters = ["-n": "--number", "-t": "--target", "-q": "--queues", "-d": "--depth"]
+    /// Options without a value: given twice they mean the same.
+    static let flags: Set<String> = [
+        "--all", "-a", "--force", "--json", "--read-only", "--shared", "--help", "-h", "--version",
+    ]
+
+    static func refuse(_ arguments: [String]) throws(CommandFailure) {
+        var given: [String: String] = [:]
+        for (index, word) in arguments.enumerated() {
+            if word == "--" { return }
+            // A value can not begin with a dash.
+            guard word.hasPrefix("-"), word.count > 1, !isFlag(word) else { continue }
+            let parts = word.split(separator: "=", maxSplits: 1, omittingEmptySubsequences: false)
+            let name = long(String(parts[0]))
+            let value = parts.count > 1 ? String(parts[1]) : index + 1 < arguments.count ? arguments[index + 1] : ""
+            guard let earlier = given.updateValue(value, forKey: name) else { continue }
+            throw CommandFailure(
+                .usage, "Usage", "\(name) is given twice, as '\(earlier)' and as '\(value)'",
+                remedy: "give it once, in a command for each")
+        }
+    }
+
+    private static func isFlag(_ word: String) -> Bool {
+        flags.contains(word)
+            || TargetList.all.contains { target in
+                target.options.contains { option in
+                    if case .flag = option.kind { return "--" + option.name == word }
+                    return false
+                }
+            }
+    }
+
+    private static func long(_ name: String) -> String {
+        let input = TargetList.all.lazy.flatMap(\.inputs).first { $0.letter.map { "-\($0)" } == name }
+        return input.map { "--" + $0.name } ?? letters[name] ?? name
+    }
+}
