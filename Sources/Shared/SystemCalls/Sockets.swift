@@ -48,6 +48,12 @@ public func receiveWithoutFiles(
     }
 }
 
+/// The other side of a stream socket has closed it, or said that it sends no more, and nothing is left to be read.
+public func hasEnded(_ fd: Int32) -> Bool {
+    var byte: UInt8 = 0
+    return recv(fd, &byte, 1, Int32(MSG_PEEK | MSG_DONTWAIT)) == 0
+}
+
 /// A peek found nothing to read and no end of data behind it: on a message socket that is the other side's end, or an
 /// empty message, behind which others may wait. Asked for the sender's credentials, the kernel reports with MSG_CTRUNC
 /// that there is no room for them, but only if there is a message (unix(7), SO_PASSCRED).
@@ -216,11 +222,19 @@ public struct PeerCredentials: Equatable, Sendable {
         self.groups = groups
     }
 
-    /// SO_PEERCRED and SO_PEERGROUPS of a connected Unix socket (unix(7)).
-    public init(of socket: Int32) throws(SystemError) {
+    /// SO_PEERCRED of a connected Unix socket (unix(7)), without any supplementary group: one quick call.
+    public init(withoutGroupsOf socket: Int32) throws(SystemError) {
         var credentials = ucred()
         var size = socklen_t(MemoryLayout<ucred>.size)
         try call("SO_PEERCRED") { getsockopt(socket, SOL_SOCKET, SO_PEERCRED, &credentials, &size) }
+        self.init(pid: credentials.pid, uid: credentials.uid, gid: credentials.gid, groups: [])
+    }
+
+    /// SO_PEERCRED and SO_PEERGROUPS; of the supplementary groups those that are wanted. A user to whom /etc/subgid gives group
+    /// ids can be in 65,536 of them, which the kernel hands over one by one.
+    public init(of socket: Int32, groups isWanted: (UInt32) -> Bool = { _ in true }) throws(SystemError) {
+        try self.init(withoutGroupsOf: socket)
+        var size: socklen_t
         var groups: [UInt32] = []
         var room = 64
         while true {
@@ -230,8 +244,7 @@ public struct PeerCredentials: Equatable, Sendable {
             guard errno == ERANGE, room < 65536 else { throw SystemError("SO_PEERGROUPS", errno) }
             room = max(room * 2, Int(size) / MemoryLayout<UInt32>.size)
         }
-        groups.removeLast(room - Int(size) / MemoryLayout<UInt32>.size)
-        self.init(pid: credentials.pid, uid: credentials.uid, gid: credentials.gid, groups: groups)
+        self.groups = groups.prefix(Int(size) / MemoryLayout<UInt32>.size).filter(isWanted)
     }
 }
 
