@@ -106,12 +106,15 @@ let package = Package(
         // For unit tests: what the C headers say, and a program that tries system calls under a filter.
         .target(name: "CPolicyHeaders", path: "Tests/Support/CPolicyHeaders", cSettings: cSettings),
         .target(name: "CStandIn", path: "Tests/Support/CStandIn", cSettings: cSettings),
+        // For tests of what ends a process.
+        .target(name: "CForked", path: "Tests/Support/CForked", cSettings: cSettings),
+        .target(name: "Forked", dependencies: ["CForked"], path: "Tests/Support/Forked", swiftSettings: swiftSettings),
         .executableTarget(name: "ubd-policy-probe", path: "Tests/Support/ubd-policy-probe", cSettings: cSettings),
 
         // Unit tests: no ublk needed.
         tests("SystemCalls", of: ["SystemCalls"]),
         tests("KernelABI", of: ["KernelABI"]),
-        tests("Ring", of: ["Ring", "KernelABI", "SystemCalls"]),
+        tests("Ring", of: ["Ring", "KernelABI", "SystemCalls", "Forked"]),
         tests("Policy", of: ["Policy", "Numbers", "CPolicyHeaders"]),
         tests("PolicyCompiler", of: ["PolicyCompiler", "Policy", "SystemCalls", "CLibseccomp"]),
         tests("Sandbox", of: ["Sandbox", "SystemCalls"]),
@@ -124,7 +127,7 @@ let package = Package(
             "Worker",
             of: [
                 "Worker", "ubd-worker", "WorkerProtocol", "KernelABI", "SystemCalls", "Ring", "Sandbox", "CShims",
-                "Policy", "PolicyCompiler", "CLiburing", "Targets",
+                "Policy", "PolicyCompiler", "CLiburing", "Targets", "Forked",
             ]),
     ]
 )

@@ -1,4 +1,4 @@
-import Glibc
+import Forked
 import KernelABI
 import SystemCalls
 import Testing
@@ -7,15 +7,6 @@ import Testing
 
 @Suite("A ring that fills up")
 struct FullRingTests {
-    /// What a failed precondition ends a process with.
-    private static var trap: ExitTest.Condition {
-        #if arch(x86_64)
-            .signal(SIGILL)
-        #else
-            .signal(SIGTRAP)
-        #endif
-    }
-
     private static func nop(_ userData: UInt64) -> SubmissionEntry {
         SubmissionEntry(operation: IOUring.Operation.nop, flags: 0, file: -1, userData: userData)
     }
@@ -50,29 +41,23 @@ struct FullRingTests {
     }
 
     @Test("takes as many as it says that fit, and ends the process at one more, before it would write over the first")
-    func full() async {
-        await #expect(processExitsWith: .success) {
-            var ring = try Ring(entries: 7, completions: 16, flags: RingTests.flags | IOUring.Setup.disabled)
-            guard ring.capacity == 7 else { exit(3) }
-            for index in 0..<7 { ring.push(FullRingTests.nop(UInt64(index))) }
-            guard FullRingTests.waiting(ring) == Array(0..<7) else { exit(4) }
-        }
-        await #expect(processExitsWith: Self.trap) {
-            var ring = try Ring(entries: 7, completions: 16, flags: RingTests.flags | IOUring.Setup.disabled)
-            for index in 0...7 { ring.push(FullRingTests.nop(UInt64(index))) }
-        }
+    func full() throws {
+        var ring = try Ring(entries: 7, completions: 16, flags: RingTests.flags | IOUring.Setup.disabled)
+        #expect(ring.capacity == 7)
+        for index in 0..<7 as Range<UInt64> { ring.push(FullRingTests.nop(index)) }
+        #expect(FullRingTests.waiting(ring) == Array(0..<7))
+        #expect(forked { ring.push(FullRingTests.nop(7)) } == trapSignal)
+        #expect(forked {} == 0)
     }
 
     @Test("in the middle of its entries ends the process as well")
-    func fullInTheMiddle() async {
-        await #expect(processExitsWith: Self.trap) {
-            var ring = try Ring(entries: 7, completions: 16, flags: RingTests.flags | IOUring.Setup.disabled)
-            for index in 0..<5 { ring.push(FullRingTests.nop(UInt64(index))) }
-            ring.taken = 5
-            for index in 0..<7 { ring.push(FullRingTests.nop(UInt64(index))) }
-            guard FullRingTests.waiting(ring) == Array(0..<7) else { exit(3) }
-            ring.push(FullRingTests.nop(9))
-        }
+    func fullInTheMiddle() throws {
+        var ring = try Ring(entries: 7, completions: 16, flags: RingTests.flags | IOUring.Setup.disabled)
+        for index in 0..<5 as Range<UInt64> { ring.push(FullRingTests.nop(index)) }
+        ring.taken = 5
+        for index in 0..<7 as Range<UInt64> { ring.push(FullRingTests.nop(index)) }
+        #expect(FullRingTests.waiting(ring) == Array(0..<7))
+        #expect(forked { ring.push(FullRingTests.nop(9)) } == trapSignal)
     }
 
     @Test("counts on across 2^32 submissions")

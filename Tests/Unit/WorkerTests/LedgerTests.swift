@@ -1,4 +1,4 @@
-import Glibc
+import Forked
 import KernelABI
 import Targets
 import Testing
@@ -12,15 +12,6 @@ struct LedgerTests {
     private static let submissions = Submissions(perRequest: 2, ofQueue: 1)
 
     private static func key(_ tag: UInt16, slot: UInt8) -> RequestKey { RequestKey(tag: tag, .data, slot: slot) }
-
-    /// What a failed precondition ends a process with.
-    private static var trap: ExitTest.Condition {
-        #if arch(x86_64)
-            .signal(SIGILL)
-        #else
-            .signal(SIGTRAP)
-        #endif
-    }
 
     @Test("not while it keeps to its slots")
     func allowed() {
@@ -51,66 +42,53 @@ struct LedgerTests {
     }
 
     @Test("when it uses a slot twice at once")
-    func slotTwice() async {
-        await #expect(processExitsWith: Self.trap) {
-            var ledger = SubmissionLedger(LedgerTests.submissions, depth: 2)
-            _ = ledger.open(1)
-            ledger.begin(LedgerTests.key(1, slot: 1))
-            ledger.begin(LedgerTests.key(1, slot: 1))
-        }
+    func slotTwice() {
+        var ledger = SubmissionLedger(LedgerTests.submissions, depth: 2)
+        defer { ledger.deallocate() }
+        _ = ledger.open(1)
+        ledger.begin(LedgerTests.key(1, slot: 1))
+        #expect(forked { ledger.begin(LedgerTests.key(1, slot: 1)) } == trapSignal)
     }
 
     @Test("when it uses a slot that it has not declared")
-    func undeclaredSlot() async {
-        await #expect(processExitsWith: Self.trap) {
-            var ledger = SubmissionLedger(LedgerTests.submissions, depth: 2)
-            _ = ledger.open(1)
-            ledger.begin(LedgerTests.key(1, slot: 2))
-        }
-        await #expect(processExitsWith: Self.trap) {
-            var ledger = SubmissionLedger(LedgerTests.submissions, depth: 2)
-            ledger.begin(RequestKey(ownSlot: 1))
-        }
+    func undeclaredSlot() {
+        var ledger = SubmissionLedger(LedgerTests.submissions, depth: 2)
+        defer { ledger.deallocate() }
+        _ = ledger.open(1)
+        #expect(forked { ledger.begin(LedgerTests.key(1, slot: 2)) } == trapSignal)
+        #expect(forked { ledger.begin(RequestKey(ownSlot: 1)) } == trapSignal)
     }
 
     @Test("when it submits for a request that it does not have")
-    func noRequest() async {
-        await #expect(processExitsWith: Self.trap) {
-            var ledger = SubmissionLedger(LedgerTests.submissions, depth: 2)
-            ledger.begin(LedgerTests.key(1, slot: 0))
-        }
+    func noRequest() {
+        var ledger = SubmissionLedger(LedgerTests.submissions, depth: 2)
+        defer { ledger.deallocate() }
+        #expect(forked { ledger.begin(LedgerTests.key(1, slot: 0)) } == trapSignal)
     }
 
     @Test("when it ends a request while a submission of it is under way")
-    func endsEarly() async {
-        await #expect(processExitsWith: Self.trap) {
-            var ledger = SubmissionLedger(LedgerTests.submissions, depth: 2)
-            _ = ledger.open(1)
-            ledger.begin(LedgerTests.key(1, slot: 0))
-            ledger.close(1)
-        }
+    func endsEarly() {
+        var ledger = SubmissionLedger(LedgerTests.submissions, depth: 2)
+        defer { ledger.deallocate() }
+        _ = ledger.open(1)
+        ledger.begin(LedgerTests.key(1, slot: 0))
+        #expect(forked { ledger.close(1) } == trapSignal)
     }
 
     @Test("when it ends a request twice, or one that never came")
-    func endsTwice() async {
-        await #expect(processExitsWith: Self.trap) {
-            var ledger = SubmissionLedger(LedgerTests.submissions, depth: 2)
-            _ = ledger.open(1)
-            ledger.end(1, .done(0))
-            ledger.end(1, .done(0))
-        }
-        await #expect(processExitsWith: Self.trap) {
-            var ledger = SubmissionLedger(LedgerTests.submissions, depth: 2)
-            ledger.end(0, .done(0))
-        }
+    func endsTwice() {
+        var ledger = SubmissionLedger(LedgerTests.submissions, depth: 2)
+        defer { ledger.deallocate() }
+        _ = ledger.open(1)
+        #expect(forked { ledger.end(0, .done(0)) } == trapSignal)
+        ledger.end(1, .done(0))
+        #expect(forked { ledger.end(1, .done(0)) } == trapSignal)
     }
 
     @Test("when it declared single submissions and ends another request all the same")
-    func singleCompletes() async {
-        await #expect(processExitsWith: Self.trap) {
-            let ring = try Ring(entries: 4, completions: 8, flags: SealedRing.flags)
-            var queue = try Queue<NullTarget>(number: 0, depth: 1, maxIOBytes: 4096, ring: ring)
-            queue.complete(0, .done(0))
-        }
+    func singleCompletes() throws {
+        let ring = try Ring(entries: 4, completions: 8, flags: SealedRing.flags)
+        var queue = try Queue<NullTarget>(number: 0, depth: 1, maxIOBytes: 4096, ring: ring)
+        #expect(forked { queue.complete(0, .done(0)) } == trapSignal)
     }
 }
