@@ -1,3 +1,6 @@
+import CShims
+import Glibc
+
 /// The file systems that ubd knows, by the number that statfs(2) gives in f_type (linux/magic.h and the file systems' own
 /// sources), and what each may do to whoever reads and writes a file on it. The client and the worker both ask this list.
 ///
@@ -34,6 +37,42 @@ public struct FileSystem: Equatable, Sendable {
         name = nil
     }
 
+    /// Of an open file. The number alone proves nothing: 9P passes on whatever number its server says (v9fs_statfs in
+    /// fs/9p/vfs_super.c), and servers such as QEMU's say that of the file system below them. A file system that counts as
+    /// local has more: a disk of its own, or files that tell what 9P never does (v9fs_vfs_getattr_dotl).
+    ///
+    /// - Parameters:
+    ///   - magic: f_type of fstatfs(2).
+    ///   - device: st_dev. Its major number is 0 where there is no disk.
+    ///   - details: what statx(2) says of the file when it is asked for its time of birth; nil when it says nothing.
+    public init(magic: UInt32, device: UInt64, details: statx?) {
+        let claim = FileSystem(magic: magic)
+        let tells = details.map {
+            $0.stx_mask & UInt32(STATX_BTIME) != 0 || $0.stx_attributes_mask & UInt64(STATX_ATTR_COMPRESSED) != 0
+        }
+        guard claim.kind == .local, ubd_major(device) == 0, tells != true else {
+            self = claim
+            return
+        }
+        self.magic = claim.magic
+        kind = .other
+        name = claim.name
+        isUnproved = true
+    }
+
+    /// It gives the number of a local file system, and nothing that shows that it is one.
+    public private(set) var isUnproved = false
+
+    /// For a message between processes: f_type, and above it a bit that says `isUnproved`.
+    public var code: UInt64 { UInt64(magic) | (isUnproved ? FileSystem.unproved : 0) }
+    private static let unproved: UInt64 = 1 << 32
+
+    /// For messages: what `code` stands for. The number may be a stranger's.
+    public static func description(ofCode code: UInt64) -> String {
+        let text = FileSystem(magic: UInt32(truncatingIfNeeded: code)).description
+        return code & unproved == 0 ? text : "it says \(text), as 9P may, and has nothing to show for it"
+    }
+
     /// For messages: "overlay", or "of type 0x61756673" where the number has no name here.
     public var description: String { name ?? "of type 0x" + String(magic, radix: 16) }
 
@@ -54,9 +93,8 @@ public struct FileSystem: Equatable, Sendable {
         0x0000_3434: "nilfs2",
         // Not the kernel's own code, but it runs in the kernel on block devices, and has a number of its own.
         0x2fc1_2fc1: "zfs",
-        // In memory. devtmpfs and memfd give the number of tmpfs, or of ramfs on a kernel without tmpfs.
+        // In memory. devtmpfs and memfd give the number of tmpfs.
         0x0102_1994: "tmpfs",
-        0x8584_58f6: "ramfs",
         // On block devices, without holes or without direct I/O: the target tries and makes do.
         0x0000_4d44: "vfat",  // msdos as well
         0x2011_bab0: "exfat",
@@ -145,5 +183,7 @@ public struct FileSystem: Equatable, Sendable {
         0x6175_6673: "aufs",
         0x0000_f15f: "ecryptfs",
         0x6a65_6a62: "shiftfs",
+        // In memory, but its files tell nothing by which it could be told from a 9P server that gives its number.
+        0x8584_58f6: "ramfs",
     ]
 }

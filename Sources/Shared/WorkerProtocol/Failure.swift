@@ -24,7 +24,7 @@ public struct WorkerFailure: Error, Equatable, Sendable {
         case fileIsAppendOnly
         case fileIsWriteOnly
         case fileNotWritable
-        /// The next three: `detail` is the file system's number (FileSystem.magic).
+        /// The next three: `detail` is the file system's number (FileSystem.code).
         case fileOnKernelFileSystem
         case fileOnOtherFileSystem
         case fileOnNetwork

@@ -32,7 +32,7 @@ enum StartFailure {
 
     /// The file system that a failure is about. Its number is the worker's claim, and only shown.
     private static func fileSystem(_ failure: WorkerFailure) -> String {
-        FileSystem(magic: UInt32(truncatingIfNeeded: failure.detail)).description
+        FileSystem.description(ofCode: failure.detail)
     }
 
     /// A file that can't back a device: what is wrong with it and what to do; nil when the step is not about the file.

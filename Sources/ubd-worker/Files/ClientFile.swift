@@ -61,17 +61,19 @@ package struct ClientFile {
             var system = statfs()
             // May wait for a FUSE or network server for ever: that is why a worker does it and not the broker.
             if fstatfs(descriptor, &system) != 0 { throw refuse(.fileStatus, errno) }
-            let found = FileSystem(magic: UInt32(truncatingIfNeeded: system.f_type))
+            let found = FileSystem(
+                magic: UInt32(truncatingIfNeeded: system.f_type), device: UInt64(status.st_dev),
+                details: ClientFile.details(of: descriptor, UInt32(STATX_BTIME)))
             fileSystem = found
-            // For these the detail is f_type: which one it is can be told.
-            let magic = UInt64(found.magic)
             switch found.kind {
             case .local: break
-            case .kernel: throw WorkerFailure(.fileOnKernelFileSystem, detail: magic)
+            case .kernel: throw WorkerFailure(.fileOnKernelFileSystem, detail: found.code)
             case .network:
-                if !launch.flags.contains(.allowNetwork) { throw WorkerFailure(.fileOnNetwork, detail: magic) }
+                if !launch.flags.contains(.allowNetwork) { throw WorkerFailure(.fileOnNetwork, detail: found.code) }
             case .other:
-                if !launch.flags.contains(.allowOther) { throw WorkerFailure(.fileOnOtherFileSystem, detail: magic) }
+                if !launch.flags.contains(.allowOther) {
+                    throw WorkerFailure(.fileOnOtherFileSystem, detail: found.code)
+                }
             }
         }
     }
@@ -93,13 +95,17 @@ package struct ClientFile {
     var identity: FileIdentity {
         if isBlockDevice { return FileIdentity(device: UInt64(status.st_rdev)) }
         var identity = FileIdentity(device: UInt64(status.st_dev), inode: UInt64(status.st_ino))
-        var more = statx()
-        if statx(descriptor, "", AT_EMPTY_PATH, UInt32(STATX_BTIME), &more) == 0,
-            more.stx_mask & UInt32(STATX_BTIME) != 0
-        {
+        let mask = UInt32(STATX_BTIME)
+        if let more = ClientFile.details(of: descriptor, mask), more.stx_mask & mask != 0 {
             identity.born = UInt64(bitPattern: more.stx_btime.tv_sec) &* 1_000_000_000 &+ UInt64(more.stx_btime.tv_nsec)
         }
         return identity
+    }
+
+    /// statx(2) of an open file; nil when it fails.
+    private static func details(of descriptor: Int32, _ mask: UInt32) -> statx? {
+        var result = statx()
+        return statx(descriptor, "", AT_EMPTY_PATH, mask, &result) == 0 ? result : nil
     }
 
     /// An ioctl of block devices that fills in one number (linux/fs.h).
@@ -111,10 +117,8 @@ package struct ClientFile {
 
     /// What direct I/O on the file demands; nil when it does none.
     func directNeeds(smallest: UInt32) -> DirectNeeds? {
-        var result = statx()
-        if statx(descriptor, "", AT_EMPTY_PATH, UInt32(STATX_DIOALIGN), &result) == 0,
-            result.stx_mask & UInt32(STATX_DIOALIGN) != 0
-        {
+        let mask = UInt32(STATX_DIOALIGN)
+        if let result = ClientFile.details(of: descriptor, mask), result.stx_mask & mask != 0 {
             if result.stx_dio_offset_align == 0 { return nil }
             return DirectNeeds(block: max(result.stx_dio_offset_align, smallest), memory: result.stx_dio_mem_align)
         }

@@ -199,6 +199,10 @@ struct WorkerFailureTests {
             (WorkerFailure.Step.fileOnOtherFileSystem, UInt64(0x6573_5546), "(fuse)", "allow-other-fs"),
             (.fileOnOtherFileSystem, 0x794c_7630, "(overlay)", "allow-other-fs"),
             (.fileOnOtherFileSystem, 0x1234_abcd, "(of type 0x1234abcd)", "allow-other-fs"),
+            (
+                .fileOnOtherFileSystem, 0x1_0000_ef53, "(it says ext4, as 9P may, and has nothing to show for it)",
+                "allow-other-fs"
+            ),
             (.fileOnNetwork, 0x6969, "(nfs)", "allow-network-fs"),
         ] {
             let error = try #require(try error(WorkerFailure(step, detail: magic)))

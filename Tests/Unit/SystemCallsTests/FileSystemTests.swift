@@ -1,3 +1,4 @@
+import Glibc
 import Testing
 
 @testable import SystemCalls
@@ -9,7 +10,7 @@ struct FileSystemTests {
     func local() {
         let magics: [(UInt32, String)] = [
             (0xef53, "ext4"), (0x5846_5342, "xfs"), (0x9123_683e, "btrfs"), (0xf2f5_2010, "f2fs"),
-            (0x0102_1994, "tmpfs"), (0xca45_1a4e, "bcachefs"), (0x2fc1_2fc1, "zfs"), (0x8584_58f6, "ramfs"),
+            (0x0102_1994, "tmpfs"), (0xca45_1a4e, "bcachefs"), (0x2fc1_2fc1, "zfs"),
             (0xe0f5_e1e2, "erofs"), (0x7371_7368, "squashfs"), (0x4d44, "vfat"), (0x2011_bab0, "exfat"),
             (0x7366_746e, "ntfs3"),
         ]
@@ -19,9 +20,39 @@ struct FileSystemTests {
         }
     }
 
+    @Test("that gives the number of a local one must have a disk, or files that tell more than 9P's do")
+    func proved() {
+        // What a 9P client tells of a file: the basic fields, and the attributes that the kernel's own layer adds.
+        var poor = statx()
+        poor.stx_mask = UInt32(STATX_BASIC_STATS)
+        poor.stx_attributes_mask = UInt64(STATX_ATTR_AUTOMOUNT | STATX_ATTR_MOUNT_ROOT | STATX_ATTR_DAX)
+        var born = poor
+        born.stx_mask |= UInt32(STATX_BTIME)
+        var compressible = poor
+        compressible.stx_attributes_mask |= UInt64(STATX_ATTR_COMPRESSED)
+        let (disk, none) = (UInt64(0x803), UInt64(0x2b))
+        for (magic, device, details, isLocal) in [
+            (UInt32(0xef53), disk, poor as statx?, true), (0xef53, disk, nil, true), (0xef53, none, poor, false),
+            (0xef53, none, nil, false), (0x9123_683e, none, born, true), (0x9123_683e, none, poor, false),
+            (0x0102_1994, none, born, true), (0x0102_1994, none, poor, false), (0x2405_1905, none, compressible, true),
+        ] {
+            let found = FileSystem(magic: magic, device: device, details: details)
+            #expect(found.kind == (isLocal ? .local : .other))
+            #expect(found.isUnproved == !isLocal)
+            #expect(FileSystem.description(ofCode: found.code).hasPrefix("it says ") == !isLocal)
+        }
+        // What needs a right anyhow is what it says.
+        for magic in [UInt32(0x0102_1997), 0x6573_5546, 0x9fa0] {
+            let found = FileSystem(magic: magic, device: none, details: poor)
+            #expect(found == FileSystem(magic: magic))
+        }
+    }
+
     @Test("that passes all on, to a process or another file system, is not local, nor is one that nobody knows")
     func other() {
-        for (magic, name) in [(UInt32(0x6573_5546), "fuse"), (0x794c_7630, "overlay"), (0xf15f, "ecryptfs")] {
+        for (magic, name) in [
+            (UInt32(0x6573_5546), "fuse"), (0x794c_7630, "overlay"), (0xf15f, "ecryptfs"), (0x8584_58f6, "ramfs"),
+        ] {
             #expect(FileSystem(magic: magic).kind == .other)
             #expect(FileSystem(magic: magic).description == name)
         }
