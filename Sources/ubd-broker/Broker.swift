@@ -24,6 +24,8 @@ final class Broker {
         var kernelLog: KernelLog?
         /// Requests that the block layer has given to a device and waits for.
         var requestsInFlight: (_ id: UInt32) -> Int? = BlockLayer.requestsInFlight
+        /// Requests of a device that have ended.
+        var requestsDone: (_ id: UInt32) -> Int? = BlockLayer.requestsDone
         /// Opens the program that has the configured name now.
         var openProgram: (_ path: String) throws(TrustedFile.Distrust) -> WorkerProgram = WorkerProgram.init(path:)
         /// Which program has that name now; nil when none has.
@@ -151,6 +153,8 @@ final class Broker {
     func now() -> UInt64 { surroundings.now() }
 
     func requestsInFlight(_ id: UInt32) -> Int? { surroundings.requestsInFlight(id) }
+
+    func requestsDone(_ id: UInt32) -> Int? { surroundings.requestsDone(id) }
 
     /// The kernel finds the processors' own clocks good enough to keep its time by: they run at one pace, in step. (On
     /// others it takes them off the list. In the first seconds after boot the TSC has the other name.)

@@ -6,18 +6,23 @@ import SystemCalls
 /// The end of the host: every device that nobody uses any more is deleted, whoever owns it. What is still in use serves on:
 /// a file system or a driver of the host needs it to its own end (ubd-shutdown has ended what it could).
 ///
-/// The same checks as for a user's `ubd del`, without force: mounts, swap, devices on top, and from Linux 7.0 on open files.
+/// The same checks as for a user's `ubd del`, without force: mounts, swap, devices on top, and from Linux 7.0 on open files. Only
+/// a device that a program has open and whose worker has answered nothing for a while is ended by force: the program waits for
+/// it in vain, and the file system of its file would stay busy.
 final class TakeDown {
     private let broker: Broker
     /// Milliseconds for all devices together. What is not done then is left to the last kill of all processes.
     private let deadline: Int
+    /// Milliseconds without the end of any request, after which a worker that has some does not answer.
+    private let silence: Int
     private var unfinished = 0
     private var left: [String] = []
     private var done: (() -> Void)?
 
-    init(_ broker: Broker, deadline: Int = 20_000) {
+    init(_ broker: Broker, deadline: Int = 20_000, silence: Int = 10_000) {
         self.broker = broker
         self.deadline = deadline
+        self.silence = silence
     }
 
     /// `done` is called once, at the latest after the deadline.
@@ -32,18 +37,35 @@ final class TakeDown {
     }
 
     private func delete(_ device: ManagedDevice, _ root: PeerCredentials) {
-        let completion = { [self] (error: InterfaceError?) in
-            if let error {
-                left.append("\(device.id)")
-                Log.warning(
-                    "left-in-use", ("device", "\(device.id)"), ("owner", "\(device.owner)"), ("why", error.message))
-            }
-            unfinished -= 1
-            if unfinished == 0 { finish() }
-        }
         // What an earlier broker left half-made is being undone.
-        if let teardown = device.teardown { return teardown.join(completion) }
-        broker.delete(DeleteRequest(id: device.id), peer: root, completion: completion)
+        if let teardown = device.teardown { return teardown.join { [self] error in ended(device, error) } }
+        let done = broker.requestsDone(device.id)
+        broker.delete(DeleteRequest(id: device.id), peer: root) { [self] error in
+            guard case .busy(_, _, _, BrokerAPI.openSomewhere)? = error else { return ended(device, error) }
+            broker.loop.after(milliseconds: silence) { [self] in
+                guard let done, broker.requestsDone(device.id) == done,
+                    let waiting = broker.requestsInFlight(device.id),
+                    waiting > 0
+                else { return ended(device, error) }
+                Log.warning(
+                    "worker-silent", ("device", "\(device.id)"), ("owner", "\(device.owner)"),
+                    ("requests", "\(waiting)"))
+                broker.delete(DeleteRequest(id: device.id, force: true), peer: root) { [self] error in
+                    ended(device, error)
+                }
+            }
+        }
+    }
+
+    /// It is deleted, or left alone for that reason.
+    private func ended(_ device: ManagedDevice, _ error: InterfaceError?) {
+        if let error {
+            left.append("\(device.id)")
+            Log.warning(
+                "left-in-use", ("device", "\(device.id)"), ("owner", "\(device.owner)"), ("why", error.message))
+        }
+        unfinished -= 1
+        if unfinished == 0 { finish() }
     }
 
     private func finish() {

@@ -74,6 +74,7 @@ enum EventIDs {
         "watchdog": "47beebfdaf79481f9682b8fe4c39197b",
         "worker-ended": "1948690c4bad450e9a091107c233bcb1",
         "worker-event": "c92dedfec3b64611a6cc47bfdf8de73b",
+        "worker-silent": "ad47847922ab4c39aa3237f18f4a512b",
         "worker-violation": "4e513ace5e484debae50edc00a4bb074",
         "worker-without-record": "38ad2a6d8ee94378941e58c878f17a23",
     ]

@@ -40,6 +40,7 @@ final class Host {
     let groups: FakeGroups?
     /// What the block layer says.
     var requestsInFlight: Int? = 0
+    var requestsDone: () -> Int? = { 0 }
     /// Nanoseconds by which the clock of its recoveries is ahead.
     var clockAdvance: UInt64 = 0
     var isProgramMissing = false
@@ -93,6 +94,7 @@ final class Host {
         surroundings.groups = groups
         surroundings.sysfs = folder + "/sys"
         surroundings.requestsInFlight = { _ in late.host.map(\.requestsInFlight) ?? 0 }
+        surroundings.requestsDone = { _ in late.host?.requestsDone() }
         surroundings.programNow = { _ in late.host?.installed.identity }
         surroundings.openProgram = { (_) throws(TrustedFile.Distrust) in
             guard let host = late.host, !host.isProgramMissing else { throw TrustedFile.Distrust(description: "gone") }

@@ -8,9 +8,9 @@ import Testing
 
 @Suite("The end of the host")
 struct TakeDownTests {
-    private func takeDown(_ host: Host, deadline: Int = 20_000) throws {
+    private func takeDown(_ host: Host, deadline: Int = 20_000, silence: Int = 10_000) throws {
         var isDone = false
-        let operation = TakeDown(host.broker, deadline: deadline)
+        let operation = TakeDown(host.broker, deadline: deadline, silence: silence)
         operation.begin { isDone = true }
         try host.run { isDone }
     }
@@ -41,6 +41,40 @@ struct TakeDownTests {
         try takeDown(host)
         #expect(host.broker.devices[0]?.info.state == .live)
         #expect(host.workers[0].isAlive)
+    }
+
+    @Test(
+        "a device that a program has open is ended only when its worker has requests and ends none of them",
+        arguments: [
+            ("answers nothing", 2, 7, true), ("has nothing to do", 0, 7, false),
+            ("has requests that are not known", nil, 7, false), ("ends what is not known", 2, nil, false),
+        ] as [(String, Int?, Int?, Bool)])
+    func endsSilent(_ what: String, _ inFlight: Int?, _ done: Int?, _ isEnded: Bool) throws {
+        let host = try Host()
+        host.kernel.features = [.safeStop]
+        _ = try host.add().get()
+        host.kernel.failures[.tryStopDevice] = EBUSY
+        host.requestsInFlight = inFlight
+        host.requestsDone = { done }
+        try takeDown(host, silence: 50)
+        #expect(host.broker.devices.isEmpty == isEnded, "\(what)")
+        #expect(host.workers[0].isAlive == !isEnded, "\(what)")
+    }
+
+    @Test("one whose worker gets on with its requests serves on")
+    func sparesSlow() throws {
+        let host = try Host()
+        host.kernel.features = [.safeStop]
+        _ = try host.add().get()
+        host.kernel.failures[.tryStopDevice] = EBUSY
+        host.requestsInFlight = 2
+        var ended = 0
+        host.requestsDone = {
+            ended += 1
+            return ended
+        }
+        try takeDown(host, silence: 50)
+        #expect(host.broker.devices[0]?.info.state == .live && host.workers[0].isAlive)
     }
 
     @Test("a device that does not stop is not waited for longer than the deadline")
