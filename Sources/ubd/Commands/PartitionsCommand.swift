@@ -14,7 +14,8 @@ struct PartitionsCommand: UBDCommand {
               ubd add -t loop -f disk.img --offset 1048576 --size 536870912      one of its partitions as a device
 
             The kernel never looks for partitions on a ubd device by itself: what a user writes there is not for the
-            kernel to parse, and there is no /dev/ublkb0p1. This reads the table as you, with sfdisk. OFFSET and BYTES
+            kernel to parse, and there is no /dev/ublkb0p1. This reads the table as you, with sfdisk, and when you are
+            root as the owner of the device. OFFSET and BYTES
             are what 'ubd add' wants to make a device of a partition, of the same file; if the device itself has an
             --offset, add it.
             """)
@@ -54,10 +55,16 @@ struct PartitionsCommand: UBDCommand {
         return .success
     }
 
+    /// For root the disk is read as its owner: what somebody else has written on it is not for root's programs to parse.
+    private func reader(of device: Device, _ environment: CommandEnvironment) -> UInt32? {
+        environment.host.uid == 0 && device.owner != 0 ? device.owner : nil
+    }
+
     private func read(_ device: Device, _ environment: CommandEnvironment) throws(CommandFailure) -> PartitionTable {
         let printed: (text: String, status: Int32)?
         do throws(SystemError) {
-            let helper = try HelperProcess(environment.sfdisk, ["sfdisk", "--json", "--", device.node])
+            let helper = try HelperProcess(
+                environment.sfdisk, ["sfdisk", "--json", "--", device.node], as: reader(of: device, environment))
             printed = try helper.output(most: 1 << 20, Deadline(seconds: environment.callSeconds))
         } catch {
             guard error.errno == 2 else { throw CommandFailure(error, remedy: "try 'sfdisk --json \(device.node)'") }
@@ -70,6 +77,11 @@ struct PartitionsCommand: UBDCommand {
                 .failed, "Hangs", "\(device.node) could not be read within \(environment.callSeconds) s",
                 remedy: (device.hasFile ? "wait until its file answers; " : "") + "'ubd list' says what the device does"
             )
+        }
+        if printed.status == HelperProcess.isStillRoot, reader(of: device, environment) != nil {
+            throw CommandFailure(
+                .notPermitted, "NotPermitted", "\(device.node) can not be read as its owner from here",
+                remedy: "run it as its owner, uid \(device.owner)")
         }
         guard printed.status == 0 else {
             throw CommandFailure(
@@ -101,7 +113,8 @@ struct PartitionsCommand: UBDCommand {
     ) throws(CommandFailure) -> CommandFailure {
         let found: ContentSectors?
         do throws(SystemError) {
-            found = try ContentSectors.look(at: device.node, offset: 0, seconds: environment.callSeconds)
+            found = try ContentSectors.look(
+                at: device.node, offset: 0, as: reader(of: device, environment), seconds: environment.callSeconds)
         } catch {
             throw CommandFailure(
                 error,

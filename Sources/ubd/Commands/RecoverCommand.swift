@@ -17,6 +17,7 @@ struct RecoverCommand: UBDCommand {
               ubd recover -n 0 -f disk.img     the same file by another name, or from another folder
 
             Only the same file is taken: the same inode, and large enough. With another one the device waits on.
+            Root must name the file of another user's device: the name on record is that user's word.
             """)
 
     @Option(name: [.customShort("n"), .long], help: ArgumentHelp("N of /dev/ubdbN.", valueName: "id"))
@@ -45,7 +46,7 @@ struct RecoverCommand: UBDCommand {
         let request = RecoverRequest(id: device.id, generation: device.generation)
         let recovered = try client.recover(request) { () throws(CommandFailure) in
             // Asked for only when the device really waits for it: before, the broker says why it does not.
-            let path = try path(for: device)
+            let path = try path(for: device, environment)
             do throws(CommandFailure) {
                 return try BackingFile.open(
                     path, readOnly: device.readOnly || input?.isReadOnly == true, options: options,
@@ -66,8 +67,15 @@ struct RecoverCommand: UBDCommand {
     }
 
     /// The file to open. The name that the device was added with is a label: whether it is the right file, the worker sees.
-    private func path(for device: Device) throws(CommandFailure) -> String {
+    /// It is text of whoever added it, so nobody else opens what it says: root would open any file, or wait for any server.
+    private func path(for device: Device, _ environment: CommandEnvironment) throws(CommandFailure) -> String {
         if let file { return file }
+        guard device.owner == environment.host.uid else {
+            throw CommandFailure(
+                .usage, "Usage",
+                "device \(device.id) is another user's (uid \(device.owner)), who chose the name on record",
+                remedy: "name its file with --file, or let its owner run 'ubd recover -n \(device.id)'")
+        }
         guard let label = device.file else {
             throw CommandFailure(
                 .usage, "Usage", "device \(device.id) has no file name on record", remedy: "name its file with --file")

@@ -30,11 +30,15 @@ enum ContentSectors: Equatable {
 
     /// What a file has from `offset` (bytes) on; nil when it has nothing to tell or cannot be read: nothing depends on it. A
     /// child reads it: on a disk that hangs a read cannot be ended from outside, and who waits for it could not end either.
+    /// `user`: with whose rights, when the caller is root.
     ///
     /// - Throws: SystemError, ETIMEDOUT when the file does not answer.
-    static func look(at path: String, offset: UInt64, seconds: Int) throws(SystemError) -> ContentSectors? {
+    static func look(
+        at path: String, offset: UInt64, as user: UInt32? = nil, seconds: Int
+    ) throws(SystemError) -> ContentSectors? {
         let child = try HelperProcess { (output, null) throws(SystemError) in
-            let pid = ubd_head_child(path.systemPath, off_t(clamping: offset), headBytes, null, output)
+            let user = user.map(Int64.init) ?? -1
+            let pid = ubd_head_child(path.systemPath, off_t(clamping: offset), headBytes, user, null, output)
             guard pid > 0 else { throw SystemError("start a child", -pid) }
             return pid
         }

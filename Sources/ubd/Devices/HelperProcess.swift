@@ -1,3 +1,4 @@
+import CShims
 import Glibc
 import SystemCalls
 
@@ -7,11 +8,22 @@ struct HelperProcess: ~Copyable {
     private let pid: pid_t
     private let pipe: FileDescriptor
 
+    /// The exit status of one that was to run as another user and could not.
+    static let isStillRoot = Int32(UBD_CHILD_IS_ROOT)
+
     /// Starts a program with nothing of ours but the pipe: one that hangs must not keep the caller's terminal or files
-    /// open. `arguments` with its name; the environment is empty.
-    init(_ executable: String, _ arguments: [String]) throws(SystemError) {
+    /// open. `arguments` with its name; the environment is empty. `user`: as that one; only root can.
+    init(_ executable: String, _ arguments: [String], as user: UInt32? = nil) throws(SystemError) {
         try self.init { (output, null) throws(SystemError) in
-            try HelperProcess.spawn(executable, arguments, output: output, null: null)
+            guard let user else {
+                return try HelperProcess.spawn(executable, arguments, output: output, null: null)
+            }
+            try call("start \(executable)") { access(executable, X_OK) }
+            return try HelperProcess.withArray(arguments) { (argv) throws(SystemError) in
+                let pid = ubd_program_child(executable, argv, Int64(user), null, output)
+                guard pid > 0 else { throw SystemError("start \(executable)", -pid) }
+                return pid
+            }
         }
     }
 
@@ -71,12 +83,27 @@ struct HelperProcess: ~Copyable {
         sigfillset(&all)
         posix_spawnattr_setsigdefault(&attributes, &all)
         posix_spawnattr_setflags(&attributes, Int16(POSIX_SPAWN_SETSIGDEF))
-        var argv: [UnsafeMutablePointer<CChar>?] = arguments.map { strdup($0) } + [nil]
-        defer { for pointer in argv { free(pointer) } }
-        var environment: [UnsafeMutablePointer<CChar>?] = [nil]
-        var pid: pid_t = 0
-        let result = posix_spawn(&pid, executable, &actions, &attributes, &argv, &environment)
-        guard result == 0 else { throw SystemError("start \(executable)", result) }
-        return pid
+        return try withArray(arguments) { (argv) throws(SystemError) in
+            var environment: [UnsafeMutablePointer<CChar>?] = [nil]
+            var pid: pid_t = 0
+            let result = posix_spawn(&pid, executable, &actions, &attributes, argv, &environment)
+            guard result == 0 else { throw SystemError("start \(executable)", result) }
+            return pid
+        }
+    }
+
+    /// Texts as exec wants them: an array of C strings that ends with a null.
+    private static func withArray(
+        _ texts: [String],
+        _ body: (UnsafeMutablePointer<UnsafeMutablePointer<CChar>?>) throws(SystemError) -> pid_t
+    ) throws(SystemError) -> pid_t {
+        let array = UnsafeMutablePointer<UnsafeMutablePointer<CChar>?>.allocate(capacity: texts.count + 1)
+        for (index, text) in texts.enumerated() { array[index] = strdup(text) }
+        array[texts.count] = nil
+        defer {
+            for index in texts.indices { free(array[index]) }
+            array.deallocate()
+        }
+        return try body(array)
     }
 }

@@ -21,12 +21,14 @@ struct PartitionsTests {
         """#
 
     /// Runs the command on a device whose node is that file.
-    private func run(node: String, sfdisk: String, _ arguments: [String] = []) -> (status: Int32, console: Recorder) {
+    private func run(
+        node: String, sfdisk: String, _ arguments: [String] = [], uid: UInt32 = 1000
+    ) -> (status: Int32, console: Recorder) {
         let console = Recorder()
         let broker = FakeBroker(connections: 1) { connection, _ in
             connection.send(Reply(parameters: ListReply(devices: [FakeBroker.device(node: node)]).json))
         }
-        var environment = broker.environment(console)
+        var environment = broker.environment(console, host: FakeMachine(uid: uid))
         environment.sfdisk = sfdisk
         let status = CommandLineTool.run(["partitions", "-n", "0"] + arguments, environment)
         _ = broker.finish()
@@ -90,6 +92,37 @@ struct PartitionsTests {
         #expect(words.last == ["1", "32768", "512000", "500", "KiB", "83"])
         let json = run(node: path, sfdisk: Self.realOne, ["--json"]).console.output.joined()
         #expect(json.contains("\"label\": \"dos\"") && json.contains("\"offset\": 32768"))
+    }
+
+    @Test("has the disk read as its owner when root asks: no right of root's is left to the program that parses it")
+    func asOwner() throws {
+        // The program tells whose rights it has, in the place of a table.
+        let program = FileManager.default.temporaryDirectory.appending(path: "ubd-sfdisk-\(UUID())").path
+        let seen = program + ".seen"
+        try Data("#!/bin/sh\ngrep -E '^(Uid|Gid|Groups|CapEff)' /proc/self/status >\(seen)\n".utf8)
+            .write(to: URL(filePath: program))
+        try Data().write(to: URL(filePath: seen))
+        chmod(program, 0o755)
+        chmod(seen, 0o666)
+        defer {
+            unlink(program)
+            unlink(seen)
+        }
+        let (status, console) = run(node: "/dev/null", sfdisk: program, uid: 0)
+        let text = try String(contentsOfFile: seen, encoding: .utf8)
+        if geteuid() == 0 {
+            let lines = text.split(separator: "\n").map { $0.split { $0 == "\t" || $0 == " " } }
+            #expect(
+                lines == [
+                    ["Uid:", "1000", "1000", "1000", "1000"], ["Gid:", "65534", "65534", "65534", "65534"], ["Groups:"],
+                    ["CapEff:", "0000000000000000"],
+                ])
+            #expect(status == ExitStatus.failed.rawValue)
+        } else {
+            // Only root can become somebody else, so nothing may have run.
+            #expect(text.isEmpty && status == ExitStatus.notPermitted.rawValue)
+            #expect(console.errors.joined().contains("run it as its owner, uid 1000"))
+        }
     }
 
     @Test("says when there is no table", .enabled(if: access(realOne, X_OK) == 0, "sfdisk is not installed here"))

@@ -76,7 +76,7 @@ struct UpgradeTests {
 struct RecoverTests {
     /// Serves the list, then takes the files of a Recover; `inodes` of what came.
     private func run(
-        _ arguments: [String], device: Device, console: Recorder = Recorder()
+        _ arguments: [String], device: Device, console: Recorder = Recorder(), uid: UInt32 = 1000
     ) throws -> (status: Int32, inodes: [UInt], calls: [Call]) {
         let inodes = Mutex<[UInt]>([])
         let broker = FakeBroker(connections: 2) { connection, call in
@@ -93,7 +93,9 @@ struct RecoverTests {
             default: break
             }
         }
-        let status = CommandLineTool.run(["recover"] + arguments, broker.environment(console))
+        var environment = broker.environment(console)
+        environment.host = FakeMachine(uid: uid)
+        let status = CommandLineTool.run(["recover"] + arguments, environment)
         return (status, inodes.withLock { $0 }, broker.received)
     }
 
@@ -121,6 +123,19 @@ struct RecoverTests {
         let file = folder.file("1.img", bytes: 1 << 20)
         let (status, inodes, _) = try run(["-n", "0"], device: FakeBroker.device(state: .recovering, file: file))
         #expect(status == 0 && inodes == [inode(file), inode(file)])
+    }
+
+    @Test("opens no name that somebody else chose: root is told to name the file of another user's device")
+    func strangersName() throws {
+        let folder = TemporaryFolder()
+        let file = folder.file("1.img", bytes: 1 << 20)
+        let device = FakeBroker.device(state: .recovering, file: file)
+        let console = Recorder()
+        let (status, inodes, _) = try run(["-n", "0"], device: device, console: console, uid: 0)
+        #expect(status == 2 && inodes.isEmpty)
+        #expect(console.errors.first?.contains("device 0 is another user's (uid 1000)") == true, "\(console.errors)")
+        let named = try run(["-n", "0", "-f", file], device: device, uid: 0)
+        #expect(named.status == 0 && named.inodes == [inode(file), inode(file)])
     }
 
     @Test("says what is missing when there is none on record, or no such file")
