@@ -9,7 +9,7 @@ public enum Received: Equatable {
     case wouldBlock
     /// The other side closed.
     case closed
-    /// Files came where none belong. Nothing was taken: the connection must be let go without reading it
+    /// Files came where none belong, or that can't be told. Nothing was taken: the connection must be let go without reading it
     /// (the last close of a stranger's file can block for ever).
     case filesAttached
     /// The message is longer than the buffer (message sockets only). Nothing was taken.
@@ -18,9 +18,15 @@ public enum Received: Equatable {
 
 /// Receives bytes and refuses files without ever holding one: it peeks without room for control data, in which case the
 /// kernel reports MSG_CTRUNC for files, and only then takes exactly the bytes that it peeked.
-public func receiveWithoutFiles(_ fd: Int32, into buffer: UnsafeMutableRawBufferPointer) throws(SystemError) -> Received
-{
+///
+/// `isShared`: the other side has this very socket, too, as a worker has the broker's end. It can then move the place where peeks
+/// begin (SO_PEEK_OFF), so that another message is peeked than is taken. The place is looked at before and after: to deceive
+/// that, it must be moved and moved back within a few instructions, and a try that fails ends the worker.
+public func receiveWithoutFiles(
+    _ fd: Int32, into buffer: UnsafeMutableRawBufferPointer, isShared: Bool = false
+) throws(SystemError) -> Received {
     while true {
+        if isShared, try option(fd, SO_PEEK_OFF) >= 0 { return .filesAttached }
         var part = iovec(iov_base: buffer.baseAddress, iov_len: buffer.count)
         var message = msghdr()
         let peeked = withUnsafeMutablePointer(to: &part) { part in
@@ -35,6 +41,7 @@ public func receiveWithoutFiles(_ fd: Int32, into buffer: UnsafeMutableRawBuffer
             throw SystemError("recvmsg", errno)
         }
         if message.msg_flags & Int32(MSG_CTRUNC) != 0 { return .filesAttached }
+        if isShared, try option(fd, SO_PEEK_OFF) >= 0 { return .filesAttached }
         if peeked > buffer.count { return .tooLong }
         if peeked == 0, try !isEmptyMessage(fd) { return .closed }
         return .bytes(try call("recv") { recv(fd, buffer.baseAddress, peeked, Int32(MSG_DONTWAIT)) })

@@ -235,14 +235,14 @@ final class WorkerProcess: Worker {
         guard let end = control?.raw else { return }
         var buffer = [UInt8](repeating: 0, count: longestWorkerMessage)
         let received = buffer.withUnsafeMutableBytes { raw in
-            (try? receiveWithoutFiles(end, into: raw)) ?? .closed
+            (try? receiveWithoutFiles(end, into: raw, isShared: true)) ?? .closed
         }
         switch received {
         case .wouldBlock: return
         case .closed:
             // Its end is closed: the pidfd tells the rest.
             endWatch(of: end)
-        case .filesAttached: violate("files in a message", end)
+        case .filesAttached: violate("files in a message, or hid whether there are", end)
         case .tooLong: violate("a message that is too long", end)
         case .bytes(let count): accept(Array(buffer[0..<count]), end)
         }

@@ -150,6 +150,22 @@ struct SocketTests {
         #expect(try receiveWithoutFiles(pair.second.raw, into: buffer) == .tooLong)
     }
 
+    @Test("are not overlooked when whoever shares the socket has moved the place where peeks begin")
+    func displaced() throws {
+        let pair = try makeMessagePair()
+        let file = FileDescriptor(owning: try call("memfd_create") { memfd_create("x", 0) })
+        try send(pair.first.raw, [1, 2, 3], files: [file.raw])
+        try send(pair.first.raw, [4])
+        // Behind the first message: the second one is peeked, and the first one would be taken.
+        try setOption(pair.second.raw, SO_PEEK_OFF, 3)
+        let buffer = bytes(8)
+        defer { buffer.deallocate() }
+        #expect(try receiveWithoutFiles(pair.second.raw, into: buffer, isShared: true) == .filesAttached)
+        // Nothing was taken.
+        try setOption(pair.second.raw, SO_PEEK_OFF, -1)
+        #expect(try receiveWithoutFiles(pair.second.raw, into: buffer, isShared: true) == .filesAttached)
+    }
+
     @Test("a message with files is seen as such")
     func seen() throws {
         let pair = try makeMessagePair()
