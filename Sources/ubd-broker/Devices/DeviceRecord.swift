@@ -205,7 +205,7 @@ struct RecordStore {
     func writeUdev(_ device: Device, link: String?) throws(SystemError) {
         var text = "UBD_OWNER=\(device.owner)\n" + (link.map { "UBD_LINK=\($0)\n" } ?? "")
         if device.trustedContent == true { text += "UBD_TRUSTED_CONTENT=1\n" }
-        try replaceFile("\(udevFolder)/\(device.id)", with: Array(text.utf8), mode: 0o644)
+        try replaceFile("\(udevFolder)/\(device.id)", with: Array(text.utf8), mode: 0o600)
     }
 
     func removeUdev(_ id: UInt32) {

@@ -109,6 +109,17 @@ struct UnwrittenRecordTests {
         #expect(host.leftovers == [])
     }
 
+    @Test("records, and what udev reads of a device, are root's alone")
+    func modes() throws {
+        let host = try Host()
+        _ = try host.add().get()
+        for name in ["state/0", "udev/0"] {
+            var status = stat()
+            #expect(stat("\(host.folder)/\(name)", &status) == 0)
+            #expect(status.st_mode & 0o777 == 0o600, "\(name)")
+        }
+    }
+
     @Test("what could not be written is written as soon as it can be, without anybody's asking")
     func writtenLater() throws {
         let host = try Host()
