@@ -230,21 +230,25 @@ public struct PeerCredentials: Equatable, Sendable {
         self.init(pid: credentials.pid, uid: credentials.uid, gid: credentials.gid, groups: [])
     }
 
+    /// How many supplementary groups it has (SO_PEERGROUPS): without room for them the kernel tells no more than that, at once.
+    public static func groupCount(of socket: Int32) throws(SystemError) -> Int {
+        var size: socklen_t = 0
+        if getsockopt(socket, SOL_SOCKET, ubd_SO_PEERGROUPS, nil, &size) != 0, errno != ERANGE {
+            throw SystemError("SO_PEERGROUPS", errno)
+        }
+        return Int(size) / MemoryLayout<UInt32>.size
+    }
+
     /// SO_PEERCRED and SO_PEERGROUPS; of the supplementary groups those that are wanted. A user to whom /etc/subgid gives group
     /// ids can be in 65,536 of them, which the kernel hands over one by one.
     public init(of socket: Int32, groups isWanted: (UInt32) -> Bool = { _ in true }) throws(SystemError) {
         try self.init(withoutGroupsOf: socket)
-        var size: socklen_t
-        var groups: [UInt32] = []
-        var room = 64
-        while true {
-            groups = [UInt32](repeating: 0, count: room)
-            size = socklen_t(room * MemoryLayout<UInt32>.size)
-            if getsockopt(socket, SOL_SOCKET, ubd_SO_PEERGROUPS, &groups, &size) == 0 { break }
-            guard errno == ERANGE, room < 65536 else { throw SystemError("SO_PEERGROUPS", errno) }
-            room = max(room * 2, Int(size) / MemoryLayout<UInt32>.size)
-        }
-        self.groups = groups.prefix(Int(size) / MemoryLayout<UInt32>.size).filter(isWanted)
+        let count = try PeerCredentials.groupCount(of: socket)
+        if count == 0 { return }
+        var groups = [UInt32](repeating: 0, count: count)
+        var size = socklen_t(count * MemoryLayout<UInt32>.size)
+        try call("SO_PEERGROUPS") { getsockopt(socket, SOL_SOCKET, ubd_SO_PEERGROUPS, &groups, &size) }
+        self.groups = groups.filter(isWanted)
     }
 }
 

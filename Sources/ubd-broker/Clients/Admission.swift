@@ -44,7 +44,7 @@ struct Admission {
         }
     }
 
-    /// Connections of one account that wait to be looked at: as many as it could have at most.
+    /// Connections of one account that wait until its groups are asked for: as many as it could have at most.
     static let mostArrivals = mostOfAccount(.permitted)
 
     /// For a connection beyond these: the error, and the reply, which is written once because there can be very many.

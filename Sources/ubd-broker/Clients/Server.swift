@@ -5,14 +5,17 @@ import SystemCalls
 
 /// Accepts clients, so many in all and so many of one user (`Admission`).
 ///
-/// The kernel's queue of connections is first come, first served, and root's stand in it behind everybody's. So it is emptied
-/// quickly: a connection is accepted and its uid looked at, nothing more. What takes longer, finding out what the policy gives
-/// its user, is work in fair turns; of one account only a few connections wait for that, and the others are refused.
+/// The kernel's queue of connections is first come, first served, and root's stand in it behind everybody's. So nothing that
+/// takes long is done to a connection when it is accepted. What may take long is to ask for its user's groups, when these are
+/// very many: that is work in fair turns, and of one account only a few connections wait for it.
 final class Server {
-    /// Connections that are accepted before the others have their turn: a quarter of the kernel's queue (`RunFolder.listener`).
-    private static let acceptsPerTurn = 32
+    /// Connections that are accepted before the others have their turn.
+    private static let acceptsPerTurn = 8
 
-    /// A connection that nobody has looked at.
+    /// So many groups are asked for at once. The kernel takes some 40 ns for each: 3 ms for 65,536.
+    private static let fewGroups = 1024
+
+    /// A connection whose user's groups are still to be asked for.
     private final class Arrival {
         var socket: FileDescriptor?
         let account: UInt32
@@ -82,34 +85,40 @@ final class Server {
 
     private func arrive(_ socket: consuming FileDescriptor) {
         let peer: PeerCredentials
+        let groups: Int
         do {
             // Otherwise urgent data (MSG_OOB) is skipped by a peek and dropped by the next read, with its files.
             try setOption(socket.raw, SO_OOBINLINE, 1)
             // Its client has gone without a word. Nothing lies in it, so there is nothing to do but to close it.
             if hasEnded(socket.raw) { return }
             peer = try PeerCredentials(withoutGroupsOf: socket.raw)
+            groups = try PeerCredentials.groupCount(of: socket.raw)
         } catch { return giveUp(socket, error) }
-        let account = broker.account(of: peer.uid)
-        let waiting = arrivalsOf[account] ?? 0
-        if peer.uid != 0 {
-            if let error = DescriptorReserve.refusal(socket.raw) {
-                return refuse(socket, peer, error, error.reply.message)
-            }
-            if waiting >= Admission.mostArrivals {
-                let (error, reply) = Admission.tooManyArrivals
-                return refuse(socket, peer, error, reply)
-            }
+        if peer.uid != 0, let error = DescriptorReserve.refusal(socket.raw) {
+            return refuse(socket, peer, error, error.reply.message)
         }
-        let arrival = Arrival(socket, account: account)
+        let arrival = Arrival(socket, account: broker.account(of: peer.uid))
+        if groups <= Server.fewGroups { lookAt(arrival) } else { letWait(arrival, peer) }
+    }
+
+    private func letWait(_ arrival: Arrival, _ peer: PeerCredentials) {
+        let waiting = arrivalsOf[arrival.account] ?? 0
+        if waiting >= Admission.mostArrivals, peer.uid != 0, let socket = arrival.socket.take() {
+            let (error, reply) = Admission.tooManyArrivals
+            return refuse(socket, peer, error, reply)
+        }
         arrivals[ObjectIdentifier(arrival)] = arrival
-        arrivalsOf[account] = waiting + 1
-        broker.loop.inTurn(of: peer.uid == 0 ? .root : .arrivals, account) { [weak self] in self?.lookAt(arrival) }
+        arrivalsOf[arrival.account] = waiting + 1
+        broker.loop.inTurn(of: peer.uid == 0 ? .root : .arrivals, arrival.account) { [weak self] in
+            guard let self else { return }
+            arrivals[ObjectIdentifier(arrival)] = nil
+            let rest = (arrivalsOf[arrival.account] ?? 1) - 1
+            arrivalsOf[arrival.account] = rest > 0 ? rest : nil
+            lookAt(arrival)
+        }
     }
 
     private func lookAt(_ arrival: Arrival) {
-        arrivals[ObjectIdentifier(arrival)] = nil
-        let rest = (arrivalsOf[arrival.account] ?? 1) - 1
-        arrivalsOf[arrival.account] = rest > 0 ? rest : nil
         guard let socket = arrival.socket.take() else { return }
         let peer: PeerCredentials
         do { peer = try PeerCredentials(of: socket.raw, groups: broker.policy.groups.contains) } catch {

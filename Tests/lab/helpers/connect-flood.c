@@ -1,6 +1,7 @@
 /* Connects to the broker again and again, from many processes of one user, for so many seconds; prints how often.
- * usage: connect-flood UID PROCESSES SECONDS close|hear [GROUPS]
- * close: each connection is closed at once. hear: not before the broker has said something, or hung up.
+ * usage: connect-flood UID PROCESSES SECONDS close|hear|fill [GROUPS]
+ * close: each connection is closed at once. hear: not before the broker has said something, or hung up. fill: as hear, and
+ * before that as many bytes are put into it as it takes.
  * GROUPS: the user is in so many groups, those from 100000 on, as /etc/subgid lets one be.
  */
 #define _GNU_SOURCE
@@ -28,7 +29,8 @@ static int become(uid_t uid, size_t groups) {
     return result || setresgid(uid, uid, uid) || setresuid(uid, uid, uid) ? -1 : 0;
 }
 
-static long flood(double end, int hears) {
+static long flood(double end, int hears, int fills) {
+    static const char zeros[65536];
     struct sockaddr_un broker = {.sun_family = AF_UNIX, .sun_path = "/run/ubd/io.ubd.Broker"};
     struct timeval patience = {1, 0};
     char answer[4096];
@@ -39,6 +41,8 @@ static long flood(double end, int hears) {
         setsockopt(link, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience);
         if (connect(link, (struct sockaddr *)&broker, sizeof broker) == 0) {
             count++;
+            while (fills && send(link, zeros, sizeof zeros, MSG_DONTWAIT | MSG_NOSIGNAL) > 0) {
+            }
             if (hears) (void)recv(link, answer, sizeof answer, 0);
         }
         close(link);
@@ -53,7 +57,8 @@ int main(int count, char **words) {
     if (become((uid_t)atoi(words[1]), count > 5 ? (size_t)atoi(words[5]) : 0) || pipe(ends)) return 1;
     for (int i = 0; i < processes; i++)
         if (fork() == 0) {
-            long connections = flood(end, strcmp(words[4], "hear") == 0);
+            int fills = strcmp(words[4], "fill") == 0;
+            long connections = flood(end, fills || strcmp(words[4], "hear") == 0, fills);
             _exit(write(ends[1], &connections, sizeof connections) != sizeof connections);
         }
     close(ends[1]);
