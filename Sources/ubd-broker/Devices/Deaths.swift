@@ -52,7 +52,7 @@ extension Broker {
         device.deathLog.add(window: configuration.deathWindow)
         if device.killedBecause == nil {
             // Recovery does not wait for it.
-            deathCauses.ask(change, pid: pid) { [self] words in
+            deathCauses.ask(change, of: device.worker) { [self] words in
                 guard words != cause else { return }
                 Log.error("cause", ("device", "\(device.id)"), ("worker", "\(pid)"), ("how", words))
                 device.correctDeath(cause, to: words)

@@ -104,7 +104,7 @@ final class WorkerStart {
         switch failure {
         case .ended(let change):
             Log.warning("worker-ended", ("device", "\(device.id)"), ("how", "\(change)"))
-            broker.deathCauses.ask(change, pid: device.worker?.pid ?? 0) { [self] words in
+            broker.deathCauses.ask(change, of: device.worker) { [self] words in
                 fail(StartErrors.workerBroke("it \(words)"))
             }
             return

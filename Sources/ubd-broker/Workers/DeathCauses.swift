@@ -10,13 +10,13 @@ final class DeathCauses {
     /// So many of them for SIGKILL, which mostly is not the kernel's: it tells of that before the process can be gone.
     private static let looksForMemory = 3
 
-    /// Nanoseconds: sooner no process has that number again.
+    /// Nanoseconds: sooner no worker has that uid again.
     private static let recently: UInt64 = 2_000_000_000
 
     private let loop: EventLoop
     private let log: KernelLog?
     /// The log tells once; two may ask about one death.
-    private var last: (pid: Int32, finding: KernelLog.Finding, time: UInt64)?
+    private var last: (record: KernelLog.Record, time: UInt64)?
 
     init(loop: EventLoop, log: KernelLog?) {
         self.loop = loop
@@ -42,33 +42,37 @@ final class DeathCauses {
     }
 
     /// Calls `told` once: at once, when the log has nothing to add, otherwise within half a second.
-    func ask(_ change: ProcessChange, pid: Int32, told: @escaping (String) -> Void) {
-        find(change, pid: pid) { finding in
+    func ask(_ change: ProcessChange, of worker: (any Worker)?, told: @escaping (String) -> Void) {
+        find(change, of: worker) { finding in
             told(finding.map { DeathCauses.words(change, $0) } ?? DeathCauses.plain(change))
         }
     }
 
     /// What the log has about that end, if anything.
-    func find(_ change: ProcessChange, pid: Int32, told: @escaping (KernelLog.Finding?) -> Void) {
-        look(change, pid, 0, told)
+    func find(_ change: ProcessChange, of worker: (any Worker)?, told: @escaping (KernelLog.Finding?) -> Void) {
+        guard let worker else { return told(nil) }
+        look(change, worker.pid, worker.uid, 0, told)
     }
 
     private func look(
-        _ change: ProcessChange, _ pid: Int32, _ turn: Int, _ told: @escaping (KernelLog.Finding?) -> Void
+        _ change: ProcessChange, _ pid: Int32, _ uid: UInt32, _ turn: Int,
+        _ told: @escaping (KernelLog.Finding?) -> Void
     ) {
         guard let log, [.killed(signal: SIGSYS), .killed(signal: SIGKILL), .gone].contains(change) else {
             return told(nil)
         }
         let now = monotonicNanoseconds()
-        if let last, last.pid == pid, now - last.time < DeathCauses.recently { return told(last.finding) }
-        if let finding = log.finding(for: pid), DeathCauses.fits(finding, change) {
-            last = (pid, finding, now)
+        if let (record, time) = last, record.pid == pid, record.uid == uid, now - time < DeathCauses.recently {
+            return told(record.finding)
+        }
+        if let finding = log.finding(for: pid, uid: uid), DeathCauses.fits(finding, change) {
+            last = (KernelLog.Record(pid: pid, uid: uid, finding: finding), now)
             return told(finding)
         }
         let most = change == .killed(signal: SIGKILL) ? DeathCauses.looksForMemory : DeathCauses.looks.count
         guard turn + 1 < most else { return told(nil) }
         let pause = DeathCauses.looks[turn + 1] - DeathCauses.looks[turn]
-        loop.after(milliseconds: pause) { [self] in look(change, pid, turn + 1, told) }
+        loop.after(milliseconds: pause) { [self] in look(change, pid, uid, turn + 1, told) }
     }
 
     private static func fits(_ finding: KernelLog.Finding, _ change: ProcessChange) -> Bool {

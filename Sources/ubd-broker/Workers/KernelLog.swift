@@ -11,14 +11,23 @@ final class KernelLog {
         case outOfMemory(inControlGroup: Bool)
     }
 
-    /// Findings that are kept: nobody asks for those of other programs.
+    /// What the kernel says of a process, by its number and its user. The number alone does not tell which process it was:
+    /// anybody can make one that gets the number of a worker that has just died, and let the kernel kill it. A worker's uid
+    /// is nobody else's.
+    struct Record: Equatable {
+        let pid: Int32
+        let uid: UInt32
+        let finding: Finding
+    }
+
+    /// Records that are kept: nobody asks for those of other programs.
     private static let most = 64
     /// Records read at once: more than the kernel's buffer holds.
     private static let mostReads = 20_000
 
     private let file: FileDescriptor
     /// The oldest first.
-    private var findings: [(pid: Int32, finding: Finding)] = []
+    private var records: [Record] = []
 
     /// The log that the unit hands over as standard input, so that the broker needs no right to open it; otherwise the
     /// host's. nil where it can't be read.
@@ -51,12 +60,12 @@ final class KernelLog {
         self.file = file
     }
 
-    /// Why the kernel killed the process; nil when it did not, or has not said so yet. Told once.
-    func finding(for pid: Int32) -> Finding? {
+    /// Why the kernel killed the process of that user; nil when it did not, or has not said so yet. Told once.
+    func finding(for pid: Int32, uid: UInt32) -> Finding? {
         readNews()
-        guard let index = findings.lastIndex(where: { $0.pid == pid }) else { return nil }
-        let finding = findings[index].finding
-        findings.removeAll { $0.pid == pid }
+        let isTheirs = { (record: Record) in record.pid == pid && record.uid == uid }
+        let finding = records.last(where: isTheirs)?.finding
+        records.removeAll(where: isTheirs)
         return finding
     }
 
@@ -70,29 +79,34 @@ final class KernelLog {
             guard count > 0 else { return }
             for line in buffer[..<count].split(separator: UInt8(ascii: "\n")) {
                 guard let found = KernelLog.parse(String(decoding: line, as: UTF8.self)) else { continue }
-                findings.append(found)
-                if findings.count > KernelLog.most { findings.removeFirst() }
+                records.append(found)
+                if records.count > KernelLog.most { records.removeFirst() }
             }
         }
     }
 
-    static func parse(_ line: String) -> (pid: Int32, finding: Finding)? {
+    static func parse(_ line: String) -> Record? {
         guard let semicolon = line.utf8.firstIndex(of: UInt8(ascii: ";")) else { return nil }
         let text = line[line.index(after: semicolon)...]
         if text.hasPrefix("audit: type=1326 ") { return seccomp(text) }
-        // mm/oom_kill.c, __oom_kill_process.
+        // mm/oom_kill.c, __oom_kill_process: "… Killed process 8 (NAME) total-vm:…, UID:1000 pgtables:…". The process chose
+        // its name, which may have a UID in it; the kernel's comes behind.
         for (start, inControlGroup) in [
             ("Out of memory: Killed process ", false), ("Memory cgroup out of memory: Killed process ", true),
         ] where text.hasPrefix(start) {
             let digits = text.dropFirst(start.count).prefix { $0.isASCII && $0.isNumber }
-            return Int32(digits).map { ($0, .outOfMemory(inControlGroup: inControlGroup)) }
+            let words = text.split(separator: " ")
+            guard let pid = Int32(digits), let word = words.last(where: { $0.hasPrefix("UID:") }),
+                let uid = UInt32(word.dropFirst("UID:".count))
+            else { return nil }
+            return Record(pid: pid, uid: uid, finding: .outOfMemory(inControlGroup: inControlGroup))
         }
         return nil
     }
 
-    /// kernel/auditsc.c, audit_seccomp: "… pid=8 comm="ubd-q0" … sig=31 arch=c000003e syscall=62 …". The process chose its
-    /// name, but the kernel writes one with a blank or a quote in it as hexadecimal digits.
-    private static func seccomp(_ text: Substring) -> (pid: Int32, finding: Finding)? {
+    /// kernel/auditsc.c, audit_seccomp: "… uid=1000 … pid=8 comm="ubd-q0" … sig=31 arch=c000003e syscall=62 …". The process
+    /// chose its name, but the kernel writes one with a blank or a quote in it as hexadecimal digits.
+    private static func seccomp(_ text: Substring) -> Record? {
         var values: [Substring: Substring] = [:]
         for word in text.split(separator: " ") {
             guard let equals = word.firstIndex(of: "=") else { continue }
@@ -101,9 +115,9 @@ final class KernelLog {
         }
         // sig=0: an action that only logs.
         guard values["sig"] == "31", let pid = values["pid"].flatMap({ Int32($0) }),
-            let number = values["syscall"].flatMap({ Int32($0) }),
+            let uid = values["uid"].flatMap({ UInt32($0) }), let number = values["syscall"].flatMap({ Int32($0) }),
             let architecture = values["arch"].flatMap({ UInt32($0, radix: 16) })
         else { return nil }
-        return (pid, .systemCall(number, architecture: architecture))
+        return Record(pid: pid, uid: uid, finding: .systemCall(number, architecture: architecture))
     }
 }

@@ -11,7 +11,7 @@ extension Broker {
         case .killed(signal: SIGSYS): note(violation: forbidden, worker, program, device)
         case .gone:
             // Of an adopted worker only the kernel's log tells.
-            deathCauses.find(.gone, pid: worker.pid) { [self] finding in
+            deathCauses.find(.gone, of: worker) { [self] finding in
                 guard case .systemCall = finding else { return }
                 note(violation: forbidden, worker, program, device)
             }

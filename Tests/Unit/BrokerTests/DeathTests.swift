@@ -10,25 +10,31 @@ import WorkerProtocol
 @Suite("How a worker died")
 struct DeathTests {
     private static let audit =
-        "5,339,5140900,-;audit: type=1326 audit(1764140000.123:5): auid=4294967295 uid=1879048192 gid=990 "
+        "5,339,5140900,-;audit: type=1326 audit(1764140000.123:5): auid=4294967295 uid=1895825408 gid=990 "
         + "ses=4294967295 subj=unconfined pid=4711 comm=\"ubd-q0\" exe=\"/ubd-worker\" sig=31 arch=c000003e "
         + "syscall=62 compat=0 ip=0x7f0000000000 code=0x80000000"
+
+    /// That of the first fake worker, and of the record above.
+    private static let workerUID: UInt32 = 0x7100_0000
 
     @Test("the kernel's records of seccomp and of memory are understood, and nothing else is")
     func parses() {
         let seccomp = KernelLog.parse(DeathTests.audit)
-        #expect(seccomp?.pid == 4711)
-        #expect(seccomp?.finding == .systemCall(62, architecture: 0xC000_003E))
-        let host = KernelLog.parse("3,340,5,-;Out of memory: Killed process 12 (ubd-worker) total-vm:1kB, UID:0")
-        #expect(host?.pid == 12 && host?.finding == .outOfMemory(inControlGroup: false))
+        let call = KernelLog.Finding.systemCall(62, architecture: 0xC000_003E)
+        #expect(seccomp == KernelLog.Record(pid: 4711, uid: DeathTests.workerUID, finding: call))
+        let host = KernelLog.parse(
+            "3,340,5,-;Out of memory: Killed process 12 (ubd-worker) total-vm:1kB, UID:7 pgtables:8kB oom_score_adj:0")
+        #expect(host == KernelLog.Record(pid: 12, uid: 7, finding: .outOfMemory(inControlGroup: false)))
         let group = KernelLog.parse(
-            "3,340,5,-;Memory cgroup out of memory: Killed process 13 (ubd-worker) total-vm:1kB")
-        #expect(group?.pid == 13 && group?.finding == .outOfMemory(inControlGroup: true))
+            "3,340,5,-;Memory cgroup out of memory: Killed process 13 (ubd-worker) total-vm:1kB, UID:8 pgtables:8kB")
+        #expect(group == KernelLog.Record(pid: 13, uid: 8, finding: .outOfMemory(inControlGroup: true)))
         for line in [
             "", ";", "no record at all", "6,1,1,-;audit: type=1326 pid=x sig=31 arch=c000003e syscall=62",
             DeathTests.audit.replacing("sig=31", with: "sig=0"),
             DeathTests.audit.replacing("type=1326", with: "type=1300"),
+            DeathTests.audit.replacing(" uid=1895825408", with: ""),
             "6,1,1,-;Out of memory: Killed process nobody", " SUBSYSTEM=audit",
+            "3,340,5,-;Out of memory: Killed process 12 (ubd-worker) total-vm:1kB",
         ] { #expect(KernelLog.parse(line) == nil, "\(line)") }
     }
 
@@ -36,13 +42,16 @@ struct DeathTests {
     func distrustsNames() {
         let line = DeathTests.audit.replacing("pid=4711 ", with: "").replacing("\"ubd-q0\"", with: "7069643D31")
         #expect(KernelLog.parse(line) == nil)
+        let memory = KernelLog.parse(
+            "3,340,5,-;Out of memory: Killed process 12 (x UID:9 pgtable) total-vm:1kB, UID:1002 pgtables:8kB")
+        #expect(memory?.uid == 1002)
     }
 
     /// A host whose kernel writes into a file, with one live device.
-    private func host() throws -> (host: Host, log: String) {
+    private func host(policy: String? = nil) throws -> (host: Host, log: String) {
         let path = "/tmp/ubd-kernel-log-\(getpid())-\(UInt32.random(in: 0 ... .max))"
         close(creat(path, 0o600))
-        let host = try Host(kernelLog: KernelLog(path: path))
+        let host = try Host(policy: policy, kernelLog: KernelLog(path: path))
         host.kernel.features = [.perIODaemon]
         _ = try host.add().get()
         host.kernel.quiesce(0)
@@ -87,6 +96,25 @@ struct DeathTests {
         host.workers[0].die(.killed(signal: SIGKILL))
         try host.run { host.broker.devices[0]?.info.state == .live }
         #expect(host.broker.devices[0]?.info.lastDeath == "was killed by SIGKILL")
+    }
+
+    @Test(
+        "what the kernel says of a stranger's process that has got a dead worker's number is not said of the worker",
+        arguments: [false, true])
+    func strangersDeath(isTheWorkers: Bool) throws {
+        let (host, path) = try host(policy: "allow uid=* target=* penalty=60\n")
+        defer { unlink(path) }
+        // Of a worker that an earlier broker started nobody but the kernel's log tells how it died.
+        host.workers[0].die(.gone)
+        let uid = isTheWorkers ? DeathTests.workerUID : 1002
+        say(DeathTests.audit.replacing("uid=1895825408", with: "uid=\(uid)"), in: path)
+        let end = monotonicNanoseconds() + 700_000_000
+        try host.run { monotonicNanoseconds() > end }
+        let last = host.broker.devices[0]?.info.lastDeath
+        #expect(last?.contains("kill (62)") == isTheWorkers, "\(last ?? "none")")
+        var isPenalty = false
+        if case .failure(.quotaReached(_, _, "penalty", _, _)) = try host.add() { isPenalty = true }
+        #expect(isPenalty == isTheWorkers)
     }
 
     @Test("a worker that the broker kills and that does not die makes its device stuck; its death ends that")
