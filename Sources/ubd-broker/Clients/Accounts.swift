@@ -3,6 +3,9 @@ import SystemCalls
 
 /// Which account a uid belongs to: its own, or the one to which /etc/subuid gives it (subuid(5)). An account that may use
 /// 65,536 uids is one account in whatever is counted by user. Group ids don't matter here: nothing is counted by group.
+///
+/// The uids that root has there are those of containers that root starts. They are not root, for whom nothing is counted, but
+/// one account of their own: the first such uid.
 struct Accounts {
     /// Uids `first..<end` belong to `owner`.
     struct Range: Equatable {
@@ -14,6 +17,8 @@ struct Accounts {
 
     /// By `first`; none overlaps another one.
     private(set) var ranges: [Range] = []
+    /// What root's count as; nil when there are none.
+    private var accountOfRoots: UInt32?
     /// What is wrong with the file, in words: its first fault, and how many lines are left out for such.
     private(set) var problem: String?
 
@@ -76,14 +81,16 @@ struct Accounts {
         guard let owner = Accounts.number(fields[0]).flatMap({ UInt32(exactly: $0) }) ?? user(name) else {
             return "there is no user '\(name)'"
         }
-        let range = Range(first: UInt32(first), end: first + count, owner: owner)
-        if owner >= range.first, UInt64(owner) < range.end { return "the range has its owner in it" }
+        if owner >= first, UInt64(owner) < first + count { return "the range has its owner in it" }
+        let account = owner == 0 ? accountOfRoots ?? UInt32(first) : owner
+        let range = Range(first: UInt32(first), end: first + count, owner: account)
         let index = ranges.firstIndex { $0.first > range.first } ?? ranges.count
         let isApart =
             (index == 0 || ranges[index - 1].end <= first)
             && (index == ranges.count || UInt64(ranges[index].first) >= range.end)
         guard isApart else { return "the range overlaps an earlier one" }
         ranges.insert(range, at: index)
+        if owner == 0 { accountOfRoots = account }
         return nil
     }
 

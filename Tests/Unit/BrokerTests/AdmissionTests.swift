@@ -87,6 +87,24 @@ struct AdmissionTests {
         #expect(table.verdict(1004, .permitted) == "connections 224")
     }
 
+    @Test("nobody's idle connection makes room for one who stands otherwise", arguments: [32, 8])
+    func ownStanding(strangers: Int) {
+        var table = Table()
+        // 32 of four accounts, or the 8 that one of them may have; all just used.
+        for index in 0..<strangers { table.add(1, 2000 + UInt32(index / 8), .stranger, idle: 0) }
+        let others = table.all.count
+        table.add(3, 1000, .permitted, idle: 9000)
+        table.add(1, 0, .root, idle: 20_000)
+        // Of an account that may have devices, from a uid of its own that may not.
+        table.add(2, 2000, .permitted, idle: 15_000)
+        #expect(table.verdict(2000, .stranger) == "user-connections 8")
+        #expect(table.verdict(3000, .stranger) == (strangers == 32 ? "connections 32" : "kept"))
+        table.add(224 - 5, 1003, .permitted, idle: 0)
+        // Of the one who has three such; root's has been idle longer.
+        #expect(table.verdict(1004, .permitted) == "instead of \(others + 2)")
+        #expect(table.verdict(0, .root) == "kept")
+    }
+
     @Test("one who has all that he may makes room for himself only")
     func ownRoom() {
         var table = Table()
@@ -134,6 +152,19 @@ struct AccountsTests {
         let wanted: [(UInt32, UInt32)] = [
             (0, 0), (1000, 1000), (99_999, 99_999), (100_000, 1000), (165_535, 1000), (165_536, 1001), (231_071, 1001),
             (231_072, 231_072), (300_000, 1000), (300_001, 300_001), (.max, .max),
+        ]
+        for (uid, account) in wanted { #expect(found.account(of: uid) == account, "\(uid)") }
+    }
+
+    @Test("those that it gives root are not root: they are one account of their own")
+    func subordinatesOfRoot() {
+        let found = Accounts(parsing: Array("root:100000:65536\nalice:200000:10\n0:300000:10\n".utf8)) {
+            ["root": 0, "alice": 1000][$0]
+        }
+        #expect(found.problem == nil)
+        let wanted: [(UInt32, UInt32)] = [
+            (0, 0), (100_000, 100_000), (165_535, 100_000), (200_003, 1000), (300_000, 100_000), (300_009, 100_000),
+            (300_010, 300_010),
         ]
         for (uid, account) in wanted { #expect(found.account(of: uid) == account, "\(uid)") }
     }
