@@ -41,6 +41,12 @@ public func receiveWithoutFiles(_ fd: Int32, into buffer: UnsafeMutableRawBuffer
     }
 }
 
+/// The other side of a stream socket has closed it, or said that it sends no more, and nothing is left to be read.
+public func hasEnded(_ fd: Int32) -> Bool {
+    var byte: UInt8 = 0
+    return recv(fd, &byte, 1, Int32(MSG_PEEK | MSG_DONTWAIT)) == 0
+}
+
 /// A peek found nothing to read and no end of data behind it: on a message socket that is the other side's end, or an
 /// empty message, behind which others may wait. Asked for the sender's credentials, the kernel reports with MSG_CTRUNC
 /// that there is no room for them, but only if there is a message (unix(7), SO_PASSCRED).
@@ -209,22 +215,33 @@ public struct PeerCredentials: Equatable, Sendable {
         self.groups = groups
     }
 
-    /// SO_PEERCRED and SO_PEERGROUPS of a connected Unix socket (unix(7)).
-    public init(of socket: Int32) throws(SystemError) {
+    /// SO_PEERCRED of a connected Unix socket (unix(7)), without any supplementary group: one quick call.
+    public init(withoutGroupsOf socket: Int32) throws(SystemError) {
         var credentials = ucred()
         var size = socklen_t(MemoryLayout<ucred>.size)
         try call("SO_PEERCRED") { getsockopt(socket, SOL_SOCKET, SO_PEERCRED, &credentials, &size) }
-        var groups: [UInt32] = []
-        var room = 64
-        while true {
-            groups = [UInt32](repeating: 0, count: room)
-            size = socklen_t(room * MemoryLayout<UInt32>.size)
-            if getsockopt(socket, SOL_SOCKET, ubd_SO_PEERGROUPS, &groups, &size) == 0 { break }
-            guard errno == ERANGE, room < 65536 else { throw SystemError("SO_PEERGROUPS", errno) }
-            room = max(room * 2, Int(size) / MemoryLayout<UInt32>.size)
+        self.init(pid: credentials.pid, uid: credentials.uid, gid: credentials.gid, groups: [])
+    }
+
+    /// How many supplementary groups it has (SO_PEERGROUPS): without room for them the kernel tells no more than that, at once.
+    public static func groupCount(of socket: Int32) throws(SystemError) -> Int {
+        var size: socklen_t = 0
+        if getsockopt(socket, SOL_SOCKET, ubd_SO_PEERGROUPS, nil, &size) != 0, errno != ERANGE {
+            throw SystemError("SO_PEERGROUPS", errno)
         }
-        groups.removeLast(room - Int(size) / MemoryLayout<UInt32>.size)
-        self.init(pid: credentials.pid, uid: credentials.uid, gid: credentials.gid, groups: groups)
+        return Int(size) / MemoryLayout<UInt32>.size
+    }
+
+    /// SO_PEERCRED and SO_PEERGROUPS; of the supplementary groups those that are wanted. A user to whom /etc/subgid gives group
+    /// ids can be in 65,536 of them, which the kernel hands over one by one.
+    public init(of socket: Int32, groups isWanted: (UInt32) -> Bool = { _ in true }) throws(SystemError) {
+        try self.init(withoutGroupsOf: socket)
+        let count = try PeerCredentials.groupCount(of: socket)
+        if count == 0 { return }
+        var groups = [UInt32](repeating: 0, count: count)
+        var size = socklen_t(count * MemoryLayout<UInt32>.size)
+        try call("SO_PEERGROUPS") { getsockopt(socket, SOL_SOCKET, ubd_SO_PEERGROUPS, &groups, &size) }
+        self.groups = groups.filter(isWanted)
     }
 }
 

@@ -44,6 +44,17 @@ struct Admission {
         }
     }
 
+    /// Connections of one account that wait until its groups are asked for: as many as it could have at most.
+    static let mostArrivals = mostOfAccount(.permitted)
+
+    /// For a connection beyond these: the error, and the reply, which is written once because there can be very many.
+    static let tooManyArrivals: (error: InterfaceError, reply: [UInt8]) = {
+        let error = InterfaceError.limitReached(
+            message: "\(mostArrivals) connections of one user wait to be let in already",
+            remedy: "try again in a moment", limit: "user-connections", value: Int64(mostArrivals))
+        return (error, error.reply.message)
+    }()
+
     /// Nanoseconds without a sign of life after which a connection may be closed for another one: a client that has just
     /// connected is about to call.
     static let idleTime: UInt64 = 1_000_000_000

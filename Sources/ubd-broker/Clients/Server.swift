@@ -4,14 +4,34 @@ import Glibc
 import SystemCalls
 
 /// Accepts clients, so many in all and so many of one user (`Admission`).
+///
+/// The kernel's queue of connections is first come, first served, and root's stand in it behind everybody's. So nothing that
+/// takes long is done to a connection when it is accepted. What may take long is to ask for its user's groups, when these are
+/// very many: that is work in fair turns, and of one account only a few connections wait for it.
 final class Server {
     /// Connections that are accepted before the others have their turn.
     private static let acceptsPerTurn = 8
+
+    /// So many groups are asked for at once. The kernel takes some 40 ns for each: 3 ms for 65,536.
+    private static let fewGroups = 1024
+
+    /// A connection whose user's groups are still to be asked for.
+    private final class Arrival {
+        var socket: FileDescriptor?
+        let account: UInt32
+
+        init(_ socket: consuming FileDescriptor, account: UInt32) {
+            self.socket = consume socket
+            self.account = account
+        }
+    }
 
     let broker: Broker
     private let listener: FileDescriptor
     private var watch: EventLoop.Watch?
     private(set) var connections: [ObjectIdentifier: Connection] = [:]
+    private var arrivals: [ObjectIdentifier: Arrival] = [:]
+    private var arrivalsOf: [UInt32: Int] = [:]
     private var perAccount: [UInt32: Int] = [:]
     private var perStanding: [Admission.Standing: Int] = [:]
 
@@ -29,7 +49,9 @@ final class Server {
     }
 
     /// All that clients can have put files into: the connections, and those that nobody has accepted yet.
-    var sockets: [Int32] { [listener.raw] + connections.values.compactMap(\.descriptor) }
+    var sockets: [Int32] {
+        [listener.raw] + connections.values.compactMap(\.descriptor) + arrivals.values.compactMap { $0.socket?.raw }
+    }
 
     func forget(_ connection: Connection) {
         guard connections.removeValue(forKey: ObjectIdentifier(connection)) != nil else { return }
@@ -46,7 +68,7 @@ final class Server {
         for _ in 0..<Server.acceptsPerTurn {
             do {
                 guard let socket = try accept(listener.raw) else { return }
-                admit(socket)
+                arrive(socket)
             } catch {
                 Log.client(.refusal, nil, .error, "accept", [("why", "\(error)")])
                 return pause()
@@ -61,20 +83,60 @@ final class Server {
         broker.loop.after(milliseconds: 100) { [unowned self] in broker.loop.change(watch, .readable) }
     }
 
-    private func admit(_ socket: consuming FileDescriptor) {
+    private func arrive(_ socket: consuming FileDescriptor) {
         let peer: PeerCredentials
+        let groups: Int
         do {
-            peer = try PeerCredentials(of: socket.raw)
             // Otherwise urgent data (MSG_OOB) is skipped by a peek and dropped by the next read, with its files.
             try setOption(socket.raw, SO_OOBINLINE, 1)
-        } catch {
-            Log.client(.refusal, nil, .error, "peer", [("why", "\(error)")])
-            return broker.undertaker.letGo(socket, owner: 0, isStranger: true)
+            // Its client has gone without a word. Nothing lies in it, so there is nothing to do but to close it.
+            if hasEnded(socket.raw) { return }
+            peer = try PeerCredentials(withoutGroupsOf: socket.raw)
+            groups = try PeerCredentials.groupCount(of: socket.raw)
+        } catch { return giveUp(socket, error) }
+        if peer.uid != 0, let error = DescriptorReserve.refusal(socket.raw) {
+            return refuse(socket, peer, error, error.reply.message)
         }
-        let account = broker.account(of: peer.uid)
+        let arrival = Arrival(socket, account: broker.account(of: peer.uid))
+        if groups <= Server.fewGroups { lookAt(arrival) } else { letWait(arrival, peer) }
+    }
+
+    private func letWait(_ arrival: Arrival, _ peer: PeerCredentials) {
+        let waiting = arrivalsOf[arrival.account] ?? 0
+        if waiting >= Admission.mostArrivals, peer.uid != 0, let socket = arrival.socket.take() {
+            let (error, reply) = Admission.tooManyArrivals
+            return refuse(socket, peer, error, reply)
+        }
+        arrivals[ObjectIdentifier(arrival)] = arrival
+        arrivalsOf[arrival.account] = waiting + 1
+        broker.loop.inTurn(of: peer.uid == 0 ? .root : .arrivals, arrival.account) { [weak self] in
+            guard let self else { return }
+            arrivals[ObjectIdentifier(arrival)] = nil
+            let rest = (arrivalsOf[arrival.account] ?? 1) - 1
+            arrivalsOf[arrival.account] = rest > 0 ? rest : nil
+            lookAt(arrival)
+        }
+    }
+
+    private func lookAt(_ arrival: Arrival) {
+        guard let socket = arrival.socket.take() else { return }
+        let peer: PeerCredentials
+        do { peer = try PeerCredentials(of: socket.raw, groups: broker.policy.groups.contains) } catch {
+            return giveUp(socket, error)
+        }
+        admit(socket, peer, arrival.account)
+    }
+
+    private func giveUp(_ socket: consuming FileDescriptor, _ error: SystemError) {
+        Log.client(.refusal, nil, .error, "peer", [("why", "\(error)")])
+        broker.undertaker.letGo(socket, owner: 0, isStranger: true)
+    }
+
+    private func admit(_ socket: consuming FileDescriptor, _ peer: PeerCredentials, _ account: UInt32) {
         let standing = broker.standing(of: peer)
-        switch verdict(socket.raw, account, standing) {
-        case .refuse(let error): return refuse(socket, peer, standing, error)
+        switch verdict(account, standing) {
+        case .refuse(let error):
+            return refuse(socket, peer, error, error.reply.message, isStranger: standing == .stranger)
         case .keepInsteadOf(let idle): idle.makeRoom()
         case .keep: break
         }
@@ -87,26 +149,24 @@ final class Server {
         }
     }
 
-    private func verdict(
-        _ descriptor: Int32, _ account: UInt32, _ standing: Admission.Standing
-    ) -> Admission.Verdict<Connection> {
-        if standing != .root, let error = DescriptorReserve.refusal(descriptor) { return .refuse(error) }
-        return Admission.decide(
+    private func verdict(_ account: UInt32, _ standing: Admission.Standing) -> Admission.Verdict<Connection> {
+        Admission.decide(
             account: account, standing: standing, hanging: broker.undertaker.waiting(for: account),
             among: { connections.values.map(\.candidate) },
             counts: (perAccount[account] ?? 0, perStanding[standing] ?? 0), now: monotonicNanoseconds(),
             isQuiet: \.isQuiet)
     }
 
+    /// `isStranger`: also when nobody knows yet.
     private func refuse(
-        _ socket: consuming FileDescriptor, _ peer: PeerCredentials, _ standing: Admission.Standing,
-        _ error: InterfaceError
+        _ socket: consuming FileDescriptor, _ peer: PeerCredentials, _ error: InterfaceError, _ reply: [UInt8],
+        isStranger: Bool = true
     ) {
         Log.client(
             .refusal, peer.uid, .notice, "connection-refused",
             [("uid", "\(peer.uid)"), ("pid", "\(peer.pid)"), ("result", "refused"), ("why", error.message)])
         // There is room for that much in a socket that nothing was written to.
-        _ = try? send(socket.raw, error.reply.message, wait: false)
-        broker.undertaker.letGo(socket, owner: peer.uid, isStranger: standing == .stranger)
+        _ = try? send(socket.raw, reply, wait: false)
+        broker.undertaker.letGo(socket, owner: peer.uid, isStranger: isStranger)
     }
 }

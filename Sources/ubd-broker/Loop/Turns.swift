@@ -1,11 +1,13 @@
 /// Work that clients ask for, done in fair turns. A round is one piece of work for each party, and between two rounds the
 /// loop looks after everything else. So what one user asks for costs another one a single piece of work at a time,
-/// however much it is. Those to whom the policy gives nothing are one party, and take turns among themselves.
+/// however much it is. Those to whom the policy gives nothing are one party, and take turns among themselves. So are the
+/// connections of users in very many groups, of which nobody has found out yet whether the policy gives them anything.
 struct Turns {
     enum Party: Hashable {
         case root
         case account(UInt32)
         case strangers
+        case arrivals
     }
 
     typealias Work = () -> Void

@@ -218,17 +218,16 @@ final class Undertaker {
 
     /// True when the socket holds no more: closing it can't block.
     private func drain(_ fd: Int32) -> Bool {
-        var scratch = [UInt8](repeating: 0, count: 4096)
-        for _ in 0..<64 {
-            let received = scratch.withUnsafeMutableBytes { buffer in
-                (try? receiveWithoutFiles(fd, into: buffer)) ?? .filesAttached
+        // All that a client can have put into a stream comes in a few such pieces.
+        withUnsafeTemporaryAllocation(byteCount: 1 << 16, alignment: 1) { scratch in
+            for _ in 0..<64 {
+                switch (try? receiveWithoutFiles(fd, into: scratch)) ?? .filesAttached {
+                case .bytes: continue
+                case .closed, .wouldBlock: return true
+                case .filesAttached, .tooLong: return false
+                }
             }
-            switch received {
-            case .bytes: continue
-            case .closed, .wouldBlock: return true
-            case .filesAttached, .tooLong: return false
-            }
+            return false
         }
-        return false
     }
 }

@@ -96,6 +96,13 @@ struct AccessDecisionTests {
         }
     }
 
+    @Test("of all groups only those that lines name matter")
+    func namedGroups() throws {
+        #expect(try access("allow uid=* target=*").groups.isEmpty)
+        let policy = try access("deny group=7 uid=1000 target=null\nallow group=8 target=*\nallow uid=0 target=*")
+        #expect(policy.groups == [7, 8])
+    }
+
     @Test("a number that a line names is for nobody whose line does not name it, root neither")
     func reservedIDs() throws {
         let policy = try access(

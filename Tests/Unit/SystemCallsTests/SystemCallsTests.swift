@@ -160,6 +160,49 @@ struct SocketTests {
     }
 }
 
+@Suite("Who is at the other end of a socket")
+struct PeerTests {
+    private func pair() throws -> (Int32, Int32) {
+        var ends: [Int32] = [0, 0]
+        try call("socketpair") { socketpair(AF_UNIX, Int32(SOCK_STREAM.rawValue), 0, &ends) }
+        return (ends[0], ends[1])
+    }
+
+    @Test("its process, and of its groups those that are asked for")
+    func groups() throws {
+        let (one, other) = try pair()
+        defer { for file in [one, other] { close(file) } }
+        let all = try PeerCredentials(of: one)
+        #expect(all.pid == getpid() && all.uid == geteuid() && all.gid == getegid())
+        let count = getgroups(0, nil)
+        #expect(all.groups.count == Int(count))
+        #expect(try PeerCredentials(withoutGroupsOf: one).groups.isEmpty)
+        for wanted in all.groups {
+            let found = try PeerCredentials(of: one) { $0 == wanted }
+            #expect(found.groups == all.groups.filter { $0 == wanted } && found.uid == all.uid)
+        }
+        #expect(try PeerCredentials(of: one) { _ in false }.groups.isEmpty)
+    }
+
+    @Test("it has ended when it sends no more and nothing is left, urgent data included")
+    func ended() throws {
+        let (one, other) = try pair()
+        defer { close(one) }
+        try setOption(one, SO_OOBINLINE, 1)
+        #expect(!hasEnded(one))
+        try send(other, [1])
+        #expect(!hasEnded(one))
+        _ = try call("send") { Glibc.send(other, [2], 1, Int32(MSG_OOB)) }
+        close(other)
+        var byte: UInt8 = 0
+        for sent: UInt8 in [1, 2] {
+            #expect(!hasEnded(one))
+            #expect(recv(one, &byte, 1, 0) == 1 && byte == sent)
+        }
+        #expect(hasEnded(one))
+    }
+}
+
 @Suite("Small files")
 struct FileTests {
     @Test("are replaced as a whole")

@@ -98,6 +98,13 @@ public struct AccessRule: Sendable, Equatable {
         }
     }
 
+    /// The groups for which it is.
+    fileprivate var groups: [UInt32] {
+        identities.compactMap { identity in
+            if case .gid(let gid) = identity { gid } else { nil }
+        }
+    }
+
     func fits(target: String) -> Bool { targets?.contains(target) ?? true }
 
     /// Whether every request that fits `other` fits this rule too.
@@ -116,6 +123,8 @@ public struct AccessPolicy: Sendable, Equatable {
     public let rules: [AccessRule]
     /// The numbers that some line names in its `ids=`: only those of a line that names a number may have it.
     public let reserved: NumberList
+    /// The groups that lines name: of all that a user is in, no other one matters.
+    public let groups: Set<UInt32>
     /// Rules that will never take effect, and why; shown by `ubd-broker --check-config`.
     public let warnings: [PolicyError]
 
@@ -149,6 +158,7 @@ public struct AccessPolicy: Sendable, Equatable {
         }
         self.rules = rules
         reserved = NumberList(rules.flatMap { $0.limits.ids?.ranges ?? [] })
+        groups = Set(rules.flatMap(\.groups))
         self.warnings = warnings
     }
 
