@@ -46,8 +46,6 @@ final class AddOperation: ClientOperation, PendingAdd {
     private var device: ManagedDevice?
     private var parking: FileDescriptor?
     private let handover: FileHandover
-    /// While a child writes settings.
-    private var settingsTimer: EventLoop.Timer?
     private var notices: [Notice] = []
     private var triedIDs: Set<UInt32> = []
     private var workerStart: WorkerStart?
@@ -355,10 +353,11 @@ final class AddOperation: ClientOperation, PendingAdd {
     /// add has failed meanwhile.
     func write(_ settings: [QueueSettings.Setting], in folder: String, _ next: @escaping (String?) -> Void) {
         var isWaiting = true
+        var timer: EventLoop.Timer?
         let goOn = { [self] (problem: String?) in
             guard isWaiting, operation.isActive else { return }
             isWaiting = false
-            broker.loop.cancel(settingsTimer)
+            broker.loop.cancel(timer)
             next(problem)
         }
         do {
@@ -367,7 +366,8 @@ final class AddOperation: ClientOperation, PendingAdd {
             let writing = try writers.write(settings, in: folder, account: account) { errno in
                 goOn(errno == 0 ? nil : SystemError.name(errno))
             }
-            settingsTimer = broker.loop.after(milliseconds: Deadline.queueSettings) {
+            // It outlasts an add that fails meanwhile: a child that hangs counts against the user all the same.
+            timer = broker.loop.after(milliseconds: Deadline.queueSettings) {
                 writers.charge(writing)
                 goOn("not done within \(Deadline.queueSettings / 1000) s: there is a request that does not end")
             }
@@ -424,7 +424,6 @@ final class AddOperation: ClientOperation, PendingAdd {
         if isOver { return }
         isOver = true
         operation.finish()
-        broker.loop.cancel(settingsTimer)
         broker.ended(self)
         answer(result)
     }
