@@ -78,7 +78,7 @@ final class AddOperation: ClientOperation, PendingAdd {
     var hasNoDevice: Bool { device == nil }
 
     func begin() {
-        operation.begin(.files) { [self] step in
+        operation.begin(.files, disordered: { [self] in outOfOrder() }) { [self] step in
             if step == .files { return awaitFiles() }
             if step == .number { return chooseID() }
             guard let device else { return }
@@ -419,6 +419,8 @@ final class AddOperation: ClientOperation, PendingAdd {
                 message: "the client went away", remedy: "keep the connection open until the last reply",
                 step: "client", errno: nil))
     }
+
+    func outOfOrder() { fail(StartErrors.outOfOrder) }
 
     private func finish(_ result: Answer) {
         if isOver { return }
