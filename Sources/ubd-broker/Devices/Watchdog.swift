@@ -22,7 +22,7 @@ final class Watchdog {
 
     private func examine(_ device: ManagedDevice) {
         // Unknown is neither none nor some: nothing is concluded from it.
-        guard let worker = device.worker, worker.end == nil, let inFlight = BlockLayer.requestsInFlight(device.id)
+        guard let worker = device.worker, worker.end == nil, let inFlight = broker.requestsInFlight(device.id)
         else {
             return
         }

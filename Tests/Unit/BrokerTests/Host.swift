@@ -40,6 +40,8 @@ final class Host {
     let groups: FakeGroups?
     /// What the block layer says.
     var requestsInFlight: Int? = 0
+    /// What happens when it is asked for that.
+    var whileCounted: (() -> Void)?
     /// Nanoseconds by which the clock of its recoveries is ahead.
     var clockAdvance: UInt64 = 0
     var isProgramMissing = false
@@ -92,7 +94,10 @@ final class Host {
         surroundings.kernelLog = kernelLog
         surroundings.groups = groups
         surroundings.sysfs = folder + "/sys"
-        surroundings.requestsInFlight = { _ in late.host.map(\.requestsInFlight) ?? 0 }
+        surroundings.requestsInFlight = { _ in
+            late.host?.whileCounted?()
+            return late.host.map(\.requestsInFlight) ?? 0
+        }
         surroundings.programNow = { _ in late.host?.installed.identity }
         surroundings.openProgram = { (_) throws(TrustedFile.Distrust) in
             guard let host = late.host, !host.isProgramMissing else { throw TrustedFile.Distrust(description: "gone") }
