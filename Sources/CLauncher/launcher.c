@@ -156,8 +156,8 @@ static void reset_signals(int pipe) {
         fail(pipe, UBD_LAUNCH_SIGNALS);
 }
 
-/* By itself and not by clone: the copy of the mount namespace takes as long as the host has mounts, and who makes or ends
- * network namespaces holds their locks. The caller must wait for neither. */
+/* Not by flags of clone, which would make the broker wait: copying the mount namespace takes longer the more mounts the host has,
+ * and a new network namespace waits for locks that anybody holds who makes or ends one. */
 static void enter_namespaces(int pipe) {
     if (unshare(CLONE_NEWNS | CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWUTS | CLONE_NEWCGROUP) == -1)
         fail(pipe, UBD_LAUNCH_NAMESPACES);

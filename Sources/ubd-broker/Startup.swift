@@ -206,8 +206,8 @@ enum Startup {
         }
     }
 
-    /// Where workers get control groups; nil where they do not. A folder that was named must do. `say` tells the log which of
-    /// both, once it is certain that the broker starts: what keeps it from that is all it says otherwise.
+    /// Where workers get control groups; nil where they do not. A folder that was named on the command line must work. `say` logs
+    /// which of both it is. It is called once the broker is certain to start, so that a refused start logs only its reason.
     private static func groups(
         _ configuration: Configuration, _ loop: EventLoop
     ) throws -> (tree: (any DeviceGroups)?, say: () -> Void) {

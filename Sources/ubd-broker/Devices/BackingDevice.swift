@@ -31,7 +31,12 @@ struct BackingDevice {
         // A partition has no slaves, the disk above it has.
         return ["slaves", "../slaves"].contains { slaves in
             let below = "\(folder)/\(slaves)"
-            return listFolder(below).contains { liesOnUblk("\(below)/\($0)", depth: depth + 1) }
+            do throws(SystemError) {
+                return try namesInFolder(below).contains { liesOnUblk("\(below)/\($0)", depth: depth + 1) }
+            } catch {
+                // Without descriptors, for instance, nobody can tell.
+                return error.errno != ENOENT
+            }
         }
     }
 }

@@ -16,7 +16,8 @@ final class DeleteOperation {
         static let tryStop = 10_000
     }
 
-    /// In the order in which they run; `decide` and `takeDown` may be the first, too.
+    /// It begins with `tryStop` where the kernel can tell whether somebody uses the device, else with `decide`, which may lead to
+    /// `tryStop`.
     private enum Step: CaseIterable {
         case tryStop
         case askHolder
@@ -53,7 +54,8 @@ final class DeleteOperation {
                 remedy: "wait for that, or hurry it with --force (what is not written yet is lost)")
         }
         device.deletion = self
-        operation.begin(kernelKnows && obstacle == nil ? .tryStop : .decide) { [self] step in
+        let first: Step = kernelKnows && obstacle == nil ? .tryStop : .decide
+        operation.begin(first, disordered: { [self] in outOfOrder() }) { [self] step in
             switch step {
             case .tryStop: beginToStop()
             case .askHolder: askHolder()
@@ -132,7 +134,10 @@ final class DeleteOperation {
             let why = "the kernel has not answered TRY_STOP_DEV within \(Deadline.tryStop / 1000) s"
             tell(unknownError(why, remedy: "see 'ubd list -n \(device.id)', or delete it with --force"))
         }
-        operation.command({ broker.driver.stop(device.id, onlyUnused: true, $0) }) { [self] answer in
+        operation.command(
+            { broker.driver.stop(device.id, onlyUnused: true, $0) },
+            late: { [self] answer in kernelHasStopped = [.done, .gone].contains(answer.verdict) }
+        ) { [self] answer in
             broker.loop.cancel(limit)
             if isOvertaken { return }
             switch answer.verdict {
@@ -185,6 +190,16 @@ final class DeleteOperation {
     private func takeDown(_ manner: Teardown.Manner) {
         operation.finish()
         Teardown(device, broker: broker, completion: tell).begin(manner)
+    }
+
+    /// What the kernel has stopped goes. Anything else serves on, and the client is told that nobody knows who uses it.
+    func outOfOrder() {
+        operation.abandon { [self] in
+            if isOvertaken { return }
+            if kernelHasStopped { return takeDown(.orderly) }
+            if device.info.state == .deleting { serveOn() }
+            refuse(unknown: "the broker took its own steps out of order (operation-order in its log)")
+        }
     }
 
     private static let release = "release it first, or delete with --force (what is not written yet is lost)"

@@ -1,7 +1,7 @@
 import BrokerInterface
 
-/// What operations are to the device and to the broker that they work on. Those know no more of them: an operation names its
-/// device and its broker, never the other way round (docs/design.md, "Who may name whom").
+/// The protocols by which a device and the broker hold operations. An operation names its device and its broker; neither names
+/// an operation's type (docs/design.md, "Who may name whom").
 
 /// Gives a device another worker.
 protocol Replacement: AnyObject {

@@ -57,7 +57,7 @@ enum OperationEffect {
     case wait
     /// Nothing: it comes too late, or there is nothing to do.
     case ignore
-    /// It is a fault of the program and not done.
+    /// It is a fault of the program and not done. Whoever runs the operation ends it.
     case refuse
 }
 
@@ -83,6 +83,8 @@ extension OperationPhase {
         case (.fresh, .abandon), (.running, .abandon), (.killing, .abandon), (.stuck, .abandon): (.over, .release)
         case (.commanding, .abandon), (.committing, .abandon): (.leaving, .wait)
         case (.leaving, .answer): (.over, .release)
+        // A second one waits for the same answer.
+        case (.leaving, .abandon): (.leaving, .wait)
         case (.over, .abandon): (.over, .release)
 
         case (.fresh, .finish), (.running, .finish), (.stuck, .finish): (.over, .proceed)
@@ -104,7 +106,7 @@ extension OperationPhase {
             (.killing, .step), (.killing, .time), (.killing, .command), (.killing, .commit), (.killing, .answer),
             (.killing, .kill), (.killing, .finish), (.stuck, .step), (.stuck, .time), (.stuck, .command),
             (.stuck, .commit), (.stuck, .answer), (.stuck, .kill), (.leaving, .command), (.leaving, .commit),
-            (.leaving, .abandon), (.over, .answer):
+            (.over, .answer):
             (self, .refuse)
         }
     }

@@ -231,7 +231,7 @@ extension Broker {
         return device.parking != nil && device.launch != nil
     }
 
-    /// Gives a device another worker after a death, as the broker does that it is given to (`Broker.replaceWorker`).
+    /// Gives a device another worker after the death of the last one. The broker calls it through `Broker.replaceWorker`.
     func replaceAfterDeath(_ device: ManagedDevice, _ change: ProcessChange) {
         if device.info.state == .unmanaged { return endedUnmanaged(device, change) }
         RecoverOperation(device, broker: self).begin()

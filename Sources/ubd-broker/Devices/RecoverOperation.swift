@@ -90,7 +90,7 @@ final class RecoverOperation: Replacement {
         device.setState(.recovering, reason: reason ?? device.info.lastDeath.map { "its worker \($0)" })
         device.step = .recovering
         broker.save(device)
-        operation.begin(.endWorker) { [self] step in
+        operation.begin(.endWorker, disordered: { [self] in outOfOrder() }) { [self] step in
             switch step {
             case .endWorker: endWorker { [self] in operation.next() }
             case .pause: pauseAfterDeath()
@@ -321,6 +321,22 @@ final class RecoverOperation: Replacement {
     private func giveUp(_ reason: String) {
         guard operation.isActive else { return }
         operation.finish()
+        fail(reason)
+    }
+
+    /// The device fails once the kernel has answered: nobody waits for ever, and no worker dies during END_USER_RECOVERY.
+    func outOfOrder() {
+        start?.abandon()
+        operation.abandon { [self] in
+            // Somebody takes the device down.
+            guard device.recovery === self else { return }
+            // A replacement may be stopped.
+            device.worker?.kill()
+            fail("the broker took the steps of its recovery out of order (operation-order in its log)")
+        }
+    }
+
+    private func fail(_ reason: String) {
         start?.abandon()
         device.recovery = nil
         broker.fail(device, because: reason)

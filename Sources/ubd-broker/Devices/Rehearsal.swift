@@ -81,9 +81,9 @@ final class Rehearsal {
         if outcome != nil { return }
         outcome = result
         conversation?.end()
-        // It knows this rehearsal, whose page would stay open.
+        // Its closures hold this rehearsal, and with it the statistics page.
         conversation = nil
-        // Not from the depths of its own event.
+        // Later: the caller may be in the middle of an event of that worker.
         guard let worker else { return broker.loop.later { [self] in finish() } }
         guard worker.end == nil else { return ended() }
         worker.setHandler { [self] event in

@@ -46,7 +46,7 @@ final class ReopenOperation: ClientOperation, Reopening {
             return
         }
         device.reopening = self
-        operation.begin(.files) { [self] step in
+        operation.begin(.files, disordered: { [self] in outOfOrder() }) { [self] step in
             switch step {
             case .files: awaitFiles()
             case .rehearse: rehearse()
@@ -82,6 +82,8 @@ final class ReopenOperation: ClientOperation, Reopening {
             .failed(
                 message: "device \(device.id) is being deleted", remedy: "see 'ubd list'", step: "delete", errno: nil))
     }
+
+    func outOfOrder() { fail(StartErrors.outOfOrder) }
 
     private var refusal: InterfaceError? {
         let name = device.info.link ?? device.info.node

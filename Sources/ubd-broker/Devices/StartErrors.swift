@@ -13,6 +13,12 @@ enum StartErrors {
         remedy: "see whether the file answers at all, and the broker's log",
         step: "worker", errno: nil)
 
+    /// An operation met an event that its phase does not allow.
+    static let outOfOrder = InterfaceError.failed(
+        message: "the broker took its own steps out of order, and broke off",
+        remedy: "try again; this is a fault of ubd: report it with 'operation-order' of the broker's log",
+        step: "order", errno: nil)
+
     static let noFreeNumber = InterfaceError.quotaReached(
         message: "no device number is free", remedy: "delete a device first", limit: "ids",
         value: Int64(AddPlan.ids.upperBound))

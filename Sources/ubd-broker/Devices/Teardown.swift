@@ -38,7 +38,7 @@ final class Teardown: TakingDown {
 
     private let broker: Broker
     private let device: ManagedDevice
-    private let operation: DeviceOperation<Step>
+    private var operation: DeviceOperation<Step>
     /// Whoever waits for the end.
     private var completions: [(InterfaceError?) -> Void]
     /// What they were told, or nil when it was well.
@@ -50,6 +50,8 @@ final class Teardown: TakingDown {
     private var deleteAttempts = 0
     /// DEL_DEV in place of DEL_DEV_ASYNC.
     private var deletesWaiting = false
+    /// Milliseconds before it begins again after its steps came out of order.
+    private var pauseAfterFault = Deadline.firstPause
 
     init(_ device: ManagedDevice, broker: Broker, completion: @escaping (InterfaceError?) -> Void) {
         self.device = device
@@ -85,7 +87,11 @@ final class Teardown: TakingDown {
         device.setState(.deleting, reason: device.info.reason)
         device.step = .deleting
         broker.save(device)
-        operation.begin(manner == .orderly ? .stop : .killFirst) { [self] step in
+        carryOut(from: manner == .orderly ? .stop : .killFirst)
+    }
+
+    private func carryOut(from first: Step) {
+        operation.begin(first, disordered: { [self] in outOfOrder() }) { [self] step in
             switch step {
             case .killFirst: kill { [self] in operation.go(to: device.mayBeStarted ? .stop : .delete) }
             case .stop: stop()
@@ -94,6 +100,17 @@ final class Teardown: TakingDown {
             case .delete: delete()
             case .clean: clean()
             }
+        }
+    }
+
+    /// Begins again from the first step once the kernel has answered, until nothing of the device is left. Each step may be
+    /// repeated: `isDeleted` keeps a number that is free from being stopped and deleted once more.
+    func outOfOrder() {
+        operation.abandon { [self] in
+            operation = DeviceOperation(loop: broker.loop)
+            stopTimer = nil
+            broker.loop.after(milliseconds: pauseAfterFault) { [self] in carryOut(from: .killFirst) }
+            pauseAfterFault = min(2 * pauseAfterFault, Deadline.longestPause)
         }
     }
 
@@ -173,10 +190,13 @@ final class Teardown: TakingDown {
         let timer = operation.limit(milliseconds: Deadline.delete) { [self] in
             becomeStuck("the kernel has not deleted it yet", step: "DEL_DEV")
         }
-        operation.command({ broker.driver.delete(device.id, waiting: deletesWaiting, $0) }) { [self] answer in
+        operation.command(
+            { broker.driver.delete(device.id, waiting: deletesWaiting, $0) },
+            late: { [self] answer in _ = isDeleted(answer.verdict) }
+        ) { [self] answer in
             broker.loop.cancel(timer)
             switch answer.verdict {
-            case .done, .gone: operation.next()
+            case let verdict where isDeleted(verdict): operation.next()
             case .unsupported where !deletesWaiting:
                 // Before 6.7 there is only the one that waits for whoever has the disk open.
                 deletesWaiting = true
@@ -190,12 +210,21 @@ final class Teardown: TakingDown {
     private func deleteIfOurs() {
         operation.command({ broker.driver.info(of: device.id, $0) }) { [self] answer in
             guard let info = answer.content else {
-                return answer.verdict == .gone ? operation.next() : retryDelete(answer.errno)
+                return isDeleted(answer.verdict) ? operation.next() : retryDelete(answer.errno)
             }
             device.mayBeInKernel = false
             device.isInKernel = info.serverFlags == device.info.generation
+            // Another server's disk is not ours to stop.
+            if !device.isInKernel { device.mayBeStarted = false }
             delete()
         }
+    }
+
+    /// The kernel has no such device any more, and another server may get its number.
+    private func isDeleted(_ verdict: ControlVerdict) -> Bool {
+        guard [.done, .gone].contains(verdict) else { return false }
+        (device.isInKernel, device.mayBeInKernel, device.mayBeStarted) = (false, false, false)
+        return true
     }
 
     /// A late command of the same device may still be in the kernel.

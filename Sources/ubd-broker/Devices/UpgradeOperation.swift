@@ -82,7 +82,7 @@ final class UpgradeOperation: Replacement {
         }
         self.candidate = candidate
         device.upgrade = self
-        operation.begin(.rehearse) { [self] step in
+        operation.begin(.rehearse, disordered: { [self] in outOfOrder() }) { [self] step in
             switch step {
             case .rehearse: rehearse(candidate, launch, parking)
             case .takeOver: takeOver()
@@ -325,6 +325,24 @@ final class UpgradeOperation: Replacement {
             tell(.upgraded)
         }
         recovery.begin()
+    }
+
+    /// The old worker serves on, or is killed, and its death is mended like any other.
+    func outOfOrder() {
+        operation.abandon { [self] in
+            // Somebody takes the device down.
+            guard device.upgrade === self else { return }
+            rehearsal?.abandon()
+            rehearsal = nil
+            if hasDevice {
+                device.killedBecause = "was killed for an upgrade"
+                device.setState(.stuck, reason: UpgradeOperation.reason)
+                broker.save(device)
+                device.worker?.kill()
+            }
+            tell(.failed(StartErrors.outOfOrder))
+            if hasDevice { broker.watchOver(device) }
+        }
     }
 
     /// Somebody takes the device down: `next` runs when the kernel has finished the command that it is at.

@@ -21,8 +21,8 @@ final class Watchdog {
     }
 
     private func examine(_ device: ManagedDevice) {
-        // Of requests that are not known nothing follows: neither that there are some, nor that there are none.
-        guard let worker = device.worker, worker.end == nil, let inFlight = BlockLayer.requestsInFlight(device.id)
+        // Unknown is neither none nor some: nothing is concluded from it.
+        guard let worker = device.worker, worker.end == nil, let inFlight = broker.requestsInFlight(device.id)
         else {
             return
         }

@@ -32,7 +32,7 @@ extension DriverAnswer<Void> {
 /// The kernel's ublk driver, in verbs: nobody else makes control commands or reads their buffers. It is opened when it is first
 /// needed, because a broker may be started before the module is loaded.
 ///
-/// Each verb calls its completion once. Without a driver there are no devices: every verb then answers `gone`, at once.
+/// Each verb calls its completion once. Without a driver there are no devices: every verb then answers ENODEV, at once.
 final class Driver {
     typealias Completion<Content> = (DriverAnswer<Content>) -> Void
 

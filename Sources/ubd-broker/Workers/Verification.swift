@@ -78,7 +78,7 @@ struct SandboxVerification {
             if !status.name.hasPrefix("iou-"), !"ZX".contains(status.state) { own += 1 }
         }
         if own < threads { return "\(own) threads instead of \(threads)" }
-        // First: what it says of a missing capability is true of the mounts as well.
+        // Before the mounts: without CAP_SYS_PTRACE both checks fail, and only this one names the capability.
         if let problem = descriptors?.problem(inProcess: pid) { return problem }
         guard let mounts = try? mountCount.mounts(ofProcess: pid) else { return "its mounts can't be counted" }
         if mounts != 1 { return "\(mounts) mounts instead of one empty root" }

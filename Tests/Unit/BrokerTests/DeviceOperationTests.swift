@@ -16,7 +16,7 @@ struct DeviceOperationTests {
         committing !          !          !             !             running    !          -           !          committing:tell leaving:wait !
         killing    !          !          !             !             !          !          killing     running    stuck:tell    over:free  !
         stuck      !          !          !             !             !          !          stuck       running    stuck:tell    over:free  over
-        leaving    -          -          !             !             over:free  -          -           -          -             !          -
+        leaving    -          -          !             !             over:free  -          -           -          -             leaving:wait -
         over       -          -          -             -             !          -          -           -          -             over:free  -
         """
 
@@ -90,7 +90,7 @@ struct DeviceOperationTests {
         let operation: DeviceOperation<Step>
         var log: [String] = []
 
-        init() throws {
+        init(stopsAtFaults: Bool = true) throws {
             folder = try Host.temporaryFolder()
             loop = try EventLoop()
             let kernel = FakeKernel(loop: loop, nodes: folder)
@@ -98,7 +98,7 @@ struct DeviceOperationTests {
             self.kernel = kernel
             driver = Driver { () throws(SystemError) in kernel }
             try driver.ready()
-            operation = DeviceOperation(loop: loop)
+            operation = DeviceOperation(loop: loop, stopsAtFaults: stopsAtFaults)
         }
 
         deinit { Host.remove(folder) }
@@ -108,7 +108,14 @@ struct DeviceOperationTests {
             try loop.run()
         }
 
-        func begin() { operation.begin(.first) { [unowned self] step in log.append("\(step)") } }
+        /// An owner who ends it when its events come out of order.
+        func begin() {
+            let end = { [unowned self] in
+                log.append("disordered")
+                operation.abandon { [unowned self] in log.append("released") }
+            }
+            operation.begin(.first, disordered: end) { [unowned self] step in log.append("\(step)") }
+        }
 
         func worker() -> FakeWorker {
             let launch = WorkerLaunch(
@@ -157,6 +164,43 @@ struct DeviceOperationTests {
         #expect(bench.log == ["first", "released"])
         try bench.run()
         #expect(bench.log == ["first", "released"])
+    }
+
+    @Test("whose device is taken away twice lets both go on, when its command has ended")
+    func abandonedTwice() throws {
+        let bench = try Bench()
+        bench.begin()
+        bench.operation.command({ bench.driver.stop(0, $0) }) { _ in bench.log.append("next") }
+        bench.operation.abandon { bench.log.append("one") }
+        bench.operation.abandon { bench.log.append("two") }
+        #expect(bench.log == ["first"])
+        try bench.run()
+        #expect(bench.log == ["first", "one", "two"])
+    }
+
+    @Test("whose events come out of order sends nothing for them, and is ended by its owner, once")
+    func disordered() throws {
+        let bench = try Bench(stopsAtFaults: false)
+        bench.kernel.hangsUntil[.stopDevice] = { bench.log.contains("disordered") }
+        bench.begin()
+        bench.operation.command({ bench.driver.stop(0, $0) }) { _ in bench.log.append("next") }
+        bench.operation.command({ bench.driver.stop(1, $0) }) { _ in bench.log.append("second") }
+        bench.operation.finish()
+        #expect(bench.log == ["first"] && bench.operation.phase == .commanding)
+        try bench.run()
+        #expect(bench.log == ["first", "disordered", "released"] && bench.operation.phase == .over)
+        #expect(bench.kernel.log == ["stopDevice 0"])
+    }
+
+    @Test("whose device was taken away before its owner hears of the disorder ends by that alone")
+    func disorderedAndAbandoned() throws {
+        let bench = try Bench(stopsAtFaults: false)
+        bench.begin()
+        bench.operation.command({ bench.driver.stop(0, $0) }) { _ in bench.log.append("next") }
+        bench.operation.next()
+        bench.operation.abandon { bench.log.append("taken") }
+        try bench.run()
+        #expect(bench.log == ["first", "taken"])
     }
 
     @Test("tells once that its worker does not die, and goes on when it has died after all")
@@ -210,6 +254,6 @@ extension DeviceOperationTests.Bench {
         let operation: DeviceOperation<DeviceOperationTests.Step>
         var steps = 0
         init(_ loop: EventLoop) { operation = DeviceOperation(loop: loop) }
-        func begin() { operation.begin(.first) { [self] _ in steps += 1 } }
+        func begin() { operation.begin(.first, disordered: { [self] in steps = -1 }) { [self] _ in steps += 1 } }
     }
 }

@@ -41,6 +41,8 @@ final class Host {
     /// What the block layer says.
     var requestsInFlight: Int? = 0
     var requestsDone: () -> Int? = { 0 }
+    /// What happens when it is asked for the requests under way.
+    var whileCounted: (() -> Void)?
     /// Nanoseconds by which the clock of its recoveries is ahead.
     var clockAdvance: UInt64 = 0
     var isProgramMissing = false
@@ -93,7 +95,10 @@ final class Host {
         surroundings.kernelLog = kernelLog
         surroundings.groups = groups
         surroundings.sysfs = folder + "/sys"
-        surroundings.requestsInFlight = { _ in late.host.map(\.requestsInFlight) ?? 0 }
+        surroundings.requestsInFlight = { _ in
+            late.host?.whileCounted?()
+            return late.host.map(\.requestsInFlight) ?? 0
+        }
         surroundings.requestsDone = { _ in late.host?.requestsDone() }
         surroundings.programNow = { _ in late.host?.installed.identity }
         surroundings.openProgram = { (_) throws(TrustedFile.Distrust) in

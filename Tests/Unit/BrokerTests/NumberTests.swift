@@ -263,6 +263,17 @@ struct BackingDeviceTests {
         withExtendedLifetime(host) {}
     }
 
+    @Test("so is, to be safe, one of which it can not be told what it lies on")
+    func unknownBelow() throws {
+        let host = try Host()
+        let device = try sysfs(host, "virtual/block/dm-0")
+        #expect(!device.liesOnUblk)
+        let slaves = host.folder + "/sys/dev/block/virtual/block/dm-0/slaves"
+        #expect(rmdir(slaves) == 0)
+        try replaceFile(slaves, with: [], mode: 0o600)
+        #expect(device.liesOnUblk)
+    }
+
     @Test("other disks may be there")
     func allowsOthers() throws {
         let host = try Host()

@@ -109,6 +109,24 @@ struct QueueSettingsTests {
         #expect(text(folder + "/io_timeout") == "2000")
     }
 
+    @Test("a setting that never ends counts against its owner also when the add has failed meanwhile")
+    func neverEndsAndClientGoes() throws {
+        let host = try Host()
+        let folder = try makeQueue(host, full: ["scheduler"])
+        let pipe = try FileDescriptor.open(folder + "/scheduler", O_RDWR | O_NONBLOCK)
+        let kilobytes = [UInt8](repeating: 0, count: 1 << 16)
+        while kilobytes.withUnsafeBytes({ write(pipe.raw, $0.baseAddress!, $0.count) }) > 0 {}
+        var isOver = false
+        let add = host.broker.add(AddRequest(target: "null"), peer: Host.alice) { _ in isOver = true }
+        host.loop.after(milliseconds: 500) { add?.clientGone() }
+        try host.run { isOver }
+        try host.run(until: { host.broker.undertaker.waiting(for: 1000) == 1 })
+        var scratch = [UInt8](repeating: 0, count: 1 << 16)
+        while scratch.withUnsafeMutableBytes({ read(pipe.raw, $0.baseAddress!, $0.count) }) > 0 {}
+        try host.run(until: { host.broker.undertaker.waiting(for: 1000) == 0 })
+        #expect(host.leftovers == [])
+    }
+
     @Test("a setting that the kernel does not have is no reason to fail")
     func notThere() throws {
         let host = try Host()

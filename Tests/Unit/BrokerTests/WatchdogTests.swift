@@ -7,6 +7,23 @@ import WorkerProtocol
 
 @Suite("The watchdog")
 struct WatchdogTests {
+    @Test("concludes nothing from requests that are not known")
+    func unknownRequests() throws {
+        let host = try Host()
+        _ = try host.add().get()
+        let device = try #require(host.broker.devices[0])
+        device.watch.isReported = true
+        var looks = 0
+        host.whileCounted = { looks += 1 }
+        host.requestsInFlight = nil
+        Watchdog(host.broker).begin()
+        try host.run { looks == 2 }
+        #expect(device.watch.isReported)
+        host.requestsInFlight = 0
+        try host.run { !device.watch.isReported }
+        #expect(looks > 2)
+    }
+
     private func sample(
         inFlight: Int = 4, taken: UInt64 = 10, committed: UInt64 = 6, stopped: Bool = false,
         hasFile: Bool = true

@@ -1,0 +1,167 @@
+import BrokerInterface
+import Glibc
+import KernelABI
+import Policy
+import SystemCalls
+
+/// Milliseconds.
+private enum Deadline {
+    static let lingeringNumber = 3_000
+    static let lingeringAnyNumber = 1_000
+    static let pause = 50
+}
+
+/// What an add asks of the kernel's driver: a number, the device, its start.
+extension AddOperation {
+    // MARK: ADD_DEV
+
+    func chooseID() {
+        let id: UInt32
+        do { id = try broker.number(plan.id, rule, except: triedIDs) } catch { return fail(error) }
+        triedIDs.insert(id)
+        let device = ManagedDevice(
+            adding: plan, mode: mode, ioTimeout: ioTimeout, allowedCPUs: rule.limits.cpus.flatMap(CPUList.init),
+            groupLimits: broker.groupLimits(rule, peer, plan),
+            trustedContent: rule.limits.trustedContent, id: id, owner: ownerUID, generation: broker.newGeneration(),
+            node: broker.nodes.block(id))
+        do {
+            // The record comes before the kernel call, so that a broker that dies in between knows of it.
+            try broker.store.create(device.record)
+        } catch {
+            // Somebody put one there this moment.
+            if error.errno == EEXIST { return chooseID() }
+            return fail(StartErrors.notRecorded(error, in: broker.store.folder))
+        }
+        broker.devices[id] = device
+        self.device = device
+        operation.next()
+    }
+
+    func addDevice(_ device: ManagedDevice) {
+        var info = UblkDeviceInfo()
+        info.deviceID = device.id
+        info.queues = plan.queues
+        info.depth = plan.depth
+        info.maxIOBytes = plan.maxIOBytes
+        // Ours to use: it tells a later broker that the kernel's device is the one of the record.
+        info.serverFlags = device.info.generation
+        info.flags = features.rawValue
+        operation.command(
+            { broker.driver.add(info, $0) }, late: { [self] answer in addedLate(answer) },
+            then: { [self] answer in deviceAdded(device, answer) })
+    }
+
+    /// Seconds: what was asked for, which the rule allows, or the default, brought into the rule's bounds.
+    private var ioTimeout: Int64 {
+        let wanted = plan.ioTimeout ?? Int64(broker.configuration.ioTimeout)
+        guard let bounds = rule.limits.ioTimeout else { return wanted }
+        return min(max(wanted, Int64(clamping: bounds.lowerBound)), Int64(clamping: bounds.upperBound))
+    }
+
+    /// What the device must be able to do.
+    private var features: UblkFeatures {
+        var features = plan.recovery.features.union(mode.features)
+        // For upgrades. The kernel takes it only together with recovery.
+        if plan.recovery != .none, !mode.isBatch, broker.driver.features.contains(.quiesce) {
+            features.insert(.quiesce)
+        }
+        return features
+    }
+
+    private func deviceAdded(_ device: ManagedDevice, _ answer: DriverAnswer<UblkDeviceInfo>) {
+        guard let info = answer.content else { return deviceNotAdded(device, answer.verdict, answer.errno) }
+        device.isInKernel = true
+        // Not before the number is ours: udev would give a device of another server to our user. Not after START_DEV: the
+        // disk must not appear before its rule can know it.
+        let link = broker.nodes.mayLink(device.id) ? Nodes.linkName(device.id) : nil
+        do { try broker.store.writeUdev(device.info, link: link) } catch {
+            return fail(StartErrors.notRecorded(error, in: broker.store.udevFolder))
+        }
+        // Unknown flags are dropped without a word, so what came back is compared with what must be there.
+        guard info.features.contains(.ioctlEncoding) || broker.configuration.usesLegacyOpcodes else {
+            return fail(
+                .kernelUnsupported(
+                    message: "this kernel's ublk driver lacks ioctl-encoded commands",
+                    remedy: "use Linux 6.4 or later", feature: "CMD_IOCTL_ENCODE"))
+        }
+        let missing = features.subtracting(info.features)
+        guard missing.isEmpty else { return fail(StartErrors.lacking(missing, plan.recovery, mode)) }
+        guard info.depth > 0, info.queues > 0, info.depth <= plan.depth, info.queues <= plan.queues,
+            info.maxIOBytes > 0, info.maxIOBytes <= plan.maxIOBytes
+        else { return fail(StartErrors.broken("ADD_DEV", SystemError("the kernel's limits make no sense", EINVAL))) }
+        notices += plan.notices(about: info)
+        device.info.queues = info.queues
+        device.info.depth = info.depth
+        device.info.maxIOBytes = info.maxIOBytes
+        operation.next()
+    }
+
+    private func deviceNotAdded(_ device: ManagedDevice, _ verdict: ControlVerdict, _ errno: Int32) {
+        if verdict == .taken {
+            // It is another server's: forget our record at once, so that nobody deletes theirs for it.
+            broker.store.removeRecord(device.id)
+            broker.forget(device)
+            self.device = nil
+            // Our own last device of that number may still be open in udev, which has been told of its end; the kernel is
+            // rarely done with it when DEL_DEV_ASYNC is.
+            let patience = plan.id == nil ? Deadline.lingeringAnyNumber : Deadline.lingeringNumber
+            if broker.hasDeleted(device.id, withinMilliseconds: patience) {
+                triedIDs.remove(device.id)
+                return operation.wait(milliseconds: Deadline.pause) { [self] in operation.go(to: .number) }
+            }
+            guard let wanted = plan.id else { return operation.go(to: .number) }
+            return fail(
+                .idInUse(
+                    message: "device number \(wanted) is in use by another ublk server or still being deleted",
+                    remedy: "choose another number, or leave -n out", id: Int64(wanted)))
+        }
+        // It may be there: the undoing must look for it.
+        device.mayBeInKernel = verdict == .unknown
+        fail(StartErrors.kernelSaysNo("ADD_DEV", errno))
+    }
+
+    /// The add failed while ADD_DEV was in the kernel: what it did must be known to the undoing.
+    private func addedLate(_ answer: DriverAnswer<UblkDeviceInfo>) {
+        guard let device else { return }
+        switch answer.verdict {
+        case .done: device.isInKernel = true
+        case .unknown: device.mayBeInKernel = true
+        default:
+            // There is nothing in the kernel that is ours.
+            broker.store.removeRecord(device.id)
+            broker.forget(device)
+            self.device = nil
+        }
+    }
+
+    // MARK: START_DEV
+
+    func startDevice(_ device: ManagedDevice) {
+        guard let worker = device.worker else { return }
+        // Without it a broker that starts would not know that there may be a disk.
+        if let problem = broker.recordProblem(of: device) {
+            return fail(StartErrors.notRecorded(problem, in: broker.store.folder))
+        }
+        device.mayBeStarted = true
+        operation.commit({ broker.driver.start(device.id, worker: worker.pid, $0) }) { [self] answer in
+            started(device, answer)
+        }
+    }
+
+    private func started(_ device: ManagedDevice, _ answer: DriverAnswer<Void>) {
+        guard answer.isDone else {
+            return fail(StartErrors.kernelSaysNo("START_DEV", answer.errno))
+        }
+        guard let worker = device.worker, worker.isAlive else {
+            return fail(StartErrors.workerBroke("it died during the start"))
+        }
+        do { try worker.resume() } catch { return fail(StartErrors.broken("resume the worker", error)) }
+        operation.command({ broker.driver.parameters(of: device.id, $0) }) { [self] answer in
+            guard let nodes = answer.content?.nodes else {
+                return fail(StartErrors.kernelSaysNo("GET_PARAMS", answer.errno))
+            }
+            diskNodes = nodes
+            operation.next()
+        }
+    }
+}
