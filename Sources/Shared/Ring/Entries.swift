@@ -12,6 +12,10 @@ public struct SubmissionEntry: Equatable, Sendable {
     @usableFromInline var word6: UInt64
     @usableFromInline var word7: UInt64
 
+    /// What its completion brings back.
+    @inlinable @inline(__always)
+    public var userData: UInt64 { word4 }
+
     /// `file` is an index of the ring's file table when `flags` has fixedFile. Offsets and lengths in bytes.
     @inlinable @inline(__always)
     public init(

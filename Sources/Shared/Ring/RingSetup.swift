@@ -137,6 +137,7 @@ extension Ring {
         guard count == 1 else { throw SystemError("io_uring register ring", count < 0 ? -count : EINVAL) }
         enterDescriptor = setup.ring.enter_ring_fd
         enterFlags |= IOUring.Enter.registeredRing
+        enterFlagsForIO |= IOUring.Enter.registeredRing
     }
 
     /// Keeps the kernel's helper threads for this thread's rings on these processors, one bit each.

@@ -11,5 +11,10 @@ extension TargetManifest {
                 otherwise: "512; on a block device that of the device, on a file with a GPT of 4096-byte sectors 4K"),
             .buffered,
         ],
-        modes: [.batchZeroCopy, .zeroCopy, .batch, .copy], survival: .inputs)
+        modes: [.batchZeroCopy, .zeroCopy, .batch, .copy], submissions: .loop, survival: .inputs)
+}
+
+extension Submissions {
+    @inlinable @inline(__always)
+    public static var loop: Submissions { Submissions(perRequest: 1) }
 }

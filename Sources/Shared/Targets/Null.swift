@@ -8,5 +8,10 @@ extension TargetManifest {
             .blockSize(initial: 512),
         ],
         // Without a copy every read would have to be filled with zeros one by one.
-        modes: [.batch, .copy], survival: .nothing)
+        modes: [.batch, .copy], submissions: .null, survival: .nothing)
+}
+
+extension Submissions {
+    @inlinable @inline(__always)
+    public static var null: Submissions { Submissions(perRequest: 1) }
 }

@@ -13,6 +13,7 @@ public struct TargetManifest: Sendable {
     /// The modes that may be chosen for it when none is asked for, best first. Measured: docs/performance.md.
     public let modes: [DataMode]
     public let queues: QueueChoice
+    /// The same constant as in the target's code.
     public let submissions: Submissions
     public let workerData: WorkerData
     public let survival: Survival
@@ -24,19 +25,6 @@ public struct TargetManifest: Sendable {
         case one
         /// One for each connected socket among the inputs.
         case onePerConnection
-    }
-
-    /// How many ring entries the target's own work needs at most.
-    public struct Submissions: Sendable {
-        /// Under way at once for each request.
-        public let perRequest: UInt32
-        /// Under way at once for the queue itself, as a receive on its socket.
-        public let ofQueue: UInt32
-
-        public init(perRequest: UInt32 = 1, ofQueue: UInt32 = 0) {
-            self.perRequest = perRequest
-            self.ofQueue = ofQueue
-        }
     }
 
     /// Data that the target itself reads or changes, so that it must pass through the worker's memory in every mode.
@@ -64,7 +52,7 @@ public struct TargetManifest: Sendable {
 
     public init(
         name: String, number: UInt32, summary: String, inputs: [TargetInput] = [], options: [TargetOption] = [],
-        modes: [DataMode], queues: QueueChoice = .any, submissions: Submissions = Submissions(),
+        modes: [DataMode], queues: QueueChoice = .any, submissions: Submissions,
         workerData: WorkerData = .none, survival: Survival
     ) {
         self.name = name
@@ -103,10 +91,5 @@ extension TargetManifest {
             let each = input.hasTwin && !options.buffered ? 2 : 1
             return sum.lowerBound + input.count.lowerBound...sum.upperBound + input.count.upperBound * each
         }
-    }
-
-    /// How many entries a queue's ring needs for the target's own work.
-    public func ringEntries(depth: UInt16) -> UInt32 {
-        UInt32(depth) * submissions.perRequest + submissions.ofQueue
     }
 }

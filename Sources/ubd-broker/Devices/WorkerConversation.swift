@@ -179,7 +179,7 @@ extension WorkerLaunch {
         let launch = subject.launch
         // Without a copy there are no buffers of its own. `otherBytes` has room for one ring entry a request.
         let depth = launch.flags.contains(.zeroCopy) ? 0 : UInt64(launch.depth)
-        let entries = launch.target.ringEntries(depth: launch.depth) - UInt32(launch.depth)
+        let entries = launch.target.submissions.entries(depth: launch.depth) - UInt32(launch.depth)
         let queue =
             depth * UInt64(launch.maxIOBytes) + WorkerLaunch.otherBytes.queue
             + UInt64(entries) * WorkerLaunch.entryBytes

@@ -2,11 +2,12 @@ import Glibc
 import KernelABI
 import Ring
 import SystemCalls
+import Targets
 
 /// The loop of one queue in batch mode: one command brings the tags of many requests, again and again, and one command
 /// gives many back. For the target it is all the same.
 struct BatchLoop<T: Target>: RequestLoop, ~Copyable {
-    var queue: Queue
+    var queue: Queue<T>
     var target: T
     var batch: Batch
 
@@ -14,10 +15,11 @@ struct BatchLoop<T: Target>: RequestLoop, ~Copyable {
     static var fetchHead: UInt64 {
         SubmissionEntry.head(
             operation: IOUring.Operation.uringCommand,
-            flags: IOUring.EntryFlags.fixedFile | IOUring.EntryFlags.bufferSelect, file: Queue.deviceSlot)
+            flags: IOUring.EntryFlags.fixedFile | IOUring.EntryFlags.bufferSelect, file: RingFiles.device)
     }
 
-    init(queue: consuming Queue, target: T, batch: consuming Batch) {
+    init(queue: consuming Queue<T>, target: T, batch: consuming Batch) {
+        precondition(T.submissions.entries(depth: queue.depth, batch: true) <= queue.ring.capacity)
         self.queue = queue
         self.target = target
         self.batch = batch
@@ -45,7 +47,7 @@ struct BatchLoop<T: Target>: RequestLoop, ~Copyable {
     mutating func turn() -> Int {
         // The lists' own completions are no reason to wake up: without them there is nothing to do.
         let status = queue.ring.submit(waitingFor: 1 &+ batch.lists, forIO: queue.pending != 0)
-        if status < 0, !queue.isPassing(status) { return status }
+        if status < 0, !isPassing(status) { return status }
         return handleCompletions()
     }
 
@@ -56,25 +58,29 @@ struct BatchLoop<T: Target>: RequestLoop, ~Copyable {
         if queue.ring.untaken != 0 { return 0 }
         batch.rewind()
         var completions = queue.ring.completions()
-        let taken = queue.counters.taken
         if queue.counters.isSampleDue { beginSample(completions) }
         while let completion = completions.take() {
             let key = RequestKey(rawValue: completion.userData)
-            if key.isKind(.command) {
+            if key.isCommand {
                 let status = begin(completion)
                 if status < 0 { return status }
             } else if key.isKind(.list) {
                 let status = listEnded(key, completion.result)
                 if status < 0 { return status }
+            } else if !T.submissions.areSingle, key.isKind(.own) {
+                let status = finishOwn(completion)
+                if status < 0 { return status }
             } else {
+                if !T.submissions.areSingle, !queue.ledger.finish(key) { return -Int(EPROTO) }
                 queue.pending &-= 1
                 let outcome = target.finish(key, result: completion.result, on: &queue)
                 commit(key.tag, queue.descriptors[Int(key.tag)], outcome)
             }
         }
         queue.ring.finish(completions)
+        if !T.submissions.areSingle { giveBackEnded() }
         pushList()
-        queue.counters.endTurn(takenBefore: taken)
+        queue.counters.endTurn()
         #if UBD_TEST_CRASH
             TestCrash.end(&queue)
         #endif
@@ -106,6 +112,7 @@ struct BatchLoop<T: Target>: RequestLoop, ~Copyable {
             let tag = tags[index]
             index &+= 1
             guard tag < queue.depth else { return -Int(EPROTO) }
+            if !T.submissions.areSingle, !queue.ledger.open(tag) { return -Int(EPROTO) }
             let descriptor = queue.descriptors[Int(tag)]
             queue.poison(tag, descriptor)
             #if UBD_TEST_CRASH
@@ -121,6 +128,12 @@ struct BatchLoop<T: Target>: RequestLoop, ~Copyable {
 
     @inline(__always)
     private mutating func commit(_ tag: UInt16, _ descriptor: UblkIODescriptor, _ outcome: Outcome) {
+        if !T.submissions.areSingle, outcome != .pending { queue.ledger.close(tag) }
+        add(tag, descriptor, outcome)
+    }
+
+    @inline(__always)
+    private mutating func add(_ tag: UInt16, _ descriptor: UblkIODescriptor, _ outcome: Outcome) {
         if outcome.hasMoved {
             queue.counters.complete(tag, descriptor, bytes: outcome.rawValue)
             batch.add(tag, result: outcome.rawValue, address: queue.buffer(of: tag))
@@ -137,12 +150,32 @@ struct BatchLoop<T: Target>: RequestLoop, ~Copyable {
         batch.add(tag, result: outcome.rawValue, address: queue.buffer(of: tag))
     }
 
+    /// A submission of the queue's own has completed. Returns 0, or a negated errno as `turn` does.
+    @inline(never)
+    private mutating func finishOwn(_ completion: CompletionEntry) -> Int {
+        let key = RequestKey(rawValue: completion.userData)
+        guard queue.ownCompleted(key, completion) else { return -Int(EPROTO) }
+        target.finishOwn(key, completion, on: &queue)
+        return 0
+    }
+
+    /// Adds the requests that completions of other things have ended to the list.
+    @inline(never)
+    private mutating func giveBackEnded() {
+        for index in 0..<queue.ledger.endedCount {
+            let ended = queue.ledger.ended(index)
+            queue.pending &-= 1
+            add(ended.tag, queue.descriptors[Int(ended.tag)], ended.outcome)
+        }
+        queue.ledger.forgetEnded()
+    }
+
     /// Takes the time of the first request that this turn begins; when it begins none, the next turn tries.
     @inline(never)
     private mutating func beginSample(_ completions: CompletionBatch) {
         var completions = completions
         while let completion = completions.take() {
-            guard RequestKey(rawValue: completion.userData).isKind(.command), completion.result > 1,
+            guard RequestKey(rawValue: completion.userData).isCommand, completion.result > 1,
                 completion.flags & IOUring.CompletionFlags.buffer != 0
             else { continue }
             return queue.counters.beginSample(

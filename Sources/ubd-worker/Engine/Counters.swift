@@ -12,16 +12,21 @@ struct Counters {
 
     /// This queue's part of the page.
     let words: UnsafeMutablePointer<UInt64>
-    /// The request whose time is being taken: its tag, or one of the two values below, which no tag has.
+    /// The request whose time is being taken: its tag, or one of the three values below, which no tag has.
     private(set) var sampled: UInt32 = Counters.nothing
-    /// The next one is taken when so many requests have come.
+    /// At the end of a turn `moveSample` is called when so many requests have come: the next one is to be sampled, or (0) the
+    /// sampled one is done. One comparison a turn serves both.
     private var due: UInt64
     private var sampleBegan: UInt64 = 0
+    /// What `taken` was at the end of the last turn: requests are taken in turns alone.
+    private var takenBefore: UInt64 = 0
     private let clock: TickClock
 
     private static let nothing: UInt32 = .max
     /// The sampled request is done, and goes back to the kernel at the end of this turn.
     private static let givenBack: UInt32 = .max - 1
+    /// The next turn that begins a request samples it.
+    private static let awaited: UInt32 = .max - 2
 
     /// `words`: what a dead worker counted before, or zeros. What one of another layout counted is lost.
     init(words: UnsafeMutablePointer<UInt64>, clock: TickClock) {
@@ -34,6 +39,7 @@ struct Counters {
         due = .max
         // What the dead one held is brought again.
         words[StatisticsPage.Word.taken] = committed
+        takenBefore = committed
         if clock.isSteady { due = words[StatisticsPage.Word.taken] &+ Counters.sampleInterval }
     }
 
@@ -91,36 +97,45 @@ struct Counters {
 
     // MARK: Turns
 
-    /// A turn has handled its completions; `before` is what `taken` was when it began.
+    /// A turn has handled its completions.
     @inline(__always)
-    mutating func endTurn(takenBefore before: UInt64) {
-        let came = taken &- before
+    mutating func endTurn() {
+        let taken = taken
+        let came = taken &- takenBefore
+        takenBefore = taken
         words[StatisticsPage.Word.turns] &+= 1
         if came != 0 {
             let size = (63 &- came.leadingZeroBitCount) & (StatisticsPage.batchSizes &- 1)
             words[StatisticsPage.Word.batchSizes &+ size] &+= 1
         }
-        if sampled == Counters.givenBack { recordSample() }
+        if taken >= due { moveSample() }
     }
 
     // MARK: Time
 
     /// It is time to take the time of a request that this turn begins.
     @inline(__always)
-    var isSampleDue: Bool { taken >= due }
+    var isSampleDue: Bool { sampled == Counters.awaited }
 
     /// Called at the beginning of the turn that begins the request.
     mutating func beginSample(_ tag: UInt16) {
         sampled = UInt32(tag)
         sampleBegan = ubd_ticks()
-        due = .max
     }
 
     @inline(__always)
-    private mutating func endSample() { sampled = Counters.givenBack }
+    private mutating func endSample() {
+        sampled = Counters.givenBack
+        due = 0
+    }
 
     @inline(never)
-    private mutating func recordSample() {
+    private mutating func moveSample() {
+        guard sampled == Counters.givenBack else {
+            sampled = Counters.awaited
+            due = .max
+            return
+        }
         sampled = Counters.nothing
         due = taken &+ Counters.sampleInterval
         let ticks = ubd_ticks() &- sampleBegan

@@ -11,7 +11,7 @@ extension Queue {
             let bytes = min(UInt64(descriptor.sectors) << 9, bufferStride)
             memset(bufferPointer(of: tag), 0xdb, Int(bytes))
             // What a null disk has to clear.
-            requests[Int(tag)].dirty = max(requests[Int(tag)].dirty, UInt32(bytes))
+            requests[Int(tag)].bufferWasFilled(bytes: UInt32(bytes))
         #endif
     }
 }

@@ -2,40 +2,8 @@ import Glibc
 import KernelABI
 import Ring
 import SystemCalls
+import Targets
 import WorkerProtocol
-
-/// What is remembered of a request while a target works on it, beyond the kernel's descriptor of it, which stays valid
-/// until the commit. All zeros unless something out of the ordinary happens: the common path only looks at `troubled`.
-struct Request {
-    /// 1 from the moment something went otherwise than planned to the end of the request.
-    var troubled: UInt32 = 0
-    /// Bytes moved so far.
-    var moved: UInt32 = 0
-    /// At least as many bytes as, from the start of the buffer, may be something else than zeros: the lengths of all
-    /// writes since then, or-ed together (null target; outlives the request).
-    var dirty: UInt32 = 0
-    var retries: UInt16 = 0
-    /// Where what remains of the request is read from or written to, when it is not where it normally is.
-    var detour: Detour = .none
-
-    /// Makes it ready for the next request.
-    mutating func settle() {
-        troubled = 0
-        moved = 0
-        retries = 0
-        detour = .none
-    }
-
-    enum Detour: UInt16 {
-        case none
-        /// Not through the direct file any more.
-        case buffered
-        /// Not from the file: zeros, since the file has ended (zero copy only).
-        case zeroes
-        /// It is with the thread that does ranges of a file.
-        case board
-    }
-}
 
 /// Where the data of requests lies.
 enum RequestBuffers {
@@ -46,16 +14,30 @@ enum RequestBuffers {
     case registered(base: UInt64 = 0)
 }
 
+/// Places in a ring's file table. Files of the target's follow the device.
+enum RingFiles {
+    /// /dev/ublkcN
+    static let device: Int32 = 0
+    /// /dev/zero, in zero-copy mode.
+    static let zeroes: Int32 = 3
+    /// The first word of a fetch or commit.
+    static let deviceHead = SubmissionEntry.head(
+        operation: IOUring.Operation.uringCommand, flags: IOUring.EntryFlags.fixedFile, file: device)
+    /// The first word of a read of zeros into a registered buffer.
+    static let zeroesHead = SubmissionEntry.head(
+        operation: IOUring.Operation.readFixed, flags: IOUring.EntryFlags.fixedFile, file: zeroes)
+}
+
 /// One hardware queue: its ring, its request descriptors, and one buffer and one record per tag. All memory is allocated
 /// here, once.
-struct Queue: ~Copyable {
+struct Queue<T: Target>: ~Copyable {
     var ring: Ring
     /// Requests whose target waits for something. None: the queue waits for the next request, and not for I/O.
     var pending: UInt32 = 0
     let number: UInt16
     let depth: UInt16
     /// One per tag.
-    let requests: UnsafeMutablePointer<Request>
+    let requests: UnsafeMutablePointer<T.State>
     /// Bytes between the buffers of two tags: the largest request, rounded up to pages. 0 with registered buffers.
     let bufferStride: UInt64
     let bufferBase: UInt64
@@ -75,6 +57,8 @@ struct Queue: ~Copyable {
     #endif
     /// What the broker can see of it.
     var counters: Counters
+    /// What is under way, when the target's submissions are not single.
+    var ledger: SubmissionLedger
     /// Discards and write-zeroes.
     var ranges: RangeLimit
     /// Where those of a regular file are done; nil when none are.
@@ -87,19 +71,18 @@ struct Queue: ~Copyable {
     private let buffers: Mapping?
     private var descriptorMemory: Mapping?
 
-    /// Index of /dev/ublkcN in the ring's file table. The target's files follow.
-    static let deviceSlot: Int32 = 0
-    static let deviceHead = SubmissionEntry.head(
-        operation: IOUring.Operation.uringCommand, flags: IOUring.EntryFlags.fixedFile, file: deviceSlot)
-
-    /// `depth` is at most the ring's capacity: each request has one submission at a time, so that the ring never
-    /// overflows. `maxIOBytes` in bytes. `words`: where it counts, StatisticsPage.stride bytes.
+    /// `maxIOBytes` in bytes. `words`: where it counts, StatisticsPage.stride bytes. Throws ENOBUFS when the ring has fewer
+    /// entries than the target's submissions need at this depth.
     init(
         number: UInt16, depth: UInt16, maxIOBytes: UInt32, ring: consuming Ring, buffers: RequestBuffers = .own,
-        commandHead: UInt64 = Queue.deviceHead, legacyOpcodes: Bool = false,
+        commandHead: UInt64 = RingFiles.deviceHead, legacyOpcodes: Bool = false,
         words: UnsafeMutablePointer<UInt64>? = nil, clock: TickClock = .none, board: RangeBoard? = nil
     ) throws(SystemError) {
-        precondition(UInt32(depth) <= ring.capacity && depth > 0)
+        precondition(depth > 0)
+        let needed = T.submissions.entries(depth: depth)
+        guard needed <= ring.capacity else {
+            throw SystemError("use a ring of \(ring.capacity) entries where \(needed) are needed", ENOBUFS)
+        }
         switch buffers {
         case .own:
             let page = Int(sysconf(Int32(_SC_PAGESIZE)))
@@ -118,7 +101,7 @@ struct Queue: ~Copyable {
             self.buffers = nil
         }
         requests = .allocate(capacity: Int(depth))
-        requests.initialize(repeating: Request(), count: Int(depth))
+        requests.initialize(repeating: T.State(), count: Int(depth))
         ownDescriptors = .allocate(capacity: Int(depth))
         ownDescriptors.initialize(
             repeating: UblkIODescriptor(operationAndFlags: 0, sectors: 0, startSector: 0), count: Int(depth))
@@ -127,6 +110,7 @@ struct Queue: ~Copyable {
         ownWords.initialize(repeating: 0, count: StatisticsPage.Word.count)
         self.ownWords = ownWords
         counters = Counters(words: words ?? ownWords, clock: clock)
+        ledger = SubmissionLedger(T.submissions, depth: depth)
         ranges = RangeLimit(depth: depth)
         self.board = board
         self.ring = ring
@@ -143,6 +127,7 @@ struct Queue: ~Copyable {
         requests.deallocate()
         ownDescriptors.deallocate()
         ownWords.deallocate()
+        ledger.deallocate()
         ranges.deallocate()
     }
 
@@ -167,10 +152,38 @@ struct Queue: ~Copyable {
         UnsafeMutableRawPointer(bitPattern: UInt(buffer(of: tag)))!
     }
 
+    // MARK: For the target
+
+    /// Queues a submission of the target's, whose user_data is a RequestKey; the kernel sees it at the end of the turn.
+    @inline(__always)
+    mutating func push(_ entry: SubmissionEntry) {
+        if !T.submissions.areSingle { ledger.begin(RequestKey(rawValue: entry.userData)) }
+        ring.push(entry)
+    }
+
+    /// Ends a request by the completion of something else, which may end any number of them; each is given back at the end of
+    /// this turn. Only for a target whose submissions are not single: others end a request by the outcome that they return.
+    mutating func complete(_ tag: UInt16, _ outcome: Outcome) {
+        precondition(!T.submissions.areSingle, "this target ends each request by its own completion")
+        ledger.end(tag, outcome)
+    }
+
+    /// How many submissions of a request are under way; those that have completed in this turn are not, once the target has
+    /// been told. Not known for a target whose submissions are single.
+    func underWay(_ tag: UInt16) -> Int { ledger.count(tag) }
+
+    // MARK: For the loop
+
+    /// A submission of the queue's own has completed; false when none was under way in that slot.
+    mutating func ownCompleted(_ key: RequestKey, _ completion: CompletionEntry) -> Bool {
+        if completion.flags & IOUring.CompletionFlags.more != 0 { return ledger.isUnderWay(key) }
+        return ledger.finish(key)
+    }
+
     /// Asks the kernel for a request on every tag, in one system call. Throws when it refuses one; a queue must never be
     /// left half-fetched, so the caller ends the process then.
     mutating func fetchAll() throws(SystemError) {
-        for tag in 0..<depth { push(fetchCommand, tag: tag, result: 0) }
+        for tag in 0..<depth { pushCommand(fetchCommand, tag: tag, result: 0) }
         try submitFetches()
     }
 
@@ -191,18 +204,18 @@ struct Queue: ~Copyable {
     @inline(__always)
     mutating func commit(_ tag: UInt16, _ descriptor: UblkIODescriptor, _ outcome: Outcome) {
         counters.complete(tag, descriptor, bytes: outcome.rawValue)
-        push(commitCommand, tag: tag, result: outcome.rawValue)
+        pushCommand(commitCommand, tag: tag, result: outcome.rawValue)
     }
 
     /// The same for a request that moved no data, or failed.
     @inline(never)
     mutating func commitRare(_ tag: UInt16, _ outcome: Outcome) {
         counters.settle(tag, descriptors[Int(tag)], outcome)
-        push(commitCommand, tag: tag, result: outcome.rawValue)
+        pushCommand(commitCommand, tag: tag, result: outcome.rawValue)
     }
 
     @inline(__always)
-    private mutating func push(_ command: UInt32, tag: UInt16, result: Int32) {
+    private mutating func pushCommand(_ command: UInt32, tag: UInt16, result: Int32) {
         ring.push(
             .command(
                 head: commandHead, command, payload: UblkIOCommand.payload(queue: number, tag: tag, result: result),

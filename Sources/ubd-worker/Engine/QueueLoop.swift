@@ -2,6 +2,7 @@ import Glibc
 import KernelABI
 import Ring
 import SystemCalls
+import Targets
 
 /// The loop of one queue: takes requests from the kernel, lets the target work, gives results back.
 ///
@@ -9,10 +10,10 @@ import SystemCalls
 /// stored properties of one value, so that lending the queue to the target needs no run-time exclusivity check.
 /// Tests/checks/engine-symbols and engine-instructions watch over both.
 struct QueueLoop<T: Target>: RequestLoop, ~Copyable {
-    var queue: Queue
+    var queue: Queue<T>
     var target: T
 
-    init(queue: consuming Queue, target: T) {
+    init(queue: consuming Queue<T>, target: T) {
         self.queue = queue
         self.target = target
     }
@@ -22,7 +23,7 @@ struct QueueLoop<T: Target>: RequestLoop, ~Copyable {
     @inline(never)
     mutating func turn() -> Int {
         let status = queue.ring.submit(waitingFor: 1, forIO: queue.pending != 0)
-        if status < 0, !queue.isPassing(status) { return status }
+        if status < 0, !isPassing(status) { return status }
         return handleCompletions()
     }
 
@@ -30,31 +31,39 @@ struct QueueLoop<T: Target>: RequestLoop, ~Copyable {
     @inline(__always)
     mutating func handleCompletions() -> Int {
         var batch = queue.ring.completions()
-        let taken = queue.counters.taken
         if queue.counters.isSampleDue { beginSample(batch) }
         while let completion = batch.take() {
             let key = RequestKey(rawValue: completion.userData)
+            if !T.submissions.areSingle, key.isKind(.own) {
+                let status = finishOwn(completion)
+                if status < 0 { return status }
+                continue
+            }
             let descriptor = queue.descriptors[Int(key.tag)]
             let outcome: Outcome
-            if key.isKind(.command) {
+            if key.isCommand {
                 if completion.result != 0 {
                     let status = commandFailed(completion.result)
                     if status < 0 { return status }
                     continue
                 }
+                if !T.submissions.areSingle, !queue.ledger.open(key.tag) { return -Int(EPROTO) }
                 queue.counters.take(1)
                 queue.poison(key.tag, descriptor)
                 #if UBD_TEST_CRASH
                     if let outcome = queue.crash.outcome(descriptor) {
+                        if !T.submissions.areSingle { queue.ledger.close(key.tag) }
                         queue.commit(key.tag, descriptor, outcome)
                         continue
                     }
                 #endif
                 outcome = target.begin(key.tag, descriptor, on: &queue)
             } else {
+                if !T.submissions.areSingle, !queue.ledger.finish(key) { return -Int(EPROTO) }
                 queue.pending &-= 1
                 outcome = target.finish(key, result: completion.result, on: &queue)
             }
+            if !T.submissions.areSingle, outcome != .pending { queue.ledger.close(key.tag) }
             if outcome.hasMoved {
                 queue.commit(key.tag, descriptor, outcome)
             } else if outcome == .pending {
@@ -64,11 +73,36 @@ struct QueueLoop<T: Target>: RequestLoop, ~Copyable {
             }
         }
         queue.ring.finish(batch)
-        queue.counters.endTurn(takenBefore: taken)
+        if !T.submissions.areSingle { giveBackEnded() }
+        queue.counters.endTurn()
         #if UBD_TEST_CRASH
             TestCrash.end(&queue)
         #endif
         return 0
+    }
+
+    /// A submission of the queue's own has completed. Returns 0, or a negated errno as `turn` does.
+    @inline(never)
+    private mutating func finishOwn(_ completion: CompletionEntry) -> Int {
+        let key = RequestKey(rawValue: completion.userData)
+        guard queue.ownCompleted(key, completion) else { return -Int(EPROTO) }
+        target.finishOwn(key, completion, on: &queue)
+        return 0
+    }
+
+    /// Gives back the requests that completions of other things have ended.
+    @inline(never)
+    private mutating func giveBackEnded() {
+        for index in 0..<queue.ledger.endedCount {
+            let ended = queue.ledger.ended(index)
+            queue.pending &-= 1
+            if ended.outcome.hasMoved {
+                queue.commit(ended.tag, queue.descriptors[Int(ended.tag)], ended.outcome)
+            } else {
+                queue.commitRare(ended.tag, ended.outcome)
+            }
+        }
+        queue.ledger.forgetEnded()
     }
 
     /// Takes the time of the first request that this turn begins; when it begins none, the next turn tries.
@@ -77,7 +111,7 @@ struct QueueLoop<T: Target>: RequestLoop, ~Copyable {
         var batch = batch
         while let completion = batch.take() {
             let key = RequestKey(rawValue: completion.userData)
-            if key.isKind(.command), completion.result == 0 { return queue.counters.beginSample(key.tag) }
+            if key.isCommand, completion.result == 0 { return queue.counters.beginSample(key.tag) }
         }
     }
 

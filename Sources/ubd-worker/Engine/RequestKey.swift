@@ -1,5 +1,6 @@
 /// What a submission carries through the kernel and its completion brings back: which request it belongs to, and what it
-/// was. Packed into the 64 bits of user_data (the idea is swift-nio's URingUserData).
+/// was. Packed into the 64 bits of user_data (the idea is swift-nio's URingUserData): tag in the lowest 16 bits, then 8 bits of
+/// kind, 8 of slot, and 32 that are the target's.
 struct RequestKey: Equatable, Sendable {
     let rawValue: UInt64
 
@@ -15,6 +16,8 @@ struct RequestKey: Equatable, Sendable {
         case probe = 3
         /// A list of requests given to the driver; the tag is how many they were. Batch mode only.
         case list = 4
+        /// A submission of the queue's own, which belongs to no request: a receive on a socket, a timer. The tag is 0.
+        case own = 5
     }
 
     @inline(__always)
@@ -27,10 +30,32 @@ struct RequestKey: Equatable, Sendable {
         rawValue = UInt64(tag) | UInt64(kind.rawValue) << 16
     }
 
+    /// `slot`: which of the request's submissions it is, below `Submissions.perRequest`; no two with the same slot are under
+    /// way at once. `data`: what the target wants to find in the completion.
+    @inline(__always)
+    init(tag: UInt16, _ kind: Kind, slot: UInt8, data: UInt32 = 0) {
+        rawValue = RequestKey(tag: tag, kind).rawValue | UInt64(slot) << 24 | UInt64(data) << 32
+    }
+
+    /// Of one of the queue's own submissions; `slot` is below `Submissions.ofQueue`.
+    @inline(__always)
+    init(ownSlot slot: UInt8, data: UInt32 = 0) {
+        self.init(tag: 0, .own, slot: slot, data: data)
+    }
+
     @inline(__always)
     var tag: UInt16 { UInt16(truncatingIfNeeded: rawValue) }
 
-    /// Compared as a number: the hot loop asks for one kind at a time.
     @inline(__always)
-    func isKind(_ kind: Kind) -> Bool { rawValue >> 16 == UInt64(kind.rawValue) }
+    var slot: UInt8 { UInt8(truncatingIfNeeded: rawValue &>> 24) }
+
+    @inline(__always)
+    var data: UInt32 { UInt32(truncatingIfNeeded: rawValue &>> 32) }
+
+    /// A fetch or commit, whose key is its tag and nothing else: the hot loop finds them with one comparison.
+    @inline(__always)
+    var isCommand: Bool { rawValue <= UInt64(UInt16.max) }
+
+    @inline(__always)
+    func isKind(_ kind: Kind) -> Bool { UInt8(truncatingIfNeeded: rawValue &>> 16) == kind.rawValue }
 }

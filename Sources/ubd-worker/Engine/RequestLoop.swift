@@ -4,7 +4,9 @@ import SystemCalls
 
 /// The loop of one queue, whatever way requests come and go.
 protocol RequestLoop: ~Copyable {
-    var queue: Queue { get set }
+    associatedtype Served: Target
+    var queue: Queue<Served> { get set }
+    var target: Served { get set }
 
     /// Asks the kernel for requests on every tag, in one system call.
     mutating func fetchAll() throws(SystemError)
@@ -12,12 +14,22 @@ protocol RequestLoop: ~Copyable {
     /// Submits what was pushed, waits for at least one completion, and handles all that are there. Returns 0, or a
     /// negated errno that leaves the queue useless: the process must end then, and its replacement starts anew.
     mutating func turn() -> Int
+
+    /// The second half of a turn: handles all completions that are there, after a submission. Returns as `turn` does.
+    mutating func handleCompletions() -> Int
 }
 
-extension Queue {
-    /// A wait that a stopped and continued process, or a moment without memory, cut short: nothing is lost.
-    @inline(never)
-    func isPassing(_ status: Int) -> Bool {
-        status == -Int(EINTR) || status == -Int(EAGAIN) || status == -Int(EBUSY)
+extension RequestLoop where Self: ~Copyable {
+    /// The driver has taken all fetches: begins the queue's own submissions, which the first turn submits.
+    mutating func start() {
+        var target = target
+        target.start(on: &queue)
+        self.target = target
     }
+}
+
+/// A wait that a stopped and continued process, or a moment without memory, cut short: nothing is lost.
+@inline(never)
+func isPassing(_ status: Int) -> Bool {
+    status == -Int(EINTR) || status == -Int(EAGAIN) || status == -Int(EBUSY)
 }

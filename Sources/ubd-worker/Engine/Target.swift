@@ -1,23 +1,63 @@
 import Glibc
 import KernelABI
+import Ring
+import Targets
 
 /// What makes a disk: how one request becomes submissions on the queue's ring, and what their completions mean.
 ///
 /// Each queue has its own copy, a small value without references; what must be remembered per request lies in the queue's
-/// `requests`. A request has at most one submission under way. A target never allocates, blocks or calls the system.
+/// `requests`. Targets whose queues would have to share more have one queue. A target never allocates, blocks or calls the
+/// system, and pushes submissions by `Queue.push` alone.
+///
+/// A request ends with the `Outcome` that `begin` or `finish` returns, or with `Queue.complete`, which any completion may
+/// call for any request; in both cases not before all of its submissions have completed.
 protocol Target: Sendable {
-    /// A request has arrived. `descriptor` is the kernel's word; the target checks it against its own bounds.
-    mutating func begin(_ tag: UInt16, _ descriptor: UblkIODescriptor, on queue: inout Queue) -> Outcome
+    /// What is remembered of each request.
+    associatedtype State: RequestState
 
-    /// A submission of the target's has completed with `result`: a count, or a negated errno.
-    mutating func finish(_ key: RequestKey, result: Int32, on queue: inout Queue) -> Outcome
+    /// How many submissions it can have under way: the constant that its manifest names.
+    static var submissions: Submissions { get }
+
+    /// The queue begins to serve: pushes the first submissions of the queue's own. Called once, when the driver has taken all
+    /// fetches, so never in a worker that only rehearses (an upgrade) and must not touch the sockets of the one that serves.
+    mutating func start(on queue: inout Queue<Self>)
+
+    /// A request has arrived. `descriptor` is the kernel's word; the target checks it against its own bounds.
+    mutating func begin(_ tag: UInt16, _ descriptor: UblkIODescriptor, on queue: inout Queue<Self>) -> Outcome
+
+    /// A submission of a request has completed with `result`: a count, or a negated errno. `key` is the submission's.
+    mutating func finish(_ key: RequestKey, result: Int32, on queue: inout Queue<Self>) -> Outcome
+
+    /// A submission of the queue's own has completed. With the flag IOUring.CompletionFlags.more it is still under way.
+    mutating func finishOwn(_ key: RequestKey, _ completion: CompletionEntry, on queue: inout Queue<Self>)
+}
+
+extension Target {
+    @inline(__always)
+    mutating func start(on queue: inout Queue<Self>) {}
+
+    @inline(__always)
+    mutating func finishOwn(_ key: RequestKey, _ completion: CompletionEntry, on queue: inout Queue<Self>) {}
+}
+
+/// What a target remembers of one request. One per tag is made with the queue; none is made or reset later, so a target
+/// that ends a request leaves its state as the next one needs it.
+protocol RequestState: BitwiseCopyable, Sendable {
+    init()
+
+    /// Only in a test build: the first bytes of the request's buffer were filled with what is no data (Poison.swift).
+    mutating func bufferWasFilled(bytes: UInt32)
+}
+
+extension RequestState {
+    mutating func bufferWasFilled(bytes: UInt32) {}
 }
 
 /// What became of a request.
 struct Outcome: Equatable, Sendable {
     let rawValue: Int32
 
-    /// A submission is under way.
+    /// Not done yet: a submission is under way, or the completion of something else will end it.
     @inline(__always)
     static var pending: Outcome { Outcome(rawValue: .min) }
 

@@ -43,7 +43,7 @@
 
         /// After a turn: the kernel hears what was answered, then comes the crash.
         @inline(never)
-        static func end(_ queue: inout Queue) {
+        static func end<T: Target>(_ queue: inout Queue<T>) {
             guard let kind = queue.crash.doom else { return }
             _ = queue.ring.submit(waitingFor: 0)
             happen(kind)

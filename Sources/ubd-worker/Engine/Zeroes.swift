@@ -4,19 +4,13 @@ import Ring
 
 /// Zeros for a read whose buffer only the kernel can reach: read into it from /dev/zero. In zero-copy mode a positive
 /// result completes the whole request, and what was not filled would show the reader old memory (docs/kernel-facts.md#short-result).
-extension Queue {
-    /// Index of /dev/zero in the ring's file table, in zero-copy mode.
-    static let zeroSlot: Int32 = 3
-    static let zeroHead = SubmissionEntry.head(
-        operation: IOUring.Operation.readFixed, flags: IOUring.EntryFlags.fixedFile, file: zeroSlot)
-    static let mostRetries: UInt16 = 16
-
+extension Queue where T.State == Request {
     /// Submits zeros for the bytes from `from` on to the request's end at `length`.
     @inline(never)
     mutating func pushZeroes(_ tag: UInt16, from: UInt32, length: UInt32) {
-        ring.push(
+        push(
             .transfer(
-                head: Queue.zeroHead, address: buffer(of: tag) + UInt64(from), length: length - from, offset: 0,
+                head: RingFiles.zeroesHead, address: buffer(of: tag) + UInt64(from), length: length - from, offset: 0,
                 operationFlags: 0, userData: RequestKey(tag: tag, .data).rawValue, bufferIndex: tag))
     }
 
@@ -40,7 +34,7 @@ extension Queue {
             }
         case -EINTR, -EAGAIN:
             request.pointee.retries += 1
-            if request.pointee.retries > Queue.mostRetries { outcome = .failed(EIO) }
+            if request.pointee.retries > Request.mostRetries { outcome = .failed(EIO) }
         case 0: outcome = .failed(EIO)
         default: outcome = .failed(-result)
         }

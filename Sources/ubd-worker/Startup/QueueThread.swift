@@ -39,7 +39,7 @@ struct QueueAssignment: Sendable {
     static func fileTable(_ targets: [Int32], zeroCopy: Bool) throws(WorkerFailure) -> [Int32] {
         let files = [WorkerDescriptor.device] + targets
         guard zeroCopy else { return files }
-        let empty = Int(Queue.zeroSlot) - files.count
+        let empty = Int(RingFiles.zeroes) - files.count
         guard empty >= 0 else { throw WorkerFailure(.fileCount, detail: UInt64(targets.count)) }
         return files + [Int32](repeating: -1, count: empty) + [WorkerDescriptor.zeroes]
     }
@@ -90,22 +90,22 @@ enum QueueThread {
             _ = ubd_pin_thread(assignment.processors, assignment.processors.count)
         }
         do {
-            let prepared = try prepare(assignment, helperProcessors)
             // Once for the life of the thread: from here on the types of target and loop are known.
-            try assignment.target.serve(prepared, assignment)
+            try assignment.target.serve(assignment, helperProcessors)
         } catch {
             assignment.rendezvous.report(error)
         }
     }
 
-    struct Prepared: ~Copyable {
-        var queue: Queue
+    private struct Prepared<T: Target>: ~Copyable {
+        var queue: Queue<T>
         var batch: Batch?
     }
 
     static func run<T: Target>(
-        _ prepared: consuming Prepared, _ target: T, _ assignment: QueueAssignment
+        _ target: T, _ assignment: QueueAssignment, _ helperProcessors: [UInt64]
     ) throws(WorkerFailure) {
+        var prepared: Prepared<T> = try prepare(assignment, helperProcessors)
         if let batch = prepared.batch.take() {
             try serve(BatchLoop(queue: prepared.queue, target: target, batch: batch), assignment)
         } else {
@@ -114,15 +114,14 @@ enum QueueThread {
     }
 
     /// Ring, wall, memory. Nothing that the driver sees.
-    private static func prepare(
+    private static func prepare<T: Target>(
         _ assignment: QueueAssignment, _ helperProcessors: [UInt64]
-    ) throws(WorkerFailure) -> Prepared {
+    ) throws(WorkerFailure) -> Prepared<T> {
         let detail = UInt64(assignment.number)
         var tables = SealedRing.Tables(files: assignment.files)
         tables.helperProcessors = helperProcessors
         if assignment.zeroCopy { tables.bufferSlots = UInt32(assignment.depth) }
         var batch: Batch?
-        var entries = UInt32(assignment.depth)
         if assignment.batch {
             let memory: Batch
             do {
@@ -133,9 +132,8 @@ enum QueueThread {
             }
             tables.bufferRing = (memory.bufferRing, memory.buffers)
             batch = consume memory
-            // Beside one for each request, a list and a fetch may be on their way.
-            entries += 2
         }
+        let entries = T.submissions.ringEntries(depth: assignment.depth, batch: assignment.batch)
         let ring = try SealedRing.make(
             queue: assignment.number, entries: entries, tables: tables, seal: assignment.seal)
         let sealed: Bool
@@ -145,13 +143,13 @@ enum QueueThread {
             throw WorkerFailure(.ringSeal, errno: error.errno, detail: detail)
         }
         do {
-            let queue = try Queue(
+            let queue = try Queue<T>(
                 number: assignment.number, depth: assignment.depth, maxIOBytes: assignment.maxIOBytes, ring: ring,
                 buffers: assignment.zeroCopy ? .registered() : .own, legacyOpcodes: assignment.legacyOpcodes,
                 words: UnsafeMutablePointer(bitPattern: assignment.statistics), clock: assignment.clock,
                 board: assignment.board)
             assignment.rendezvous.reportPrepared(canMakeRings: !sealed)
-            return Prepared(queue: queue, batch: batch)
+            return Prepared<T>(queue: queue, batch: batch)
         } catch {
             throw WorkerFailure(.memory, errno: error.errno, detail: detail)
         }
@@ -175,6 +173,7 @@ enum QueueThread {
             throw WorkerFailure(.mapDescriptors, errno: error.errno, detail: detail)
         }
         assignment.rendezvous.reportServing()
+        loop.start()
         // From here on only what the loop's filter allows: io_uring_enter and exit_group.
         while loop.queue.live > 0 {
             if loop.turn() < 0 { _exit(WorkerExit.ringFailed) }

@@ -12,13 +12,14 @@ protocol ServedTarget: Target {
         _ launch: LaunchMessage, files: [ClientFile], kernel: KernelVersion, canWait: Bool
     ) throws(WorkerFailure) -> OpenTarget
 
-    /// Serves one queue, in the loop that the compiler makes for this target alone.
-    func serve(_ prepared: consuming QueueThread.Prepared, _ assignment: QueueAssignment) throws(WorkerFailure)
+    /// Makes the ring of one queue and serves it, in the loop that the compiler makes for this target alone.
+    /// `helperProcessors`: one bit each, where the ring's helper threads may run.
+    func serve(_ assignment: QueueAssignment, _ helperProcessors: [UInt64]) throws(WorkerFailure)
 }
 
 extension ServedTarget {
-    func serve(_ prepared: consuming QueueThread.Prepared, _ assignment: QueueAssignment) throws(WorkerFailure) {
-        try QueueThread.run(prepared, self, assignment)
+    func serve(_ assignment: QueueAssignment, _ helperProcessors: [UInt64]) throws(WorkerFailure) {
+        try QueueThread.run(self, assignment, helperProcessors)
     }
 }
 

@@ -118,7 +118,7 @@ struct ManifestLanguageTests {
             TargetOption(19, name: "patience", kind: .duration(100...60_000), initial: .number(2500), help: "How long"),
             TargetOption(20, name: "part", kind: .bytes(0...4096, multipleOf: 16, powerOfTwo: false), help: "How much"),
             TargetOption(21, name: "eager", kind: .flag, help: "At once"),
-        ], modes: [.copy], queues: .one, submissions: TargetManifest.Submissions(perRequest: 3, ofQueue: 2),
+        ], modes: [.copy], queues: .one, submissions: Submissions(perRequest: 3, ofQueue: 2),
         workerData: TargetManifest.WorkerData(reads: true, writes: false), survival: .inputs)
 
     private func options(_ list: [(String, String)]) throws(InterfaceError) -> DeviceOptions {
@@ -169,7 +169,7 @@ struct ManifestLanguageTests {
             name: "remote", number: 98, summary: "",
             inputs: [
                 TargetInput(.secret, name: "key", help: ""), TargetInput(.sockets, name: "server", help: ""),
-            ], modes: [.copy], queues: .onePerConnection, survival: .inputs)
+            ], modes: [.copy], queues: .onePerConnection, submissions: Submissions(), survival: .inputs)
         #expect(remote.descriptors(DeviceOptions(), queues: 4) == 5...5)
     }
 
@@ -177,6 +177,7 @@ struct ManifestLanguageTests {
     func derived() {
         #expect(DataMode.allCases.filter(Self.everything.takes) == [.copy, .batch])
         #expect(DataMode.allCases.filter(TargetManifest.null.takes) == DataMode.allCases)
-        #expect(Self.everything.ringEntries(depth: 128) == 386 && TargetManifest.loop.ringEntries(depth: 128) == 128)
+        #expect(Self.everything.submissions.entries(depth: 128) == 386)
+        #expect(TargetManifest.loop.submissions.entries(depth: 128) == 128)
     }
 }

@@ -109,7 +109,8 @@ struct MessageTests {
     func text() {
         let option = TargetOption(18, name: "export", kind: .text(1...8), help: "")
         let target = TargetManifest(
-            name: "t", number: 9, summary: "", options: [option], modes: [.copy], survival: .nothing)
+            name: "t", number: 9, summary: "", options: [option], modes: [.copy], submissions: Submissions(),
+            survival: .nothing)
         func read(_ text: [UInt8]) -> DeviceOptions? {
             var writer = ByteWriter()
             writer.put(UInt16(1))

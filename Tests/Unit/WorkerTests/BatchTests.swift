@@ -16,7 +16,7 @@ struct BatchTests {
         let ring = try Ring(
             entries: UInt32(depth) + 2, completions: UInt32(depth) * 4,
             flags: SealedRing.flags & ~IOUring.Setup.disabled)
-        let queue = try Queue(
+        let queue = try Queue<NullTarget>(
             number: 3, depth: depth, maxIOBytes: 4096, ring: ring, buffers: zeroCopy ? .registered() : .own)
         let batch = try Batch(queue: 3, depth: depth, zeroCopy: zeroCopy)
         let target = NullTarget(bounds: DiskBounds(size: 1 << 20, maxIOBytes: 4096), readOnly: false)

@@ -95,9 +95,8 @@ struct CountersTests {
         var counters = queue.loop.queue.counters
         let words = counters.words
         for came: UInt64 in [1, 1, 2, 3, 4, 7, 8, 4096, 0] {
-            let before = counters.taken
             counters.take(came)
-            counters.endTurn(takenBefore: before)
+            counters.endTurn()
         }
         let sizes = (0..<StatisticsPage.batchSizes).map { words[Word.batchSizes + $0] }
         #expect(sizes == [2, 2, 2, 1, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0])
@@ -109,7 +108,8 @@ struct CountersTests {
         for (clock, expected) in [(TickClock(scale: 1 << 32), 4), (.none, 0)] as [(TickClock, UInt64)] {
             let ring = try Ring(entries: 4, completions: 8, flags: SealedRing.flags & ~IOUring.Setup.disabled)
             let nop = SubmissionEntry.head(operation: IOUring.Operation.nop, flags: 0, file: -1)
-            let queue = try Queue(number: 0, depth: 1, maxIOBytes: 4096, ring: ring, commandHead: nop, clock: clock)
+            let queue = try Queue<NullTarget>(
+                number: 0, depth: 1, maxIOBytes: 4096, ring: ring, commandHead: nop, clock: clock)
             queue.ownDescriptors[0] = UblkIODescriptor(operationAndFlags: 0, sectors: 8, startSector: 0)
             var loop = QueueLoop(
                 queue: queue,

@@ -63,7 +63,8 @@ struct HostileDescriptorTests {
         var loop = LoopTarget(
             start: start, bounds: bounds, readOnly: false, isBlockDevice: false, direct: false, writeFlags: 0)
         var null = NullTarget(bounds: bounds, readOnly: false)
-        var queue = try TestQueue(null)
+        var queue = try TestQueue(loop)
+        var nullQueue = try TestQueue(null)
         var numbers = Numbers(state: UInt64.random(in: .min ... .max))
         let seed = numbers.state
         for _ in 0..<20_000 {
@@ -84,7 +85,7 @@ struct HostileDescriptorTests {
             queue.loop.queue.ring.discardPending()
             // As if each range were done before the next one comes.
             while queue.loop.queue.ranges.underWay > 0 { #expect(queue.loop.queue.ranges.end() == nil) }
-            let answer = null.begin(0, descriptor, on: &queue.loop.queue)
+            let answer = null.begin(0, descriptor, on: &nullQueue.loop.queue)
             if answer.rawValue > 0 {
                 #expect(bounds.containsData(descriptor) && answer.rawValue == Int32(descriptor.sectors * 512))
             }

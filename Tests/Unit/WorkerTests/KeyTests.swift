@@ -8,12 +8,36 @@ import Testing
 struct RequestKeyTests {
     @Test("keeps tag and kind apart", arguments: [UInt16(0), 1, 4095, 0xffff])
     func packing(tag: UInt16) {
-        let kinds: [RequestKey.Kind] = [.command, .data, .control, .probe]
+        let kinds: [RequestKey.Kind] = [.command, .data, .control, .probe, .list, .own]
         for kind in kinds {
             let key = RequestKey(rawValue: RequestKey(tag: tag, kind).rawValue)
             #expect(key.tag == tag)
             for other in kinds { #expect(key.isKind(other) == (other == kind)) }
+            #expect(key.isCommand == (kind == .command))
         }
+    }
+
+    @Test("brings slot and data back beside them, each in bits of its own")
+    func slotAndData() {
+        for (tag, slot, data) in [(0, 0, 0), (0xffff, 0, 0), (0, 0xff, 0), (0, 0, .max), (0xffff, 0xff, .max)]
+            as [(UInt16, UInt8, UInt32)]
+        {
+            for kind in [RequestKey.Kind.command, .data, .control, .probe, .list, .own] {
+                let key = RequestKey(tag: tag, kind, slot: slot, data: data)
+                #expect(key.tag == tag && key.slot == slot && key.data == data && key.isKind(kind))
+                #expect(
+                    key.rawValue == UInt64(tag) | UInt64(kind.rawValue) << 16 | UInt64(slot) << 24 | UInt64(data) << 32)
+            }
+        }
+        let own = RequestKey(ownSlot: 3, data: 9)
+        #expect(!own.isCommand && own.isKind(.own) && own.tag == 0 && own.slot == 3 && own.data == 9)
+    }
+
+    @Test("without slot and data is the same number as in slot 0")
+    func slotZero() {
+        #expect(RequestKey(tag: 17, .data, slot: 0) == RequestKey(tag: 17, .data))
+        #expect(RequestKey(tag: 17, .data).rawValue == 0x1_0011)
+        #expect(RequestKey(tag: 17, .control).rawValue == 0x2_0011)
     }
 
     @Test("of a command is just the tag")

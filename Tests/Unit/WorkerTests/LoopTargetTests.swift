@@ -230,7 +230,7 @@ struct LoopTargetTests {
         var queue = try TestQueue(target)
         queue.loop.queue.ownDescriptors[0] = UblkIODescriptor(operationAndFlags: 0, sectors: 8, startSector: 0)
         let key = RequestKey(tag: 0, .data)
-        for _ in 0..<Queue.mostRetries {
+        for _ in 0..<Request.mostRetries {
             #expect(target.finish(key, result: -EAGAIN, on: &queue.loop.queue) == .pending)
             queue.loop.queue.ring.discardPending()
         }
@@ -269,7 +269,7 @@ struct LoopTargetTests {
     func fewRanges() throws {
         var target = target(isBlockDevice: true)
         let ring = try Ring(entries: 8, completions: 16, flags: SealedRing.flags & ~IOUring.Setup.disabled)
-        var queue = try Queue(number: 0, depth: 8, maxIOBytes: 4096, ring: ring)
+        var queue = try Queue<LoopTarget>(number: 0, depth: 8, maxIOBytes: 4096, ring: ring)
         for tag in 0..<8 {
             let operation = tag % 2 == 0 ? UblkIOOperation.discard : UblkIOOperation.writeZeroes
             queue.ownDescriptors[tag] = UblkIODescriptor(
@@ -328,11 +328,11 @@ struct LoopTargetTests {
             let key = RequestKey(tag: 0, .control)
             let first = target.beginRare(0, on: &queue.loop.queue)
             #expect(first == .pending)
-            for _ in 0..<Queue.mostRetries {
+            for _ in 0..<Request.mostRetries {
                 #expect(target.finish(key, result: -errno, on: &queue.loop.queue) == .pending)
             }
             let entries = queue.loop.queue.ring.pendingEntries()
-            #expect(entries.count == Int(Queue.mostRetries) + 1)
+            #expect(entries.count == Int(Request.mostRetries) + 1)
             #expect(entries.allSatisfy { $0 == entries[0] })
             #expect(target.finish(key, result: -errno, on: &queue.loop.queue) == .failed(EIO))
             #expect(queue.loop.queue.requests[0].retries == 0)

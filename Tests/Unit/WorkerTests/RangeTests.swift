@@ -78,10 +78,10 @@ struct RangeTests {
     }
 
     /// A queue of that depth with a thread that does its ranges.
-    private func queue(_ board: RangeBoard, depth: UInt16) throws -> Queue {
+    private func queue(_ board: RangeBoard, depth: UInt16) throws -> Queue<LoopTarget> {
         let ring = try Ring(
             entries: UInt32(depth), completions: UInt32(depth) * 2, flags: SealedRing.flags & ~IOUring.Setup.disabled)
-        return try Queue(number: 0, depth: depth, maxIOBytes: 4096, ring: ring, board: board)
+        return try Queue<LoopTarget>(number: 0, depth: depth, maxIOBytes: 4096, ring: ring, board: board)
     }
 
     @Test(

@@ -102,7 +102,7 @@ struct QueueTests {
         let file = FileDescriptor(owning: try call("memfd_create") { memfd_create("x", 0) })
         let ring = try SealedRing.make(
             queue: 0, entries: 4, tables: SealedRing.Tables(files: [file.raw]), seal: SealedRingTests.seal)
-        var queue = try Queue(number: 2, depth: 4, maxIOBytes: 4096, ring: ring)
+        var queue = try Queue<NullTarget>(number: 2, depth: 4, maxIOBytes: 4096, ring: ring)
         var thrown: SystemError?
         do { try queue.fetchAll() } catch { thrown = error }
         #expect(thrown == SystemError("fetch on queue 2", EOPNOTSUPP))
@@ -111,7 +111,7 @@ struct QueueTests {
     @Test("gives every tag page-aligned memory of its own")
     func buffers() throws {
         let ring = try Ring(entries: 8, completions: 16, flags: SealedRing.flags & ~IOUring.Setup.disabled)
-        let queue = try Queue(number: 0, depth: 8, maxIOBytes: 5000, ring: ring)
+        let queue = try Queue<NullTarget>(number: 0, depth: 8, maxIOBytes: 5000, ring: ring)
         let stride = queue.bufferStride
         #expect(stride == 8192)
         for tag in 0..<UInt16(8) {
@@ -126,7 +126,7 @@ struct QueueTests {
     func aborts() throws {
         let ring = try Ring(entries: 4, completions: 8, flags: SealedRing.flags & ~IOUring.Setup.disabled)
         let head = SubmissionEntry.head(operation: IOUring.Operation.nop, flags: 0, file: -1)
-        let queue = try Queue(number: 0, depth: 2, maxIOBytes: 4096, ring: ring, commandHead: head)
+        let queue = try Queue<NullTarget>(number: 0, depth: 2, maxIOBytes: 4096, ring: ring, commandHead: head)
         let bounds = DiskBounds(size: 4096, maxIOBytes: 4096)
         var loop = QueueLoop(queue: queue, target: NullTarget(bounds: bounds, readOnly: false))
         // A NOP with bit 0 of its flags completes with the number in its length field (IORING_NOP_INJECT_RESULT).
@@ -147,7 +147,7 @@ struct QueueTests {
     @Test("after a command that made no sense stops too")
     func nonsense() throws {
         let ring = try Ring(entries: 4, completions: 8, flags: SealedRing.flags & ~IOUring.Setup.disabled)
-        let queue = try Queue(number: 0, depth: 1, maxIOBytes: 4096, ring: ring)
+        let queue = try Queue<NullTarget>(number: 0, depth: 1, maxIOBytes: 4096, ring: ring)
         let bounds = DiskBounds(size: 4096, maxIOBytes: 4096)
         var loop = QueueLoop(queue: queue, target: NullTarget(bounds: bounds, readOnly: false))
         loop.queue.ring.push(

@@ -2,6 +2,7 @@ import CLiburing
 import CShims
 import Glibc
 import KernelABI
+import Synchronization
 import SystemCalls
 import WorkerProtocol
 
@@ -25,7 +26,7 @@ struct TestQueue<T: Target>: ~Copyable {
         _ target: T, files: [Int32] = [], maxIOBytes: UInt32 = 65536, zeroCopy: Bool = false,
         ranges: FileRangeWork? = nil
     ) throws(SystemError) {
-        var ring = try Ring(entries: 4, completions: 8, flags: SealedRing.flags & ~IOUring.Setup.disabled)
+        var ring = try Ring(entries: 32, completions: 64, flags: SealedRing.flags & ~IOUring.Setup.disabled)
         let zeroes = try FileDescriptor.open("/dev/zero", O_RDONLY)
         let pages = try Mapping.anonymous(bytes: Int(maxIOBytes))
         let first = files.first ?? zeroes.raw
@@ -41,7 +42,7 @@ struct TestQueue<T: Target>: ~Copyable {
             memset(pages.base, 0xee, pages.count)
         }
         let nop = SubmissionEntry.head(operation: IOUring.Operation.nop, flags: 0, file: -1)
-        let queue = try Queue(
+        let queue = try Queue<T>(
             number: 0, depth: 1, maxIOBytes: maxIOBytes, ring: ring,
             buffers: zeroCopy ? .registered(base: UInt64(UInt(bitPattern: pages.base))) : .own, commandHead: nop,
             board: ranges == nil ? nil : try RangeBoard(queues: 1, depth: 1))
@@ -102,13 +103,14 @@ struct Submission: Equatable {
     var operationFlags: UInt32
     var bufferIndex: UInt16
     var payload: UInt64
+    var userData: UInt64 = 0
 }
 
 extension Ring {
     /// What was pushed and not submitted yet.
     func pendingEntries() -> [Submission] {
         (0..<untaken).map { index in
-            let slot = submissionEntries + Int((taken &+ index) & submissionMask) * MemoryLayout<SubmissionEntry>.stride
+            let slot = submissionEntries + Int((taken &+ index) % (capacity + 1)) * MemoryLayout<SubmissionEntry>.stride
             return Submission(
                 operation: slot.load(as: UInt8.self), flags: slot.load(fromByteOffset: 1, as: UInt8.self),
                 file: slot.load(fromByteOffset: 4, as: Int32.self),
@@ -117,7 +119,8 @@ extension Ring {
                 length: slot.load(fromByteOffset: 24, as: UInt32.self),
                 operationFlags: slot.load(fromByteOffset: 28, as: UInt32.self),
                 bufferIndex: slot.load(fromByteOffset: 40, as: UInt16.self),
-                payload: slot.load(fromByteOffset: 48, as: UInt64.self))
+                payload: slot.load(fromByteOffset: 48, as: UInt64.self),
+                userData: slot.load(fromByteOffset: 32, as: UInt64.self))
         }
     }
 }
@@ -151,5 +154,25 @@ struct TestFile: ~Copyable {
 
 extension Ring {
     /// Forgets what was pushed and not submitted.
-    mutating func discardPending() { tail = taken }
+    mutating func discardPending() {
+        let index = taken % capacity
+        next = submissionEntries + Int(index) * MemoryLayout<SubmissionEntry>.stride
+        bias = taken &- Ring.units(next)
+        stop = submissionEnd
+    }
+
+    /// Plays a kernel that takes everything at once.
+    mutating func takePending() -> [Submission] {
+        defer { taken = tail }
+        return pendingEntries()
+    }
+}
+
+extension Ring {
+    /// Where the kernel puts completions.
+    var completionMemory:
+        (tail: UnsafeMutablePointer<Atomic<UInt32>>, entries: UnsafeMutablePointer<CompletionEntry>, mask: UInt32)
+    {
+        (completionTail, UnsafeMutablePointer(mutating: completionEntries), completionMask)
+    }
 }

@@ -41,9 +41,11 @@ struct ZeroCopyTests {
         #expect(failure?.step == .fileCount && failure?.detail == 3)
     }
 
-    @Test("every target that the worker has is in the list, and its descriptors fit a ring's file table")
+    @Test("every target that the worker has is in the list, with its submissions, and its descriptors fit a file table")
     func targets() throws {
         #expect(servedTargets.map { $0.manifest.number } == TargetList.all.map(\.number))
+        // The loop of each is compiled for a constant, which must be what the broker and the ring go by.
+        for target in servedTargets { #expect(target.submissions == target.manifest.submissions, "\(target)") }
         for target in TargetList.all {
             let most = target.descriptors(DeviceOptions(), queues: 1).upperBound
             let files = [Int32](repeating: WorkerDescriptor.firstFile, count: most)
@@ -64,7 +66,7 @@ struct ZeroCopyTests {
         let beyond = queue.buffer[8192]
         #expect(beyond == 0xee)
         let submitted = queue.submitted
-        #expect(submitted.map(\.file) == [1, 1, Queue.zeroSlot])
+        #expect(submitted.map(\.file) == [1, 1, RingFiles.zeroes])
         #expect(submitted[2].address == submitted[0].address + 5000)
         #expect(submitted[2].length == 3192)
         // The next request goes the ordinary way again.
@@ -111,7 +113,7 @@ struct ZeroCopyTests {
         let kept = Array(queue.buffer[..<4096])
         #expect(kept == data)
         let files = queue.submitted.map(\.file)
-        #expect(files == [Queue.zeroSlot])
+        #expect(files == [RingFiles.zeroes])
     }
 
     @Test("zeros that come in parts are all there before the request ends, and an error ends it")
@@ -140,7 +142,7 @@ struct ZeroCopyTests {
             #expect(failed == .failed(errno))
         }
         var outcome = Outcome.pending
-        for _ in 0...Queue.mostRetries where outcome == .pending { outcome = next(-EAGAIN).outcome }
+        for _ in 0...Request.mostRetries where outcome == .pending { outcome = next(-EAGAIN).outcome }
         #expect(outcome == .failed(EIO))
     }
 }

@@ -7,19 +7,19 @@ import SystemCalls
 
 /// The two loops, as far as they are driven here: with completions that were made, without any system call.
 protocol DrivenLoop: ~Copyable {
-    associatedtype Served: Target
-    var queue: Queue { get set }
+    associatedtype Served: Target where Served.State == Request
+    var queue: Queue<Served> { get set }
     var target: Served { get set }
     mutating func handleCompletions() -> Int
     /// The driver's side of requests that come: nil when this loop is told of each tag by its own completion.
     var tagBuffers: TagBuffers? { get }
 }
 
-extension QueueLoop: DrivenLoop {
+extension QueueLoop: DrivenLoop where T.State == Request {
     var tagBuffers: TagBuffers? { nil }
 }
 
-extension BatchLoop: DrivenLoop {
+extension BatchLoop: DrivenLoop where T.State == Request {
     var tagBuffers: TagBuffers? {
         TagBuffers(ring: batch.bufferRing, count: batch.buffers, elementBytes: batch.elementBytes)
     }
@@ -106,26 +106,26 @@ private struct Loops {
         let target = LoopTarget(
             start: 0, bounds: bounds, readOnly: true, isBlockDevice: false, direct: false, writeFlags: 0)
         let null = NullTarget(bounds: bounds, readOnly: true)
-        self.null = LoopBox(QueueLoop(queue: try Loops.queue(zeroCopy), target: null), Driver())
+        self.null = LoopBox(QueueLoop(queue: try Loops.queue(zeroCopy, NullTarget.self), target: null), Driver())
         nullBatch = LoopBox(try Loops.batch(null, zeroCopy), Driver())
-        loop = LoopBox(QueueLoop(queue: try Loops.queue(zeroCopy), target: target), Driver())
+        loop = LoopBox(QueueLoop(queue: try Loops.queue(zeroCopy, LoopTarget.self), target: target), Driver())
         loopBatch = LoopBox(try Loops.batch(target, zeroCopy), Driver())
     }
 
     private static func batch<T: Target>(_ target: T, _ zeroCopy: Bool) throws(SystemError) -> BatchLoop<T> {
         let batch = try Batch(queue: 0, depth: Driver.depth, zeroCopy: zeroCopy)
-        var loop = BatchLoop(queue: try queue(zeroCopy), target: target, batch: batch)
+        var loop = BatchLoop(queue: try queue(zeroCopy, T.self), target: target, batch: batch)
         loop.pushPreparation()
         loop.queue.ring.taken = loop.queue.ring.tail
         return loop
     }
 
-    private static func queue(_ zeroCopy: Bool) throws(SystemError) -> Queue {
+    private static func queue<T: Target>(_ zeroCopy: Bool, _ target: T.Type) throws(SystemError) -> Queue<T> {
         let depth = Driver.depth
         // It stays disabled: the kernel never looks at it.
         let ring = try Ring(
             entries: UInt32(depth) * 2, completions: UInt32(Driver.completions), flags: SealedRing.flags)
-        let queue = try Queue(
+        let queue = try Queue<T>(
             number: 0, depth: depth, maxIOBytes: Disk.maxIOBytes, ring: ring,
             buffers: zeroCopy ? .registered() : .own, clock: TickClock(scale: 1 << 30))
         if !zeroCopy { for tag in 0..<depth { Driver.markEnd(of: queue.bufferPointer(of: tag)) } }

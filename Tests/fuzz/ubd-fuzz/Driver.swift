@@ -194,7 +194,7 @@ struct Driver {
 
     private mutating func take<Loop: DrivenLoop & ~Copyable>(_ entry: Submission, _ loop: inout Loop) {
         require(entry.flags & IOUring.EntryFlags.fixedFile != 0, "not on a fixed file: \(entry)")
-        let isCommand = entry.operation == IOUring.Operation.uringCommand && entry.file == Queue.deviceSlot
+        let isCommand = entry.operation == IOUring.Operation.uringCommand && entry.file == RingFiles.device
         guard isCommand else {
             let tag = Int(RequestKey(rawValue: entry.userData).tag)
             require(tag < tags.count && tags[tag] == .held(nil), "not held, or the second one: \(entry)")

@@ -25,7 +25,7 @@ struct Submission: Equatable {
 
     /// It touches nothing but its request's buffer and, in the right file, the disk.
     func check(_ disk: Disk, buffer: UInt64, tag: UInt16) {
-        let isZeroes = file == Queue.zeroSlot
+        let isZeroes = file == RingFiles.zeroes
         require(isZeroes || file == LoopTarget.bufferedFile || disk.direct && file == LoopTarget.directFile, "\(self)")
         require(!disk.isNull || isZeroes, "a null disk has no file: \(self)")
         require(isRead || !isZeroes, "only read from /dev/zero: \(self)")
@@ -62,7 +62,7 @@ extension Ring {
     /// What was pushed and not taken yet.
     func pendingEntries() -> [Submission] {
         (0..<untaken).map { index in
-            let slot = submissionEntries + Int((taken &+ index) & submissionMask) * MemoryLayout<SubmissionEntry>.stride
+            let slot = submissionEntries + Int((taken &+ index) % (capacity + 1)) * MemoryLayout<SubmissionEntry>.stride
             return Submission(
                 operation: slot.load(as: UInt8.self), flags: slot.load(fromByteOffset: 1, as: UInt8.self),
                 file: slot.load(fromByteOffset: 4, as: Int32.self),

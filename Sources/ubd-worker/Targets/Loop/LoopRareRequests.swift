@@ -8,7 +8,7 @@ extension LoopTarget {
     /// Flush, discard and write-zeroes, as the kernel's own loop driver does them (drivers/block/loop.c), and reads and
     /// writes that can't be done.
     @inline(never)
-    mutating func beginRare(_ tag: UInt16, on queue: inout Queue) -> Outcome {
+    mutating func beginRare(_ tag: UInt16, on queue: inout Queue<LoopTarget>) -> Outcome {
         let descriptor = queue.descriptors[Int(tag)]
         let key = RequestKey(tag: tag, .control).rawValue
         let file = LoopTarget.bufferedFile
@@ -18,7 +18,7 @@ extension LoopTarget {
         case UblkIOOperation.flush:
             // A read-only disk has no write cache, so none comes; if one does there is nothing to do.
             if readOnly { return .done(0) }
-            queue.ring.push(.syncData(file: file, userData: key))
+            queue.push(.syncData(file: file, userData: key))
         case UblkIOOperation.discard, UblkIOOperation.writeZeroes:
             if readOnly { return .failed(EROFS) }
             guard bounds.contains(descriptor) else { return .failed(EIO) }
@@ -31,18 +31,18 @@ extension LoopTarget {
     }
 
     /// A discard or write-zeroes.
-    private func submitRange(_ tag: UInt16, _ descriptor: UblkIODescriptor, on queue: inout Queue) {
+    private func submitRange(_ tag: UInt16, _ descriptor: UblkIODescriptor, on queue: inout Queue<LoopTarget>) {
         let key = RequestKey(tag: tag, .control).rawValue
         let file = LoopTarget.bufferedFile
         let offset = start &+ descriptor.startSector << 9
         // Checked when it came; one that has changed since does nothing, and is refused by the kernel.
         let bytes = bounds.contains(descriptor) ? UInt64(descriptor.sectors) << 9 : 0
         if isBlockDevice, descriptor.operation == UblkIOOperation.discard {
-            queue.ring.push(.discardBlocks(file: file, offset: offset, bytes: bytes, userData: key))
+            queue.push(.discardBlocks(file: file, offset: offset, bytes: bytes, userData: key))
         } else if isBlockDevice {
             // Nothing can be allocated there, whatever the mode.
             let mode = FALLOC_FL_KEEP_SIZE | (descriptor.mustNotUnmap ? FALLOC_FL_ZERO_RANGE : FALLOC_FL_PUNCH_HOLE)
-            queue.ring.push(.allocate(file: file, mode: Int32(mode), offset: offset, bytes: bytes, userData: key))
+            queue.push(.allocate(file: file, mode: Int32(mode), offset: offset, bytes: bytes, userData: key))
         } else if let board = queue.board {
             let isDiscard = descriptor.operation == UblkIOOperation.discard
             let kind: RangeBoard.Kind = isDiscard ? .discard : descriptor.mustNotUnmap ? .zeroAllocated : .zero
@@ -53,14 +53,14 @@ extension LoopTarget {
     }
 
     /// The request's one submission: it completes when the thread that does the range has done it.
-    private func waitForBoard(_ tag: UInt16, _ board: RangeBoard, on queue: inout Queue) {
+    private func waitForBoard(_ tag: UInt16, _ board: RangeBoard, on queue: inout Queue<LoopTarget>) {
         let (address, value) = board.waitingPoint(queue: queue.number, tag: tag)
-        queue.ring.push(
+        queue.push(
             .waitForWord(address: address, value: value, userData: RequestKey(tag: tag, .control).rawValue))
     }
 
     @inline(never)
-    mutating func finishRare(_ key: RequestKey, result: Int32, on queue: inout Queue) -> Outcome {
+    mutating func finishRare(_ key: RequestKey, result: Int32, on queue: inout Queue<LoopTarget>) -> Outcome {
         let request = queue.requests + Int(key.tag)
         request.pointee.troubled = 1
         let outcome: Outcome
@@ -88,13 +88,14 @@ extension LoopTarget {
     }
 
     /// What a flush, discard or write-zeroes came to. One that was interrupted is begun anew: doing it twice is harmless.
-    private mutating func continueControl(_ tag: UInt16, _ result: Int32, on queue: inout Queue) -> Outcome {
+    private mutating func continueControl(_ tag: UInt16, _ result: Int32, on queue: inout Queue<LoopTarget>) -> Outcome
+    {
         switch result {
         case 0...: return .done(0)
         case -EINTR, -EAGAIN:
             let request = queue.requests + Int(tag)
             request.pointee.retries += 1
-            if request.pointee.retries > Queue.mostRetries { return .failed(EIO) }
+            if request.pointee.retries > Request.mostRetries { return .failed(EIO) }
             let descriptor = queue.descriptors[Int(tag)]
             if descriptor.operation != UblkIOOperation.flush {
                 submitRange(tag, descriptor, on: &queue)
@@ -123,7 +124,7 @@ extension LoopTarget {
 
     /// A read or write that did not move all of its bytes at the first try: goes on where it stopped, or ends as an
     /// error. Never passes a part on.
-    private func continueData(_ tag: UInt16, _ result: Int32, on queue: inout Queue) -> Outcome {
+    private func continueData(_ tag: UInt16, _ result: Int32, on queue: inout Queue<LoopTarget>) -> Outcome {
         let request = queue.requests + Int(tag)
         let descriptor = queue.descriptors[Int(tag)]
         // The descriptor lies in memory that is shared with the kernel: checked before, checked again.
@@ -157,7 +158,7 @@ extension LoopTarget {
         case -EINTR, -EAGAIN:
             request.pointee.retries += 1
             // EAGAIN does not end when the owner has set O_NONBLOCK on the open file that he shares with us.
-            if request.pointee.retries > Queue.mostRetries { return .failed(EIO) }
+            if request.pointee.retries > Request.mostRetries { return .failed(EIO) }
         case -EINVAL where direct && request.pointee.detour == .none:
             // Alignment needs of the moment: an extent that the file system handles otherwise, or, without a copy, the
             // place of the data in the user's own memory.
@@ -170,11 +171,11 @@ extension LoopTarget {
     }
 
     /// Submits what remains of a read or write.
-    private func resubmit(_ tag: UInt16, _ descriptor: UblkIODescriptor, on queue: inout Queue) {
+    private func resubmit(_ tag: UInt16, _ descriptor: UblkIODescriptor, on queue: inout Queue<LoopTarget>) {
         let request = queue.requests + Int(tag)
         let isRead = descriptor.operation == UblkIOOperation.read
         let moved = request.pointee.moved
-        queue.ring.push(
+        queue.push(
             .transfer(
                 head: request.pointee.detour == .none ? (isRead ? readHead : writeHead) : bufferedHead(isRead: isRead),
                 address: queue.buffer(of: tag) + UInt64(moved), length: descriptor.sectors << 9 - moved,

@@ -1,10 +1,15 @@
 import Glibc
 import KernelABI
 import Ring
+import Targets
 
 /// A disk in a file or block device. Reads and writes go to the direct file when there is one, all else, and what the
 /// direct file can't do, to the buffered one; the kernel keeps the two views of the file coherent.
 struct LoopTarget: Target {
+    typealias State = Request
+    @inline(__always)
+    static var submissions: Submissions { .loop }
+
     /// Bytes into the file where the disk starts.
     let start: UInt64
     let bounds: DiskBounds
@@ -49,7 +54,7 @@ struct LoopTarget: Target {
     }
 
     @inline(__always)
-    mutating func begin(_ tag: UInt16, _ descriptor: UblkIODescriptor, on queue: inout Queue) -> Outcome {
+    mutating func begin(_ tag: UInt16, _ descriptor: UblkIODescriptor, on queue: inout Queue<LoopTarget>) -> Outcome {
         let operation = descriptor.operation
         guard operation <= lastCommon, bounds.containsData(descriptor) else {
             return beginRare(tag, on: &queue)
@@ -60,7 +65,7 @@ struct LoopTarget: Target {
             head = writeHead
             flags = writeFlags(descriptor)
         }
-        queue.ring.push(
+        queue.push(
             .transfer(
                 head: head, address: queue.buffer(of: tag), length: descriptor.sectors << 9,
                 offset: start &+ descriptor.startSector << 9, operationFlags: flags,
@@ -69,7 +74,7 @@ struct LoopTarget: Target {
     }
 
     @inline(__always)
-    mutating func finish(_ key: RequestKey, result: Int32, on queue: inout Queue) -> Outcome {
+    mutating func finish(_ key: RequestKey, result: Int32, on queue: inout Queue<LoopTarget>) -> Outcome {
         let length = queue.descriptors[Int(key.tag)].sectors << 9
         if UInt32(bitPattern: result) == length, key.isKind(.data), queue.requests[Int(key.tag)].troubled == 0 {
             return .done(length)

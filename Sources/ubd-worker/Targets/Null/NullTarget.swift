@@ -1,8 +1,13 @@
 import Glibc
 import KernelABI
+import Targets
 
 /// A disk without memory: writes vanish, reads are zeros.
 struct NullTarget: Target {
+    typealias State = Request
+    @inline(__always)
+    static var submissions: Submissions { .null }
+
     let bounds: DiskBounds
     let readOnly: Bool
     /// The last operation that is common: write, or read when it is read-only. All others are rare.
@@ -15,7 +20,7 @@ struct NullTarget: Target {
     }
 
     @inline(__always)
-    mutating func begin(_ tag: UInt16, _ descriptor: UblkIODescriptor, on queue: inout Queue) -> Outcome {
+    mutating func begin(_ tag: UInt16, _ descriptor: UblkIODescriptor, on queue: inout Queue<NullTarget>) -> Outcome {
         let operation = descriptor.operation
         guard operation <= lastCommon, bounds.containsData(descriptor) else { return rare(tag, &queue) }
         if operation == UblkIOOperation.read {
@@ -28,7 +33,7 @@ struct NullTarget: Target {
     }
 
     @inline(__always)
-    mutating func finish(_ key: RequestKey, result: Int32, on queue: inout Queue) -> Outcome {
+    mutating func finish(_ key: RequestKey, result: Int32, on queue: inout Queue<NullTarget>) -> Outcome {
         // All that is ever submitted are the zeros of a zero-copy read.
         let length = queue.descriptors[Int(key.tag)].sectors << 9
         if UInt32(bitPattern: result) == length, queue.requests[Int(key.tag)].troubled == 0 { return .done(length) }
@@ -36,7 +41,7 @@ struct NullTarget: Target {
     }
 
     @inline(never)
-    private func finishRare(_ tag: UInt16, _ result: Int32, _ queue: inout Queue) -> Outcome {
+    private func finishRare(_ tag: UInt16, _ result: Int32, _ queue: inout Queue<NullTarget>) -> Outcome {
         let descriptor = queue.descriptors[Int(tag)]
         guard bounds.containsData(descriptor) else {
             queue.requests[Int(tag)].settle()
@@ -47,7 +52,7 @@ struct NullTarget: Target {
 
     /// All but a read or write that can be done.
     @inline(never)
-    private mutating func rare(_ tag: UInt16, _ queue: inout Queue) -> Outcome {
+    private mutating func rare(_ tag: UInt16, _ queue: inout Queue<NullTarget>) -> Outcome {
         let descriptor = queue.descriptors[Int(tag)]
         switch descriptor.operation {
         case UblkIOOperation.read: return .failed(EIO)
@@ -62,7 +67,7 @@ struct NullTarget: Target {
 
     /// A read whose buffer is not all zeros: what an earlier write left there, or the reader's own memory.
     @inline(never)
-    private func clear(_ tag: UInt16, _ descriptor: UblkIODescriptor, _ queue: inout Queue) -> Outcome {
+    private func clear(_ tag: UInt16, _ descriptor: UblkIODescriptor, _ queue: inout Queue<NullTarget>) -> Outcome {
         let length = descriptor.sectors << 9
         if queue.isZeroCopy {
             queue.pushZeroes(tag, from: 0, length: length)

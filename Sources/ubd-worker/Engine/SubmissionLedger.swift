@@ -1,0 +1,116 @@
+import Targets
+
+/// What is under way on a queue whose target has several submissions for a request, or some that belong to no request. It
+/// sees to it that no slot is used twice at once, that no request ends while something of it is under way, and that none is
+/// given back twice. A target that does one of these ends the process: going on would give a reader somebody else's data.
+///
+/// All memory is allocated when the queue is made; none for a target with single submissions, for which nothing here is
+/// ever called.
+struct SubmissionLedger {
+    /// A request that was ended by the completion of something else.
+    struct Ended {
+        var tag: UInt16
+        var outcome: Outcome
+    }
+
+    private let submissions: Submissions
+    private let depth: Int
+    /// One for each slot of each tag, then those of the queue.
+    private let underWay: UnsafeMutablePointer<Bool>
+    /// How many of a tag's slots are under way.
+    private let counts: UnsafeMutablePointer<UInt16>
+    /// The request on that tag is with the target.
+    private let isOpen: UnsafeMutablePointer<Bool>
+    /// Requests that were ended since the loop last looked. Each tag is in it once at most, so there is room.
+    private let ended: UnsafeMutablePointer<Ended>
+    private(set) var endedCount = 0
+
+    init(_ submissions: Submissions, depth: UInt16) {
+        precondition((1...256).contains(submissions.perRequest) && submissions.ofQueue <= 256)
+        self.submissions = submissions
+        let depth = submissions.areSingle ? 0 : Int(depth)
+        self.depth = depth
+        let slots = depth * Int(submissions.perRequest) + Int(submissions.ofQueue)
+        underWay = .allocate(capacity: slots)
+        underWay.initialize(repeating: false, count: slots)
+        counts = .allocate(capacity: depth)
+        counts.initialize(repeating: 0, count: depth)
+        isOpen = .allocate(capacity: depth)
+        isOpen.initialize(repeating: false, count: depth)
+        ended = .allocate(capacity: depth)
+        ended.initialize(repeating: Ended(tag: 0, outcome: .pending), count: depth)
+    }
+
+    func deallocate() {
+        underWay.deallocate()
+        counts.deallocate()
+        isOpen.deallocate()
+        ended.deallocate()
+    }
+
+    // MARK: Requests
+
+    /// A request has come. False: the target has one with this tag already, so the driver and we disagree.
+    mutating func open(_ tag: UInt16) -> Bool {
+        if isOpen[Int(tag)] { return false }
+        isOpen[Int(tag)] = true
+        return true
+    }
+
+    /// The request is given back.
+    mutating func close(_ tag: UInt16) {
+        precondition(Int(tag) < depth && isOpen[Int(tag)], "a request is ended that the target does not have")
+        precondition(counts[Int(tag)] == 0, "a request is ended while a submission of it is under way")
+        isOpen[Int(tag)] = false
+    }
+
+    /// A request is ended by the completion of something else; the loop gives it back at the end of the turn.
+    mutating func end(_ tag: UInt16, _ outcome: Outcome) {
+        precondition(outcome != .pending, "a request is ended as one that goes on")
+        close(tag)
+        ended[endedCount] = Ended(tag: tag, outcome: outcome)
+        endedCount += 1
+    }
+
+    /// The `index`th of those that were ended, 0 to `endedCount`.
+    func ended(_ index: Int) -> Ended { ended[index] }
+
+    mutating func forgetEnded() { endedCount = 0 }
+
+    // MARK: Submissions
+
+    /// How many submissions of a request are under way.
+    func count(_ tag: UInt16) -> Int { Int(counts[Int(tag)]) }
+
+    /// The slot's place.
+    private func place(_ key: RequestKey) -> Int {
+        let perRequest = Int(submissions.perRequest)
+        if key.isKind(.own) {
+            precondition(key.slot < submissions.ofQueue, "the queue has no such slot")
+            return depth * perRequest + Int(key.slot)
+        }
+        precondition(Int(key.tag) < depth && key.slot < submissions.perRequest, "a request has no such slot")
+        return Int(key.tag) * perRequest + Int(key.slot)
+    }
+
+    func isUnderWay(_ key: RequestKey) -> Bool { underWay[place(key)] }
+
+    /// A submission is pushed.
+    mutating func begin(_ key: RequestKey) {
+        let place = place(key)
+        precondition(!underWay[place], "a slot is used twice at once")
+        underWay[place] = true
+        guard !key.isKind(.own) else { return }
+        precondition(isOpen[Int(key.tag)], "a submission for a request that the target does not have")
+        counts[Int(key.tag)] += 1
+    }
+
+    /// A submission has completed. False: there was none, so the kernel and we disagree.
+    mutating func finish(_ key: RequestKey) -> Bool {
+        let place = place(key)
+        guard underWay[place] else { return false }
+        underWay[place] = false
+        if !key.isKind(.own) { counts[Int(key.tag)] -= 1 }
+        return true
+    }
+}
