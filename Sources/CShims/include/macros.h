@@ -17,7 +17,6 @@ static const unsigned long ubd_BLKGETSIZE64 = BLKGETSIZE64;
 static const unsigned long ubd_BLKSSZGET = BLKSSZGET;
 static const unsigned long ubd_BLKPBSZGET = BLKPBSZGET;
 static const unsigned long ubd_BLKROGET = BLKROGET;
-static const int ubd_RWF_NOWAIT = RWF_NOWAIT;
 
 /* Too new for Debian 12's headers. SO_PASSRIGHTS: Linux 6.16, asm-generic/socket.h. */
 static const int ubd_SO_PEERGROUPS = 59;

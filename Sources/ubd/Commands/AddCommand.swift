@@ -126,7 +126,7 @@ struct AddCommand: UBDCommand {
             // A file that does not answer is no reason to wait here. But not known is not "made for 512-byte sectors".
             do throws(SystemError) {
                 content = try ContentSectors.look(
-                    at: path, open: backing.numbers[0], offset: plan.options.offset, seconds: Self.lookSeconds)
+                    at: path, offset: plan.options.offset, seconds: Self.lookSeconds)
             } catch {
                 if plan.target.hasBlockSize, plan.options.blockSize == nil { told.append(Self.unseen(path, error)) }
             }

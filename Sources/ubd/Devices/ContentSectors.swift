@@ -28,17 +28,15 @@ enum ContentSectors: Equatable {
         }
     }
 
-    /// What a file has from `offset` (bytes) on; nil when it has nothing to tell.
-    ///
-    /// When the page cache has all of that and the caller has the file open (`file`), it is read at once. Otherwise a child
-    /// reads it: on a disk that hangs a read cannot be ended from outside, and who waits for it could not end either.
+    /// What a file has from `offset` (bytes) on; nil when it has nothing to tell. A child reads it: on a disk that hangs a read
+    /// cannot be ended from outside, and who waits for it could not end either. (RWF_NOWAIT is no way out: it begins to read
+    /// ahead, and that may wait for the file system's own blocks.)
     /// `user`: with whose rights the child reads, when the caller is root.
     ///
     /// - Throws: SystemError, ETIMEDOUT when the file does not answer, and what else keeps it from being read.
     static func look(
-        at path: String, open file: Int32? = nil, offset: UInt64, as user: UInt32? = nil, seconds: Int
+        at path: String, offset: UInt64, as user: UInt32? = nil, seconds: Int
     ) throws(SystemError) -> ContentSectors? {
-        if let file, let head = cachedHead(of: file, offset: offset) { return ContentSectors(head: head) }
         let child = try HelperProcess { (output, null) throws(SystemError) in
             let user = user.map(Int64.init) ?? -1
             let pid = ubd_head_child(path.systemPath, off_t(clamping: offset), headBytes, user, null, output)
@@ -51,28 +49,6 @@ enum ContentSectors: Equatable {
         // A signal has ended it: -1.
         guard head.status == 0 else { throw SystemError("read \(path)", head.status > 0 ? head.status : ECANCELED) }
         return ContentSectors(head: head.bytes)
-    }
-
-    /// `headBytes` bytes of an open file, or what there is up to its end, if that can be read without waiting; nil otherwise.
-    /// RWF_NOWAIT (preadv2(2)): a read that would wait for a disk or a lock fails or ends early, and file systems that cannot
-    /// promise this, such as FUSE, refuse it.
-    private static func cachedHead(of file: Int32, offset: UInt64) -> [UInt8]? {
-        guard let offset = Int64(exactly: offset) else { return nil }
-        var isWhole = false
-        let head = [UInt8](unsafeUninitializedCapacity: headBytes) { buffer, count in
-            // Unsafe: preadv2 writes into the array's own memory, within the capacity that it is told.
-            while count < headBytes {
-                var part = iovec(iov_base: buffer.baseAddress! + count, iov_len: headBytes - count)
-                let done = preadv2(file, &part, 1, off_t(offset) + count, ubd_RWF_NOWAIT)
-                guard done > 0 else {
-                    isWhole = done == 0
-                    return
-                }
-                count += done
-            }
-            isWhole = true
-        }
-        return isWhole ? head : nil
     }
 
     /// "a partition table (GPT) of 512-byte sectors".

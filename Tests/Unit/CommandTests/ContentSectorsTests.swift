@@ -114,29 +114,6 @@ struct ContentSectorsTests {
         #expect(throws: SystemError("read \(path)", ETIMEDOUT)) { try look(path, seconds: 0) }
     }
 
-    @Test("are read without a child where the page cache has them, and by a child where it may have to wait")
-    func cached() throws {
-        // No child can read a file of that name.
-        func look(_ file: Int32, offset: UInt64 = 0, seconds: Int = 10) throws(SystemError) -> ContentSectors? {
-            try ContentSectors.look(at: "/nothing", open: file, offset: offset, seconds: seconds)
-        }
-        let folder = TemporaryFolder()
-        let path = folder.path + "/disk"
-        try Data(disk([(32769, Array("CD001".utf8))])).write(to: URL(filePath: path))
-        let file = open(path, O_RDWR)
-        defer { close(file) }
-        #expect(try look(file) == .fileSystem("ISO 9660", 2048))
-        #expect(try look(file, offset: 1 << 30) == nil)
-        // What is not all there at once is the child's to read, also from an offset that no file can have.
-        var ends: [Int32] = [-1, -1]
-        try #require(pipe(&ends) == 0)
-        defer { for end in ends { close(end) } }
-        #expect(throws: SystemError("read /nothing", ETIMEDOUT)) { try look(ends[0], seconds: 0) }
-        #expect(throws: SystemError("read /nothing", ETIMEDOUT)) { try look(file, offset: .max, seconds: 0) }
-        #expect(ftruncate(file, 5000) == 0)
-        #expect(throws: Never.self) { try look(file, seconds: 0) }
-    }
-
     @Test("are told when the device has others, with the option to give; a disk may have no smaller ones")
     func notices() {
         let table = ContentSectors.table(512)
