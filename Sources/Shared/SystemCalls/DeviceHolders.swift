@@ -1,21 +1,22 @@
 import Glibc
 
-/// Whether somebody uses a block device so that it must not go. What is not known is never free.
+/// Whether something uses a block device, so that the device must stay. Unknown never counts as free.
 public enum Holding: Equatable, Sendable {
     case free
-    /// By whom, in words that go behind "the device is": "mounted on /mnt".
+    /// Completes "the device is", for example "mounted on /mnt".
     case held(String)
-    /// Why that can't be told.
+    /// The reason why nobody can tell.
     case unknown(String)
 }
 
-/// Where DeviceHolders looks; a test describes another host. Both throw when something is there and can't be read.
+/// The tables that DeviceHolders reads. A test describes another host. `bytes` and `names` throw when an entry exists
+/// but cannot be read.
 public protocol HolderSources {
-    /// The bytes of a file of /proc or /sys; nil when there is none.
+    /// The content of a file in /proc or /sys; nil when it does not exist.
     func bytes(of path: String) throws(SystemError) -> [UInt8]?
-    /// The names in a folder; nil when there is none.
+    /// The names in a folder; nil when it does not exist.
     func names(in folder: String) throws(SystemError) -> [String]?
-    /// Where a symbolic link leads, not followed; nil when it is none.
+    /// The text of a symbolic link, not followed; nil when `link` is no symbolic link.
     func target(of link: String) -> String?
 }
 
@@ -23,7 +24,7 @@ public protocol HolderSources {
 public struct HostHolderSources: HolderSources {
     public init() {}
 
-    /// A disk that goes away meanwhile is one that is not there.
+    /// A disk that disappears during the read counts as absent.
     private static let absent = [ENOENT, ENODEV, ENXIO]
 
     public func bytes(of path: String) throws(SystemError) -> [UInt8]? {
@@ -44,29 +45,30 @@ public struct HostHolderSources: HolderSources {
     public func target(of link: String) -> String? { linkTarget(link) }
 }
 
-/// Who uses a disk: said to the user instead of a bare "busy".
+/// Finds who uses a disk, so that the user reads more than "busy".
 ///
-/// Everything is compared by number, or by the name that the kernel itself gave a disk. No name that somebody else chose is
-/// ever resolved: a mount's source or a swap's path may lead anywhere, also to a file system whose server does not answer.
-/// Not to be seen this way are: a file system that uses the disk only as its second device (XFS's log or realtime device,
-/// F2FS), a pool of ZFS, a driver that claims it without telling sysfs (an iSCSI target), a mount in another mount namespace,
-/// and a program that has it open. The kernel knows all of them: by O_EXCL, and from 7.0 on by TRY_STOP_DEV.
+/// It compares numbers and the kernel's own disk names only. It never resolves a name that somebody else chose: a
+/// mount's source or a swap's path may lead to a file system whose server does not answer.
+/// These users are in none of the tables: a file system that uses the disk as a second device (XFS's log or realtime
+/// device, F2FS), a ZFS pool, a driver that claims the disk without telling sysfs (an iSCSI target), a mount in another
+/// mount namespace, and a program that has the disk open. The kernel knows them all: O_EXCL fails, and so does
+/// TRY_STOP_DEV (7.0).
 public struct DeviceHolders {
     /// A disk or a partition.
     struct Part: Equatable {
-        /// The kernel's own: "ublkb0p1".
+        /// The kernel's name: "ublkb0p1".
         let name: String
         /// "MAJOR:MINOR".
         let number: String
     }
 
-    /// What has been found without the table of mounts, and what to look for in it.
+    /// The result of all tables but the table of mounts, and the device numbers to find in that table.
     public struct Look: Sendable {
-        /// `free`: as far as these tables tell.
+        /// `free` means: free according to these tables.
         public let holding: Holding
         public let numbers: [String]
 
-        /// The whole answer. `points`: where the numbers are mounted; nil when that is not known, `why`.
+        /// The final result. `points`: mount points by device number; nil when they are unknown, for the reason `why`.
         public func answer(points: [String: String]?, why: String = "") -> Holding {
             if case .held = holding { return holding }
             if let point = numbers.lazy.compactMap({ points?[$0] }).first { return .held("mounted on \(point)") }
@@ -81,7 +83,7 @@ public struct DeviceHolders {
         self.host = host
     }
 
-    /// Looks everywhere but into the table of mounts, whose reading may take long. `disk`: the kernel's name for it.
+    /// Reads all tables but the table of mounts, which may block. `disk`: the kernel's name.
     public func look(at disk: String) -> Look {
         do throws(SystemError) {
             let parts = try parts(of: disk)
@@ -89,7 +91,7 @@ public struct DeviceHolders {
         } catch { return Look(holding: .unknown("\(error)"), numbers: []) }
     }
 
-    /// Looks everywhere, the table of mounts included: for a process of its own, since that may take long.
+    /// Reads all tables, including the table of mounts. It may block, so call it in a process that may wait.
     public func holding(of disk: String) -> Holding {
         let look = look(at: disk)
         if case .held = look.holding { return look.holding }
@@ -105,7 +107,8 @@ public struct DeviceHolders {
         } catch { return look.answer(points: nil, why: "\(error)") }
     }
 
-    /// The disk itself and its partitions, whose users hold the whole disk as well; none when the kernel has no such disk.
+    /// The disk and its partitions, since a user of a partition also holds the disk. Empty when the kernel has no such
+    /// disk.
     private func parts(of disk: String) throws(SystemError) -> [Part] {
         let folder = "/sys/class/block/\(disk)"
         guard let number = try line(of: "\(folder)/dev") else { return [] }
@@ -116,7 +119,7 @@ public struct DeviceHolders {
         return parts
     }
 
-    /// What one table can't tell another may.
+    /// An unreadable table does not hide a holder that another table names.
     private func holding(of parts: [Part]) -> Holding {
         if parts.isEmpty { return .free }
         var result = Holding.free
@@ -152,14 +155,14 @@ public struct DeviceHolders {
         return nil
     }
 
-    /// Device-mapper devices have a name that people gave them.
+    /// A device-mapper device has a name that its administrator chose.
     private func driverName(_ disk: String) throws(SystemError) -> String {
         guard let name = try line(of: "/sys/class/block/\(disk)/dm/name") else { return disk }
         return "device-mapper device \(name) (\(disk))"
     }
 
-    /// /proc/swaps (proc_swaps(5)): a heading, then lines "PATH TYPE …", blanks of the path escaped. The path of a disk is
-    /// that of a node in the reader's /dev; only its last part is compared, with names of the kernel's.
+    /// /proc/swaps (proc_swaps(5)) has a heading, then lines "PATH TYPE …" with escaped blanks in the path. A disk's
+    /// path is that of its node in the reader's /dev. Only the last part is compared, with the kernel's names.
     private func swap(on names: Set<String>) throws(SystemError) -> String? {
         let text = String(decoding: try host.bytes(of: "/proc/swaps") ?? [], as: UTF8.self)
         var strange: String?
@@ -169,7 +172,7 @@ public struct DeviceHolders {
             let path = fields[0]
             let name = String(path.dropFirst("/dev/".count))
             if path.hasPrefix("/dev/"), names.contains(name) { return "in use as swap (/dev/\(name))" }
-            // A node that somebody made under a name of his own may be any disk.
+            // A node with a name that root chose may be any disk.
             if !path.hasPrefix("/dev/mapper/"), !(try isDisk(name, path)) { strange = String(path) }
         }
         if let strange { throw SystemError("find the disk of swap \(strange)", ENODEV) }
@@ -181,7 +184,7 @@ public struct DeviceHolders {
         return try host.names(in: "/sys/class/block")?.contains(name) == true
     }
 
-    /// File systems of several disks have a number of their own among the mounts; they tell sysfs their members.
+    /// A btrfs file system is mounted under a device number that belongs to no disk; its members are in sysfs.
     private func btrfs(on names: Set<String>) throws(SystemError) -> String? {
         for id in try host.names(in: "/sys/fs/btrfs") ?? [] {
             for member in try host.names(in: "/sys/fs/btrfs/\(id)/devices") ?? [] where names.contains(member) {
@@ -203,7 +206,7 @@ public struct DeviceHolders {
         return nil
     }
 
-    /// An external journal of ext4 or OCFS2: jbd2 has a folder for each, called after its disk.
+    /// An external journal of ext4 or OCFS2: jbd2 has a folder for each, named after its disk.
     private func journal(on names: Set<String>) throws(SystemError) -> String? {
         let found = try host.names(in: "/proc/fs/jbd2")?.first { names.contains($0) }
         return found.map { "in use as the journal of a file system (/dev/\($0))" }

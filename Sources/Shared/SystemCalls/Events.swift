@@ -1,7 +1,7 @@
 import CShims
 import Glibc
 
-/// The readiness of many files, in one wait (epoll(7), level-triggered).
+/// Waits until one of many files is ready (epoll(7), level-triggered).
 public struct Poller: ~Copyable {
     private let epoll: FileDescriptor
 
@@ -10,7 +10,7 @@ public struct Poller: ~Copyable {
         public init(rawValue: UInt32) { self.rawValue = rawValue }
         public static let readable = Interest(rawValue: EPOLLIN.rawValue)
         public static let writable = Interest(rawValue: EPOLLOUT.rawValue)
-        /// The other side is gone; always reported, asked for or not.
+        /// The other side closed. epoll always reports this, also when it is not requested.
         public static let hangUp = Interest(rawValue: EPOLLHUP.rawValue | EPOLLERR.rawValue)
     }
 
@@ -31,12 +31,12 @@ public struct Poller: ~Copyable {
         try control(EPOLL_CTL_MOD, fd, interest, token)
     }
 
-    /// Must be called before the descriptor is closed when somebody else holds the same open file.
+    /// Call it before closing a descriptor whose open file has other descriptors: epoll would keep reporting that file.
     public func remove(_ fd: Int32) {
         _ = epoll_ctl(epoll.raw, EPOLL_CTL_DEL, fd, nil)
     }
 
-    /// Waits for events, at most `milliseconds` (-1: for ever). An interrupted wait returns none.
+    /// Waits for events, at most `milliseconds` (-1: no limit). Returns none when a signal interrupts the wait.
     public func wait(milliseconds: Int32, maximum: Int = 64) throws(SystemError) -> [Event] {
         var events = [epoll_event](repeating: epoll_event(), count: maximum)
         let count = epoll_wait(epoll.raw, &events, Int32(maximum), milliseconds)
@@ -53,7 +53,7 @@ public struct Poller: ~Copyable {
     }
 }
 
-/// Signals as readable events. They must be blocked in every thread; this blocks them in the caller.
+/// Signals as readable events. They must be blocked in every thread; this blocks them in the calling thread.
 public struct SignalReader: ~Copyable {
     public let file: FileDescriptor
 
@@ -66,7 +66,7 @@ public struct SignalReader: ~Copyable {
         file = FileDescriptor(owning: try call("signalfd") { signalfd(-1, &set, flags) })
     }
 
-    /// The next pending signal, nil when there is none.
+    /// The next pending signal; nil when none is pending.
     public func next() -> Int32? {
         var info = signalfd_siginfo()
         let size = MemoryLayout<signalfd_siginfo>.size
@@ -74,7 +74,7 @@ public struct SignalReader: ~Copyable {
     }
 }
 
-/// Nanoseconds of CLOCK_MONOTONIC: for deadlines, never for dates.
+/// CLOCK_MONOTONIC in nanoseconds: for deadlines, never for dates.
 public func monotonicNanoseconds() -> UInt64 {
     var now = timespec()
     clock_gettime(CLOCK_MONOTONIC, &now)

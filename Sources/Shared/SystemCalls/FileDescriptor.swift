@@ -1,24 +1,24 @@
 import CShims
 import Glibc
 
-/// An open file that has exactly one owner and is closed when the owner lets go. Its number is never 0, 1 or 2: what a
-/// program prints goes there, and would go into the file.
+/// An open file with exactly one owner; it closes the file. Its number is never 0, 1 or 2, since a program's output
+/// would then go into the file.
 public struct FileDescriptor: ~Copyable {
-    /// The number, for calls that borrow the file. Whoever keeps it must not outlive the owner.
+    /// The number, for calls that borrow the file. It must not be used after the owner has closed the file.
     public let raw: Int32
 
-    /// Takes ownership of an open descriptor. That 0 to 2 are open already is the work of CShims/standard_files.c.
+    /// Takes ownership of an open descriptor. CShims/standard_files.c makes sure that 0 to 2 are in use.
     public init(owning raw: Int32) {
         precondition(raw > STDERR_FILENO)
         self.raw = raw
     }
 
     deinit {
-        // A failed close leaves nothing to mend: Linux has released the number in any case.
+        // A failed close needs no handling: Linux releases the number in any case.
         _ = Glibc.close(raw)
     }
 
-    /// Gives up ownership: the caller closes it, or hands it to somebody who does.
+    /// Gives up ownership: the caller closes the descriptor or passes it on.
     public consuming func release() -> Int32 {
         let number = raw
         discard self
@@ -31,13 +31,13 @@ public struct FileDescriptor: ~Copyable {
             owning: try call("open \(path)") { Glibc.open(path, flags | O_CLOEXEC, mode) })
     }
 
-    /// Opens a path that need not be UTF-8, with a NUL at its end; always close-on-exec. `name` is for messages.
+    /// Opens a NUL-terminated path that need not be UTF-8; always close-on-exec. `name` is for messages.
     public static func open(bytes path: [CChar], name: String, _ flags: Int32) throws(SystemError) -> FileDescriptor {
         FileDescriptor(owning: try call("open \(name)") { Glibc.open(path, flags | O_CLOEXEC) })
     }
 
-    /// What a program is given that is to have no input or no output: /dev/null, or where a container has none, a file on which
-    /// every read and write fails (EBADF).
+    /// Stands in for standard input or output: /dev/null, or where a container has none, a descriptor on which every
+    /// read and write fails (EBADF).
     public static func null() throws(SystemError) -> FileDescriptor {
         do { return try open("/dev/null", O_RDWR | O_NOCTTY) } catch { return try open("/", O_PATH) }
     }
@@ -45,7 +45,8 @@ public struct FileDescriptor: ~Copyable {
     /// A second descriptor of the same open file, close-on-exec.
     public func duplicate() throws(SystemError) -> FileDescriptor { try FileDescriptor.duplicate(of: raw) }
 
-    /// The same of one that somebody else owns. It gets the lowest number from 3 on that is free.
+    /// A second descriptor of an open file that somebody else owns, close-on-exec. It gets the lowest free number from
+    /// 3 on.
     public static func duplicate(of raw: Int32) throws(SystemError) -> FileDescriptor {
         FileDescriptor(owning: try call("duplicate descriptor") { fcntl(raw, F_DUPFD_CLOEXEC, 3) })
     }
@@ -61,7 +62,7 @@ public struct FileDescriptor: ~Copyable {
         try call("read") { Glibc.read(raw, buffer.baseAddress, buffer.count) }
     }
 
-    /// Writes everything, in as many calls as it takes.
+    /// Writes all bytes, in as many calls as needed.
     public func writeAll(_ bytes: [UInt8]) throws(SystemError) {
         var done = 0
         while done < bytes.count {
@@ -71,7 +72,7 @@ public struct FileDescriptor: ~Copyable {
         }
     }
 
-    /// Reads to the end of the file, at most `limit` bytes; more than that is EFBIG.
+    /// Reads to the end of the file, at most `limit` bytes; a longer file throws EFBIG.
     public func readAll(limit: Int) throws(SystemError) -> [UInt8] {
         var result: [UInt8] = []
         var chunk = [UInt8](repeating: 0, count: 16384)
@@ -85,8 +86,8 @@ public struct FileDescriptor: ~Copyable {
         }
     }
 
-    /// Reads the whole file from its start, at most `limit` bytes, without moving the offset that others who hold the same
-    /// open file share; more than that is EFBIG.
+    /// Reads the whole file from its start, at most `limit` bytes; a longer file throws EFBIG. It does not move the
+    /// offset, which all descriptors of this open file share.
     public func readWhole(limit: Int) throws(SystemError) -> [UInt8] {
         var result = [UInt8](repeating: 0, count: limit + 1)
         var done = 0
@@ -110,7 +111,7 @@ public struct FileDescriptor: ~Copyable {
     }
 }
 
-/// Reads a small file such as those of /proc and /sys.
+/// Reads a small file, for example one in /proc or /sys.
 public func readFile(_ path: String, limit: Int = 1 << 20) throws(SystemError) -> [UInt8] {
     do {
         return try FileDescriptor.open(path, O_RDONLY | O_NOCTTY).readAll(limit: limit)
@@ -119,18 +120,18 @@ public func readFile(_ path: String, limit: Int = 1 << 20) throws(SystemError) -
     }
 }
 
-/// Replaces a file in one step: readers see the old content or the new, never a part.
+/// Replaces a file atomically: readers see the old content or the new.
 public func replaceFile(_ path: String, with bytes: [UInt8], mode: mode_t) throws(SystemError) {
     try putFile(path, bytes, mode) { rename($0, path) }
 }
 
-/// Makes a file in one step, whole or not at all; EEXIST when something has that name.
+/// Creates a file atomically. Throws EEXIST when the name is taken.
 public func createFile(_ path: String, with bytes: [UInt8], mode: mode_t) throws(SystemError) {
     // RENAME_NOREPLACE (rename(2)).
     try putFile(path, bytes, mode) { renameat2(AT_FDCWD, $0, AT_FDCWD, path, 1) }
 }
 
-/// Writes the bytes beside `path` and gives them that name; nothing is left beside it when that fails.
+/// Writes a temporary file beside `path` and moves it there. A failure leaves no temporary file.
 private func putFile(
     _ path: String, _ bytes: [UInt8], _ mode: mode_t, _ move: (_ from: String) -> Int32
 ) throws(SystemError) {
@@ -146,7 +147,7 @@ private func putFile(
     }
 }
 
-/// Two descriptors that were made together: the ends of a pipe (reading, writing) or of a socket pair.
+/// Two descriptors made together: a pipe (`first` reads, `second` writes) or a socket pair.
 @frozen
 public struct DescriptorPair: ~Copyable {
     public var first: FileDescriptor

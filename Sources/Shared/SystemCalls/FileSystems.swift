@@ -1,30 +1,30 @@
 import CShims
 import Glibc
 
-/// The file systems that ubd knows, by the number that statfs(2) gives in f_type (linux/magic.h and the file systems' own
-/// sources), and what each may do to whoever reads and writes a file on it. The client and the worker both ask this list.
+/// The file systems that ubd knows, by f_type of statfs(2) (linux/magic.h and the file systems' sources), and how far
+/// each can harm a process that reads and writes a file on it. Client and worker both use this list.
 ///
-/// Only a file system that is named here as local counts as local. Everything else, one that nobody has heard of included,
-/// needs a right of the access policy: an unprivileged user may mount FUSE, and in a user namespace overlayfs on top of it.
+/// Only file systems listed as local count as local. All others, unknown ones included, need a right in the access
+/// policy: an unprivileged user may mount FUSE, and in a user namespace overlayfs on top of it.
 public struct FileSystem: Equatable, Sendable {
     public enum Kind: Equatable, Sendable {
-        /// The kernel keeps the file in memory or on block devices of this host, and nobody else has a say in it.
+        /// The kernel keeps the file in memory or on block devices of this host, and no other party controls it.
         case local
-        /// The kernel itself: the files are switches and reports, not storage. No right allows them.
+        /// An interface of the kernel: its files are switches and reports, not storage. No right allows them.
         case kernel
-        /// Other machines take part and may stop answering: the right `allow-network-fs`.
+        /// Other machines take part and may stop answering. Needs the right `allow-network-fs`.
         case network
-        /// Not known to be any of these, or known to pass everything on to somebody: the right `allow-other-fs`.
+        /// Unknown, or known to pass everything on to another file system or process. Needs the right `allow-other-fs`.
         case other
     }
 
     /// f_type.
     public let magic: UInt32
     public let kind: Kind
-    /// As mount(8) calls it; nil for a number that is not in the lists.
+    /// The name that mount(8) uses; nil for a number that is not listed.
     public let name: String?
 
-    /// `magic`: f_type, of which only the low 32 bits mean something.
+    /// `magic`: f_type; only its low 32 bits have a meaning.
     public init(magic: UInt32) {
         self.magic = magic
         for (kind, list) in FileSystem.lists {
@@ -37,14 +37,15 @@ public struct FileSystem: Equatable, Sendable {
         name = nil
     }
 
-    /// Of an open file. The number alone proves nothing: 9P passes on whatever number its server says (v9fs_statfs in
-    /// fs/9p/vfs_super.c), and servers such as QEMU's say that of the file system below them. A file system that counts as
-    /// local has more: a disk of its own, or files that tell what 9P never does (v9fs_vfs_getattr_dotl).
+    /// Classifies the file system of an open file. The number alone proves nothing: 9P passes on the number that its
+    /// server reports (v9fs_statfs in fs/9p/vfs_super.c), and servers such as QEMU's report that of the file system
+    /// below them. A local file system also has a disk, or its files report attributes that 9P never does
+    /// (v9fs_vfs_getattr_dotl).
     ///
     /// - Parameters:
     ///   - magic: f_type of fstatfs(2).
-    ///   - device: st_dev. Its major number is 0 where there is no disk.
-    ///   - details: what statx(2) says of the file when it is asked for its time of birth; nil when it says nothing.
+    ///   - device: st_dev. Its major number is 0 when there is no disk.
+    ///   - details: statx(2) of the file, with its birth time requested; nil when the call failed.
     public init(magic: UInt32, device: UInt64, details: statx?) {
         let claim = FileSystem(magic: magic)
         let tells = details.map {
@@ -60,30 +61,30 @@ public struct FileSystem: Equatable, Sendable {
         isUnproved = true
     }
 
-    /// It gives the number of a local file system, and nothing that shows that it is one.
+    /// It reports the number of a local file system without the evidence of one.
     public private(set) var isUnproved = false
 
-    /// For a message between processes: f_type, and above it a bit that says `isUnproved`.
+    /// For a message between processes: f_type, with `isUnproved` in bit 32.
     public var code: UInt64 { UInt64(magic) | (isUnproved ? FileSystem.unproved : 0) }
     private static let unproved: UInt64 = 1 << 32
 
-    /// For messages: what `code` stands for. The number may be a stranger's.
+    /// Text for a `code`, for messages. The code may come from an untrusted process.
     public static func description(ofCode code: UInt64) -> String {
         let text = FileSystem(magic: UInt32(truncatingIfNeeded: code)).description
         return code & unproved == 0 ? text : "it says \(text), as 9P may, and has nothing to show for it"
     }
 
-    /// For messages: "overlay", or "of type 0x61756673" where the number has no name here.
+    /// For messages: "overlay", or "of type 0x61756673" for an unlisted number.
     public var description: String { name ?? "of type 0x" + String(magic, radix: 16) }
 
     static let lists: [(Kind, [UInt32: String])] = [
         (.local, local), (.kernel, kernel), (.network, network), (.other, other),
     ]
 
-    /// Each writes to block devices of this host, or to memory, by code of this kernel. What makes one wait is a disk, which
-    /// could back a device itself.
+    /// Each writes to block devices of this host or to memory, in kernel code. It can wait only for a disk, and that
+    /// disk could back a device itself.
     private static let local: [UInt32: String] = [
-        // On block devices, with everything that a disk needs: holes, direct I/O, fsync.
+        // On block devices, with all that a disk needs: holes, direct I/O, fsync.
         0x0000_ef53: "ext4",  // ext2 and ext3 as well
         0x5846_5342: "xfs",
         0x9123_683e: "btrfs",
@@ -91,21 +92,21 @@ public struct FileSystem: Equatable, Sendable {
         0xca45_1a4e: "bcachefs",
         0x3153_464a: "jfs",
         0x0000_3434: "nilfs2",
-        // Not the kernel's own code, but it runs in the kernel on block devices, and has a number of its own.
+        // Out of tree, but it runs in the kernel on block devices and has a number of its own.
         0x2fc1_2fc1: "zfs",
-        // In memory. devtmpfs and memfd give the number of tmpfs.
+        // In memory. devtmpfs and memfd report tmpfs's number.
         0x0102_1994: "tmpfs",
-        // On block devices, without holes or without direct I/O: the target tries and makes do.
+        // On block devices, without holes or without direct I/O: the target tries each and does without.
         0x0000_4d44: "vfat",  // msdos as well
         0x2011_bab0: "exfat",
-        0x7366_746e: "ntfs3",  // ntfs-3g is FUSE and gives FUSE's number
+        0x7366_746e: "ntfs3",  // ntfs-3g is FUSE and reports FUSE's number
         0x5346_544e: "ntfs",
         0x0000_4244: "hfs",
         0x0000_482b: "hfsplus",
         0x1501_3346: "udf",
         // On flash memory of this host.
         0x2405_1905: "ubifs",
-        // Read-only images on block devices. erofs on a plain file needs root to mount it, who chooses that file.
+        // Read-only images on block devices. Only root can mount erofs from a plain file, and root chooses that file.
         0xe0f5_e1e2: "erofs",
         0x7371_7368: "squashfs",
         0x0000_9660: "iso9660",
@@ -166,24 +167,24 @@ public struct FileSystem: Equatable, Sendable {
         0x1983_0326: "beegfs",
         0x4750_4653: "gpfs",
         0xaad7_aaea: "panfs",
-        // Of a virtual machine's host.
+        // Shared by the host of a virtual machine.
         0x786f_4256: "vboxsf",
         0xbacb_acbc: "vmhgfs",
-        // On disks that several machines share: a lock of another one is waited for.
+        // On disks that several machines share: I/O can wait for another machine's lock.
         0x0116_1970: "gfs2",
         0x7461_636f: "ocfs2",
     ]
 
-    /// Known by name for the message only.
+    /// Listed only so that messages can name them.
     private static let other: [UInt32: String] = [
-        // A process serves the file, of any user who may mount: fuseblk and virtiofs give the same number.
+        // Any user who may mount can serve it by a process. fuseblk and virtiofs report the same number.
         0x6573_5546: "fuse",
-        // These pass everything on to files of other file systems, FUSE among them, and tell nobody of which.
+        // These pass everything on to files of other file systems, including FUSE, and do not say which.
         0x794c_7630: "overlay",
         0x6175_6673: "aufs",
         0x0000_f15f: "ecryptfs",
         0x6a65_6a62: "shiftfs",
-        // In memory, but its files tell nothing by which it could be told from a 9P server that gives its number.
+        // In memory, but nothing distinguishes its files from those of a 9P server that reports its number.
         0x8584_58f6: "ramfs",
     ]
 }

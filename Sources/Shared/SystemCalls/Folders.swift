@@ -1,15 +1,15 @@
 import Glibc
 
-/// The names in a folder, "." and ".." left out, in no order; empty when it can't be read.
+/// The names in a folder without "." and "..", unordered; empty when it cannot be read.
 public func listFolder(_ path: String) -> [String] { (try? namesInFolder(path)) ?? [] }
 
-/// The names in a folder, "." and ".." left out, in no order.
+/// The names in a folder without "." and "..", unordered.
 public func namesInFolder(_ path: String) throws(SystemError) -> [String] {
     guard let folder = opendir(path) else { throw SystemError("read \(path)", errno) }
     defer { closedir(folder) }
     var names: [String] = []
     while true {
-        // Its end and an error look the same but for errno (readdir(3)).
+        // readdir(3) reports the end and an error alike; only errno tells them apart.
         errno = 0
         guard let entry = readdir(folder) else { break }
         let name = withUnsafePointer(to: &entry.pointee.d_name) {
@@ -21,7 +21,8 @@ public func namesInFolder(_ path: String) throws(SystemError) -> [String] {
     return names
 }
 
-/// Where a symbolic link leads, not followed; nil when it is none, can't be read, or has 4096 bytes or more.
+/// The text of a symbolic link, not followed; nil when `path` is no link, cannot be read, or has a text of 4096 bytes
+/// or more.
 public func linkTarget(_ path: String) -> String? {
     var buffer = [UInt8](repeating: 0, count: 4096)
     let count = readlink(path, &buffer, buffer.count)

@@ -1,14 +1,14 @@
 import CShims
 import Glibc
 
-// Descriptors 0 to 2 are seen to before main: CShims/standard_files.c.
+// CShims/standard_files.c handles descriptors 0 to 2 before main.
 
-/// Sets the signals that a program inherits (execve(2) keeps the mask, and what is ignored) as ours need them. Whether
-/// SIGHUP, SIGINT, SIGQUIT and SIGTERM are ignored stays the starter's decision (nohup(1), a shell's background jobs).
+/// Resets inherited signals: execve(2) keeps the signal mask and ignored signals. SIGHUP, SIGINT, SIGQUIT and SIGTERM
+/// stay as the starter set them (nohup(1), a shell's background jobs).
 public func resetInheritedSignals() {
-    // With SIGCHLD ignored the kernel takes a child's exit status away before anybody can wait for it (waitpid(2)).
+    // While SIGCHLD is ignored the kernel discards a child's exit status, so that nobody can wait for it (waitpid(2)).
     signal(SIGCHLD, SIG_DFL)
-    // A reader that is gone, and a file that may not become larger, are errors of the write and not a death.
+    // A closed reader and RLIMIT_FSIZE must fail the write instead of ending the process.
     signal(SIGPIPE, SIG_IGN)
     signal(SIGXFSZ, SIG_IGN)
     var none = sigset_t()
@@ -16,16 +16,16 @@ public func resetInheritedSignals() {
     pthread_sigmask(SIG_SETMASK, &none, nil)
 }
 
-/// Closes what the starter left open by oversight, from that number on: a daemon would keep a lock, a pipe whose end somebody
-/// waits for, or a file system that is to be unmounted, for as long as it runs.
+/// Closes the descriptors from `first` on that the starter left open by mistake. Otherwise a daemon keeps a lock, a
+/// pipe whose end somebody waits for, or a file system that is to be unmounted, for as long as it runs.
 public func closeInherited(from first: Int32) {
-    // Not all container runtimes let it through: then they stay.
+    // Some container runtimes forbid this call: then the descriptors stay open.
     _ = close_range(UInt32(first), .max, 0)
 }
 
-/// Takes away the inherited limits that break a daemon and the processes it starts: files end where RLIMIT_FSIZE says,
-/// RLIMIT_CPU kills, RLIMIT_STACK gives every thread its stack, RLIMIT_AS and RLIMIT_DATA leave no memory for buffers. Needs
-/// CAP_SYS_RESOURCE where the hard limit is lower; otherwise the hard limit is what it gets.
+/// Raises inherited limits that break a daemon and its children: RLIMIT_FSIZE truncates files, RLIMIT_CPU kills,
+/// RLIMIT_STACK sets every thread's stack, RLIMIT_AS and RLIMIT_DATA leave no memory for buffers. Raising a hard limit
+/// needs CAP_SYS_RESOURCE; without it the limit becomes the hard limit.
 public func resetInheritedLimits(openFiles: UInt64) {
     for resource in [RLIMIT_FSIZE, RLIMIT_CPU, RLIMIT_AS, RLIMIT_DATA] { raise(resource, to: UInt64(bitPattern: -1)) }
     raise(RLIMIT_STACK, to: 8 << 20)

@@ -1,6 +1,6 @@
 import Glibc
 
-/// Version of the running kernel.
+/// The version of the running kernel.
 public struct KernelVersion: Comparable, Sendable, CustomStringConvertible {
     public var major: Int
     public var minor: Int
@@ -10,7 +10,7 @@ public struct KernelVersion: Comparable, Sendable, CustomStringConvertible {
         self.minor = minor
     }
 
-    /// Reads "6.12.95+deb12-cloud-amd64"; nil when it does not start with two numbers.
+    /// Parses "6.12.95+deb12-cloud-amd64"; nil when it does not start with two numbers.
     public init?(release: String) {
         let parts = release.split(separator: ".", maxSplits: 2, omittingEmptySubsequences: false)
         guard parts.count >= 2, let major = Int(parts[0]), let minor = Int(parts[1].prefix { $0.isNumber }) else {
@@ -19,7 +19,7 @@ public struct KernelVersion: Comparable, Sendable, CustomStringConvertible {
         self.init(major, minor)
     }
 
-    /// uname(2); 0.0 when it can't be read.
+    /// From uname(2); 0.0 when it cannot be read.
     public static func running() -> KernelVersion {
         var names = utsname()
         guard uname(&names) == 0 else { return KernelVersion(0, 0) }

@@ -1,11 +1,11 @@
 import CShims
 import Glibc
 
-/// A limit of setrlimit(2), by what it bounds.
+/// A resource limit of setrlimit(2).
 public enum ResourceLimit: Sendable {
-    /// Descriptor numbers: one more than the highest.
+    /// Open descriptors: the highest number plus one (RLIMIT_NOFILE).
     case openFiles
-    /// Bytes: the end of the last byte that a write may touch.
+    /// The end, in bytes, of the last byte that a write may touch (RLIMIT_FSIZE).
     case fileSize
 
     var number: __rlimit_resource_t {
@@ -16,7 +16,7 @@ public enum ResourceLimit: Sendable {
     }
 }
 
-/// Sets a limit of this process, soft and hard: it can't be raised again without CAP_SYS_RESOURCE.
+/// Sets a limit of this process, soft and hard; raising it again needs CAP_SYS_RESOURCE.
 public func setLimit(_ limit: ResourceLimit, to value: UInt64) throws(SystemError) {
     var both = rlimit(rlim_cur: rlim_t(value), rlim_max: rlim_t(value))
     try call("setrlimit") { setrlimit(limit.number, &both) }

@@ -1,6 +1,6 @@
 import Glibc
 
-/// A piece of mapped memory with one owner, unmapped when the owner lets go.
+/// Mapped memory with one owner, which unmaps it.
 public struct Mapping: ~Copyable {
     public let base: UnsafeMutableRawPointer
     /// Bytes.
@@ -12,7 +12,7 @@ public struct Mapping: ~Copyable {
         return try Mapping(fd: -1, offset: 0, bytes: bytes, protection: PROT_READ | PROT_WRITE, flags: flags)
     }
 
-    /// Maps a part of a file. `offset` and `bytes` in bytes.
+    /// Maps a part of a file. `offset` and `bytes` are in bytes.
     public static func shared(
         _ file: Int32, offset: Int, bytes: Int, writable: Bool
     ) throws(SystemError) -> Mapping {

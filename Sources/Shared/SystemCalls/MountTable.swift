@@ -1,37 +1,37 @@
 import Glibc
 
-/// Finds in a table of mounts where devices are mounted. It looks at their numbers alone and resolves no name: the source of
-/// a mount is any text that whoever mounted it chose, and so is what a FUSE server says of itself.
+/// Finds the mount points of devices in a table of mounts. It compares device numbers only and resolves no name: the
+/// source of a mount is any text that the mounting user or a FUSE server chose.
 ///
-/// A line of /proc/PID/mountinfo (proc_pid_mountinfo(5)): "ID PARENT MAJOR:MINOR ROOT MOUNTPOINT OPTIONS …". The number stands
-/// before all text. In that text the kernel writes space, tab, newline and backslash as octal digits, so it can neither begin
-/// a line nor move a field.
+/// A line of /proc/PID/mountinfo (proc_pid_mountinfo(5)) is "ID PARENT MAJOR:MINOR ROOT MOUNTPOINT OPTIONS …". The
+/// number precedes all text. The kernel writes space, tab, newline and backslash in that text as octal digits, so the
+/// text can neither begin a line nor shift a field.
 public struct MountTable {
     public static let path = "/proc/self/mountinfo"
-    /// What people are told of a mount point, in bytes.
+    /// The longest mount point in a message, in bytes.
     private static let longest = 1024
-    /// The field of a line that has the number, and the last one that is looked at.
+    /// The index of the field with the device number, and of the last field that is read.
     private static let (numberField, pointField) = (2, 4)
 
     private let numbers: [[UInt8]]
     private var field = 0
     private var text: [UInt8] = []
-    /// Of the line that is being read: which of the numbers it has.
+    /// The index in `numbers` that the current line matches.
     private var match: Int?
     private var lines = 0
     private var isMalformed = false
-    /// By "MAJOR:MINOR": the first mount point, with its escapes undone.
+    /// The first mount point by "MAJOR:MINOR", unescaped.
     public private(set) var points: [String: String] = [:]
 
-    /// `numbers`: "MAJOR:MINOR" of the devices to be looked for.
+    /// `numbers`: "MAJOR:MINOR" of the devices to find.
     public init(lookingFor numbers: some Sequence<String>) {
         self.numbers = numbers.map { Array($0.utf8) }
     }
 
-    /// All that came was whole lines of a table; one without any line is none, since every process has a root.
+    /// The input consisted of whole lines. An empty table is not whole, since every process has a root mount.
     public var isWhole: Bool { lines > 0 && field == 0 && text.isEmpty && !isMalformed }
 
-    /// Reads on. The table may come in pieces of any length.
+    /// Reads the next piece of the table, of any length.
     public mutating func read(_ bytes: UnsafeRawBufferPointer) {
         var index = 0
         while index < bytes.count {
@@ -72,7 +72,7 @@ public struct MountTable {
         text.removeAll(keepingCapacity: true)
     }
 
-    /// The kernel writes space, tab, newline and backslash as three octal digits behind a backslash.
+    /// The kernel writes space, tab, newline and backslash as a backslash and three octal digits.
     static func unescaped(_ field: [UInt8]) -> String {
         var bytes: [UInt8] = []
         var rest = field[...]
@@ -91,16 +91,16 @@ public struct MountTable {
     }
 }
 
-/// How many mounts a process can reach, as far as that matters: 1 when it has its root and no other. Not by reading its table
-/// of mounts: who reads any such table waits for whoever changes mounts anywhere on the host, which every user can do for long
-/// in a namespace of their own. The namespace's own number says enough when it is the least that it can be. Otherwise, and
-/// before Linux 6.12, which has no such number, the table is read.
+/// Counts the mounts that a process can reach: 1 when it has its root and no other. Reading any process's table of
+/// mounts waits for whoever changes mounts anywhere on the host, and every user can do that for long in a user
+/// namespace. So the namespace's own count is read first; the minimum is proof enough. The table is read only when the
+/// count is higher, and before Linux 6.12, which has no such count.
 public struct MountCount: Sendable {
-    /// The mounts of a namespace in which nothing is mounted but a root. From Linux 7.0 on an empty file system (nullfs) may lie
-    /// below every root, out of everybody's reach.
+    /// The count of a namespace with only a root mount. From Linux 7.0 on an empty file system (nullfs) may lie
+    /// unreachable below every root, so that the count is 2.
     private let least: Int
 
-    /// Reads the caller's own table: for a program's start.
+    /// Reads the caller's own table; call it at a program's start.
     public init() {
         guard KernelVersion.running() >= KernelVersion(7, 0), let all = try? MountCount.namespace(of: getpid()),
             let reached = try? MountCount.table(of: getpid())
@@ -116,10 +116,10 @@ public struct MountCount: Sendable {
         return try MountCount.table(of: pid)
     }
 
-    /// What the namespace counts, with mounts that nobody can reach. nil before Linux 6.12: NS_MNT_GET_INFO (linux/nsfs.h).
+    /// The namespace's own count, unreachable mounts included: NS_MNT_GET_INFO (linux/nsfs.h). nil before Linux 6.12.
     static func namespace(of pid: Int32) throws(SystemError) -> Int? {
         let namespace = try FileDescriptor.open("/proc/\(pid)/ns/mnt", O_RDONLY)
-        // struct mnt_ns_info: its size and the number of mounts, 32 bits each; a number of 64 bits that names the namespace.
+        // struct mnt_ns_info: its size and the number of mounts, 32 bits each; the namespace's id, 64 bits.
         var info: [UInt32] = [16, 0, 0, 0]
         if ioctl(namespace.raw, 0x8010_B70A, &info) == 0 { return Int(info[1]) }
         guard errno == ENOTTY else { throw SystemError("count the mounts of process \(pid)", errno) }

@@ -1,31 +1,31 @@
 import Glibc
 
-/// What /proc tells of a process, or of one of its threads, that may hang (proc_pid_stat(5), proc_pid_status(5)). Reading
-/// that waits for nothing: these files need none of the locks that a process holds while it waits.
+/// The state in /proc of a process or thread that may hang (proc_pid_stat(5), proc_pid_status(5)). Reading it never
+/// blocks: these files need none of the locks that a waiting process holds.
 public struct ProcessState: Equatable, Sendable {
     public let name: String
-    /// R runs, S sleeps, D waits in the kernel and no signal wakes it, T is stopped, Z is dead and not yet reaped.
+    /// R runs, S sleeps, D waits in the kernel and ignores signals, T is stopped, Z is dead and not yet reaped.
     public let letter: Character
-    /// It is on its way out of the kernel (PF_EXITING).
+    /// It is exiting (PF_EXITING).
     public let isExiting: Bool
-    /// A helper thread that io_uring made (PF_IO_WORKER), which runs the kernel's code alone.
+    /// An io_uring helper thread (PF_IO_WORKER), which runs only kernel code.
     public let isKernelHelper: Bool
-    /// SIGKILL waits for it.
+    /// SIGKILL is pending.
     public let hasPendingKill: Bool
-    /// Clock ticks from boot to its start.
+    /// Its start, in clock ticks since boot.
     public let startTime: UInt64
 
-    /// It will never again run anything of its own program (docs/kernel-facts.md#pending-kill).
+    /// It will never run its program again (docs/kernel-facts.md#pending-kill).
     public var isPast: Bool { isExiting || hasPendingKill || letter == "Z" }
 
-    /// `stat`, `status`: the bytes of the two files; nil when they are not as they should be.
+    /// `stat`, `status`: the contents of the two files; nil when they are malformed.
     public init?(stat: [UInt8], status: [UInt8]) {
-        // The name is in brackets, and may have brackets in it.
+        // The name is in parentheses and may contain parentheses.
         guard let open = stat.firstIndex(of: UInt8(ascii: "(")), let close = stat.lastIndex(of: UInt8(ascii: ")")),
             open < close
         else { return nil }
         let fields = String(decoding: stat[(close + 1)...], as: UTF8.self).split(separator: " ")
-        // From field 3 on: state is the first, flags are field 9, the start field 22.
+        // `fields` starts with field 3, the state; field 9 has the flags, field 22 the start.
         guard fields.count > 19, let letter = fields[0].first, let flags = UInt64(fields[6]),
             let startTime = UInt64(fields[19])
         else { return nil }
@@ -41,7 +41,7 @@ public struct ProcessState: Equatable, Sendable {
         hasPendingKill = pending.contains { $0 & 1 << UInt64(SIGKILL - 1) != 0 }
     }
 
-    /// Of a process, "17", or of a thread, "17/task/18".
+    /// `task`: a process, "17", or a thread, "17/task/18".
     public init?(of task: String) {
         guard let stat = try? readFile("/proc/\(task)/stat"), let status = try? readFile("/proc/\(task)/status") else {
             return nil
@@ -49,14 +49,15 @@ public struct ProcessState: Equatable, Sendable {
         self.init(stat: stat, status: status)
     }
 
-    /// In which function of the kernel a task waits, where that may be known.
+    /// The kernel function in which a task waits; nil when the kernel does not tell.
     public static func place(of task: String) -> String? {
         guard let bytes = try? readFile("/proc/\(task)/wchan") else { return nil }
         let text = String(decoding: bytes.filter { $0 > 0x20 && $0 < 0x7F }, as: UTF8.self)
         return text.isEmpty || text == "0" ? nil : text
     }
 
-    /// "waits in the kernel and can not be woken (state D, in request_wait_answer); SIGKILL is pending".
+    /// For messages: "waits in the kernel, where no signal wakes it (state D, in request_wait_answer); it was killed
+    /// and has not ended yet".
     public func words(place: String? = nil) -> String {
         let what =
             switch letter {
@@ -70,31 +71,31 @@ public struct ProcessState: Equatable, Sendable {
     }
 }
 
-/// All threads of a process are past (`ProcessState.isPast`): nothing of its program runs any more, however long the kernel
-/// still works for it. False when that can't be told.
+/// Whether every thread of a process is past (`ProcessState.isPast`): its program never runs again, even if the kernel
+/// still works for it. False when this is unknown.
 public func isProcessPast(_ pid: Int32) -> Bool {
     guard let leader = ProcessState(of: "\(pid)"), leader.isPast,
         let tasks = try? namesInFolder("/proc/\(pid)/task"), !tasks.isEmpty
     else { return false }
     return tasks.allSatisfy { task in
         guard let state = ProcessState(of: "\(pid)/task/\(task)") else {
-            // It ended between the two looks.
+            // It ended between listing and reading.
             return access("/proc/\(pid)/task/\(task)", F_OK) != 0 && errno == ENOENT
         }
         return state.isPast || state.isKernelHelper
     }
 }
 
-/// One lock of fcntl(2) that another process holds: on a byte, or on several.
+/// A lock of fcntl(2) that another process holds on a range of bytes.
 public struct HeldLock: Equatable, Sendable {
-    /// 0 when it is a process of another pid namespace.
+    /// 0 when the process is in another pid namespace.
     public let pid: Int32
     public let first: Int64
-    /// 0: to the end of the file.
+    /// 0 means: to the end of the file.
     public let count: Int64
 }
 
-/// The locks that other processes hold on a file, in their order.
+/// The locks that other processes hold on a file, in order of their offsets.
 public func locks(on file: borrowing FileDescriptor) throws(SystemError) -> [HeldLock] {
     var found: [HeldLock] = []
     var start: Int64 = 0
@@ -112,12 +113,12 @@ public func locks(on file: borrowing FileDescriptor) throws(SystemError) -> [Hel
     }
 }
 
-/// Takes a lock of fcntl(2) on one byte, until the process ends; false when another process has it.
+/// Locks one byte by fcntl(2) until the process ends. Returns false when another process holds the lock.
 public func lockByte(_ byte: Int64, of file: borrowing FileDescriptor) throws(SystemError) -> Bool {
     try setLock(Int16(F_WRLCK), byte, file)
 }
 
-/// Lets go of it.
+/// Releases the lock of `lockByte`.
 public func unlockByte(_ byte: Int64, of file: borrowing FileDescriptor) {
     _ = try? setLock(Int16(F_UNLCK), byte, file)
 }

@@ -1,15 +1,15 @@
 import CShims
 import Glibc
 
-/// How a process ended, or stopped.
+/// How a process ended or stopped.
 public enum ProcessChange: Equatable, Sendable, CustomStringConvertible {
     case exited(Int32)
     case killed(signal: Int32)
     case stopped(signal: Int32)
-    /// It is gone; how it ended was told to somebody else, its parent.
+    /// It ended, but only its parent, another process, could learn how.
     case gone
 
-    /// What it did, to be put behind a subject: "was killed by SIGSYS".
+    /// A predicate for messages: "was killed by SIGSYS".
     public var description: String {
         switch self {
         case .exited(let code): "exited with status \(code)"
@@ -26,7 +26,7 @@ public func signalName(_ signal: Int32) -> String {
     return "SIG" + String(cString: text)
 }
 
-/// A process by its pidfd: the number can't be reused for another process while this exists.
+/// A process by its pidfd: the kernel reuses the pid for no other process while this exists.
 public struct ProcessHandle: ~Copyable {
     public let pid: Int32
     public let file: FileDescriptor
@@ -36,7 +36,7 @@ public struct ProcessHandle: ~Copyable {
         self.file = file
     }
 
-    /// Opens a process that is not a child of ours.
+    /// Opens a process that is not our child.
     public init(pid: Int32) throws(SystemError) {
         self.pid = pid
         file = FileDescriptor(owning: try call("pidfd_open \(pid)") { pidfd_open(pid, 0) })
@@ -47,20 +47,20 @@ public struct ProcessHandle: ~Copyable {
         try call("signal process \(pid)") { pidfd_send_signal(file.raw, signal, nil, 0) }
     }
 
-    /// A duplicate of one of the process's descriptors (pidfd_getfd(2)). Errors: EPERM without CAP_SYS_PTRACE or where a
-    /// security module says no; EBADF when it has no such descriptor.
+    /// Duplicates a descriptor of the process (pidfd_getfd(2)). Errors: EPERM without CAP_SYS_PTRACE or when a security
+    /// module refuses; EBADF when the process has no such descriptor.
     public func duplicate(descriptor: Int32) throws(SystemError) -> FileDescriptor {
         FileDescriptor(
             owning: try call("pidfd_getfd \(descriptor) of process \(pid)") { pidfd_getfd(file.raw, descriptor, 0) })
     }
 
-    /// Reports the end of a child, once, without waiting for it; nil while it lives. ECHILD when it was reported already.
+    /// Reports a child's end once, without waiting; nil while it runs. Throws ECHILD after the end was reported.
     public func poll() throws(SystemError) -> ProcessChange? { try change(WEXITED) }
 
-    /// Reports that a child was stopped, once; nil otherwise. Leaves an end for `poll`.
+    /// Reports once that a child was stopped; nil otherwise. Leaves its end for `poll`.
     public func pollStop() throws(SystemError) -> ProcessChange? {
         do throws(SystemError) { return try change(WSTOPPED) } catch {
-            // What the kernel says of a child that has ended when it is not asked for ends.
+            // Without WEXITED the kernel reports a child that has ended as ECHILD.
             if error.errno == ECHILD { return nil }
             throw error
         }
@@ -74,7 +74,7 @@ public struct ProcessHandle: ~Copyable {
     }
 
     private static func change(_ info: siginfo_t) -> ProcessChange? {
-        // si_pid 0: nothing to report. The union's first fields are pid, uid, status (sigaction(2)).
+        // si_pid 0 means that there is nothing to report. The union starts with pid, uid and status (sigaction(2)).
         guard info._sifields._sigchld.si_pid != 0 else { return nil }
         let status = info._sifields._sigchld.si_status
         switch Int(info.si_code) {

@@ -1,27 +1,28 @@
 import CShims
 import Glibc
 
-/// What a receive brought.
+/// The result of a receive.
 public enum Received: Equatable {
-    /// This many bytes were stored; 0 for an empty message (message sockets only).
+    /// The number of bytes stored; 0 for an empty message (message sockets only).
     case bytes(Int)
-    /// Nothing is there yet.
+    /// No data has arrived yet.
     case wouldBlock
     /// The other side closed.
     case closed
-    /// Files came where none belong, or that can't be told. Nothing was taken: the connection must be let go without reading it
-    /// (the last close of a stranger's file can block for ever).
+    /// Files arrived where none are allowed, or the other side tampered with the check for them. Nothing was taken. The
+    /// connection must be given up without reading it: the last close of a stranger's file can block forever.
     case filesAttached
-    /// The message is longer than the buffer (message sockets only). Nothing was taken.
+    /// The message is longer than the buffer (message sockets only). It was not taken.
     case tooLong
 }
 
-/// Receives bytes and refuses files without ever holding one: it peeks without room for control data, in which case the
-/// kernel reports MSG_CTRUNC for files, and only then takes exactly the bytes that it peeked.
+/// Receives bytes and refuses files without ever holding one. It first peeks without room for control data: for files
+/// the kernel then sets MSG_CTRUNC. Then it takes exactly the bytes that it peeked.
 ///
-/// `isShared`: the other side has this very socket, too, as a worker has the broker's end. It can then move the place where peeks
-/// begin (SO_PEEK_OFF), so that another message is peeked than is taken. The place is looked at before and after: to deceive
-/// that, it must be moved and moved back within a few instructions, and a try that fails ends the worker.
+/// `isShared`: the other side also has this socket, as a worker has the broker's end. It can move the offset of peeks
+/// (SO_PEEK_OFF), so that the peek sees another message than the receive. So the offset is checked before and after. To
+/// deceive the check, the other side must move it and move it back within a few instructions; a failed attempt ends the
+/// worker.
 public func receiveWithoutFiles(
     _ fd: Int32, into buffer: UnsafeMutableRawBufferPointer, isShared: Bool = false
 ) throws(SystemError) -> Received {
@@ -48,15 +49,15 @@ public func receiveWithoutFiles(
     }
 }
 
-/// The other side of a stream socket has closed it, or said that it sends no more, and nothing is left to be read.
+/// Whether the other side of a stream socket closed it or shut down sending, and all data has been read.
 public func hasEnded(_ fd: Int32) -> Bool {
     var byte: UInt8 = 0
     return recv(fd, &byte, 1, Int32(MSG_PEEK | MSG_DONTWAIT)) == 0
 }
 
-/// A peek found nothing to read and no end of data behind it: on a message socket that is the other side's end, or an
-/// empty message, behind which others may wait. Asked for the sender's credentials, the kernel reports with MSG_CTRUNC
-/// that there is no room for them, but only if there is a message (unix(7), SO_PASSCRED).
+/// Tells an empty message from the other side's close; a peek returns 0 for both, and more messages may follow an empty
+/// one. With SO_PASSCRED set the kernel reports missing room for the credentials (MSG_CTRUNC), but only when there is a
+/// message (unix(7)).
 private func isEmptyMessage(_ fd: Int32) throws(SystemError) -> Bool {
     guard try option(fd, SO_TYPE) == Int32(SOCK_SEQPACKET.rawValue) else { return false }
     try setOption(fd, SO_PASSCRED, 1)
@@ -66,7 +67,7 @@ private func isEmptyMessage(_ fd: Int32) throws(SystemError) -> Bool {
     return result == 0 && message.msg_flags & Int32(MSG_CTRUNC) != 0
 }
 
-/// An option of a socket that is one number (socket(7)).
+/// A socket option with an integer value (socket(7)).
 public func option(_ fd: Int32, _ name: Int32) throws(SystemError) -> Int32 {
     var value: Int32 = 0
     var size = socklen_t(MemoryLayout<Int32>.size)
@@ -79,9 +80,9 @@ public func setOption(_ fd: Int32, _ name: Int32, _ value: Int32) throws(SystemE
     try call("setsockopt") { setsockopt(fd, SOL_SOCKET, name, &value, socklen_t(MemoryLayout<Int32>.size)) }
 }
 
-/// Receives one message and the files with it; at most `maximum` of them, close-on-exec. `peek` leaves the message and
-/// its files in the queue and returns duplicates. More files than `maximum` is EMSGSIZE, and those that came are closed.
-/// Without `wait` it never waits for a message, whatever the socket's own flags (EAGAIN).
+/// Receives one message with at most `maximum` files, close-on-exec. `peek` leaves the message and its files in the
+/// queue and returns duplicates. More files than `maximum` throw EMSGSIZE, and those that arrived are closed. Without
+/// `wait` it never blocks (EAGAIN), even if the socket does.
 public func receiveWithFiles(
     _ fd: Int32, into buffer: UnsafeMutableRawBufferPointer, maximum: Int, peek: Bool, wait: Bool = true
 ) throws(SystemError) -> (bytes: Int, files: [Int32]) {
@@ -118,9 +119,9 @@ private func call2(_ operation: String, _ body: () -> (Int, Int)) throws(SystemE
     }
 }
 
-/// Sends bytes, with files when there are some; the files stay the caller's. Never raises SIGPIPE.
-/// Returns how many bytes went; EAGAIN is thrown like any other error. Without `wait` it never waits for room, whatever
-/// the socket's own flags: the other side may have filled it on purpose.
+/// Sends bytes and files; the caller still owns the files. Never raises SIGPIPE. Returns the number of bytes sent;
+/// EAGAIN is thrown like any other error. Without `wait` it never blocks, even if the socket does: the other side may
+/// have filled it on purpose.
 @discardableResult
 public func send(
     _ fd: Int32, _ bytes: [UInt8], files: [Int32] = [], wait: Bool = true
@@ -154,7 +155,7 @@ public func makeMessagePair() throws(SystemError) -> DescriptorPair {
     return DescriptorPair(first: FileDescriptor(owning: ends[0]), second: FileDescriptor(owning: ends[1]))
 }
 
-/// Fills a Unix socket address; nil when the path does not fit.
+/// A Unix socket address; nil when the path is too long.
 public func unixAddress(_ path: String) -> sockaddr_un? {
     var address = sockaddr_un()
     address.sun_family = sa_family_t(AF_UNIX)
@@ -164,7 +165,7 @@ public func unixAddress(_ path: String) -> sockaddr_un? {
     return address
 }
 
-/// A listening stream socket at `path`, non-blocking. An old socket file there must have been removed.
+/// A non-blocking, listening stream socket at `path`. The caller must have removed an old socket file there.
 public func listen(at path: String, backlog: Int32) throws(SystemError) -> FileDescriptor {
     guard var address = unixAddress(path) else { throw SystemError("listen at \(path)", ENAMETOOLONG) }
     let type = Int32(SOCK_STREAM.rawValue | SOCK_CLOEXEC.rawValue | SOCK_NONBLOCK.rawValue)
@@ -179,7 +180,7 @@ public func listen(at path: String, backlog: Int32) throws(SystemError) -> FileD
     return socket
 }
 
-/// Connects to the stream socket at `path` (blocking).
+/// Connects a blocking stream socket to `path`.
 public func connect(to path: String) throws(SystemError) -> FileDescriptor {
     guard var address = unixAddress(path) else { throw SystemError("connect to \(path)", ENAMETOOLONG) }
     let type = Int32(SOCK_STREAM.rawValue | SOCK_CLOEXEC.rawValue)
@@ -193,7 +194,7 @@ public func connect(to path: String) throws(SystemError) -> FileDescriptor {
     return socket
 }
 
-/// Accepts one connection, non-blocking and close-on-exec; nil when none is waiting.
+/// Accepts one connection, non-blocking and close-on-exec; nil when none waits.
 public func accept(_ listener: Int32) throws(SystemError) -> FileDescriptor? {
     while true {
         let flags = Int32(SOCK_CLOEXEC.rawValue | SOCK_NONBLOCK.rawValue)
@@ -207,7 +208,7 @@ public func accept(_ listener: Int32) throws(SystemError) -> FileDescriptor? {
     }
 }
 
-/// Who is at the other end, as the kernel recorded it at connect(2).
+/// The peer of a connected socket, as the kernel recorded it at connect(2).
 public struct PeerCredentials: Equatable, Sendable {
     public var pid: Int32
     public var uid: UInt32
@@ -222,7 +223,7 @@ public struct PeerCredentials: Equatable, Sendable {
         self.groups = groups
     }
 
-    /// SO_PEERCRED of a connected Unix socket (unix(7)), without any supplementary group: one quick call.
+    /// SO_PEERCRED of a connected Unix socket (unix(7)) without supplementary groups: one fast call.
     public init(withoutGroupsOf socket: Int32) throws(SystemError) {
         var credentials = ucred()
         var size = socklen_t(MemoryLayout<ucred>.size)
@@ -230,7 +231,8 @@ public struct PeerCredentials: Equatable, Sendable {
         self.init(pid: credentials.pid, uid: credentials.uid, gid: credentials.gid, groups: [])
     }
 
-    /// How many supplementary groups it has (SO_PEERGROUPS): without room for them the kernel tells no more than that, at once.
+    /// The number of supplementary groups (SO_PEERGROUPS). Given no room for the groups, the kernel returns at once
+    /// with their number.
     public static func groupCount(of socket: Int32) throws(SystemError) -> Int {
         var size: socklen_t = 0
         if getsockopt(socket, SOL_SOCKET, ubd_SO_PEERGROUPS, nil, &size) != 0, errno != ERANGE {
@@ -239,8 +241,8 @@ public struct PeerCredentials: Equatable, Sendable {
         return Int(size) / MemoryLayout<UInt32>.size
     }
 
-    /// SO_PEERCRED and SO_PEERGROUPS; of the supplementary groups those that are wanted. A user to whom /etc/subgid gives group
-    /// ids can be in 65,536 of them, which the kernel hands over one by one.
+    /// SO_PEERCRED and SO_PEERGROUPS, with only the supplementary groups that are wanted. A user with group ids from
+    /// /etc/subgid can be in 65,536 groups, and the kernel copies them one by one.
     public init(of socket: Int32, groups isWanted: (UInt32) -> Bool = { _ in true }) throws(SystemError) {
         try self.init(withoutGroupsOf: socket)
         let count = try PeerCredentials.groupCount(of: socket)
@@ -252,17 +254,17 @@ public struct PeerCredentials: Equatable, Sendable {
     }
 }
 
-/// What lies first in a message socket, without taking it and without ever holding a file.
+/// The kind of the first message in a socket, found without taking it and without holding its files.
 public enum Parked: Equatable {
     case files
     case bytesOnly
     case nothing
 }
 
-/// Looks at the first message of a socket that nobody may add to any more.
+/// Peeks at the first message of a socket to which nobody can add.
 public func peekParked(_ fd: Int32) throws(SystemError) -> Parked {
     var byte: UInt8 = 0
-    // A client that closes with unread data of its own gives the first peek ECONNRESET; the second works.
+    // When the client closed with unread data the first peek returns ECONNRESET; the second one works.
     for attempt in 0..<2 {
         var message = msghdr()
         var part = iovec()

@@ -1,8 +1,8 @@
 import Glibc
 
-/// Writes text to standard output or standard error: all of it, and without a buffer, whose loss nobody would notice.
-/// A pipe without room is waited for also where somebody made it non-blocking (O_NONBLOCK belongs to the open file, which the
-/// starter shares).
+/// Writes all of a text to standard output or standard error, unbuffered, so that no failed write goes unnoticed. It
+/// waits for room in a pipe also when the pipe is non-blocking: O_NONBLOCK belongs to the open file, which the starter
+/// shares and may have set.
 ///
 /// - Returns: 0, or the errno of the write that failed.
 public func writeStandard(_ text: String, to fd: Int32) -> Int32 {
@@ -22,7 +22,7 @@ public func writeStandard(_ text: String, to fd: Int32) -> Int32 {
     return 0
 }
 
-/// What a program says whose output is lost; its status is 1.
+/// The message of a program whose output could not be written; its exit status is 1.
 public func outputLost(_ errno: Int32) -> String {
     "what was to be printed could not be written: \(SystemError.message(errno))"
 }

@@ -1,9 +1,9 @@
 import CShims
 import Glibc
 
-/// A system call that failed: which one, and why.
+/// A failed system call and its errno.
 public struct SystemError: Error, Equatable, CustomStringConvertible {
-    /// What was tried, as a reader of the log would name it: "open /dev/ublk-control".
+    /// The operation, as a log's reader would name it: "open /dev/ublk-control".
     public let operation: String
     /// The kernel's errno, positive.
     public let errno: Int32
@@ -17,7 +17,7 @@ public struct SystemError: Error, Equatable, CustomStringConvertible {
 
     /// The text of an errno ("Permission denied").
     public static func message(_ errno: Int32) -> String {
-        // glibc's strerrordesc_np returns constant text and is safe on any thread, unlike strerror.
+        // strerrordesc_np of glibc returns constant text and is thread-safe, unlike strerror.
         guard let text = strerrordesc_np(errno) else { return "error \(errno)" }
         return String(cString: text)
     }
@@ -29,7 +29,7 @@ public struct SystemError: Error, Equatable, CustomStringConvertible {
     }
 }
 
-/// Runs a libc call that reports failure as -1, again when a signal interrupted it.
+/// Runs a libc call that reports failure as -1; repeats it after EINTR.
 @discardableResult
 public func call<Result: FixedWidthInteger & SignedInteger>(
     _ operation: @autoclosure () -> String, _ body: () -> Result
@@ -41,7 +41,7 @@ public func call<Result: FixedWidthInteger & SignedInteger>(
     }
 }
 
-/// Runs a raw call of CShims, which reports failure as a negated errno.
+/// Runs a raw call of CShims, which reports failure as a negative errno; repeats it after EINTR.
 @discardableResult
 public func rawCall(_ operation: @autoclosure () -> String, _ body: () -> Int) throws(SystemError) -> Int {
     while true {
