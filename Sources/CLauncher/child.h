@@ -1,15 +1,17 @@
-/* What launcher.c, copier.c and undertaker.c share: not for callers of this module. */
+/* Shared by launcher.c, copier.c and undertaker.c; not for callers of this module. */
 #pragma once
 #include "CLauncher.h"
 
-/* fork with a pidfd, for a worker in a new pid namespace (CLONE_NEWPID; else 0). Handlers of signals are the default ones again in the child. */
+/* fork with a pidfd; `namespaces` is CLONE_NEWPID for a worker, else 0. The child starts with default signal
+ * handlers. */
 pid_t ubd_start(unsigned long namespaces, int *pidfd);
-/* In the child: moves `kept` out of the way and closes everything else; -1 with errno. */
+/* In the child: moves `kept` to high numbers and closes all other descriptors. Returns -1 with errno. */
 int ubd_keep_only(int *kept, unsigned count);
-/* In the child: says that it has come to this step, or failed there. */
+/* In the child: reports that it reached this step, or with an errno, that the step failed. */
 void ubd_report(int pipe, int step, int error);
-/* In the caller: until the child has closed what is not its own, and says so, or has failed at that, or died. */
+/* In the caller: waits until the child reports that it closed foreign descriptors, reports a failure, or dies. */
 void ubd_wait_until_begun(int pipe);
-/* In the parent of `pid` (-1: the fork failed, with errno): closes its copy of the pipe's writing end and waits until the
- * child has said that it has begun. Returns 0, or a negated errno; then the child is gone and its pidfd closed. */
+/* In the parent of `pid` (-1: the fork failed, with errno): closes its copy of the pipe's writing end and waits until
+ * the child reports UBD_LAUNCH_BEGUN. Returns 0 or a negative errno; on failure the child is reaped and its pidfd
+ * closed. */
 int ubd_begun(pid_t pid, int pidfd, const int *pipe);

@@ -29,7 +29,7 @@ int ubd_copy(const char *path, struct ubd_child *child) {
     }
     struct ubd_launch_report first;
     ubd_wait_until_begun(ends[0]);
-    /* One that did not get so far says in its exit status why. */
+    /* A child that fails before this report gives the reason in its exit status. */
     while (read(ends[0], &first, sizeof first) == -1 && errno == EINTR) {
     }
     fcntl(ends[0], F_SETFL, O_NONBLOCK);

@@ -20,9 +20,9 @@
 
 #include "child.h"
 
-/* Numbers below this are the worker's own, set up one by one. */
+/* Lower numbers have a fixed meaning in the worker (WorkerDescriptor). */
 #define FIRST_SPARE 16
-/* udev may hold a new node for a moment: 200 times 10 ms. */
+/* udev may hold a new node for a moment: 200 attempts, 10 ms apart. */
 #define OPEN_ATTEMPTS 200
 
 void ubd_report(int pipe, int step, int error) {
@@ -36,7 +36,7 @@ static _Noreturn void fail(int pipe, int step) {
     _exit(127);
 }
 
-/* Moves `kept` out of the way and closes everything else. */
+/* Moves `kept` to high numbers and closes all other descriptors. */
 int ubd_keep_only(int *kept, unsigned count) {
     for (unsigned i = 0; i < count; i++) {
         kept[i] = fcntl(kept[i], F_DUPFD_CLOEXEC, FIRST_SPARE);
@@ -44,7 +44,7 @@ int ubd_keep_only(int *kept, unsigned count) {
     }
     unsigned from = 0;
     for (;;) {
-        /* the lowest kept number that is not below `from` */
+        /* The lowest kept number from `from` on. */
         unsigned next = ~0U;
         for (unsigned i = 0; i < count; i++)
             if ((unsigned)kept[i] >= from && (unsigned)kept[i] < next) next = (unsigned)kept[i];
@@ -55,15 +55,15 @@ int ubd_keep_only(int *kept, unsigned count) {
     }
 }
 
-/* Descriptors 0 to 4 of WorkerDescriptor, none of them close-on-exec. */
+/* Opens descriptors 0 to 4 of WorkerDescriptor; none is close-on-exec. */
 static void set_up_files(const struct ubd_launch *l, int control, int pipe) {
     if (open("/dev/zero", O_RDONLY) != 0) fail(pipe, UBD_LAUNCH_FILES);
     int null = open("/dev/null", O_RDWR);
     if (null == -1 || dup2(null, 1) == -1 || dup2(null, 2) == -1) fail(pipe, UBD_LAUNCH_FILES);
     if (null > 2) close(null);
     if (dup2(control, 3) == -1) fail(pipe, UBD_LAUNCH_FILES);
-    /* Opened here and not by the broker: the kernel takes the opener for the server, and notices its death only when the
-     * last reference is gone (docs/kernel-facts.md#opener, docs/kernel-facts.md#last-reference). */
+    /* The worker opens the device, not the broker: the kernel takes the opener for the server, and notices the server's
+     * death only when the last reference is gone (docs/kernel-facts.md#opener, docs/kernel-facts.md#last-reference). */
     int device = -1;
     for (int attempt = 0; attempt < OPEN_ATTEMPTS; attempt++) {
         device = open(l->device, O_RDWR | O_NOFOLLOW);
@@ -79,8 +79,9 @@ static void set_up_files(const struct ubd_launch *l, int control, int pipe) {
     }
 }
 
-/* By itself and not by CLONE_INTO_CGROUP, which only clone3 has (start). After it has opened its device: the rules for
- * devices are the caller's group's. The move may take some milliseconds, and the caller does not wait for it. */
+/* The child moves itself: CLONE_INTO_CGROUP would need clone3 (see ubd_start). It does so after opening its device,
+ * because the device rules are those of the caller's group. The move may take milliseconds; the caller does not wait
+ * for it. */
 static void enter_group(int group, int pipe) {
     if (group == -1) return;
     if (write(group, "0", 1) != 1) fail(pipe, UBD_LAUNCH_CONTROL_GROUP);
@@ -93,7 +94,7 @@ static void set_oom_score(const char *score, int pipe) {
     close(file);
 }
 
-/* EINVAL: none of them is online any more. That costs a replacement its place, nothing else; an add is refused before. */
+/* EINVAL: none of these processors is online any more. A replacement then runs anywhere; an add was refused before. */
 static void set_processors(const struct ubd_launch *l, int pipe) {
     if (l->processor_words == 0) return;
     if (syscall(SYS_sched_setaffinity, 0, l->processor_words * sizeof *l->processors, l->processors) == -1 &&
@@ -101,14 +102,15 @@ static void set_processors(const struct ubd_launch *l, int pipe) {
         fail(pipe, UBD_LAUNCH_PROCESSORS);
 }
 
-/* An empty read-only file system as root, nothing of the host's below it. Mounted over /dev, which every host has. */
+/* Makes an empty read-only file system the root, without any of the host's. It mounts it over /dev, which every host
+ * has. */
 static void empty_root(int pipe) {
     if (mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) == -1 ||
         mount("ubd", "/dev", "tmpfs", MS_NOSUID | MS_NODEV | MS_NOEXEC | MS_RDONLY, "size=4k,nr_inodes=1,mode=0555") ==
             -1 ||
         chdir("/dev") == -1)
         fail(pipe, UBD_LAUNCH_MOUNTS);
-    /* pivot_root(2), "pivot_root(".", ".")": the old root ends up on top of the new one, and goes. */
+    /* pivot_root(".", ".") as in pivot_root(2): it stacks the old root on the new one, where umount2 detaches it. */
     if (syscall(SYS_pivot_root, ".", ".") == -1 || umount2(".", MNT_DETACH) == -1 || chdir("/") == -1)
         fail(pipe, UBD_LAUNCH_PIVOT);
 }
@@ -126,8 +128,8 @@ static void set_limits(const struct ubd_launch *l, int pipe) {
     limit(RLIMIT_NPROC, l->processes, pipe);
 }
 
-/* libcap's calls allocate nothing here. Raw calls for the rest: glibc's wrappers would signal threads that it believes to
- * exist. */
+/* libcap's calls allocate nothing here. The other calls are raw, since glibc's wrappers would signal the broker's other
+ * threads, which the child does not have. */
 static void drop_privileges(const struct ubd_launch *l, int pipe) {
     for (cap_value_t capability = 0; capability < cap_max_bits(); capability++)
         if (cap_drop_bound(capability) == -1) fail(pipe, UBD_LAUNCH_BOUNDING_SET);
@@ -150,14 +152,14 @@ static void drop_privileges(const struct ubd_launch *l, int pipe) {
 static void reset_signals(int pipe) {
     sigset_t none;
     sigemptyset(&none);
-    /* Handlers are gone since ubd_start(). A write past RLIMIT_FSIZE must be an error, not a death. */
+    /* ubd_start() has reset the handlers. A write beyond RLIMIT_FSIZE must fail instead of ending the process. */
     if (signal(SIGXFSZ, SIG_IGN) == SIG_ERR || signal(SIGPIPE, SIG_IGN) == SIG_ERR ||
         sigprocmask(SIG_SETMASK, &none, NULL) == -1)
         fail(pipe, UBD_LAUNCH_SIGNALS);
 }
 
-/* Not by flags of clone, which would make the broker wait: copying the mount namespace takes longer the more mounts the host has,
- * and a new network namespace waits for locks that anybody holds who makes or ends one. */
+/* Not with flags of clone, for which the broker would have to wait: copying the mount namespace takes longer the more
+ * mounts the host has, and creating a network namespace waits for locks of everybody who creates or destroys one. */
 static void enter_namespaces(int pipe) {
     if (unshare(CLONE_NEWNS | CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWUTS | CLONE_NEWCGROUP) == -1)
         fail(pipe, UBD_LAUNCH_NAMESPACES);
@@ -176,31 +178,33 @@ static _Noreturn void become_worker(const struct ubd_launch *l, int pipe) {
     enter_group(kept[3], pipe);
     set_oom_score(l->oom_score, pipe);
     set_processors(l, pipe);
-    /* The worker is in the path of memory reclaim: it must not wait for writeback to its own device (prctl(2)). */
+    /* Memory reclaim may depend on the worker, so it must not wait for writeback to its own device (prctl(2)). */
     if (prctl(PR_SET_IO_FLUSHER, 1, 0, 0, 0) == -1) fail(pipe, UBD_LAUNCH_IO_FLUSHER);
     empty_root(pipe);
     set_limits(l, pipe);
     drop_privileges(l, pipe);
     reset_signals(pipe);
-    /* Last: this is still the broker's memory, which may be larger, and whose stack could not grow any more. */
+    /* Last, since the process still has the broker's memory: that may exceed this limit, and its stack could not
+     * grow. */
     limit(RLIMIT_AS, l->mapped_bytes, pipe);
     syscall(SYS_execveat, binary, "", l->argv, l->envp, AT_EMPTY_PATH);
     fail(pipe, UBD_LAUNCH_EXEC);
 }
 
 pid_t ubd_start(unsigned long namespaces, int *pidfd) {
-    /* Not clone3: its flags are in memory, so the unit's RestrictNamespaces would have to refuse it altogether. */
+    /* Not clone3: its flags are in memory, where no seccomp filter sees them, so RestrictNamespaces of the unit refuses
+     * it. */
     pid_t pid = (pid_t)syscall(SYS_clone, CLONE_PIDFD | namespaces | SIGCHLD, NULL, pidfd, NULL, 0);
     if (pid == 0)
         for (int number = 1; number < NSIG; number++) {
             struct sigaction action;
             if (sigaction(number, NULL, &action) == -1 || action.sa_handler == SIG_IGN) continue;
-            signal(number, SIG_DFL); /* what runs on that signal in the broker has no business here */
+            signal(number, SIG_DFL); /* a handler of the broker must not run in the child */
         }
     return pid;
 }
 
-/* Waits until the child has closed what is not its own, and says so, or has failed at that, or died. */
+/* Waits until the child reports that it closed foreign descriptors, reports a failure, or dies. */
 void ubd_wait_until_begun(int pipe) {
     struct pollfd word = {.fd = pipe, .events = POLLIN};
     while (poll(&word, 1, -1) == -1 && errno == EINTR) {
@@ -228,7 +232,7 @@ int ubd_begun(pid_t pid, int pidfd, const int *pipe) {
     int error = pid == -1 ? -errno : 0;
     close(pipe[1]);
     if (error) return error;
-    /* Only once the child holds its files for itself may the caller let go of its own copies. */
+    /* The caller may close its copies only when the child holds its own. */
     struct ubd_launch_report first;
     ubd_wait_until_begun(pipe[0]);
     if (read(pipe[0], &first, sizeof first) == sizeof first) return 0;
@@ -237,7 +241,7 @@ int ubd_begun(pid_t pid, int pidfd, const int *pipe) {
     return -ECHILD;
 }
 
-/* Not what is so already: to write that is as much work for the kernel as to change it. */
+/* Skips values that are in force already: writing them costs the kernel as much as a change. */
 static int write_settings(const int *files, char *const *texts, unsigned count) {
     int error = 0;
     for (unsigned i = 0; i < count; i++) {
@@ -257,7 +261,8 @@ static _Noreturn void become_short_undertaker(const int *files, char *const *tex
     kept[count] = pipe;
     if (ubd_keep_only(kept, count + 1) == -1) _exit(1);
     ubd_report(kept[count], UBD_LAUNCH_BEGUN, 0);
-    /* Not before the caller has closed its own: whoever closes last is held up. It has, when nobody reads the pipe. */
+    /* The caller must close its copies first, since the last close may block. It has done so when the pipe has no
+     * reader. */
     struct pollfd reader = {.fd = kept[count]};
     while (poll(&reader, 1, -1) == -1 && errno == EINTR) {
     }

@@ -17,7 +17,7 @@
 
 #include "child.h"
 
-/* Children that close, at one time. */
+/* The maximum number of concurrent closes. */
 #define MOST_CLOSERS 16
 
 struct held {
@@ -25,7 +25,7 @@ struct held {
     uint32_t account;
 };
 
-/* A child that closes one file. It may never end. */
+/* A child that closes one file and may never end. */
 struct closer {
     pid_t pid; /* 0: none */
     uint32_t account;
@@ -37,13 +37,13 @@ struct undertaker {
     size_t room, first, count;
     struct closer closers[MOST_CLOSERS];
     unsigned most, running;
-    uint64_t allowed;  /* messages of the bin that the caller holds no copy of any more */
-    int is_orphan;     /* the caller is gone, or wants no more */
-    int is_bin_empty;  /* asked as an orphan */
+    uint64_t allowed;  /* messages that it may take, since the caller has closed its copies */
+    int is_orphan;     /* the caller is gone or closed `orders` */
+    int is_bin_empty;  /* found as an orphan */
 };
 
-/* So many files as this process may have; a message must never come for which there is no room, since the kernel would
- * close its file here. */
+/* The maximum number of files to hold. No message may be taken without room for its file: the kernel would close the
+ * file in this process. */
 static size_t raise_open_files(void) {
     struct rlimit limit = {1 << 20, 1 << 20};
     if (setrlimit(RLIMIT_NOFILE, &limit) == -1) {
@@ -54,14 +54,14 @@ static size_t raise_open_files(void) {
     return limit.rlim_cur > 64 ? limit.rlim_cur - 64 : 0;
 }
 
-/* It handles sockets with strangers' files in them, and needs no right for that. */
+/* It handles sockets that hold strangers' files, and needs no capability for that. */
 static void drop_capabilities(void) {
     struct __user_cap_header_struct header = {_LINUX_CAPABILITY_VERSION_3, 0};
     struct __user_cap_data_struct none[2] = {{0, 0, 0}, {0, 0, 0}};
     syscall(SYS_capset, &header, none);
 }
 
-/* Takes one message from the bin; 0 when there is none. */
+/* Takes one message from the bin. Returns 0 when there is none. */
 static int take(struct undertaker *u) {
     union {
         struct cmsghdr header;
@@ -84,7 +84,7 @@ static int take(struct undertaker *u) {
     return 1;
 }
 
-/* A process that shares the table of files, so that a close which never ends holds up nobody else's. */
+/* The process shares the table of descriptors, so a close that never ends blocks no other close. */
 static int start_closer(struct undertaker *u) {
     struct held held = u->ring[u->first];
     unsigned free = 0;
@@ -102,7 +102,7 @@ static int start_closer(struct undertaker *u) {
     return 0;
 }
 
-/* Says whose file is closed; nobody may be there to hear it. */
+/* Reports the account of each closed file. The caller may be gone. */
 static void collect(struct undertaker *u) {
     pid_t pid;
     while ((pid = (pid_t)syscall(SYS_wait4, -1, NULL, WNOHANG, NULL)) > 0)
@@ -128,7 +128,7 @@ static void wait_for_change(struct undertaker *u, int again) {
     struct timespec soon = {0, 100 * 1000 * 1000};
     sigset_t none;
     sigemptyset(&none);
-    /* SIGCHLD is blocked but in here, so that none comes unnoticed before it. */
+    /* SIGCHLD is blocked except during ppoll, so that none is missed before it. */
     if (ppoll(&orders, 1, again ? &soon : NULL, &none) == 1) hear(u);
 }
 

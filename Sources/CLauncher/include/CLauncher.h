@@ -1,10 +1,10 @@
-/* From clone to exec of a worker, in C: between the two only async-signal-safe calls are allowed, and Swift code may
- * take locks or allocate at any point. Everything is prepared by the caller; nothing here allocates. */
+/* From clone to exec of a worker. It is in C because only async-signal-safe calls are allowed in between, and Swift
+ * code may take locks or allocate anywhere. The caller prepares everything; nothing here allocates. */
 #pragma once
 #include <stdint.h>
 #include <sys/types.h>
 
-/* The steps of the child, in order; a failing one is reported as {step, errno}. */
+/* The steps of a child. It reports the step that failed as {step, errno}. */
 enum ubd_launch_step {
     UBD_LAUNCH_BEGUN = 0, /* not a failure: every file that is not the worker's is closed */
     UBD_LAUNCH_NAMESPACES,
@@ -42,10 +42,10 @@ struct ubd_launch {
     uint64_t mapped_bytes;   /* RLIMIT_AS and RLIMIT_MEMLOCK: all that is mapped is locked */
     uint64_t open_files;     /* RLIMIT_NOFILE: the worker lowers it to 0 once it is sealed */
     const char *oom_score;   /* "-1000" to "1000" */
-    void *no_capabilities;   /* what cap_init(3) returns, made before the clone: nothing here allocates */
-    const uint64_t *processors; /* one bit each: where every thread of it begins, the kernel's helpers included */
-    size_t processor_words;  /* 0: anywhere */
-    int group;               /* cgroup.procs of its control group, to write; -1: the caller's */
+    void *no_capabilities;   /* of cap_init(3), called before the clone, since nothing here may allocate */
+    const uint64_t *processors; /* a bit mask: the initial affinity of all its threads, the kernel's helpers included */
+    size_t processor_words;  /* 0: no affinity */
+    int group;               /* cgroup.procs of its control group, writable; -1: it stays in the caller's */
     char *const *argv;
     char *const *envp;
 };
@@ -53,29 +53,33 @@ struct ubd_launch {
 struct ubd_child {
     pid_t pid;  /* in the caller's pid namespace */
     int pidfd;
-    int report; /* of a worker: UBD_LAUNCH_BEGUN, then the step that fails, or end of file once it runs */
+    int report; /* of a worker: UBD_LAUNCH_BEGUN, then the failing step, or end of file at exec */
 };
 
-/* Starts a worker. Returns 0 or a negated errno. It waits until the child has closed what is not its own (so that the
- * child is never the last holder of another client's file), and not for the steps after that. */
+/* Starts a worker. Returns 0 or a negative errno. It waits only until the child has closed all descriptors that are not
+ * its own, so that the child is never the last holder of another client's file. */
 int ubd_launch(const struct ubd_launch *launch, struct ubd_child *child);
 
-/* Starts a child that holds nothing but `files`, at most 63, and ends once `child.report` is closed. The last close of a
- * stranger's file may block for ever, and then blocks only the child: so the caller closes its own copies first, and
- * `child.report` when it has. With `texts`, two a file, it first writes the one into the file where what the file says does
- * not begin with the other, which may block as long; its exit status is the last errno of that, or 0. */
+/* Starts a child that holds only `files`, at most 63, and ends when `child.report` is closed. The last close of a
+ * stranger's file may block forever, and then it blocks only the child: the caller closes its own copies first, then
+ * `child.report`.
+ * With `texts`, two for each file, the child first compares the file's content with the second text, and writes the
+ * first text if the content does not begin with the second. This may block as long. The exit status is the errno of the
+ * last failed write, or 0. */
 int ubd_undertake(const int *files, char *const *texts, unsigned count, struct ubd_child *child);
 
-/* Starts a child that reads a file and writes what it says into `child.report`, which does not block the reader. Its exit
- * status is 0 when that was all, else an errno. For a file of /proc whose reading may take long, or for ever. */
+/* Starts a child that copies a file into `child.report`; the reading end is non-blocking. The exit status is 0 after
+ * the whole file, else an errno. For files in /proc whose read may take long or never end. */
 int ubd_copy(const char *path, struct ubd_child *child);
 
-/* Starts a child that closes sockets in which files of strangers lie, for as long as it is given any. It takes them from
- * `bin`, the receiving end of a SEQPACKET pair: a message has one file and an account's number (32 bits), which the child
- * sends back on `orders`, another SEQPACKET socket, when the file is closed. It takes only as many messages as it was told
- * to on `orders` (32 bits: so many more). So the caller sends a file, closes its own copy while the message lies in a queue
- * that the caller itself holds open, and only then says that it may be taken: whatever becomes of the child, the caller's
- * close is never the last one. At most `closers` closes are under way at one time, each in a process of its own, since each
- * may last for ever; the child itself never waits for one. When `orders` is closed it takes what is left, and ends after
- * the last close. */
+/* Starts a long-lived child that closes sockets which hold strangers' files. It takes them from `bin`, the receiving
+ * end of a SEQPACKET pair. Each message has one file and an account number (32 bits), which the child sends back on
+ * `orders`, another SEQPACKET socket, after the close.
+ * The child takes only as many messages as the caller has allowed on `orders` (each message there: 32 bits, the number
+ * of further ones). The caller sends a file, closes its own copy while the message is in a queue that the caller itself
+ * keeps open, and only then allows the child to take it. So the caller's close is never the last one, whatever happens
+ * to the child.
+ * At most `closers` closes run at a time, each in a process of its own, since each may block forever; the child itself
+ * never blocks on one. When `orders` is closed, the child takes the remaining messages and ends after the last
+ * close. */
 int ubd_start_undertaker(int bin, int orders, unsigned closers, struct ubd_child *child);

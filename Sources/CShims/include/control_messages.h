@@ -1,10 +1,10 @@
-/* SCM_RIGHTS control data: the CMSG_* accessors are macros, which Swift does not import. */
+/* SCM_RIGHTS control data. Swift does not import the CMSG_* macros. */
 #pragma once
 #include <stdint.h>
 #include <string.h>
 #include <sys/socket.h>
 
-/* Bytes of control buffer that hold `count` files. */
+/* Bytes of control buffer for `count` files. */
 static inline size_t ubd_rights_space(size_t count) { return CMSG_SPACE(count * sizeof(int)); }
 
 /* Fills a control buffer of ubd_rights_space(count) bytes. */
@@ -18,7 +18,7 @@ static inline void ubd_rights_write(void *control, const int *fds, size_t count)
     memcpy(CMSG_DATA(header), fds, count * sizeof(int));
 }
 
-/* Copies the files that arrived with `message` to `fds` (room for `room`); returns how many there were in all. */
+/* Copies at most `room` files that arrived with `message` to `fds`. Returns the number of files that arrived. */
 static inline size_t ubd_rights_read(struct msghdr *message, int *fds, size_t room) {
     size_t found = 0;
     for (struct cmsghdr *h = CMSG_FIRSTHDR(message); h; h = CMSG_NXTHDR(message, h)) {

@@ -1,5 +1,5 @@
-/* Linux headers that Swift's Glibc module leaves out: once a module of ours includes them, their plain functions,
- * structs and integer constants import by themselves. */
+/* Linux headers that Swift's Glibc module omits. Once a module includes them, Swift imports their functions, structs
+ * and integer constants. */
 #pragma once
 #include <fcntl.h>
 #include <grp.h>

@@ -1,6 +1,6 @@
-/* Children of ours that ask a disk for what may never come. In C, because between fork and _exit only async-signal-safe calls
- * are allowed (fork(2)), and Swift code may allocate or take a lock. Not programs of their own: starting one costs ten times
- * as much as the child. */
+/* Children that ask a disk for something and may wait forever. They are in C because only async-signal-safe calls are
+ * allowed between fork and _exit (fork(2)), and Swift code may allocate or take a lock. They are forks, not separate
+ * programs: starting a program costs ten times as much. */
 #pragma once
 #include <errno.h>
 #include <fcntl.h>
@@ -10,8 +10,8 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-/* fork, with a negated errno. The child has `null` as 0 to 2 and `output` as 3, nothing else of ours: one that hangs must hold
- * nobody's terminal, pipe or file. */
+/* fork; returns a negative errno on failure. The child has `null` as 0 to 2 and `output` as 3, and no other descriptor:
+ * a child that hangs must not hold a terminal, pipe or file of ours. */
 static inline pid_t ubd_fork_helper(const char *name, int null, int output) {
     pid_t child = fork();
     if (child != 0) return child > 0 ? child : -errno;
@@ -22,11 +22,12 @@ static inline pid_t ubd_fork_helper(const char *name, int null, int output) {
     return 0;
 }
 
-/* The exit status of a child that could not give up root's rights. */
+/* The exit status of a child that could not drop root's privileges. */
 enum { UBD_CHILD_IS_ROOT = 125 };
 
-/* In a child of root's: that user's rights in place of root's, for good, and no group that owns anything (Debian's nogroup). What
- * others have written is not for root to parse. Nothing when `user` is -1. Raw calls: glibc's tell threads that a child has not. */
+/* In a child of root: becomes `user` for good, with Debian's nogroup as only group, since root must not parse what
+ * others wrote. Does nothing if `user` is -1. The calls are raw, since glibc's signal the parent's other threads, which
+ * the child does not have. */
 static inline void ubd_become(int64_t user) {
     const unsigned nogroup = 65534, uid = (unsigned)user;
     if (user == -1) return;
@@ -35,8 +36,8 @@ static inline void ubd_become(int64_t user) {
         _exit(UBD_CHILD_IS_ROOT);
 }
 
-/* Runs a program as that user (see ubd_become), with nothing of ours but `output` as its standard output, and no environment.
- * Returns the child's pid or a negated errno. */
+/* Runs a program as `user` (see ubd_become) with `output` as standard output, without other descriptors of ours, and
+ * without environment. Returns the child's pid or a negative errno. */
 static inline pid_t ubd_program_child(const char *program, char *const *argv, int64_t user, int null, int output) {
     pid_t child = ubd_fork_helper("ubd-program", null, output);
     if (child != 0) return child;
@@ -50,13 +51,13 @@ static inline pid_t ubd_program_child(const char *program, char *const *argv, in
     _exit(127);
 }
 
-/* What the child that flushes writes when it is done: how far it came, and the errno of the step that failed, or 0. */
+/* The report of the flushing child: the step that it reached, and that step's errno or 0. */
 struct ubd_flush_report {
     int32_t step, error;
 };
 enum { UBD_FLUSH_OPEN, UBD_FLUSH_SYNC, UBD_FLUSH_DONE };
 
-/* Opens a block device for itself alone and flushes it. Returns the child's pid or a negated errno. */
+/* Opens a block device with `flags` and flushes it. Returns the child's pid or a negative errno. */
 static inline pid_t ubd_flush_child(const char *node, int flags, int flushes, int null, int report) {
     pid_t child = ubd_fork_helper("ubd-flush", null, report);
     if (child != 0) return child;
@@ -66,17 +67,17 @@ static inline pid_t ubd_flush_child(const char *node, int flags, int flushes, in
     if (device == -1 || (flushes && fsync(device) != 0)) {
         done.error = errno;
     } else {
-        /* Before the report: whoever reads that wants the device for himself. */
+        /* Before the report: the reader of the report wants the device for itself. */
         close(device);
         done.step = UBD_FLUSH_DONE;
     }
     _exit(write(3, &done, sizeof done) != sizeof done);
 }
 
-/* Writes what a file has from `offset` on, at most `bytes`, with the rights of `user` (see ubd_become). Opens it anew: a child
- * that hangs must not keep the caller's locks. And reads before it writes, since sendfile(2) would hold the pipe's own lock while
- * it waits for the file, and the caller could not even close its end. Returns the child's pid or a negated errno; its exit status
- * is 0 when that was all there is, else the errno of what failed. */
+/* Copies at most `bytes` of a file from `offset` to `output`, with the rights of `user` (see ubd_become). It opens the
+ * file anew, since a child that hangs must not keep the caller's locks. It uses read and write, since sendfile(2) would
+ * hold the pipe's lock while it waits for the file, and the caller could not even close its end. Returns the child's
+ * pid or a negative errno. The exit status is 0 at the end of the file or range, else an errno. */
 static inline pid_t ubd_head_child(
     const char *path, off_t offset, size_t bytes, int64_t user, int null, int output) {
     pid_t child = ubd_fork_helper("ubd-head", null, output);

@@ -1,4 +1,4 @@
-/* Function-like macros and encoded constants, which Swift does not import. */
+/* Function-like macros and encoded constants; Swift imports neither. */
 #pragma once
 #include <linux/fs.h>
 #include <errno.h>
@@ -18,18 +18,18 @@ static const unsigned long ubd_BLKSSZGET = BLKSSZGET;
 static const unsigned long ubd_BLKPBSZGET = BLKPBSZGET;
 static const unsigned long ubd_BLKROGET = BLKROGET;
 
-/* Too new for Debian 12's headers. SO_PASSRIGHTS: Linux 6.16, asm-generic/socket.h. */
+/* Debian 12's headers lack them. SO_PASSRIGHTS: Linux 6.16, asm-generic/socket.h. */
 static const int ubd_SO_PEERGROUPS = 59;
 static const int ubd_SO_PASSRIGHTS = 83;
 
-/* The CPUs where the calling thread may run, into `mask` (`words` words of 64). Returns how many words the kernel has
- * filled, or a negated errno. */
+/* Stores the processors on which the calling thread may run in `mask` (`words` words of 64 bits). Returns the number of
+ * words that the kernel wrote, or a negative errno. */
 static inline long ubd_thread_cpus(uint64_t *mask, size_t words) {
     long bytes = syscall(SYS_sched_getaffinity, 0, words * sizeof(uint64_t), mask);
     return bytes == -1 ? -(long)errno : bytes / (long)sizeof(uint64_t);
 }
 
-/* Pins the calling thread to the CPUs whose bits are set in `mask` (`words` words of 64). Returns 0 or errno. */
+/* Pins the calling thread to the processors in `mask` (`words` words of 64 bits). Returns 0 or an errno. */
 static inline int ubd_pin_thread(const uint64_t *mask, size_t words) {
     return sched_setaffinity(0, words * sizeof(uint64_t), (const cpu_set_t *)mask) == 0 ? 0 : errno;
 }

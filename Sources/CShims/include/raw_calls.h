@@ -1,5 +1,5 @@
-/* System calls without a glibc wrapper, or whose wrapper is variadic: Swift imports neither. They return what the kernel
- * returns: a value, or the negated errno. Sources/Shared/SystemCalls/RawCalls.swift gives them names and types. */
+/* System calls without a glibc wrapper or with a variadic one; Swift imports neither. They return the kernel's result:
+ * a value or a negative errno. Sources/Shared/SystemCalls/RawCalls.swift gives them names and types. */
 #pragma once
 #include <errno.h>
 #include <stdint.h>
@@ -7,14 +7,14 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-/* Any call with up to five arguments; the numbers are SYS_* of sys/syscall.h. */
+/* Any call with up to five arguments. The numbers are SYS_* of sys/syscall.h. */
 static inline long ubd_call(long number, unsigned long a, unsigned long b, unsigned long c, unsigned long d, unsigned long e) {
     long result = syscall(number, a, b, c, d, e);
     return result == -1 ? -(long)errno : result;
 }
 
-/* The hot path's only system call: inline, so that the queue engine pays for the trap and nothing else (no libc call,
- * no errno). Source: io_uring_enter(2). */
+/* The only system call of the hot path. It is inline, so that the queue engine pays only for the trap, without a libc
+ * call and errno. Source: io_uring_enter(2). */
 static inline long ubd_io_uring_enter(int32_t fd, uint32_t to_submit, uint32_t min_complete, uint32_t flags) {
 #if defined(__x86_64__)
     long result;

@@ -1,5 +1,5 @@
-/* The processor's own clock, read without the kernel: a sealed worker has no clock_gettime(2), and the vDSO's falls back to
- * it on hosts whose clock source is not one that it can read. */
+/* The processor's clock, read without the kernel: a sealed worker may not call clock_gettime(2), and the vDSO falls
+ * back to that call on hosts whose clock source it cannot read. */
 #pragma once
 #include <stdint.h>
 

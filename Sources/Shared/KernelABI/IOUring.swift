@@ -1,7 +1,7 @@
 public import CLiburing
 
-/// The numbers of io_uring that we use: liburing's names where Debian 12's header has them, and numbers of Linux 7.3 where it is
-/// older. Inlinable getters, not stored constants: those would cost the queue's loop a call each.
+/// The io_uring constants that ubd uses: liburing's names where Debian 12's header has them, else the values of Linux
+/// 7.3. They are inlinable getters; a stored constant would cost the queue's loop a call.
 public enum IOUring {
     /// Operations of a submission entry.
     public enum Operation {
@@ -27,7 +27,7 @@ public enum IOUring {
         @inlinable public static var fixedFile: UInt8 { 1 << UInt8(IOSQE_FIXED_FILE_BIT) }
         @inlinable public static var link: UInt8 { 1 << UInt8(IOSQE_IO_LINK_BIT) }
         @inlinable public static var async: UInt8 { 1 << UInt8(IOSQE_ASYNC_BIT) }
-        /// The kernel takes a buffer of the group that the entry names for each completion.
+        /// The kernel picks a buffer for each completion from the group that the entry names.
         @inlinable public static var bufferSelect: UInt8 { 1 << UInt8(IOSQE_BUFFER_SELECT_BIT) }
     }
 
@@ -35,7 +35,7 @@ public enum IOUring {
     public enum Setup {
         @inlinable public static var completionSize: UInt32 { IORING_SETUP_CQSIZE }
         @inlinable public static var disabled: UInt32 { IORING_SETUP_R_DISABLED }
-        /// One entry that is refused does not keep the ones behind it from being taken (Linux 5.18).
+        /// A rejected entry does not stop the submission of the entries after it (Linux 5.18).
         @inlinable public static var submitAll: UInt32 { IORING_SETUP_SUBMIT_ALL }
         @inlinable public static var cooperativeTaskRun: UInt32 { IORING_SETUP_COOP_TASKRUN }
         @inlinable public static var bigEntries: UInt32 { IORING_SETUP_SQE128 }
@@ -48,11 +48,11 @@ public enum IOUring {
     public enum Enter {
         @inlinable public static var getEvents: UInt32 { IORING_ENTER_GETEVENTS }
         @inlinable public static var registeredRing: UInt32 { IORING_ENTER_REGISTERED_RING }
-        /// Who sleeps here waits for nothing that counts as I/O (Linux 6.15, `Feature.noIOWait`).
+        /// The wait does not count as a wait for I/O (Linux 6.15, `Feature.noIOWait`).
         @inlinable public static var noIOWait: UInt32 { 1 << 7 }
     }
 
-    /// What a ring's kernel has: bits of `features` in struct io_uring_params.
+    /// Features of the kernel's rings: bits of `features` in struct io_uring_params.
     public enum Feature {
         @inlinable public static var noIOWait: UInt32 { 1 << 17 }
     }
@@ -63,19 +63,19 @@ public enum IOUring {
         @inlinable public static var personality: UInt32 { UInt32(IORING_REGISTER_PERSONALITY) }
         @inlinable public static var restrictions: UInt32 { UInt32(IORING_REGISTER_RESTRICTIONS) }
         @inlinable public static var enableRings: UInt32 { UInt32(IORING_REGISTER_ENABLE_RINGS) }
-        /// Or-ed to the operation: the ring is named by its registered index.
+        /// Flag in the operation: the descriptor argument is the ring's registered index.
         @inlinable public static var useRegisteredRing: UInt32 { 1 << 31 }
     }
 
     /// Flags of a completion.
     public enum CompletionFlags {
-        /// A buffer was taken; its number is in the upper 16 bits.
+        /// The kernel picked a buffer; its number is in the upper 16 bits.
         @inlinable public static var buffer: UInt32 { IORING_CQE_F_BUFFER }
         /// The submission will complete again.
         @inlinable public static var more: UInt32 { IORING_CQE_F_MORE }
     }
 
-    /// URING_CMD that completes once for each buffer; goes with EntryFlags.bufferSelect.
+    /// A URING_CMD that completes once for each buffer. Used with EntryFlags.bufferSelect.
     @inlinable public static var multishotCommand: UInt32 { 1 << 1 }
 
     /// Kinds of struct io_uring_restriction.
@@ -89,12 +89,12 @@ public enum IOUring {
     /// Flags of a read or write (linux/fs.h).
     public enum ReadWrite {
         @inlinable public static var dataSync: UInt32 { 0x2 }
-        /// The write goes where it says even when somebody set O_APPEND on the open file (Linux 6.9).
+        /// The write ignores O_APPEND on the open file, which another process may set (Linux 6.9).
         @inlinable public static var noAppend: UInt32 { 0x20 }
     }
 
     @inlinable public static var fsyncDataOnly: UInt32 { IORING_FSYNC_DATASYNC }
-    /// The flags of a FUTEX_WAIT, which lie where others have their file: FUTEX2_SIZE_U32 and FUTEX2_PRIVATE (linux/futex.h).
+    /// Flags of a FUTEX_WAIT, in the entry's file field: FUTEX2_SIZE_U32 and FUTEX2_PRIVATE (linux/futex.h).
     @inlinable public static var privateFutex32: Int32 { 0x82 }
     /// URING_CMD on a block device: discard (linux/blkdev.h, Linux 6.12).
     @inlinable public static var blockDiscard: UInt32 { 0x12 << 8 }

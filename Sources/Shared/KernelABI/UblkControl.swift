@@ -18,7 +18,7 @@ public enum UblkControlOperation: UInt32, Sendable {
     case quiesceDevice = 0x16
     case tryStopDevice = 0x17
 
-    /// The command as ioctl number (Linux 6.4 and later): _IOR for those that only read, _IOWR otherwise.
+    /// The ioctl number (Linux 6.4 and later): _IOR for commands that only read, _IOWR otherwise.
     public var ioctlEncoded: UInt32 {
         let readsOnly: Bool
         switch self {
@@ -31,7 +31,7 @@ public enum UblkControlOperation: UInt32, Sendable {
         return encodeIoctl(direction: readsOnly ? 2 : 3, type: UInt8(ascii: "u"), number: rawValue, size: size)
     }
 
-    /// The plain number that drivers before 6.4 know; nil for commands that came later.
+    /// The plain number for drivers before 6.4; nil for later commands.
     public var legacy: UInt32? { rawValue <= UblkControlOperation.getDeviceInfo2.rawValue ? rawValue : nil }
 }
 
@@ -66,19 +66,19 @@ public enum UblkDeviceState: UInt16, Sendable {
     case failIO = 3
 }
 
-/// struct ublksrv_ctrl_dev_info: 64 bytes, in and out of ADD_DEV, out of GET_DEV_INFO.
+/// struct ublksrv_ctrl_dev_info, 64 bytes: input and output of ADD_DEV, output of GET_DEV_INFO.
 @frozen
 public struct UblkDeviceInfo: Equatable, Sendable {
     public var queues: UInt16 = 0
     /// Requests (tags) per queue.
     public var depth: UInt16 = 0
     public var state: UInt16 = 0
-    /// io_desc_size since 7.2; must be zero without its feature flag.
+    /// io_desc_size since Linux 7.2; zero without its feature flag.
     public var ioDescriptorSize: UInt16 = 0
     /// Bytes.
     public var maxIOBytes: UInt32 = 0
     public var deviceID: UInt32 = .max
-    /// 6.12 copies whatever the caller put here back, so it is always zero on the way in.
+    /// Linux 6.12 returns the caller's value unchanged, so the caller passes zero.
     public var serverPID: Int32 = 0
     public var padding: UInt32 = 0
     public var flags: UInt64 = 0
@@ -91,7 +91,7 @@ public struct UblkDeviceInfo: Equatable, Sendable {
     public init() {}
 
     public var features: UblkFeatures { UblkFeatures(rawValue: flags) }
-    /// nil for a state that is not known here.
+    /// nil for an unknown state.
     public var deviceState: UblkDeviceState? { UblkDeviceState(rawValue: state) }
 }
 

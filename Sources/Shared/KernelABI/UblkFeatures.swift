@@ -1,6 +1,6 @@
-/// What a ublk driver can do, or a device was asked to do: the UBLK_F_* bits of linux/ublk_cmd.h (Linux 7.3).
+/// Features of a ublk driver, or those requested for a device: the UBLK_F_* bits of linux/ublk_cmd.h (Linux 7.3).
 ///
-/// ADD_DEV drops bits that it does not know without a word, so what was asked is always compared with what came back.
+/// ADD_DEV silently clears unknown bits, so the broker compares its answer with the request.
 public struct UblkFeatures: OptionSet, Hashable, Sendable {
     public let rawValue: UInt64
     public init(rawValue: UInt64) { self.rawValue = rawValue }
@@ -27,7 +27,7 @@ public struct UblkFeatures: OptionSet, Hashable, Sendable {
     public static let sharedMemoryZeroCopy = UblkFeatures(rawValue: 1 << 19)
     public static let ioDescriptorSize = UblkFeatures(rawValue: 1 << 20)
 
-    /// Bit number and the kernel's name without UBLK_F_, for those bits that we know.
+    /// Bit numbers and the kernel's names without UBLK_F_.
     public static let names: [(bit: Int, name: String)] = [
         (0, "SUPPORT_ZERO_COPY"), (1, "URING_CMD_COMP_IN_TASK"), (2, "NEED_GET_DATA"), (3, "USER_RECOVERY"),
         (4, "USER_RECOVERY_REISSUE"), (5, "UNPRIVILEGED_DEV"), (6, "CMD_IOCTL_ENCODE"), (7, "USER_COPY"),
@@ -36,7 +36,7 @@ public struct UblkFeatures: OptionSet, Hashable, Sendable {
         (18, "NO_AUTO_PART_SCAN"), (19, "SHMEM_ZC"), (20, "IO_DESC_SIZE"),
     ]
 
-    /// The kernel's names of the bits that are set; an unknown bit shows as "BIT_n".
+    /// The kernel's names of the set bits; an unknown bit is "BIT_n".
     public var nameList: [String] {
         (0..<64).filter { rawValue & (1 << UInt64($0)) != 0 }.map { bit in
             UblkFeatures.names.first { $0.bit == bit }?.name ?? "BIT_\(bit)"

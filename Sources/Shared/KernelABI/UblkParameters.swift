@@ -1,5 +1,5 @@
-/// struct ublk_params: what SET_PARAMS tells the kernel about the disk. Layout of Linux 7.3 (152 bytes); older drivers
-/// copy as much as they know.
+/// struct ublk_params, the disk's description for SET_PARAMS, in the layout of Linux 7.3 (152 bytes). Older drivers
+/// copy the part that they know.
 public struct UblkParameters: Equatable, Sendable {
     public static let encodedBytes = 152
 
@@ -10,7 +10,7 @@ public struct UblkParameters: Equatable, Sendable {
         public static let rotational = Attributes(rawValue: 1 << 1)
         /// The disk has a write cache: the kernel sends FLUSH.
         public static let volatileCache = Attributes(rawValue: 1 << 2)
-        /// Honoured by the kernel only together with volatileCache.
+        /// The kernel honours it only together with volatileCache.
         public static let fua = Attributes(rawValue: 1 << 3)
     }
 
@@ -32,7 +32,7 @@ public struct UblkParameters: Equatable, Sendable {
         }
     }
 
-    /// The device numbers of both nodes; the disk's are set once it is started.
+    /// The device numbers of both nodes. START_DEV sets the disk's.
     public struct Nodes: Equatable, Sendable {
         public var charMajor: UInt32 = 0
         public var charMinor: UInt32 = 0
@@ -41,21 +41,21 @@ public struct UblkParameters: Equatable, Sendable {
     }
 
     public var attributes: Attributes = []
-    /// log2 of bytes, each.
+    /// Each is log2 of a number of bytes.
     public var logicalBlockShift: UInt8 = 9
     public var physicalBlockShift: UInt8 = 9
     public var optimalIOShift: UInt8 = 12
     public var minimumIOShift: UInt8 = 9
-    /// 512-byte sectors of one request.
+    /// Maximum size of a request, in 512-byte sectors.
     public var maxSectors: UInt32 = 0
     public var chunkSectors: UInt32 = 0
-    /// 512-byte sectors of the disk.
+    /// Size of the disk, in 512-byte sectors.
     public var diskSectors: UInt64 = 0
     public var virtualBoundaryMask: UInt64 = 0
     public var discard: Discard?
-    /// Filled in by GET_PARAMS only.
+    /// Only GET_PARAMS sets it.
     public var nodes: Nodes?
-    /// Required alignment of request memory, minus one, in bytes.
+    /// Required alignment of a request's memory minus one, in bytes.
     public var dmaAlignmentMask: UInt32?
 
     public init() {}
@@ -67,7 +67,7 @@ public struct UblkParameters: Equatable, Sendable {
         static let dmaAlignment: UInt32 = 1 << 4
     }
 
-    /// The struct's bytes, for SET_PARAMS.
+    /// The struct's bytes for SET_PARAMS.
     public func encoded() -> [UInt8] {
         var types = TypeBit.basic
         var bytes = [UInt8](repeating: 0, count: UblkParameters.encodedBytes)
@@ -100,7 +100,7 @@ public struct UblkParameters: Equatable, Sendable {
         return bytes
     }
 
-    /// A buffer to pass to GET_PARAMS: it must say which length we know.
+    /// A buffer for GET_PARAMS; its first word is its length.
     public static func emptyBuffer() -> [UInt8] {
         var bytes = [UInt8](repeating: 0, count: encodedBytes)
         bytes.withUnsafeMutableBytes {
@@ -109,7 +109,7 @@ public struct UblkParameters: Equatable, Sendable {
         return bytes
     }
 
-    /// Reads what GET_PARAMS filled in. `bytes` has encodedBytes bytes.
+    /// Decodes the result of GET_PARAMS. `bytes` has encodedBytes bytes.
     public init(decoding bytes: [UInt8]) {
         precondition(bytes.count == UblkParameters.encodedBytes)
         bytes.withUnsafeBytes { raw in

@@ -1,10 +1,10 @@
-/// A set of numbers, written as the kernel writes its lists: "0-3,8".
+/// A set of numbers in the kernel's list format: "0-3,8".
 public struct NumberList: Equatable, Sendable {
-    /// In rising order, without gaps between neighbours.
+    /// In ascending order; adjacent ranges are merged.
     public let ranges: [ClosedRange<Int>]
 
-    /// Reads a list of numbers up to `highest`; nil when it is none: numbers and ranges with commas between them, nothing
-    /// else, no sign. At most 4096 bytes.
+    /// Parses numbers and ranges separated by commas, without signs; nil for anything else, for a number above
+    /// `highest`, and for a text of more than 4096 bytes.
     public init?(_ text: String, highest: Int) {
         guard text.utf8.count <= 4096 else { return nil }
         var found: [ClosedRange<Int>] = []
@@ -20,7 +20,7 @@ public struct NumberList: Equatable, Sendable {
         self.init(found)
     }
 
-    /// The numbers of all these ranges, which may overlap.
+    /// The union of the ranges, which may overlap.
     public init(_ found: [ClosedRange<Int>]) {
         var joined: [ClosedRange<Int>] = []
         for range in found.sorted(by: { $0.lowerBound < $1.lowerBound }) {
@@ -40,7 +40,7 @@ public struct NumberList: Equatable, Sendable {
         return Int(text).flatMap { $0 <= highest ? $0 : nil }
     }
 
-    /// The shortest way to write it.
+    /// The shortest text for this set.
     public var text: String {
         ranges.map { $0.count == 1 ? "\($0.lowerBound)" : "\($0.lowerBound)-\($0.upperBound)" }.joined(separator: ",")
     }
@@ -49,7 +49,7 @@ public struct NumberList: Equatable, Sendable {
 
     public func contains(_ number: Int) -> Bool { ranges.contains { $0.contains(number) } }
 
-    /// The first that `other` does not have; nil when it has all.
+    /// The first number that `other` lacks; nil when it has all.
     public func first(notIn other: NumberList) -> Int? {
         for range in ranges {
             if let missing = range.first(where: { !other.contains($0) }) { return missing }
@@ -57,10 +57,10 @@ public struct NumberList: Equatable, Sendable {
         return nil
     }
 
-    /// The numbers that either has.
+    /// The numbers in either set.
     public func union(_ other: NumberList) -> NumberList { NumberList(ranges + other.ranges) }
 
-    /// The numbers that both have.
+    /// The numbers in both sets.
     public func intersection(_ other: NumberList) -> NumberList {
         NumberList(
             ranges.flatMap { one in
@@ -68,7 +68,7 @@ public struct NumberList: Equatable, Sendable {
             })
     }
 
-    /// The numbers of `range` that it does not have.
+    /// The numbers of `range` that are not in the set.
     public func gaps(in range: ClosedRange<Int>) -> NumberList {
         var gaps: [ClosedRange<Int>] = []
         var next = range.lowerBound
@@ -80,7 +80,7 @@ public struct NumberList: Equatable, Sendable {
         return NumberList(gaps)
     }
 
-    /// One bit for each, in words of 64.
+    /// A bit mask in words of 64 bits.
     public var words: [UInt64] {
         var words = [UInt64](repeating: 0, count: (ranges.last?.upperBound ?? 0) / 64 + 1)
         for range in ranges { for number in range { words[number / 64] |= 1 << UInt64(number % 64) } }

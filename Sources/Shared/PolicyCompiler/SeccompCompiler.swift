@@ -4,18 +4,17 @@ import Policy
 
 /// A classic BPF program for `seccomp(SECCOMP_SET_MODE_FILTER)`.
 public struct FilterProgram: Sendable, Equatable {
-    /// Each is the memory of one `struct sock_filter` (linux/filter.h): 8 bytes, so an array of them is what `struct
-    /// sock_fprog.filter` points to.
+    /// One `struct sock_filter` (linux/filter.h) each, 8 bytes, so `struct sock_fprog.filter` can point to the array.
     public let instructions: [UInt64]
 
     public init(instructions: [UInt64]) { self.instructions = instructions }
 }
 
-/// Why a policy that parses could not become a filter.
+/// Why a valid policy could not be compiled.
 public enum SeccompCompilerError: Error, Sendable, Equatable, CustomStringConvertible {
-    /// A rule of the policy is at fault.
+    /// A rule of the policy is wrong.
     case rule(PolicyError)
-    /// A call of libseccomp (or of the kernel, for the memory that takes the result) failed.
+    /// A call of libseccomp failed, or one of the kernel for the result's memory.
     case failed(call: String, errno: Int32)
 
     public var description: String {
@@ -27,10 +26,10 @@ public enum SeccompCompilerError: Error, Sendable, Equatable, CustomStringConver
     }
 }
 
-/// Turns a seccomp policy into a filter program with libseccomp. What the policy does not list kills the process, as do
-/// all calls of another architecture (i386 and x32 on x86_64).
+/// Compiles a seccomp policy into a filter program with libseccomp. A system call that the policy does not list kills
+/// the process, as does every call of another architecture (i386 and x32 on x86_64).
 public enum SeccompCompiler {
-    /// Compiles for an architecture, not necessarily the one it runs on. The same policy gives the same program.
+    /// Compiles for an architecture, which may differ from the one it runs on. The result is deterministic.
     public static func compile(
         _ policy: SeccompPolicy, architecture: Architecture = .native
     ) throws(SeccompCompilerError) -> FilterProgram {
@@ -41,14 +40,14 @@ public enum SeccompCompiler {
             instructions: stride(from: 0, to: bytes.count, by: 8).map { start in
                 bytes.withUnsafeBytes { $0.loadUnaligned(fromByteOffset: start, as: UInt64.self) }
             })
-        // BPF_MAXINSNS: the kernel refuses longer programs, but only when the worker loads one.
+        // BPF_MAXINSNS. Checked here, since the kernel would refuse a longer program only when the worker loads it.
         guard program.instructions.count <= 4096, bytes.count % 8 == 0 else {
             throw .failed(call: "seccomp_export_bpf: \(bytes.count) bytes", errno: E2BIG)
         }
         return program
     }
 
-    /// The filter as libseccomp's pseudo code, for people.
+    /// The filter as libseccomp's pseudo code, for human readers.
     public static func pseudoCode(
         _ policy: SeccompPolicy, architecture: Architecture = .native
     ) throws(SeccompCompilerError) -> String {
@@ -57,7 +56,7 @@ public enum SeccompCompiler {
         return String(decoding: try context.export("seccomp_export_pfc", seccomp_export_pfc), as: UTF8.self)
     }
 
-    /// The version of the libseccomp that is linked in; its pseudo code differs between versions.
+    /// The version of the loaded libseccomp; its pseudo code differs between versions.
     public static var libraryVersion: (major: UInt32, minor: UInt32, micro: UInt32) {
         guard let version = seccomp_version()?.pointee else { return (0, 0, 0) }
         return (version.major, version.minor, version.micro)
@@ -88,8 +87,8 @@ private struct FilterContext: ~Copyable {
     }
 
     private func add(_ rule: SeccompRule, architecture: Architecture) throws(SeccompCompilerError) {
-        // libseccomp wants the native number, or its own negative one for a name that only other architectures have,
-        // and translates it.
+        // libseccomp expects the native number and translates it. For a name that only other architectures have, the
+        // number is a negative one of libseccomp's.
         let number = seccomp_syscall_resolve_name(rule.name)
         guard number != __NR_SCMP_ERROR else {
             if rule.isOptional { return }
@@ -101,7 +100,7 @@ private struct FilterContext: ~Copyable {
                         + " expected a name that it knows, or ?\(rule.name) if it is merely newer"))
         }
         let token = seccomp_arch_resolve_name(architecture.rawValue)
-        // Absent from this architecture: nothing to allow.
+        // This architecture lacks the call, so there is nothing to allow.
         if seccomp_syscall_resolve_name_arch(token, rule.name) < 0 { return }
         switch rule.verdict {
         case .allow: try add(number, SCMP_ACT_ALLOW, [], rule)
@@ -121,7 +120,7 @@ private struct FilterContext: ~Copyable {
         _ number: Int32, _ action: UInt32, _ tests: [ArgumentTest], _ rule: SeccompRule
     ) throws(SeccompCompilerError) {
         let comparisons = tests.map { test in
-            // With a whole mask libseccomp makes a plain comparison, which reads better in the dump.
+            // For a full mask libseccomp emits a plain comparison, which the dump shows more readably.
             test.mask == .max
                 ? scmp_arg_cmp(arg: UInt32(test.index), op: SCMP_CMP_EQ, datum_a: test.value, datum_b: 0)
                 : scmp_arg_cmp(
@@ -140,7 +139,7 @@ private struct FilterContext: ~Copyable {
         if result != 0 { throw .failed(call: call, errno: -result) }
     }
 
-    /// libseccomp 2.5 exports to a file descriptor only: one without a name takes it.
+    /// Exports through a memfd, since libseccomp 2.5 exports only to a file descriptor.
     func export(
         _ call: String, _ function: (scmp_filter_ctx?, Int32) -> Int32
     ) throws(SeccompCompilerError) -> [UInt8] {
@@ -156,8 +155,8 @@ private struct FilterContext: ~Copyable {
     }
 }
 
-/// The argument values that no alternative admits, as alternatives of which at most one holds. libseccomp has no "else":
-/// a rule without tests would replace those with tests. Nil when there would be more than `limit`.
+/// The argument values that no alternative matches, as mutually exclusive alternatives. libseccomp has no "else": a
+/// rule without tests would replace those with tests. Returns nil for more than `limit` alternatives.
 func complement(of alternatives: [[ArgumentTest]], limit: Int) -> [[ArgumentTest]]? {
     var remaining: [[ArgumentTest]] = [[]]
     for alternative in alternatives {
@@ -167,8 +166,8 @@ func complement(of alternatives: [[ArgumentTest]], limit: Int) -> [[ArgumentTest
     return remaining
 }
 
-/// What holds of `tests` and not of `other`, bit by bit: the values that differ in its first bit, then those that agree
-/// in that one and differ in the second, and so on.
+/// The values that match `tests` and not `other`, bit by bit: those that differ in the first bit, then those that agree
+/// in the first and differ in the second, and so on.
 private func subtract(_ other: [ArgumentTest], from tests: [ArgumentTest]) -> [[ArgumentTest]] {
     var known = [Int: ArgumentTest](uniqueKeysWithValues: tests.map { ($0.index, $0) })
     var result: [[ArgumentTest]] = []
@@ -177,7 +176,7 @@ private func subtract(_ other: [ArgumentTest], from tests: [ArgumentTest]) -> [[
             let current = known[test.index] ?? ArgumentTest(index: test.index, mask: 0, value: 0)
             let wanted = test.value & bit
             if current.mask & bit != 0 {
-                // Decided already: either all of `tests` lies outside of `other`, or this bit says nothing.
+                // This bit is fixed already: either none of `tests` matches `other`, or the bit makes no difference.
                 if current.value & bit != wanted { return result + [known.values.sorted { $0.index < $1.index }] }
                 continue
             }

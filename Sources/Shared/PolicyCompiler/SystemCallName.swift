@@ -1,8 +1,8 @@
 import CLibseccomp
 import Glibc
 
-/// The name of a system call, as in "kill" for 62 on x86_64; nil when the linked libseccomp does not know it.
-/// `auditArchitecture` is an AUDIT_ARCH number (linux/audit.h), as the kernel's audit records have it.
+/// The name of a system call, "kill" for 62 on x86_64; nil when libseccomp does not know it. `auditArchitecture` is an
+/// AUDIT_ARCH number (linux/audit.h), as in the kernel's audit records.
 public func systemCallName(_ number: Int32, auditArchitecture: UInt32) -> String? {
     guard let name = seccomp_syscall_resolve_num_arch(auditArchitecture, number) else { return nil }
     defer { free(name) }

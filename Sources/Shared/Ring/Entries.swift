@@ -1,6 +1,6 @@
 import KernelABI
 
-/// One submission: the first 64 bytes of struct io_uring_sqe, as eight words, so that filling one is eight stores.
+/// One submission: the first 64 bytes of struct io_uring_sqe as eight words, so that filling it takes eight stores.
 @frozen
 public struct SubmissionEntry: Equatable, Sendable {
     @usableFromInline var word0: UInt64
@@ -12,11 +12,11 @@ public struct SubmissionEntry: Equatable, Sendable {
     @usableFromInline var word6: UInt64
     @usableFromInline var word7: UInt64
 
-    /// What its completion brings back.
+    /// The completion carries the same value.
     @inlinable @inline(__always)
     public var userData: UInt64 { word4 }
 
-    /// `file` is an index of the ring's file table when `flags` has fixedFile. Offsets and lengths in bytes.
+    /// `file` is an index into the ring's file table if `flags` has fixedFile. Offsets and lengths are in bytes.
     @inlinable @inline(__always)
     public init(
         operation: UInt8, flags: UInt8 = IOUring.EntryFlags.fixedFile, file: Int32, offset: UInt64 = 0,
@@ -33,8 +33,9 @@ public struct SubmissionEntry: Equatable, Sendable {
         self.word7 = word7
     }
 
-    /// A read or write; the first word (operation, flags, file) as `head` makes it. `operationFlags`: IOUring.ReadWrite.
-    /// With READ_FIXED and WRITE_FIXED `address` is an offset in the registered buffer `bufferIndex`; others ignore that.
+    /// A read or write. `head` is the first word (see `head(operation:flags:file:)`), `operationFlags` is one of
+    /// IOUring.ReadWrite. For READ_FIXED and WRITE_FIXED `address` is an offset into the registered buffer
+    /// `bufferIndex`; other operations ignore the index.
     @inlinable @inline(__always)
     public static func transfer(
         head: UInt64, address: UInt64, length: UInt32, offset: UInt64, operationFlags: UInt32, userData: UInt64,
@@ -72,7 +73,7 @@ public struct SubmissionEntry: Equatable, Sendable {
             operation: IOUring.Operation.fsync, file: file, operationFlags: IOUring.fsyncDataOnly, userData: userData)
     }
 
-    /// fallocate(2): the kernel takes `bytes` from the address field and `mode` from the length field.
+    /// fallocate(2): the kernel reads `bytes` from the address field and `mode` from the length field.
     @inlinable @inline(__always)
     public static func allocate(
         file: Int32, mode: Int32, offset: UInt64, bytes: UInt64, userData: UInt64
@@ -82,8 +83,9 @@ public struct SubmissionEntry: Equatable, Sendable {
             length: UInt32(bitPattern: mode), userData: userData)
     }
 
-    /// Completes when the 32-bit word at `address` is woken, at once with EAGAIN when it is not `value` (futex(2)). The word is
-    /// this process's own. It names no file; the flag is what the seal demands of every entry.
+    /// Completes when another thread wakes the private 32-bit word at `address`, or at once with EAGAIN when the word
+    /// is not `value` (futex(2)). It uses no file; it has the fixedFile flag only because the seal requires it of every
+    /// entry.
     @inlinable
     public static func waitForWord(address: UInt64, value: UInt32, userData: UInt64) -> SubmissionEntry {
         SubmissionEntry(
@@ -101,8 +103,8 @@ public struct SubmissionEntry: Equatable, Sendable {
             word6: payload, word7: address)
     }
 
-    /// The same, with the first word (operation, flags, file) as `head` makes it. `entryAddress` and `length` fill the
-    /// entry's own fields, which some commands look at: where the driver is to register a request's pages, or a list.
+    /// The same with `head` as first word. `entryAddress` and `length` fill the entry's own fields, which some commands
+    /// read: the place to register a request's pages, or a list.
     @inlinable @inline(__always)
     public static func command(
         head: UInt64, _ command: UInt32, payload: UInt64, address: UInt64, userData: UInt64,
@@ -115,7 +117,7 @@ public struct SubmissionEntry: Equatable, Sendable {
         return entry
     }
 
-    /// A URING_CMD that completes once for each buffer of the group `bufferGroup`. `head` has the flag bufferSelect.
+    /// A URING_CMD that completes once for each buffer of group `bufferGroup`. `head` has the flag bufferSelect.
     @inlinable
     public static func multishotCommand(
         head: UInt64, _ command: UInt32, payload: UInt64, bufferGroup: UInt16, userData: UInt64
@@ -127,7 +129,7 @@ public struct SubmissionEntry: Equatable, Sendable {
         return entry
     }
 
-    /// The first word of an entry.
+    /// An entry's first word: operation, flags and file.
     @inlinable
     public static func head(operation: UInt8, flags: UInt8, file: Int32) -> UInt64 {
         SubmissionEntry(operation: operation, flags: flags, file: file, userData: 0).word0
@@ -148,7 +150,7 @@ public struct SubmissionEntry: Equatable, Sendable {
 @frozen
 public struct CompletionEntry: Equatable, Sendable {
     public var userData: UInt64
-    /// A count, or a negated errno.
+    /// A count, or a negative errno.
     public var result: Int32
     public var flags: UInt32
 

@@ -6,10 +6,10 @@ import SystemCalls
 
 /// An io_uring with one owner, used by one thread.
 ///
-/// The hot path is `push`, `submit` and the walk over a `CompletionBatch`: plain loads and stores on the memory that is
-/// shared with the kernel, one acquire and one release each: liburing's own get_sqe and prep cost 15 instructions more for
-/// each submission. All of it is inlinable so that the queue engine, which is
-/// in another module, is compiled as one piece with it. Source: io_uring(7), and swift-system's IORing for the types.
+/// The hot path is `push`, `submit` and the walk over a `CompletionBatch`: plain loads and stores in the memory shared
+/// with the kernel, with one acquire and one release each. liburing's get_sqe and prep would cost 15 more instructions
+/// per submission. The hot path is inlinable, so that the compiler optimizes the queue engine, in another module,
+/// together with it. Sources: io_uring(7), and swift-system's IORing for the types.
 @frozen
 public struct Ring: ~Copyable {
     @usableFromInline let submissionTail: UnsafeMutablePointer<Atomic<UInt32>>
@@ -19,26 +19,28 @@ public struct Ring: ~Copyable {
     @usableFromInline let completionTail: UnsafeMutablePointer<Atomic<UInt32>>
     @usableFromInline let completionEntries: UnsafePointer<CompletionEntry>
     @usableFromInline let completionMask: UInt32
-    /// Where the next submission is written.
+    /// The slot of the next submission.
     @usableFromInline var next: UnsafeMutableRawPointer
-    /// The end of the entries, or the first entry that the kernel has not taken yet. `next` is never there when `push` is called.
+    /// The end of the slots, or the first slot that the kernel has not read yet. Whenever `push` is called, `next` is
+    /// below it.
     @usableFromInline var stop: UnsafeMutableRawPointer
-    /// The number of the submission that `next` is to be, less the address of its entry in units of an entry.
+    /// The count of submissions before `next`, minus the address of `next` in units of a slot.
     @usableFromInline var bias: UInt32
-    /// Submissions that the kernel has taken.
+    /// The number of submissions that the kernel has consumed.
     @usableFromInline var taken: UInt32
-    /// The ring's descriptor, or its registered index once `enterFlags` says so.
+    /// The ring's descriptor, or its registered index if `enterFlags` has registeredRing.
     @usableFromInline var enterDescriptor: Int32
     @usableFromInline var enterFlags: UInt32
-    /// The same for a wait that is one for I/O.
+    /// The same for a wait that counts as a wait for I/O.
     @usableFromInline var enterFlagsForIO: UInt32
     @usableFromInline var setup: RingSetup
 
-    /// Number of submissions that fit before `submit` must be called: one less than the ring has entries.
+    /// The number of submissions that fit before `submit` must be called: one less than the ring's slots.
     public let capacity: UInt32
 
-    /// Creates a ring with room for at least `entries` submissions and `completions` completions: the kernel makes them powers of
-    /// two, and `push` keeps one entry free. Errors: those of io_uring_setup(2); EPERM when kernel.io_uring_disabled forbids it.
+    /// Creates a ring with room for at least `entries` submissions and `completions` completions. The kernel rounds
+    /// both up to powers of two, and `push` keeps one slot free. Errors: those of io_uring_setup(2); EPERM when
+    /// kernel.io_uring_disabled forbids it.
     public init(entries: UInt32, completions: UInt32, flags: UInt32) throws(SystemError) {
         let setup = try RingSetup(entries: entries + 1, completions: max(completions, entries + 1), flags: flags)
         let (submissions, completions) = (setup.ring.sq, setup.ring.cq)
@@ -65,21 +67,21 @@ public struct Ring: ~Copyable {
         UnsafeMutableRawPointer(word).assumingMemoryBound(to: Atomic<UInt32>.self)
     }
 
-    /// Queues one submission; it is seen by the kernel at the next `submit`. One more than `capacity` overwrites nothing and
-    /// ends the process.
+    /// Queues a submission, which the kernel reads at the next `submit`. More than `capacity` pending submissions end
+    /// the process instead of overwriting one.
     @inlinable @inline(__always)
     public mutating func push(_ entry: SubmissionEntry) {
         next.assumingMemoryBound(to: SubmissionEntry.self).pointee = entry
         next += MemoryLayout<SubmissionEntry>.stride
-        // Afterwards: the caller has less to keep across the call than it would have before the entry is written.
+        // Checked after the store: the caller then keeps fewer registers across the call.
         if next == stop { findRoom() }
     }
 
-    /// Finds the entry for the next submission: the first one again, or one that the kernel has taken since this was last called.
-    /// There is none when all entries wait for the kernel; the process ends then.
+    /// Finds the slot for the next submission: the first slot again, or slots that the kernel has consumed since the
+    /// last call. If the kernel has consumed none, the process ends.
     ///
-    /// Room is looked for only here, as a rule once for all entries of the ring. So `push` only compares two addresses, which costs
-    /// less than to compute the entry from a counter.
+    /// Only this function looks for room, usually once per round through the ring. So `push` only compares two
+    /// addresses, which is cheaper than computing the slot from a counter.
     @usableFromInline @inline(never)
     mutating func findRoom() {
         if next == submissionEnd {
@@ -92,22 +94,22 @@ public struct Ring: ~Copyable {
         stop = next + min(free, submissionEnd - next)
     }
 
-    /// Submissions pushed so far, whether the kernel knows of them yet or not.
+    /// The number of submissions pushed so far.
     @inlinable @inline(__always)
     var tail: UInt32 { bias &+ Ring.units(next) }
 
-    /// An address in units of an entry. Entries begin at a page, so that none is lost.
+    /// An address in units of a slot. The slots begin at a page boundary, so the division is exact.
     @inlinable @inline(__always)
     static func units(_ address: UnsafeMutableRawPointer) -> UInt32 {
         UInt32(truncatingIfNeeded: UInt(bitPattern: address) / UInt(MemoryLayout<SubmissionEntry>.stride))
     }
 
-    /// Tells the kernel about everything pushed and waits until at least `minimum` completions are there. Returns 0,
-    /// or a negated errno; what the kernel did not take stays pending.
+    /// Submits all pushed entries and waits for at least `minimum` completions. Returns 0 or a negative errno; entries
+    /// that the kernel did not consume stay pending.
     ///
-    /// `forIO`: what is waited for is a disk or the like. Who waits for somebody's request is idle; but the kernel takes
-    /// everybody who waits in a ring for a waiter for I/O, unless told (io_uring_set_iowait(3), Linux 6.15): one idle
-    /// device would show as a processor in iowait and as pressure of I/O, and cost the host's processors their deep sleep.
+    /// `forIO`: the wait is for a disk or the like, not for a request. By default the kernel counts every wait in a
+    /// ring as a wait for I/O (io_uring_set_iowait(3), Linux 6.15). Then an idle device would show up as iowait and I/O
+    /// pressure, and keep the host's processors from deep sleep.
     @inlinable @inline(__always)
     public mutating func submit(waitingFor minimum: UInt32, forIO: Bool = false) -> Int {
         let tail = tail
@@ -119,11 +121,11 @@ public struct Ring: ~Copyable {
         return 0
     }
 
-    /// How many pushed submissions the kernel has not taken yet.
+    /// The number of pushed submissions that the kernel has not consumed.
     @inlinable @inline(__always)
     public var untaken: UInt32 { tail &- taken }
 
-    /// The completions that are there now. Give it back with `finish` when they are handled.
+    /// The completions that have arrived. Pass the batch to `finish` after handling them.
     @inlinable @inline(__always)
     public func completions() -> CompletionBatch {
         CompletionBatch(
@@ -132,21 +134,21 @@ public struct Ring: ~Copyable {
             entries: completionEntries, mask: completionMask)
     }
 
-    /// Hands the slots of a batch back to the kernel.
+    /// Returns the slots of a batch to the kernel.
     @inlinable @inline(__always)
     public func finish(_ batch: CompletionBatch) {
         completionHead.pointee.store(batch.next, ordering: .releasing)
     }
 }
 
-/// Tells the kernel how many buffers a ring of provided buffers was given so far, counted from its beginning.
+/// Publishes the number of buffers added so far to a ring of provided buffers.
 @inlinable @inline(__always)
 public func publishBufferTail(_ ring: UnsafeMutableRawPointer, _ tail: UInt16) {
-    // struct io_uring_buf_ring: the tail lies where the first entry has nothing.
+    // The tail of struct io_uring_buf_ring overlays the reserved field of the first entry.
     (ring + 14).assumingMemoryBound(to: Atomic<UInt16>.self).pointee.store(tail, ordering: .releasing)
 }
 
-/// The completions of one wake-up, in order.
+/// The completions of one wake-up, oldest first.
 @frozen
 public struct CompletionBatch {
     @usableFromInline var nextIndex: UInt32
@@ -165,7 +167,7 @@ public struct CompletionBatch {
     @inlinable @inline(__always)
     var next: UInt32 { nextIndex }
 
-    /// How many are left.
+    /// The number of completions left.
     @inlinable @inline(__always)
     public var count: Int { Int(end &- nextIndex) }
 

@@ -3,10 +3,10 @@ import Glibc
 import KernelABI
 import SystemCalls
 
-/// What a ring is made of, and what is done to it before it serves: creation, registrations, the seal. All of it is
-/// liburing's; only the queue's push, submit and reap are our own (Ring.swift).
+/// Creates, registers and seals a ring before it serves. liburing does all of this; only push, submit and reap are
+/// ubd's own (Ring.swift).
 public struct RingSetup: ~Copyable {
-    /// `ring_fd` is -1 once the ring is used by its registered index alone.
+    /// `ring_fd` is -1 after `closeDescriptor`; the ring is then used by its registered index.
     var ring: io_uring
 
     init(entries: UInt32, completions: UInt32, flags: UInt32) throws(SystemError) {
@@ -14,15 +14,15 @@ public struct RingSetup: ~Copyable {
         do {
             ring = try RingSetup.made(entries, completions, base | IOUring.Setup.noSubmissionArray)
         } catch {
-            // Before 6.6 there is an index array between the ring and its entries.
+            // Before Linux 6.6 an index array maps the ring's slots to entries.
             guard error.errno == EINVAL else { throw error }
             ring = try RingSetup.made(entries, completions, base)
-            // Slot i always holds entry i: the array is written once and then forgotten.
+            // Slot i always holds entry i, so the array never changes again.
             for index in 0..<ring.sq.ring_entries { ring.sq.array[Int(index)] = index }
         }
     }
 
-    /// Not io_uring_queue_init_params: liburing 2.3 writes the index array there, which a ring without one has not.
+    /// Replaces io_uring_queue_init_params: that of liburing 2.3 writes the index array even if the ring has none.
     private static func made(_ entries: UInt32, _ completions: UInt32, _ flags: UInt32) throws(SystemError) -> io_uring
     {
         var parameters = io_uring_params()
@@ -36,29 +36,29 @@ public struct RingSetup: ~Copyable {
             close(descriptor)
             throw SystemError("map a ring", -status)
         }
-        // liburing 2.3 sets them in io_uring_queue_init_params only.
+        // liburing 2.3 sets it only in io_uring_queue_init_params.
         ring.features = parameters.features
         return ring
     }
 
     deinit { RingSetup.giveBack(ring) }
 
-    // Swift 6.3.1 fails an assertion when it inlines this into what clients inline.
+    // Swift 6.3.1 fails an assertion when it inlines this function into inlinable code of clients.
     @inline(never)
     private static func giveBack(_ ring: io_uring) {
         var ring = ring
         if ring.ring_fd >= 0 { return io_uring_queue_exit(&ring) }
-        // That would close a descriptor which is not ours any more; only the memory is left to give back.
+        // io_uring_queue_exit would close a descriptor that is no longer ours; only the memory is left to unmap.
         munmap(ring.sq.sqes, Int(ring.sq.ring_entries) * MemoryLayout<io_uring_sqe>.size)
         munmap(ring.sq.ring_ptr, ring.sq.ring_sz)
     }
 }
 
-/// What a sealed ring may still do. Everything else is -EACCES.
+/// The operations that a sealed ring allows. All others fail with EACCES.
 public struct RingSeal: Equatable, Sendable {
     /// Operations of submission entries (IORING_OP_*).
     public var operations: [UInt8]
-    /// Operations of io_uring_register(2). At least one: without any, Linux 7.x leaves all of them open.
+    /// Operations of io_uring_register(2). At least one: Linux 7.x reads an empty list as no restriction.
     public var registerOperations: [UInt8]
     public var flagsAllowed: UInt8
     public var flagsRequired: UInt8
@@ -70,12 +70,12 @@ public struct RingSeal: Equatable, Sendable {
         self.flagsRequired = flagsRequired
     }
 
-    /// The list that the kernel takes, for io_uring_register_restrictions(3).
+    /// The list for io_uring_register_restrictions(3).
     func restrictions() -> [io_uring_restriction] {
         func entry(_ kind: UInt16, _ value: UInt8) -> io_uring_restriction {
             var entry = io_uring_restriction()
             entry.opcode = kind
-            // Operation of an entry, operation of register, or flags: one byte of a union.
+            // One byte of a union: an operation of an entry, an operation of register, or flags.
             entry.sqe_op = value
             return entry
         }
@@ -86,9 +86,9 @@ public struct RingSeal: Equatable, Sendable {
         return list
     }
 
-    /// Restricts a ring that was created disabled, by its descriptor. Returns 0 or a negated errno. Not
-    /// io_uring_register_restrictions(3), nor io_uring_enable_rings(3) below: the shared library of liburing 2.3 (Debian 12) does
-    /// not export them.
+    /// Restricts a ring that was created disabled, by its descriptor. Returns 0 or a negative errno. It uses neither
+    /// io_uring_register_restrictions(3) nor, below, io_uring_enable_rings(3), since the shared library of liburing 2.3
+    /// (Debian 12) does not export them.
     public func apply(to descriptor: Int32) -> Int32 {
         let list = restrictions()
         let operation = IOUring.Register.restrictions
@@ -96,27 +96,27 @@ public struct RingSeal: Equatable, Sendable {
     }
 }
 
-/// Starts a ring that was created disabled, by its descriptor. Returns 0 or a negated errno.
+/// Enables a ring that was created disabled, by its descriptor. Returns 0 or a negative errno.
 public func enableRing(_ descriptor: Int32) -> Int32 {
     io_uring_register(UInt32(bitPattern: descriptor), IOUring.Register.enableRings, nil, 0)
 }
 
 extension Ring {
-    /// The ring's own descriptor, for a poller; -1 after `closeDescriptor`.
+    /// The ring's descriptor, for a poller; -1 after `closeDescriptor`.
     public var descriptor: Int32 { setup.ring.ring_fd }
 
-    /// Gives the ring its file table; submissions with the fixedFile flag name files by index.
+    /// Registers the ring's file table; submissions with the fixedFile flag refer to files by index.
     public mutating func register(files: [Int32]) throws(SystemError) {
         try check("io_uring register files", io_uring_register_files(&setup.ring, files, UInt32(files.count)))
     }
 
-    /// Gives the ring a table of `slots` registered buffers, all empty: the ublk driver puts requests' pages there.
+    /// Registers a table of `slots` empty buffers; the ublk driver registers the pages of requests in them.
     public mutating func registerBufferTable(slots: UInt32) throws(SystemError) {
         try check("io_uring register buffer table", io_uring_register_buffers_sparse(&setup.ring, slots))
     }
 
-    /// Gives the ring a ring of provided buffers, as group 0: `entries` (a power of two) entries of 16 bytes at `memory`,
-    /// which is page-aligned and outlives the ring.
+    /// Registers a ring of provided buffers as group 0: `entries` (a power of two) entries of 16 bytes at `memory`,
+    /// which must be page-aligned and outlive the ring.
     public mutating func registerBufferRing(memory: UnsafeMutableRawPointer, entries: UInt32) throws(SystemError) {
         var group = io_uring_buf_reg()
         group.ring_addr = UInt64(UInt(bitPattern: memory))
@@ -124,14 +124,15 @@ extension Ring {
         try check("io_uring register buffer ring", io_uring_register_buf_ring(&setup.ring, &group, 0))
     }
 
-    /// Bounds the kernel's helper threads for this ring: those for regular files and block devices, and those for all else.
+    /// Limits the kernel's helper threads for this ring: bounded ones serve regular files and block devices, unbounded
+    /// ones everything else.
     public mutating func limitWorkers(bounded: UInt32, unbounded: UInt32) throws(SystemError) {
         var limits = [bounded, unbounded]
         try check("io_uring limit workers", io_uring_register_iowq_max_workers(&setup.ring, &limits))
     }
 
-    /// Registers the ring's descriptor with this thread, which makes entering cheaper. Only before `restrict`, which
-    /// forbids it.
+    /// Registers the ring's descriptor with this thread, which makes io_uring_enter cheaper. Call it before `restrict`,
+    /// which forbids it.
     public mutating func registerIndex() throws(SystemError) {
         let count = io_uring_register_ring_fd(&setup.ring)
         guard count == 1 else { throw SystemError("io_uring register ring", count < 0 ? -count : EINVAL) }
@@ -140,7 +141,7 @@ extension Ring {
         enterFlagsForIO |= IOUring.Enter.registeredRing
     }
 
-    /// Keeps the kernel's helper threads for this thread's rings on these processors, one bit each.
+    /// Pins the kernel's helper threads for this thread's rings to these processors, one bit each.
     public mutating func placeWorkers(on processors: [UInt64]) throws(SystemError) {
         let status = processors.withUnsafeBytes { mask in
             io_uring_register_iowq_aff(
@@ -149,25 +150,25 @@ extension Ring {
         try check("io_uring place workers", status)
     }
 
-    /// Seals a ring that was created disabled. It can be done once.
+    /// Seals a ring that was created disabled. The kernel allows this once.
     public mutating func restrict(to seal: RingSeal) throws(SystemError) {
         try check("io_uring register restrictions", seal.apply(to: setup.ring.ring_fd))
     }
 
-    /// Starts a ring that was created disabled; with SINGLE_ISSUER the calling thread becomes its only user.
+    /// Enables a ring that was created disabled; with SINGLE_ISSUER only the calling thread can use it from then on.
     public mutating func enable() throws(SystemError) {
         try check("io_uring enable", enableRing(setup.ring.ring_fd))
     }
 
-    /// Closes the descriptor of a ring whose index is registered: none is left in the process, and only this thread can
-    /// use the ring from now on.
+    /// Closes the descriptor of a ring whose index is registered. Then only this thread can use the ring, and the
+    /// process has no descriptor of it.
     public mutating func closeDescriptor() {
         precondition(enterFlags & IOUring.Enter.registeredRing != 0)
         close(setup.ring.ring_fd)
         setup.ring.ring_fd = -1
     }
 
-    /// Tries one register operation and returns what the kernel says: how a worker probes its own seal.
+    /// Attempts a register operation and returns the kernel's result. A worker probes its seal with it.
     public func probeRegister(_ operation: UInt32) -> Int {
         let isRegistered = enterFlags & IOUring.Enter.registeredRing != 0
         let flag = isRegistered ? IOUring.Register.useRegisteredRing : 0
@@ -179,11 +180,11 @@ extension Ring {
     }
 }
 
-/// Takes from the calling thread the power to make a ring that could do anything (Linux 7.0: an empty task-wide
-/// allow-list, kept for its life and by its children). Returns false where the kernel has no such thing.
+/// Restricts all rings that the calling thread creates later, so that they can do nothing (Linux 7.0: a task-wide
+/// restriction that lasts for the thread's life and is inherited). Returns false when the kernel does not support this.
 public func forbidFutureRings() throws(SystemError) -> Bool {
-    // struct io_uring_task_restriction: flags, count, reserved; then one entry that allows a register operation only,
-    // because a list without register entries would leave all of those open.
+    // struct io_uring_task_restriction (flags, count, reserved), then its entries. One entry allows a register
+    // operation, since a list without any would allow all of them.
     let nothing = RingSeal(
         operations: [], registerOperations: [UInt8(IOUring.Register.enableRings)], flagsAllowed: 0, flagsRequired: 0)
     let entries = nothing.restrictions()

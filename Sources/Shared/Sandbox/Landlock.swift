@@ -2,14 +2,15 @@ import CShims
 import Glibc
 import SystemCalls
 
-/// Landlock as one wall: everything that the kernel can handle is denied, and no rule allows anything back.
+/// Landlock as a wall: a ruleset that handles every right and has no rule, so it denies everything.
 public enum Landlock {
-    /// What a kernel's Landlock can deny. Source: linux/landlock.h of Linux 7.3, which names the version of each right.
+    /// The rights that the kernel's Landlock version can deny. Source: linux/landlock.h of Linux 7.3, which names the
+    /// version of each right.
     public struct Rights: Equatable, Sendable {
         public var files: UInt64
         public var network: UInt64 = 0
         public var scopes: UInt64 = 0
-        /// Bytes of struct landlock_ruleset_attr that this version knows.
+        /// The size of struct landlock_ruleset_attr in this version, in bytes.
         public var attributeBytes: Int
 
         public init(version: Int) {
@@ -27,14 +28,14 @@ public enum Landlock {
         }
     }
 
-    /// The kernel's Landlock version; 0 when it has none or it is switched off.
+    /// The kernel's Landlock version; 0 when Landlock is absent or disabled.
     public static var version: Int {
         max(0, createLandlockRuleset(nil, bytes: 0, flags: 1))
     }
 
-    /// Denies the calling thread, and all that it starts later, every file, network and signalling right that Landlock
-    /// knows. Open files stay usable. Returns false when the kernel has no Landlock.
-    /// Errors: EPERM without no_new_privs, E2BIG with 16 rulesets already in force.
+    /// Denies the calling thread, and the threads and processes that it starts later, every file, network and
+    /// signalling right that Landlock knows. Open files stay usable. Returns false when the kernel has no Landlock.
+    /// Errors: EPERM without no_new_privs, E2BIG when 16 rulesets are in force.
     public static func denyEverything() throws(SystemError) -> Bool {
         let version = version
         guard version > 0 else { return false }
