@@ -1,11 +1,11 @@
-/// How the data of requests moves between the kernel and a worker, and how requests come and go (docs/design.md §7).
+/// How a device's data and requests move between the kernel and a worker (docs/design.md §7).
 public enum DataMode: String, Sendable, CaseIterable {
-    /// The kernel copies data between the request and a buffer of the worker's. Every kernel, everybody.
+    /// The kernel copies data between the request and a buffer of the worker. Any kernel, any user.
     case copy
-    /// The worker has the kernel move data between file and request; nothing is copied (Linux 6.16). The kernel trusts
-    /// such a worker to fill what it says it filled, so the access policy must grant it.
+    /// The kernel moves data directly between file and request (Linux 6.16). It trusts the worker to fill as many bytes
+    /// as the worker reports, so the access policy must grant this mode.
     case zeroCopy = "zero-copy"
-    /// As copy, but one command brings many requests and one gives many back (Linux 7.0).
+    /// As copy, but one command fetches many requests and one commits many (Linux 7.0).
     case batch
     /// Both.
     case batchZeroCopy = "batch-zero-copy"
@@ -13,7 +13,7 @@ public enum DataMode: String, Sendable, CaseIterable {
     public var isZeroCopy: Bool { self == .zeroCopy || self == .batchZeroCopy }
     public var isBatch: Bool { self == .batch || self == .batchZeroCopy }
 
-    /// The name for "the best that is allowed".
+    /// The name for "the best allowed mode".
     public static let automatic = "auto"
 
     /// One sentence without a full stop, for help texts.

@@ -1,17 +1,17 @@
-/// The options of one device: what its user asked for, with the target's defaults, once it was checked. The broker puts them
-/// into the launch message of each of the device's workers.
+/// The checked options of one device: the user's, with the target's defaults. The broker puts them into the launch
+/// message of each of the device's workers.
 public struct DeviceOptions: Equatable, Sendable {
     public struct Entry: Equatable, Sendable {
         public let number: TargetOption.Number
         public let value: TargetOption.Value
     }
 
-    /// In the order of their numbers, each once.
+    /// Sorted by number, without duplicates.
     public private(set) var entries: [Entry] = []
 
     public init() {}
 
-    /// What holds when nothing is asked for.
+    /// The target's defaults.
     public init(initialOf target: TargetManifest) {
         for option in target.options { self[option.number] = option.initial }
     }
@@ -27,27 +27,27 @@ public struct DeviceOptions: Equatable, Sendable {
     }
 }
 
-// The options that mean the same to every target.
+// Options with the same meaning for every target.
 extension DeviceOptions {
-    /// Where in the file the device begins, in bytes.
+    /// Start of the device in the file, in bytes.
     public var offset: UInt64 {
         get { self[TargetOption.Common.offset]?.number ?? 0 }
         set { self[TargetOption.Common.offset] = newValue == 0 ? nil : .number(newValue) }
     }
 
-    /// Size of the device in bytes; nil: the target's own.
+    /// Size of the device in bytes; nil: the target decides.
     public var size: UInt64? {
         get { self[TargetOption.Common.size]?.number }
         set { self[TargetOption.Common.size] = newValue.map { .number($0) } }
     }
 
-    /// Logical block size in bytes; nil: the target's own choice.
+    /// Logical block size in bytes; nil: the target decides.
     public var blockSize: UInt32? {
         get { self[TargetOption.Common.blockSize]?.number.map { UInt32(clamping: $0) } }
         set { self[TargetOption.Common.blockSize] = newValue.map { .number(UInt64($0)) } }
     }
 
-    /// Go through the page cache.
+    /// Use the page cache.
     public var buffered: Bool {
         get { self[TargetOption.Common.buffered] != nil }
         set { self[TargetOption.Common.buffered] = newValue ? .number(1) : nil }
@@ -55,8 +55,8 @@ extension DeviceOptions {
 }
 
 extension TargetManifest {
-    /// Its disks have the size that their options say.
+    /// Whether the target has the option `size`.
     public var hasSize: Bool { option(TargetOption.Common.size) != nil }
-    /// Its disks have the blocks that their options say.
+    /// Whether the target has the option `block-size`.
     public var hasBlockSize: Bool { option(TargetOption.Common.blockSize) != nil }
 }

@@ -7,7 +7,7 @@ extension TargetManifest {
             .size(initial: 250 << 30),
             .blockSize(initial: 512),
         ],
-        // Without a copy every read would have to be filled with zeros one by one.
+        // In zero-copy mode each read would need zeros written to it separately.
         modes: [.batch, .copy], submissions: .null, survival: .nothing)
 }
 

@@ -1,11 +1,11 @@
-/// Something that a device's owner opens, and gives to the worker as one or more descriptors.
+/// An input that a device's owner opens and passes to the worker as one or more descriptors.
 public struct TargetInput: Sendable {
     public enum Role: Sendable {
-        /// A regular file or block device with the device's own content.
+        /// A regular file or block device with the device's content.
         case data
-        /// A file with content that the device begins with, and never changes.
+        /// A file with the device's initial content; it never changes.
         case base
-        /// A file that says how the others are to be understood.
+        /// A file that describes the other inputs.
         case header
         /// Connected stream sockets to a server.
         case sockets
@@ -14,18 +14,18 @@ public struct TargetInput: Sendable {
     }
 
     public let role: Role
-    /// Its option on the command line, without the dashes.
+    /// The name of its command-line option, without dashes.
     public let name: String
-    /// The short form of that option.
+    /// The short name of that option.
     public let letter: Character?
-    /// How many the device takes. Of all inputs of a target only the last may leave that open: descriptors arrive in the order
-    /// of the inputs, and nothing else says which one is which.
+    /// The number of descriptors. Only the last input of a target may have a variable number: descriptors arrive in the
+    /// order of the inputs, and only their position tells which is which.
     public let count: ClosedRange<Int>
-    /// It is opened for reading only, even when the device can be written.
+    /// Opened read-only, even when the device is writable.
     public let isReadOnly: Bool
-    /// Where it takes direct I/O, the same file opened with O_DIRECT follows it.
+    /// If the file supports direct I/O, the same file opened with O_DIRECT follows it.
     public let hasTwin: Bool
-    /// What it is, without a full stop.
+    /// A description for help, without a full stop.
     public let help: String
 
     public init(

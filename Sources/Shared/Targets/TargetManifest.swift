@@ -1,33 +1,33 @@
-/// A kind of device: all that `ubd`, the broker and the worker must know of it before its own code runs. Command-line options
-/// and their help, the checks of a request, the launch message, and the limits of a worker follow from it.
+/// Describes a target: all that `ubd`, broker and worker must know of it before its code runs. Command-line options and
+/// their help, the checks of a request, the launch message, and the worker's limits follow from it.
 public struct TargetManifest: Sendable {
     public let name: String
-    /// Its number in launch messages. A number is never given to another target: records of devices outlive versions.
+    /// Its number in launch messages. Numbers are never reused, since records of devices outlive versions.
     public let number: UInt32
     /// One sentence without a full stop.
     public let summary: String
     /// In the order in which their descriptors arrive.
     public let inputs: [TargetInput]
-    /// In the order of the help.
+    /// In the order of the help text.
     public let options: [TargetOption]
-    /// The modes that may be chosen for it when none is asked for, best first. Measured: docs/performance.md.
+    /// The modes to choose from automatically, best first. Measured: docs/performance.md.
     public let modes: [DataMode]
     public let queues: QueueChoice
-    /// The same constant as in the target's code.
+    /// The constant that the target's code uses.
     public let submissions: Submissions
     public let workerData: WorkerData
     public let survival: Survival
 
     public enum QueueChoice: Sendable {
-        /// As many as are asked for.
+        /// As many as requested.
         case any
-        /// A single one: the target's own data can not be shared by threads.
+        /// One: the threads of several queues could not share the target's data.
         case one
         /// One for each connected socket among the inputs.
         case onePerConnection
     }
 
-    /// Data that the target itself reads or changes, so that it must pass through the worker's memory in every mode.
+    /// Data that the target reads or changes itself, and that must therefore pass through the worker's memory.
     public struct WorkerData: Sendable {
         public let reads: Bool
         public let writes: Bool
@@ -40,13 +40,13 @@ public struct TargetManifest: Sendable {
         public static let none = WorkerData(reads: false, writes: false)
     }
 
-    /// What the next worker of a device needs of the last one.
+    /// What a replacement needs of the worker before it.
     public enum Survival: Sendable {
-        /// The launch message tells it all.
+        /// Nothing beyond the launch message.
         case nothing
         /// The inputs, which stay parked.
         case inputs
-        /// Memory that holds the device's content, beside the inputs.
+        /// The inputs, and memory that holds the device's content.
         case memory
     }
 
@@ -72,17 +72,17 @@ extension TargetManifest: Equatable {
     public static func == (one: TargetManifest, other: TargetManifest) -> Bool { one.number == other.number }
 }
 
-// What follows from it.
+// Derived properties.
 extension TargetManifest {
-    /// The option of that number; nil when the target has none.
+    /// The option with this number; nil when the target has none.
     public func option(_ number: TargetOption.Number) -> TargetOption? { options.first { $0.number == number } }
 
-    /// The target can serve in that mode.
+    /// Whether the target supports this mode.
     public func takes(_ mode: DataMode) -> Bool {
         !mode.isZeroCopy || !(workerData.reads || workerData.writes)
     }
 
-    /// How many descriptors the inputs of a device with these options and queues are.
+    /// The number of input descriptors of a device with these options and queues.
     public func descriptors(_ options: DeviceOptions, queues: Int) -> ClosedRange<Int> {
         inputs.reduce(0...0) { sum, input in
             if input.role == .sockets, self.queues == .onePerConnection {

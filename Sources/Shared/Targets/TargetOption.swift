@@ -1,29 +1,29 @@
-/// One option of a target: what it takes, what it means, what holds without it.
+/// An option of a target: its values, meaning and default.
 public struct TargetOption: Sendable {
-    /// The largest size of a device in bytes: it fits a signed 64-bit number and is a multiple of every block size.
+    /// The largest size of a device in bytes: a multiple of every block size that fits into a signed 64-bit number.
     public static let largestSize = UInt64(Int64.max) & ~4095
 
-    /// Its number in launch messages. Those below 16 mean the same to every target and to the broker; the others are each
-    /// target's own, and never used for something else.
+    /// Its number in launch messages. Numbers below 16 mean the same for every target and for the broker. The others
+    /// belong to one target each and are never reused.
     public typealias Number = UInt16
 
-    /// What values there are.
+    /// The type and range of its values.
     public enum Kind: Sendable {
-        /// Bytes within a range, a multiple of something, perhaps a power of two.
+        /// Bytes: a range, a required divisor, and whether the value must be a power of two.
         case bytes(ClosedRange<UInt64>, multipleOf: UInt64, powerOfTwo: Bool)
         case count(ClosedRange<UInt64>)
-        /// It is there, or not.
+        /// Set or not set.
         case flag
-        /// One of some names; its place in the list is its number, so names are only ever added at the end.
+        /// One of several names. Its index is its number, so new names must be appended.
         case choice([String])
-        /// UTF-8 without control characters, of so many bytes.
+        /// UTF-8 without control characters; the range is its length in bytes.
         case text(ClosedRange<Int>)
         /// Milliseconds.
         case duration(ClosedRange<UInt64>)
     }
 
     public enum Value: Equatable, Sendable {
-        /// Bytes, a count, 1 for a flag that is there, the place of a choice, or milliseconds.
+        /// Bytes, a count, 1 for a flag that is set, the index of a choice, or milliseconds.
         case number(UInt64)
         case text(String)
 
@@ -33,12 +33,12 @@ public struct TargetOption: Sendable {
     }
 
     public let number: Number
-    /// Its name in the interface; on the command line two dashes stand before it.
+    /// Its name in the interface; on the command line with two leading dashes.
     public let name: String
     public let kind: Kind
-    /// What holds when the option is not given; nil: the target decides.
+    /// The default; nil: the target decides.
     public let initial: Value?
-    /// How it decides, for people.
+    /// How the target decides, for help texts.
     public let otherwise: String?
     /// One sentence without a full stop.
     public let help: String
@@ -54,7 +54,7 @@ public struct TargetOption: Sendable {
         self.help = help
     }
 
-    /// The option can have this value.
+    /// Whether the option can have this value.
     public func accepts(_ value: Value) -> Bool {
         switch (kind, value) {
         case (.bytes(let range, let step, let powerOfTwo), .number(let bytes)):
@@ -70,7 +70,7 @@ public struct TargetOption: Sendable {
     }
 }
 
-// The options that the broker understands, too.
+// Options that the broker understands, too.
 extension TargetOption {
     enum Common {
         static let offset: Number = 1
@@ -101,7 +101,7 @@ extension TargetOption {
 }
 
 extension Unicode.Scalar {
-    /// C0, DEL, C1, and the line and paragraph separators: what must not reach a terminal or a log as it is.
+    /// C0, DEL, C1, and the line and paragraph separators, which must not reach a terminal or log unescaped.
     public var isControl: Bool {
         switch value {
         case 0..<0x20, 0x7F...0x9F, 0x2028, 0x2029: true

@@ -1,4 +1,4 @@
-/// Why a message is malformed. UAPI.20: the connection is closed, there is no defined reply.
+/// Why a message is malformed. UAPI.20 defines no reply to it: the connection is closed.
 public enum MalformedMessage: Error, Equatable, Sendable, CustomStringConvertible {
     case notJSON(JSONError)
     case notAnObject(kind: String)
@@ -27,13 +27,13 @@ public enum MalformedMessage: Error, Equatable, Sendable, CustomStringConvertibl
 public struct Call: Equatable, Sendable {
     /// The full name: interface, dot, method.
     public var method: String
-    /// Always an object; absent and null arrive as `{}`.
+    /// Always an object; an absent or null member becomes `{}`.
     public var parameters: JSON
     /// The client accepts several replies.
     public var more: Bool
-    /// The client wants no reply, not even an error.
+    /// The client wants no reply, and no error either.
     public var oneway: Bool
-    /// The client wants the connection for another protocol afterwards.
+    /// The client wants to use another protocol on the connection afterwards.
     public var upgrade: Bool
 
     /// A call of that method.
@@ -57,9 +57,9 @@ public struct Call: Equatable, Sendable {
 }
 
 extension Call {
-    /// Reads one message without its NUL.
+    /// Decodes one message without its NUL.
     ///
-    /// - Throws: `MalformedMessage`; then the connection must be closed.
+    /// - Throws: `MalformedMessage`; the connection must then be closed.
     public init(message: [UInt8], limits: JSONLimits = .call) throws(MalformedMessage) {
         var envelope = try Envelope(message, limits: limits)
         guard let method = try envelope.takeString("method") else { throw .missingMethod }
@@ -72,7 +72,7 @@ extension Call {
         if flags.count > 1 { throw .conflictingFlags(flags[0], flags[1]) }
     }
 
-    /// The message with its terminating NUL, ready to be sent. Members that say nothing are left out.
+    /// The encoded message with its terminating NUL. Members with default values are omitted.
     public var message: [UInt8] {
         let empty = parameters == JSON.empty
         let envelope = JSON.record([
@@ -82,7 +82,7 @@ extension Call {
         return envelope.bytes + [0]
     }
 
-    /// Interface name, dot, method name, after UAPI.20's grammar; checked here so that a name is safe to log.
+    /// Interface name, dot, method name, by UAPI.20's grammar. Checked so that the name is safe to log.
     static func isMethodName(_ name: String) -> Bool {
         let parts = name.utf8.split(separator: UInt8(ascii: "."), omittingEmptySubsequences: false)
         guard parts.count >= 3, name.utf8.count <= 255, let method = parts.last else { return false }

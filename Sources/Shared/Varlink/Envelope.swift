@@ -1,4 +1,4 @@
-/// The members around `parameters`, taken one by one; what is left must be a vendor's.
+/// The members around `parameters`, taken one by one. The remaining ones must be vendor extensions.
 struct Envelope {
     private var members: [JSON.Member]
 
@@ -9,7 +9,7 @@ struct Envelope {
         self.members = members
     }
 
-    /// An absent member and null are the same for a nullable field (UAPI.20, Nullable Fields).
+    /// For a nullable field, absent and null mean the same (UAPI.20, Nullable Fields).
     private mutating func take(_ name: String) -> JSON? {
         guard let index = members.firstIndex(where: { $0.name.hasSameBytes(as: name) }) else { return nil }
         let value = members.remove(at: index).value
@@ -41,7 +41,7 @@ struct Envelope {
         }
     }
 
-    /// UAPI.20, Vendor Extensions: a name with a dot is a vendor's and its value an object, which we ignore.
+    /// UAPI.20, Vendor Extensions: a member with a dot in its name has an object as value, and is ignored.
     func finish() throws(MalformedMessage) {
         for member in members {
             guard member.name.utf8.contains(UInt8(ascii: ".")) else { throw .unknownMember(member.name) }

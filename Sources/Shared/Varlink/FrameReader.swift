@@ -1,14 +1,14 @@
-/// Cuts a stream of bytes into Varlink messages: each ends with one NUL byte (UAPI.20, Wire Protocol).
+/// Splits a byte stream into Varlink messages; each ends with one NUL byte (UAPI.20, Wire Protocol).
 ///
-/// The owner reads at most `room` bytes at a time, appends them, and takes complete messages with `next()`. Bytes behind
-/// a complete message stay here; `hasUnread` tells of them, so that a service can refuse a client that sends more while
-/// files are under way (a stream socket joins what was sent in two pieces).
+/// The owner reads at most `room` bytes at a time, appends them, and takes complete messages with `next()`. Bytes after
+/// a complete message stay buffered. `hasUnread` reports them, so that a service can refuse a client that sends more
+/// while it passes files (a stream socket joins separate sends).
 public struct FrameReader: Sendable {
-    /// Why the stream is given up. The only answer is to close the connection.
+    /// Why the stream is unusable. The only answer is to close the connection.
     public enum Failure: Error, Equatable, Sendable, CustomStringConvertible {
-        /// A message has more bytes than the limit; its end was not waited for.
+        /// A message exceeds the limit; the reader does not wait for its end.
         case tooLong(limit: Int)
-        /// More was appended than `room` said: a mistake of the owner, not of the peer.
+        /// The owner, not the peer, appended more than `room` bytes.
         case noRoom
 
         public var description: String {
@@ -19,10 +19,10 @@ public struct FrameReader: Sendable {
         }
     }
 
-    /// Most bytes that one message may have, without its NUL.
+    /// The maximum size of a message in bytes, without its NUL.
     public let limit: Int
     private var buffer: [UInt8] = []
-    /// Bytes of `buffer` that are known to hold no NUL, so that a message that arrives byte by byte is searched once.
+    /// The prefix of `buffer` that holds no NUL, so that no byte is searched twice.
     private var searched = 0
 
     /// A reader of messages of at most `limit` bytes.
@@ -30,22 +30,22 @@ public struct FrameReader: Sendable {
         self.limit = limit
     }
 
-    /// How many bytes may be appended now. Zero only while a complete message waits to be taken.
+    /// How many bytes may be appended now; zero only while a complete message waits for `next()`.
     public var room: Int { limit + 1 - buffer.count }
 
-    /// True when bytes are here that belong to no message taken so far.
+    /// Whether bytes are buffered that no message has consumed.
     public var hasUnread: Bool { !buffer.isEmpty }
 
-    /// Takes over bytes in the order in which they came.
+    /// Appends received bytes in order.
     ///
-    /// - Throws: `Failure.tooLong` as soon as it is certain that the message at hand exceeds the limit.
+    /// - Throws: `Failure.tooLong` as soon as the first message is known to exceed the limit.
     public mutating func append(_ bytes: some Collection<UInt8>) throws(Failure) {
         guard bytes.count <= room else { throw .noRoom }
         buffer.append(contentsOf: bytes)
         if room == 0, endOfFirstMessage() == nil { throw .tooLong(limit: limit) }
     }
 
-    /// Takes the next complete message, without its NUL; nil when more bytes are needed.
+    /// Returns the next complete message without its NUL; nil when it needs more bytes.
     public mutating func next() -> [UInt8]? {
         guard let end = endOfFirstMessage() else { return nil }
         let message = Array(buffer[..<end])

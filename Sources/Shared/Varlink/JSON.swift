@@ -1,8 +1,8 @@
-/// A JSON value as Varlink uses it: numbers are whole (a `float` appears in none of our interfaces), and an object keeps
+/// A JSON value as Varlink uses it. Numbers are integers, since none of our interfaces has a `float`; an object keeps
 /// the order of its members.
 ///
-/// Two values are equal when their text is the same byte for byte. Swift's own `==` for strings follows Unicode's
-/// canonical equivalence (U+212A KELVIN SIGN equals "K"), which has no place where a name decides what is done.
+/// Values are equal when their texts have the same bytes. Swift's `==` for strings follows Unicode canonical
+/// equivalence (U+212A KELVIN SIGN equals "K"), which is unsafe for names that decide what happens.
 public indirect enum JSON: Sendable {
     case null
     case bool(Bool)
@@ -11,7 +11,7 @@ public indirect enum JSON: Sendable {
     case array([JSON])
     case object([Member])
 
-    /// One name and its value inside an object.
+    /// A name and its value in an object.
     public struct Member: Sendable, Equatable {
         /// The member's name, compared byte for byte.
         public var name: String
@@ -48,18 +48,18 @@ extension JSON {
     /// An object without members.
     public static var empty: JSON { .object([]) }
 
-    /// An object of these members; members whose value is nil are left out, as Varlink wants for absent nullable fields.
+    /// An object of these members. It omits those with value nil, as Varlink recommends for absent nullable fields.
     public static func record(_ members: [(String, JSON?)]) -> JSON {
         .object(members.compactMap { name, value in value.map { Member(name, $0) } })
     }
 
-    /// The value of the member with exactly this name; nil when there is none or when this is no object.
+    /// The value of the member with exactly this name; nil when it is absent or this is no object.
     public subscript(name: String) -> JSON? {
         guard case .object(let members) = self else { return nil }
         return members.first { $0.name.hasSameBytes(as: name) }?.value
     }
 
-    /// What this value is, for a message: "null", "a boolean", "an integer", "a string", "an array", "an object".
+    /// The kind of value, for messages: "null", "a boolean", "an integer", "a string", "an array", "an object".
     public var kind: String {
         switch self {
         case .null: "null"
@@ -82,7 +82,7 @@ extension JSON: ExpressibleByStringLiteral, ExpressibleByIntegerLiteral, Express
 }
 
 extension StringProtocol {
-    /// True when both have the same UTF-8 bytes; `==` would also accept canonically equivalent text.
+    /// Whether both have the same UTF-8 bytes; `==` also accepts canonically equivalent text.
     public func hasSameBytes(as other: some StringProtocol) -> Bool {
         utf8.elementsEqual(other.utf8)
     }

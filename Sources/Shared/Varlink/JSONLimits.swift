@@ -1,8 +1,8 @@
-/// What a parser accepts at most. Everything beyond is refused before it costs anything.
+/// Limits of the parser, which it checks before it allocates.
 public struct JSONLimits: Sendable, Equatable {
-    /// Bytes of one document, without Varlink's terminating NUL.
+    /// Size of a document in bytes, without Varlink's terminating NUL.
     public var bytes: Int
-    /// Objects and arrays inside each other; 1 allows `{}` and nothing inside it.
+    /// Nesting depth of objects and arrays; 1 allows `{}` with nothing nested.
     public var depth: Int
 
     /// Limits of that many bytes and levels.
@@ -11,13 +11,13 @@ public struct JSONLimits: Sendable, Equatable {
         self.depth = depth
     }
 
-    /// What the broker accepts from a client: 16 KiB, 8 levels.
+    /// The broker's limits for a client's call: 16 KiB, 8 levels.
     public static let call = JSONLimits(bytes: 16 * 1024, depth: 8)
-    /// What a client accepts from the broker: a list of all devices of a host fits into 4 MiB.
+    /// The client's limits for a broker's reply: 4 MiB hold all devices of a host.
     public static let reply = JSONLimits(bytes: 4 * 1024 * 1024, depth: 8)
 }
 
-/// Why a text is not a JSON document that we accept, and where.
+/// Why and where a text is not an acceptable JSON document.
 public struct JSONError: Error, Equatable, Sendable, CustomStringConvertible {
     /// What was wrong.
     public enum Reason: String, Equatable, Sendable {
@@ -41,7 +41,7 @@ public struct JSONError: Error, Equatable, Sendable, CustomStringConvertible {
 
     /// What was wrong.
     public var reason: Reason
-    /// Byte offset from the start of the document where it was noticed.
+    /// Offset in bytes where the error was found.
     public var offset: Int
 
     /// An error of that reason, noticed at that byte.

@@ -1,7 +1,7 @@
-/// A strict reader of one JSON document (RFC 8259) over a byte array.
+/// A strict parser of one JSON document (RFC 8259) in a byte array.
 ///
-/// Stricter than the RFC asks: no duplicate names, whole numbers within Int64 only, no half surrogates, bounded size and
-/// depth. One pass, no look-back, recursion bounded by `JSONLimits.depth`.
+/// It is stricter than the RFC: no duplicate names, only integers within Int64, no lone surrogates, bounded size and
+/// depth. It makes one pass without backtracking; `JSONLimits.depth` bounds the recursion.
 struct JSONParser {
     private let bytes: [UInt8]
     private let limits: JSONLimits
@@ -36,8 +36,9 @@ struct JSONParser {
         }
     }
 
-    /// Few names are compared one by one: the first use of a set costs a program 400,000 instructions. Many are put into
-    /// `names`, so that a document full of them costs no square of their number. Of bytes, see `JSON`.
+    /// Compares a few names one by one, since the first use of a set costs a program 400,000 instructions. Many names
+    /// go into the set `names`, so that a document full of them does not take quadratic time. Names are compared as
+    /// bytes (see `JSON`).
     private static func isNew(_ name: String, among members: [JSON.Member], _ names: inout Set<[UInt8]>) -> Bool {
         if members.count < 48 { return !members.contains { $0.name.hasSameBytes(as: name) } }
         if names.isEmpty { names = Set(members.map { Array($0.name.utf8) }) }
@@ -83,7 +84,7 @@ struct JSONParser {
         }
     }
 
-    /// After an element: true at the closing bracket, false at a comma (then the next element has begun).
+    /// After an element: true at the closing bracket, false at a comma, after which the next element follows.
     private mutating func endsAfterElement(with end: UInt8) throws(JSONError) -> Bool {
         skipSpace()
         switch try peek() {
@@ -118,7 +119,7 @@ struct JSONParser {
         if bytes[position] == UInt8(ascii: "0"), position + 1 < bytes.count, Self.isDigit(bytes[position + 1]) {
             throw JSONError(.leadingZero, at: start)
         }
-        // Collected as a negative number: Int64.min has no positive counterpart.
+        // Accumulated as a negative number, since Int64.min has no positive counterpart.
         var value: Int64 = 0
         while position < bytes.count, Self.isDigit(bytes[position]) {
             let (tenfold, tooBig) = value.multipliedReportingOverflow(by: 10)
@@ -149,7 +150,7 @@ struct JSONParser {
             switch byte {
             case UInt8(ascii: "\""):
                 position += 1
-                // The one check of UTF-8: overlong forms, surrogates and values beyond U+10FFFF are refused by it.
+                // The only check of UTF-8. It refuses overlong forms, surrogates and values above U+10FFFF.
                 guard let string = String(validating: text, as: UTF8.self) else { throw JSONError(.notUTF8, at: start) }
                 return string
             case UInt8(ascii: "\\"):
@@ -180,7 +181,7 @@ struct JSONParser {
         }
     }
 
-    /// Reads what follows `\u`: one scalar, which beyond U+FFFF is written as two escapes.
+    /// Parses one scalar after `\u`; above U+FFFF it consists of two escapes.
     private mutating func parseUnicodeEscape(from start: Int) throws(JSONError) -> Character {
         let first = try parseFourHexDigits(from: start)
         var value = UInt32(first)
@@ -237,7 +238,7 @@ struct JSONParser {
 }
 
 extension JSON {
-    /// Reads one JSON document; nothing but white space may stand around it.
+    /// Parses one JSON document with optional white space around it.
     ///
     /// - Throws: `JSONError` with the reason and the byte offset.
     public init(parsing bytes: [UInt8], limits: JSONLimits = .call) throws(JSONError) {
@@ -245,7 +246,7 @@ extension JSON {
         self = try parser.parseDocument()
     }
 
-    /// Reads one JSON document from text.
+    /// Parses one JSON document from text.
     ///
     /// - Throws: `JSONError` with the reason and the byte offset.
     public init(parsing text: String, limits: JSONLimits = .call) throws(JSONError) {

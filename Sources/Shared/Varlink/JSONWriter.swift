@@ -1,5 +1,5 @@
 extension JSON {
-    /// The value as JSON in UTF-8, without any white space outside strings and without a terminating NUL.
+    /// The value as JSON in UTF-8, without white space outside strings and without a terminating NUL.
     public var bytes: [UInt8] {
         var writer = JSONWriter(indented: false)
         writer.write(self, level: 0)
@@ -9,7 +9,7 @@ extension JSON {
     /// The value as one line of JSON text.
     public var text: String { String(decoding: bytes, as: UTF8.self) }
 
-    /// The value as JSON text for people: one member or element per line, two spaces for each level.
+    /// The value as indented JSON text: one member or element per line, two spaces per level.
     public var indentedText: String {
         var writer = JSONWriter(indented: true)
         writer.write(self, level: 0)
@@ -17,7 +17,7 @@ extension JSON {
     }
 }
 
-/// Writes JSON so that it is safe to show: every control character, DEL and the C1 set leave as `\u` escapes.
+/// Writes JSON that is safe to print: control characters, DEL and C1 become `\u` escapes.
 private struct JSONWriter {
     let indented: Bool
     var output: [UInt8] = []
@@ -66,7 +66,7 @@ private struct JSONWriter {
     private mutating func write(_ text: String) {
         append("\"")
         defer { append("\"") }
-        // Nearly all text is like this, and is copied at once.
+        // The common case: text without escapes is copied at once.
         if text.utf8.allSatisfy({ (0x20..<0x7F).contains($0) && $0 != 0x22 && $0 != 0x5C }) { return append(text) }
         for scalar in text.unicodeScalars {
             switch scalar.value {

@@ -1,4 +1,4 @@
-/// Builds a fixed-layout message, field after field, little-endian.
+/// Encodes a fixed-layout message field by field, little-endian.
 struct ByteWriter {
     private(set) var bytes: [UInt8] = []
 
@@ -7,7 +7,7 @@ struct ByteWriter {
     }
 }
 
-/// Reads a fixed-layout message, field after field. A read past the end makes `intact` false and yields zeros.
+/// Decodes a fixed-layout message field by field. A read beyond the end yields 0 and clears `intact`.
 struct ByteReader {
     private let bytes: [UInt8]
     private var position = 0
@@ -17,7 +17,7 @@ struct ByteReader {
         self.bytes = bytes
     }
 
-    /// All was read, and nothing was missing.
+    /// Whether exactly all bytes were read.
     var isComplete: Bool { intact && position == bytes.count }
 
     mutating func get<T: FixedWidthInteger>(_ type: T.Type = T.self) -> T {

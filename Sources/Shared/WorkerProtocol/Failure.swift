@@ -1,12 +1,12 @@
-/// Why a worker could not serve.
+/// Why a worker cannot serve.
 public struct WorkerFailure: Error, Equatable, Sendable {
     public var step: Step
-    /// The kernel's errno, positive; 0 when the worker itself said no.
+    /// The kernel's errno, positive; 0 when the worker itself refused.
     public var errno: Int32
-    /// A file's position in the client's message, a queue, or another number that the step explains.
+    /// The index of a file in the client's message, a queue, or another number that depends on the step.
     public var detail: UInt64
 
-    /// What was being done.
+    /// The failed step.
     public enum Step: UInt32, CaseIterable, Sendable {
         case launchMessage = 1
         case landlock
@@ -14,7 +14,7 @@ public struct WorkerFailure: Error, Equatable, Sendable {
         case peekFiles
         case fileCount
         case fileStatus
-        /// The kinds of file that do not back a device, each by its own name.
+        /// The next ones: kinds of file that cannot back a device.
         case fileIsDirectory
         case fileIsPipe
         case fileIsSocket
@@ -24,12 +24,12 @@ public struct WorkerFailure: Error, Equatable, Sendable {
         case fileIsAppendOnly
         case fileIsWriteOnly
         case fileNotWritable
-        /// The next three: `detail` is the file system's number (FileSystem.code).
+        /// The next three: `detail` is the file system (FileSystem.code).
         case fileOnKernelFileSystem
         case fileOnOtherFileSystem
         case fileOnNetwork
         case fileIsUbdDevice
-        /// The second file is not the first one opened again.
+        /// The second descriptor is not the first file opened again.
         case filesDiffer
         case fileEmpty
         case offsetBeyondEnd

@@ -1,11 +1,12 @@
-/// Which file a worker serves: two are the same when all three numbers are. Zeros: the target has none.
+/// Identifies a worker's backing file: two files are the same if all three numbers match. All zero: the target has
+/// none.
 public struct FileIdentity: Equatable, Sendable {
     /// st_dev of the file's file system; st_rdev for a block device.
     public var device: UInt64
     /// st_ino; 0 for a block device.
     public var inode: UInt64
-    /// Nanoseconds since 1970 when the file was made (statx(2)); 0 where the file system does not tell. Without it a new
-    /// file with a removed one's inode number would pass for that one.
+    /// Birth time in nanoseconds since 1970 (statx(2)); 0 if the file system has none. It tells a new file from a
+    /// removed one whose inode number was reused.
     public var born: UInt64
 
     public init(device: UInt64 = 0, inode: UInt64 = 0, born: UInt64 = 0) {

@@ -1,67 +1,67 @@
-/// The disk that a target makes.
+/// The disk that a target provides.
 public struct Geometry: Equatable, Sendable {
     public struct Attributes: OptionSet, Sendable {
         public let rawValue: UInt32
         public init(rawValue: UInt32) { self.rawValue = rawValue }
         public static let readOnly = Attributes(rawValue: 1 << 0)
         public static let rotational = Attributes(rawValue: 1 << 1)
-        /// The target has a cache that FLUSH empties.
+        /// The target has a cache that FLUSH writes back.
         public static let volatileCache = Attributes(rawValue: 1 << 2)
         /// The target honours forced unit access.
         public static let fua = Attributes(rawValue: 1 << 3)
-        /// The backing file goes through the page cache.
+        /// The backing file is used through the page cache.
         public static let buffered = Attributes(rawValue: 1 << 4)
-        /// The file's size was not a multiple of the block size: its tail is not on the disk.
+        /// The file's size is not a multiple of the block size; the disk lacks its tail.
         public static let sizeRoundedDown = Attributes(rawValue: 1 << 5)
-        /// Direct I/O was not asked away, but the file does not take it.
+        /// The user did not disable direct I/O, but it is impossible (DirectObstacle).
         public static let directRefused = Attributes(rawValue: 1 << 6)
-        /// The file can't be written through this descriptor, so the disk is read-only.
+        /// The file's descriptor is not writable, so the disk is read-only.
         public static let fileReadOnly = Attributes(rawValue: 1 << 7)
-        /// The flags above, and DirectObstacle's three bits.
+        /// The flags above and DirectObstacle's three bits.
         static let all: UInt32 = 0x7ff
     }
 
-    /// Why direct I/O is not used, when it was not asked away. It stands in the attributes, from bit 8 on.
+    /// Why direct I/O is not used although the user did not disable it. Stored in the attributes from bit 8 on.
     public enum DirectObstacle: UInt32, CaseIterable, Sendable {
-        /// The file takes none.
+        /// The file does not support it.
         case file
-        /// The file takes it only in blocks larger than the disk's; a disk of 4096-byte blocks would fit.
+        /// Its minimum block is larger than the disk's; a disk with 4096-byte blocks would work.
         case blocks
-        /// The file takes it only in blocks larger than a disk can have.
+        /// Its minimum block is larger than any disk's.
         case largeBlocks
-        /// The disk does not begin where a block of the file's direct I/O does.
+        /// The disk's offset in the file is not aligned for it.
         case offset
-        /// The file wants memory aligned better than users' own is (zero copy).
+        /// It needs memory better aligned than users' memory is (zero copy).
         case memory
         /// It is not safe on the file's file system (FUSE).
         case fileSystem
     }
 
-    /// Bytes; a multiple of the block size.
+    /// Bytes; a multiple of the logical block.
     public var size: UInt64
     /// Bytes: 512, 1024, 2048 or 4096.
     public var logicalBlock: UInt32
     /// Bytes; a power of two, at least the logical block, at most 1 MiB.
     public var physicalBlock: UInt32
     public var attributes: Attributes
-    /// What keeps direct I/O away; says something only together with the attribute directRefused.
+    /// Valid only with the attribute directRefused.
     public var directObstacle: DirectObstacle {
         get { DirectObstacle(rawValue: attributes.rawValue >> 8) ?? .file }
         set { attributes = Attributes(rawValue: attributes.rawValue & 0xff | newValue.rawValue << 8) }
     }
     /// Bytes; 0: no discard.
     public var discardGranularity: UInt32
-    /// 512-byte sectors of one discard.
+    /// Maximum of one discard, in 512-byte sectors.
     public var maxDiscardSectors: UInt32
-    /// 512-byte sectors of one write-zeroes; 0: none.
+    /// Maximum of one write-zeroes, in 512-byte sectors; 0: not supported.
     public var maxWriteZeroesSectors: UInt32
-    /// The block device behind the disk, zeros when there is none. A worker has no /sys to look up what that device is:
-    /// whether it is, or lies on, a ublk disk must be decided from these two numbers by the broker.
+    /// The block device behind the disk; zeros when there is none. The worker has no /sys, so the broker decides from
+    /// these numbers whether the device is a ublk disk or depends on one.
     public var backingMajor: UInt32 = 0
     public var backingMinor: UInt32 = 0
-    /// The file behind the disk: whoever brings it again after a disaster must bring this one.
+    /// The backing file; a later `ubd recover` must bring the same file.
     public var file = FileIdentity.none
-    /// The worker's own (`PackedVersion`): a claim, to be shown.
+    /// The worker's version (`PackedVersion`); unverified, for display only.
     public var version: UInt32 = 0
 
     public init(
@@ -93,7 +93,7 @@ public struct Geometry: Equatable, Sendable {
         writer.put(file.born)
     }
 
-    /// Checks every bound that the broker relies on: a worker is not believed.
+    /// Checks every limit that the broker relies on, since a worker is not trusted.
     init?(from reader: inout ByteReader) {
         size = reader.get()
         logicalBlock = reader.get()

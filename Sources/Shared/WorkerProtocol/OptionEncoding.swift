@@ -1,7 +1,7 @@
 import Targets
 
-// The options of a device in a launch message: how many, then each one's number, the length of its value, and the value,
-// which is a number of 8 bytes or text. They come in the order of their numbers.
+// Encoding of a device's options in a launch message: their number, then for each its option number, the length of its
+// value, and the value, an integer of 8 bytes or text. They are sorted by number.
 extension DeviceOptions {
     func encode(to writer: inout ByteWriter) {
         writer.put(UInt16(entries.count))
@@ -18,7 +18,7 @@ extension DeviceOptions {
         }
     }
 
-    /// nil when one is not the target's, comes twice or out of order, or has a value of another type.
+    /// nil when an option is not the target's, is repeated or out of order, or has a value of the wrong type.
     init?(from reader: inout ByteReader, of target: TargetManifest) {
         self.init()
         let count = Int(reader.get(UInt16.self))
@@ -41,7 +41,7 @@ extension DeviceOptions {
         guard reader.intact else { return nil }
     }
 
-    /// The options at the end of a message of `LaunchMessage.Layout.fixed`; 0 is what was not asked for.
+    /// Decodes the options at the end of a message in `LaunchMessage.Layout.fixed`; 0 means not set.
     init(fixed reader: inout ByteReader, buffered: Bool) {
         self.init()
         let block: UInt32 = reader.get()
@@ -54,7 +54,7 @@ extension DeviceOptions {
 }
 
 extension TargetManifest {
-    /// It has all these options, and they can have these values.
+    /// Whether the target has all these options and allows their values.
     func accepts(_ options: DeviceOptions) -> Bool {
         options.entries.allSatisfy { entry in option(entry.number)?.accepts(entry.value) == true }
     }

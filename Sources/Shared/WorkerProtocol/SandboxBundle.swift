@@ -1,17 +1,17 @@
-/// The walls of one target, compiled by the broker from policy/ when it starts and handed to each worker as a sealed
-/// memfd: both seccomp programs and what the rings may do. A worker has no file system to read policy from.
+/// The walls for one target: both seccomp programs and the rings' allow-lists. The broker compiles them from policy/ at
+/// its start and passes them to each worker in a sealed memfd, since a worker has no file system to read policies from.
 public struct SandboxBundle: Equatable, Sendable {
     static let magic: UInt32 = 0x5542_4453
-    /// The kernel's own limit of one program (BPF_MAXINSNS).
+    /// The kernel's limit for one program (BPF_MAXINSNS).
     static let maxInstructions = 4096
 
-    /// struct sock_filter, eight bytes each: loaded before the client's files are touched.
+    /// struct sock_filter, eight bytes each. Loaded before the worker touches the client's files.
     public var setupFilter: [UInt64]
-    /// Loaded when the loop runs; only ever narrows the first.
+    /// Loaded before the loop serves; filters add up, so it can only narrow the first.
     public var loopFilter: [UInt64]
-    /// Operations of submission entries that a ring may do (IORING_OP_*).
+    /// Operations of submission entries that a ring allows (IORING_OP_*).
     public var ringOperations: [UInt8]
-    /// Operations of io_uring_register(2) that a sealed ring may do.
+    /// Operations of io_uring_register(2) that a sealed ring allows.
     public var ringRegisterOperations: [UInt8]
     public var ringFlagsAllowed: UInt8
     public var ringFlagsRequired: UInt8
@@ -44,7 +44,7 @@ public struct SandboxBundle: Equatable, Sendable {
         return writer.bytes
     }
 
-    /// The longest bundle in bytes.
+    /// The maximum size of a bundle in bytes.
     public static let longest = 12 + 2 * 255 + 2 * maxInstructions * 8
 
     public init?(decoding bytes: [UInt8]) {

@@ -48,8 +48,8 @@ struct AccessGrammarTests {
         #expect(policy.rules.map(\.identities) == [[.unknown], [.unknown]])
         #expect(
             policy.warnings.map(\.description) == [
-                "access.policy:1:13: this host has no group 'nobody-knows': the line fits nobody",
-                "access.policy:2:12: this host has no user 'eve': the line fits nobody",
+                "access.policy:1:13: this host has no group 'nobody-knows': the line matches nobody",
+                "access.policy:2:12: this host has no user 'eve': the line matches nobody",
             ])
         #expect(policy.rule(for: AccessPeer(uid: 0, groups: [0]), target: "null") == nil)
     }
@@ -99,7 +99,7 @@ struct AccessGrammarTests {
             ("\n\n  Allow", "3:3 found 'Allow'; expected 'allow' or 'deny'"),
             (
                 "allow target=null",
-                "1:18 found the end of the line; expected for whom the line is: uid=NUMBER, user=NAME, group=NAME or uid=*"
+                "1:18 found the end of the line; expected the users of the line: uid=NUMBER, user=NAME, group=NAME or uid=*"
             ),
             ("allow uid=1", "1:12 found the end of the line; expected target=NAME,… or target=*"),
             ("allow uid", "1:7 found 'uid'; expected key=value"),
@@ -107,7 +107,7 @@ struct AccessGrammarTests {
             ("allow uid =1", "1:7 found 'uid =1'; expected key=value"),
             ("allow uid= 1", "1:11 found ' 1'; expected a value after uid="),
             ("allow uid=", "1:11 found the end of the line; expected a value after uid="),
-            ("allow uid=1 uid=2 target=*", "1:13 uid= stands in the line already"),
+            ("allow uid=1 uid=2 target=*", "1:13 uid= is in the line already"),
             ("allow uid=-1", "1:11 found '-1'; expected a user's number or * after uid="),
             ("allow uid=+1", "1:11 found '+1'; expected a user's number or * after uid="),
             ("allow uid=01", "1:11 found '01'; expected a user's number or * after uid="),

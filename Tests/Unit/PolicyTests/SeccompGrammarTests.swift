@@ -149,9 +149,9 @@ struct SeccompGrammarTests {
             ("read: arg0 in ~(1|2", "1:20 found the end of the line; expected '|' or ')'"),
             ("read: arg0 in ~0", "1:16 every value of arg0 passes; write 'allow'"),
             ("read: arg0 in 0xffffffffffffffff", "1:15 every value of arg0 passes; write 'allow'"),
-            ("read: arg0 == 1 && arg0 == 2", "1:20 this can never hold together with the test of arg0 before it"),
-            ("read: arg0 & 4 && arg0 in ~4", "1:19 this can never hold together with the test of arg0 before it"),
-            ("read: arg0 == 1 || arg0 == 1", "1:20 this alternative stands in the rule already"),
+            ("read: arg0 == 1 && arg0 == 2", "1:20 this contradicts the earlier test of arg0"),
+            ("read: arg0 & 4 && arg0 in ~4", "1:19 this contradicts the earlier test of arg0"),
+            ("read: arg0 == 1 || arg0 == 1", "1:20 this alternative is in the rule already"),
             ("read: allow\nread: allow", "2:1 read has a rule at a.policy:1:1 already; expected one rule per call"),
             (
                 "read: allow\n@arch x86_64 {\nread: allow\n}",

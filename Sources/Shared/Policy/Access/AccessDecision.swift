@@ -1,21 +1,22 @@
 import Numbers
 
-/// A device that somebody asks for.
+/// A request for a device.
 public struct AccessRequest: Sendable, Equatable {
     public var target: String
     public var readOnly: Bool
     public var queues: UInt64
     /// Requests in flight per queue.
     public var depth: UInt64
-    /// Bytes of the largest request.
+    /// Bytes of the largest I/O request.
     public var maxIOBytes: UInt64
-    /// Bytes of the device; nil while it is not known (a file tells it only once the worker has opened the target).
+    /// Size of the device in bytes; nil while unknown (a file's size is known only after the worker has opened the
+    /// target).
     public var sizeBytes: UInt64?
-    /// Seconds; nil: whatever is the default, brought into the line's bounds.
+    /// Seconds; nil: the default, clamped to the line's bounds.
     public var ioTimeout: UInt64?
-    /// The number that the device is to have; nil: any.
+    /// The requested device number; nil: any.
     public var id: UInt64?
-    /// Where its queues are to run; nil: wherever it may.
+    /// The requested processors for its queues; nil: any.
     public var cpus: NumberList?
 
     public init(
@@ -33,20 +34,19 @@ public struct AccessRequest: Sendable, Equatable {
         self.cpus = cpus
     }
 
-    /// Bytes of I/O buffers that the device pins: queues * depth * largest request, or the greatest number when that
-    /// is greater.
+    /// Bytes of I/O buffers that the device pins: queues * depth * largest request, saturating.
     public var memoryBytes: UInt64 { queues.saturatingMultiply(depth).saturatingMultiply(maxIOBytes) }
 
-    /// Bytes that a device needs at least beside its buffers, in the accounts of its control group: its worker's program, stacks
-    /// and rings, and as much for one that an upgrade tries out. Both together use less than half of it.
+    /// Bytes that a device needs at least in its control group in addition to its buffers: the worker's program, stacks
+    /// and rings, twice, since an upgrade rehearses a second worker. Both together use less than half of it.
     public static let otherBytes: UInt64 = 64 << 20
 
-    /// Tasks that its worker may have: the main one; for each queue a thread, and the kernel's helpers of its ring, 8 and 2
-    /// (SealedRing). Twice, since an upgrade tries out another worker beside the one that serves.
+    /// Tasks of its control group: the main thread, and for each queue a thread and up to 8 + 2 helper threads of its
+    /// ring (SealedRing). Doubled, since an upgrade rehearses a second worker beside the one that serves.
     public var tasks: UInt64 { queues.saturatingMultiply(11).saturatingAdd(1).saturatingMultiply(2) }
 }
 
-/// What a user has already, this request not counted.
+/// What a user already has, without this request.
 public struct AccessUsage: Sendable, Equatable {
     public var devices: UInt64
     /// The sum of `AccessRequest.memoryBytes`.
@@ -57,31 +57,33 @@ public struct AccessUsage: Sendable, Equatable {
         self.memoryBytes = memoryBytes
     }
 
-    /// Bytes that all devices may lock when one more is added.
+    /// Bytes that all devices of the user need, including the requested one.
     func groupBytes(with request: AccessRequest) -> UInt64 {
         devices.saturatingAdd(1).saturatingMultiply(AccessRequest.otherBytes).saturatingAdd(memoryBytes)
             .saturatingAdd(request.memoryBytes)
     }
 }
 
-/// Why a device is refused.
+/// Why a request for a device is refused.
 public enum AccessRefusal: Sendable, Equatable {
-    /// No line fits. `candidates` are the lines that allow the target to others: what the user may ask to join.
+    /// No line matches. `candidates` are the `allow` lines of the target, which tell the user which users or groups may
+    /// have it.
     case noRule(candidates: [AccessRule])
-    /// The first line that fits says `deny`.
+    /// The first matching line says `deny`.
     case denied(AccessRule)
-    /// The line gives read-only devices.
+    /// The line allows only read-only devices.
     case readOnlyOnly(AccessRule)
-    /// More than the line allows. `limit` is the key as written, `max-depth`; `wanted` would be the new value, in the
-    /// unit of the limit, and for `max-devices` and `max-memory` counts what the user has.
+    /// Above a limit of the line. `limit` is the key as written, for example `max-depth`; `wanted` is the value that
+    /// the request would lead to, in the limit's unit. For `max-devices` and `max-memory` it includes what the user
+    /// already has.
     case overLimit(AccessRule, limit: String, maximum: UInt64, wanted: UInt64)
-    /// Outside of the line's `io-timeout`, in seconds.
+    /// Outside the line's `io-timeout`, in seconds.
     case ioTimeout(AccessRule, bounds: ClosedRange<UInt64>, wanted: UInt64)
-    /// A number that is not among the line's `ids`.
+    /// A device number that is not in the line's `ids`.
     case id(AccessRule, allowed: NumberList, wanted: UInt64)
-    /// The deciding line has no `ids`, and `holder` is the first line that names this number.
+    /// The deciding line has no `ids`, and `holder`, another line, reserves this number.
     case reservedID(AccessRule, holder: AccessRule, wanted: UInt64)
-    /// A processor, the first of those asked for, that is not among the line's `cpus`.
+    /// A requested processor that is not in the line's `cpus`; `wanted` is the first one.
     case cpus(AccessRule, allowed: NumberList, wanted: UInt64)
 }
 
@@ -90,11 +92,11 @@ public enum AccessDecision: Sendable, Equatable {
     case refused(AccessRefusal)
 }
 
-/// What a peer may have at most, over all targets: an overview for `ubd info`. `AccessPolicy.decide` is what counts.
+/// The most that a peer may have over all targets: an overview for `ubd info`. Only `AccessPolicy.decide` decides.
 public struct AccessOverview: Sendable, Equatable {
-    /// The targets that the peer may use, each with the line that says so.
+    /// The targets that the peer may use, each with the line that allows it.
     public let rules: [(target: String, rule: AccessRule)]
-    /// The widest limit of each kind among the rules.
+    /// The widest limit of each kind in these lines.
     public let limits: AccessLimits
 
     public var targets: [String] { rules.map(\.target) }
@@ -105,8 +107,8 @@ public struct AccessOverview: Sendable, Equatable {
 }
 
 extension AccessPolicy {
-    /// Decides about one device. The limits of the deciding line are compared with the request and with what the user
-    /// has; no later line is tried when one is exceeded.
+    /// Decides on a request. It compares the limits of the deciding line with the request and the user's usage. When a
+    /// limit is exceeded it tries no later line.
     public func decide(_ peer: AccessPeer, _ request: AccessRequest, usage: AccessUsage) -> AccessDecision {
         guard let rule = rule(for: peer, target: request.target) else {
             return .refused(.noRule(candidates: rules.filter { $0.isAllow && $0.fits(target: request.target) }))
@@ -120,7 +122,8 @@ extension AccessPolicy {
             ("max-io-size", rule.limits.maxIOBytes, request.maxIOBytes),
             ("max-memory", rule.limits.maxMemoryBytes, usage.memoryBytes.saturatingAdd(request.memoryBytes)),
             ("max-size", rule.limits.maxSizeBytes, request.sizeBytes ?? 0),
-            // A device that these could never let start is refused, instead of dying again and again.
+            // Devices that could not start within these limits are refused here; their workers would die again and
+            // again.
             (
                 "device-memory", rule.limits.deviceMemory, request.memoryBytes.saturatingAdd(AccessRequest.otherBytes)
             ),
@@ -139,7 +142,7 @@ extension AccessPolicy {
         return .allowed(rule)
     }
 
-    /// Device and processor numbers that the line does not give.
+    /// Refuses device and processor numbers that the line does not allow.
     private func refusal(ofNumbersIn request: AccessRequest, _ rule: AccessRule) -> AccessRefusal? {
         if let wanted = request.id {
             let number = Int(clamping: wanted)
@@ -155,7 +158,7 @@ extension AccessPolicy {
         return nil
     }
 
-    /// What the peer may have among `targets`; nil when that is nothing.
+    /// An overview for the peer over `targets`; nil when it may use none of them.
     public func overview(for peer: AccessPeer, targets: [String]) -> AccessOverview? {
         let rules = targets.compactMap { target in
             rule(for: peer, target: target).flatMap { $0.isAllow ? (target: target, rule: $0) : nil }
@@ -167,7 +170,7 @@ extension AccessPolicy {
 }
 
 extension AccessLimits {
-    /// The less strict of both, limit by limit.
+    /// The wider of both, limit by limit.
     fileprivate func widest(_ other: AccessLimits) -> AccessLimits {
         func greater(_ limit: KeyPath<AccessLimits, UInt64?>) -> UInt64? {
             guard let one = self[keyPath: limit], let two = other[keyPath: limit] else { return nil }

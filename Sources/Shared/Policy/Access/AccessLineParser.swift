@@ -1,6 +1,6 @@
 import Numbers
 
-/// Reads one line of the access policy: `allow` or `deny`, then `key=value` words in any order.
+/// Parses a line of the access policy: `allow` or `deny`, then `key=value` words in any order.
 struct AccessLineParser {
     private(set) var warnings: [PolicyError] = []
     private let line: SourceLine
@@ -31,7 +31,7 @@ struct AccessLineParser {
             try word(&cursor, isAllow: isAllow, user: user, group: group)
         }
         guard !identities.isEmpty else {
-            throw cursor.expected("for whom the line is: uid=NUMBER, user=NAME, group=NAME or uid=*")
+            throw cursor.expected("the users of the line: uid=NUMBER, user=NAME, group=NAME or uid=*")
         }
         guard seen.contains("target") else { throw cursor.expected("target=NAME,… or target=*") }
         return AccessRule(
@@ -49,7 +49,7 @@ struct AccessLineParser {
             throw before.expected("key=value")
         }
         guard seen.insert(Self.current[key.text] ?? key.text).inserted else {
-            throw PolicyError(key.location, "\(printable(key.text))= stands in the line already")
+            throw PolicyError(key.location, "\(printable(key.text))= is in the line already")
         }
         let valueStart = cursor
         guard !cursor.isAtBlank, let value = cursor.blankSeparated()?.text else {
@@ -70,7 +70,7 @@ struct AccessLineParser {
         }
     }
 
-    /// Keys that had another name in earlier versions: old name to the one of today.
+    /// Keys of earlier versions and their present names.
     private static let current = ["allow-fuse": "allow-other-fs"]
 
     private static let keys =
@@ -95,10 +95,10 @@ struct AccessLineParser {
         }
         guard Self.isAccountName(value) else { throw start.expected("the name of a \(key) after \(key)=") }
         guard let number = key == "user" ? user(value) : group(value) else {
-            // A deny line that fits nobody would let through whom it was written against.
+            // A deny line that matches nobody would admit the users that it is meant to refuse.
             guard isAllow else { throw start.expected("a \(key) of this host on a deny line") }
             warnings.append(
-                PolicyError(start.location, "this host has no \(key) '\(printable(value))': the line fits nobody"))
+                PolicyError(start.location, "this host has no \(key) '\(printable(value))': the line matches nobody"))
             return identities.append(.unknown)
         }
         identities.append(key == "user" ? .uid(number) : .gid(number))
@@ -114,7 +114,7 @@ struct AccessLineParser {
         targets = names
     }
 
-    /// Stores one limit; false when there is none of that name.
+    /// Stores one limit. Returns false for an unknown key.
     private mutating func limit(_ key: String, _ value: String, at start: LineCursor) throws(PolicyError) -> Bool {
         switch Self.current[key] ?? key {
         case "mode":
@@ -160,7 +160,7 @@ struct AccessLineParser {
         return number
     }
 
-    /// Bytes, where a last letter K, M, G or T multiplies by a power of 1024.
+    /// Bytes; a suffix K, M, G or T multiplies by a power of 1024.
     private func size(_ value: String, at start: LineCursor) throws(PolicyError) -> UInt64 {
         let wanted = "bytes, or a number with K, M, G or T (powers of 1024), from 1 to below 2^64"
         let power = value.last.flatMap { ["K", "M", "G", "T"].firstIndex(of: $0) }
@@ -172,14 +172,14 @@ struct AccessLineParser {
         return bytes
     }
 
-    /// A size that every file of a control group takes, as page counters and as numbers of 63 bits.
+    /// A size that every limit file of a control group accepts: page counters and 63-bit numbers.
     private func groupSize(_ value: String, at start: LineCursor) throws(PolicyError) -> UInt64 {
         let bytes = try size(value, at: start)
         guard (4096...(1 << 62)).contains(bytes) else { throw start.expected("from 4096 bytes to 4194304T") }
         return bytes
     }
 
-    /// `2-30`, or `30` for just that.
+    /// `2-30`, or `30` for exactly 30.
     private func seconds(_ value: String, at start: LineCursor) throws(PolicyError) -> ClosedRange<UInt64> {
         let ends = value.split(separator: "-", maxSplits: 1, omittingEmptySubsequences: false)
         guard let least = Self.number(ends[0], below: 3601), let most = Self.number(ends[ends.count - 1], below: 3601),
@@ -201,7 +201,7 @@ struct AccessLineParser {
         return value == "yes"
     }
 
-    /// Decimal digits only (Swift's own conversion would take a sign), no leading zero.
+    /// Only decimal digits without leading zero; Swift's conversion would accept a sign.
     private static func number(_ text: some StringProtocol, below bound: UInt64 = .max) -> UInt64? {
         guard text.utf8.allSatisfy(\.isDigit), text == "0" || !text.hasPrefix("0"), let number = UInt64(text),
             number < bound
@@ -209,7 +209,7 @@ struct AccessLineParser {
         return number
     }
 
-    /// As useradd(8) allows them, and dots and '@' for names from a directory.
+    /// Names as useradd(8) accepts them, plus dots and '@' for names from a directory service.
     private static func isAccountName(_ text: String) -> Bool {
         let marks: [UInt8] = [UInt8(ascii: "-"), UInt8(ascii: "."), UInt8(ascii: "@")]
         guard let first = text.utf8.first, isWordByte(first), !first.isDigit, text.utf8.count < 256 else {

@@ -1,9 +1,9 @@
 import Numbers
 
-/// Who asks: as the kernel told it (SO_PEERCRED, SO_PEERGROUPS), never as a message told it.
+/// The requesting user according to the kernel (SO_PEERCRED, SO_PEERGROUPS), never according to a message.
 public struct AccessPeer: Sendable, Equatable {
     public let uid: UInt32
-    /// The primary group and the supplementary ones.
+    /// The primary and supplementary groups.
     public let groups: [UInt32]
 
     public init(uid: UInt32, groups: [UInt32]) {
@@ -12,54 +12,57 @@ public struct AccessPeer: Sendable, Equatable {
     }
 }
 
-/// What a rule allows at most. A limit that is not written does not exist; a right that is not written is not given.
+/// The limits and rights of a line. A limit that is not written does not apply; a right that is not written is not
+/// granted.
 public struct AccessLimits: Sendable, Equatable {
     /// `mode=ro`.
     public var readOnlyOnly = false
-    /// Devices of one user at one time.
+    /// Devices of one user at a time.
     public var maxDevices: UInt64?
     /// Queues of one device.
     public var maxQueues: UInt64?
     /// Requests in flight per queue.
     public var maxDepth: UInt64?
-    /// Bytes of I/O buffers over all devices of one user: queues * depth * largest I/O of each.
+    /// Bytes of I/O buffers of all devices of one user: queues * depth * largest request for each.
     public var maxMemoryBytes: UInt64?
-    /// Bytes of one device.
+    /// Size of one device in bytes.
     public var maxSizeBytes: UInt64?
     /// Bytes of one request.
     public var maxIOBytes: UInt64?
-    /// Seconds that a device may be given as its I/O timeout; nil: any.
+    /// Seconds that a device may have as I/O timeout; nil: any.
     public var ioTimeout: ClosedRange<UInt64>?
-    /// A user's requests that start workers (adds, upgrades, recoveries): so many at once, and then so many a minute.
+    /// Limits a user's requests that start workers (adds, upgrades, recoveries): this many at once, and this many a
+    /// minute.
     public var maxStarts: UInt64?
-    /// Seconds for which a user's requests start no worker after one of the user's broke its sandbox, for the first time
-    /// within a day; twice as long each further time.
+    /// Seconds without starts for a user whose worker broke its sandbox, for the first time within a day. Each further
+    /// time doubles it.
     public var penalty: UInt64?
-    /// Device numbers that may be asked for; nil: any that no line names.
+    /// Device numbers that a request may name; nil: any that no line reserves.
     public var ids: NumberList?
-    /// Processors on which the device's worker runs; nil: any.
+    /// Processors on which the worker may run; nil: any.
     public var cpus: NumberList?
-    /// Bytes that the control group of one device may use: buffers, program, page cache, and what the kernel needs for it.
+    /// Bytes in the control group of one device: buffers, program, page cache, and the kernel's memory for it.
     public var deviceMemory: UInt64?
-    /// Bytes of all devices of one user together.
+    /// Bytes in the control group of all devices of one user.
     public var userMemory: UInt64?
-    /// Tasks of one device: threads of its worker, and those that the kernel makes for its rings.
+    /// Tasks of one device: its worker's threads and the kernel's helper threads for its rings.
     public var deviceTasks: UInt64?
-    /// Share of the processors of all devices of one user together, beside other users: 100 is the usual one.
+    /// The processor weight of all devices of one user relative to other users; 100 is the default.
     public var cpuWeight: UInt64?
-    /// Percent of one processor that all devices of one user together may use.
+    /// The limit for all devices of one user together, in percent of one processor.
     public var cpuQuota: UInt64?
-    /// Bytes a second that all devices of one user together may read, and as many that they may write, of each disk.
+    /// Bytes per second that all devices of one user together may read from each disk, and the same for writes.
     public var ioBandwidth: UInt64?
-    /// The same for operations.
+    /// The same for operations per second.
     public var ioOperations: UInt64?
-    /// Whether the worker may use zero copy: the kernel then trusts it not to claim bytes that it did not fill.
+    /// Whether the worker may use zero copy: the kernel then trusts it not to report bytes that it did not fill.
     public var zeroCopy = false
-    /// Whether the backing file may lie on a file system that is not known to be local (FUSE, overlay, …).
+    /// Whether the backing file may be on a file system that is not known to be local (FUSE, overlay, …).
     public var otherFileSystem = false
-    /// Whether the backing file may lie on a network file system.
+    /// Whether the backing file may be on a network file system.
     public var networkFileSystem = false
-    /// Whether root's own programs (udev's probes, LVM, udisks) may look at the content of such a device, as at other disks.
+    /// Whether root's programs (udev's probes, LVM, udisks) may read the content of such a device, as that of other
+    /// disks.
     public var trustedContent = false
 
     public init() {}
@@ -67,24 +70,24 @@ public struct AccessLimits: Sendable, Equatable {
 
 /// One `allow` or `deny` line.
 public struct AccessRule: Sendable, Equatable {
-    /// Whom a line is for.
+    /// The users that a line is for.
     public enum Identity: Sendable, Equatable {
         case everybody
         case uid(UInt32)
         case gid(UInt32)
-        /// A user or group that this host does not have: fits nobody.
+        /// A user or group that this host does not have; matches nobody.
         case unknown
     }
 
     public let isAllow: Bool
-    /// All must fit; one or two.
+    /// One or two; all must match.
     public let identities: [Identity]
     /// Nil: every target.
     public let targets: [String]?
-    /// Of an `allow` line.
+    /// Used only on an `allow` line.
     public let limits: AccessLimits
     public let location: PolicyLocation
-    /// The line as written, without comment and outer blanks: for the log.
+    /// The line as written, without comment and outer blanks, for the log.
     public let text: String
 
     func fits(_ peer: AccessPeer) -> Bool {
@@ -98,7 +101,7 @@ public struct AccessRule: Sendable, Equatable {
         }
     }
 
-    /// The groups for which it is.
+    /// The groups that the line names.
     fileprivate var groups: [UInt32] {
         identities.compactMap { identity in
             if case .gid(let gid) = identity { gid } else { nil }
@@ -107,7 +110,7 @@ public struct AccessRule: Sendable, Equatable {
 
     func fits(target: String) -> Bool { targets?.contains(target) ?? true }
 
-    /// Whether every request that fits `other` fits this rule too.
+    /// Whether this rule matches every request that `other` matches.
     func covers(_ other: AccessRule) -> Bool {
         let isForThem =
             !identities.contains(.unknown)
@@ -117,27 +120,27 @@ public struct AccessRule: Sendable, Equatable {
     }
 }
 
-/// Who may have which devices: `/etc/ubd/access.policy`. The first line that fits peer and target decides; without one
-/// the answer is no. The file that ships explains the format to administrators.
+/// Who may have which devices: `/etc/ubd/access.policy`. The first line that matches peer and target decides; when none
+/// matches, the request is refused. The file that ships explains the format to administrators.
 public struct AccessPolicy: Sendable, Equatable {
     public let rules: [AccessRule]
-    /// The numbers that some line names in its `ids=`: only those of a line that names a number may have it.
+    /// All numbers in `ids=` of any line: only users of such a line may have them.
     public let reserved: NumberList
-    /// The groups that lines name: of all that a user is in, no other one matters.
+    /// All groups that any line names; the broker ignores a user's other groups.
     public let groups: Set<UInt32>
-    /// Rules that will never take effect, and why; shown by `ubd-broker --check-config`.
+    /// Rules that never take effect, with the reason; `ubd-broker --check-config` prints them.
     public let warnings: [PolicyError]
 
     /// ublk numbers its devices below 2^20 (UBLK_MINORS, drivers/block/ublk_drv.c).
     public static let greatestID = (1 << 20) - 1
-    /// The kernel's own limit for x86_64 (CONFIG_NR_CPUS_RANGE_END).
+    /// The kernel's limit for x86_64 (CONFIG_NR_CPUS_RANGE_END).
     public static let greatestCPU = 8191
 
-    /// Finds the number of a user or group; nil when the host has none of that name.
+    /// Returns the number of a user or group; nil when the host has none of that name.
     public typealias NameResolver = (_ name: String) -> UInt32?
 
-    /// Parses the whole file. `targets` are the targets that exist, for spotting misspelt ones. Names are resolved now,
-    /// once, by the caller's functions: the module itself asks no name service.
+    /// Parses the whole file. `targets` are the existing targets, to detect misspelt ones. The caller's functions
+    /// resolve all names once, here; the module itself uses no name service.
     public init(
         parsing bytes: [UInt8], file: String, targets: [String], user: NameResolver, group: NameResolver
     ) throws(PolicyError) {
@@ -162,13 +165,13 @@ public struct AccessPolicy: Sendable, Equatable {
         self.warnings = warnings
     }
 
-    /// The line that decides about this peer and target; nil when none fits, which means no.
+    /// The line that decides for this peer and target; nil when none matches, which means refusal.
     public func rule(for peer: AccessPeer, target: String) -> AccessRule? {
         rules.first { $0.fits(target: target) && $0.fits(peer) }
     }
 
-    /// The numbers from which a device of that line gets one by itself, in this order of preference: those that no line
-    /// names, then the line's own.
+    /// The sets from which a device under this line gets a number automatically, in order of preference: numbers that
+    /// no line reserves, then the line's own.
     public func automaticIDs(for rule: AccessRule) -> [NumberList] {
         [reserved.gaps(in: 0...AccessPolicy.greatestID)] + (rule.limits.ids.map { [$0] } ?? [])
     }

@@ -1,5 +1,5 @@
-/// The names of linux/io_uring.h (Linux 7.3.4), each at the index that is its number. A unit test compares them with the
-/// header of the host that builds ubd, as far as that one goes.
+/// The names of linux/io_uring.h (Linux 7.3.4), each at the index of its number. A unit test compares them with the
+/// header of the build host, up to that header's last name.
 enum RingNames {
     /// `enum io_uring_op`, without `IORING_OP_`.
     static let operations: [String] = [

@@ -1,4 +1,4 @@
-/// Reads `policy/rings/*.ring`; the grammar stands at `RingPolicy`.
+/// Parses `policy/rings/*.ring`; see `RingPolicy` for the grammar.
 struct RingParser {
     private(set) var operations: Set<UInt8> = []
     private(set) var registerOperations: Set<UInt8> = []
@@ -23,7 +23,7 @@ struct RingParser {
                 if try isInForce(&cursor) {
                     try rule(&cursor, expected: "op, register or flags")
                 } else {
-                    // Of another mode: checked, and forgotten.
+                    // A line for another mode must be valid, but has no effect.
                     var other = RingParser(mode: mode, read: read)
                     try other.rule(&cursor, expected: "op, register or flags")
                 }

@@ -1,4 +1,4 @@
-/// How the data and the requests of a ring's device move; lines of a ring policy can be for one of them only.
+/// The mode of a device: how its data and its requests move. A line of a ring policy may be for one mode only.
 public struct RingMode: Equatable, Sendable {
     /// `in zero-copy`; otherwise `in copy`.
     public var zeroCopy: Bool
@@ -10,13 +10,14 @@ public struct RingMode: Equatable, Sendable {
         self.batch = batch
     }
 
-    /// All that there are.
+    /// All combinations.
     public static let all = [false, true].flatMap { zeroCopy in
         [false, true].map { RingMode(zeroCopy: zeroCopy, batch: $0) }
     }
 }
 
-/// What a sealed ring may do: the values for `IORING_REGISTER_RESTRICTIONS`. Text in `policy/rings/*.ring`:
+/// The operations that a sealed ring allows: the values for `IORING_REGISTER_RESTRICTIONS`. The files
+/// `policy/rings/*.ring` have these lines:
 ///
 ///     op NAME                  an operation, IORING_OP_NAME
 ///     register NAME            a register call, IORING_REGISTER_NAME
@@ -25,9 +26,9 @@ public struct RingMode: Equatable, Sendable {
 ///     @include FILE
 ///     in MODE …                any of these, only in rings of that mode: copy, zero-copy, batch
 ///
-/// A value of this type always has an operation, a register call and the required flag FIXED_FILE: without the flag
-/// a ring could be given any file number, and without a register call kernels from 7.0 leave all of them open
-/// (io_uring/register.c; measured on 7.3).
+/// A policy always has an operation, a register call and the required flag FIXED_FILE. Without the flag a submission
+/// could use any descriptor. Without a register call Linux 7.0 and later allow all of them (io_uring/register.c;
+/// measured on 7.3).
 public struct RingPolicy: Sendable, Equatable {
     /// The file's name.
     public let name: String
@@ -37,11 +38,11 @@ public struct RingPolicy: Sendable, Equatable {
     public let registerOperations: [UInt8]
     /// Bits of `io_uring_sqe.flags`; always FIXED_FILE.
     public let requiredFlags: UInt8
-    /// Bits that may be set besides `requiredFlags`.
+    /// Flags that may be set in addition to `requiredFlags`.
     public let allowedFlags: UInt8
 
-    /// Parses the file `name`, which `read` delivers, as it does the file that it may include.
-    /// `mode` decides which lines are in force; the others must be right all the same.
+    /// Parses the file `name`. `read` returns its content and that of a file it includes. Only the lines for `mode`
+    /// take effect, but all lines must be valid.
     public init(
         parsing name: String, for mode: RingMode = RingMode(), read: @escaping PolicyReader
     ) throws(PolicyError) {
@@ -64,7 +65,7 @@ public struct RingPolicy: Sendable, Equatable {
         allowedFlags = parser.allowed
     }
 
-    /// The name of an operation without `IORING_OP_`, for messages; nil for a number above those of Linux 7.3.
+    /// The name of an operation without `IORING_OP_`, for messages; nil for a number that Linux 7.3 does not have.
     public static func operationName(_ number: UInt8) -> String? {
         RingNames.operations.indices.contains(Int(number)) ? RingNames.operations[Int(number)] : nil
     }

@@ -1,5 +1,5 @@
 extension RingPolicy {
-    /// The whole policy as text of its own grammar, includes and modes resolved: what a ring will be sealed to.
+    /// The policy as text in its own grammar, with includes and modes resolved.
     public var text: String {
         func name(_ names: [String], _ number: Int) -> String { number < names.count ? names[number] : "\(number)" }
         func bits(_ flags: UInt8) -> [String] {

@@ -1,6 +1,6 @@
 /// The right-hand side of a seccomp rule.
 extension LineCursor {
-    /// More alternatives than any real rule has; the filter's size is bounded by it.
+    /// Well above any real rule; it bounds the filter's size.
     private static var maximumAlternatives: Int { 32 }
 
     mutating func verdict() throws(PolicyError) -> SeccompRule.Verdict {
@@ -18,7 +18,7 @@ extension LineCursor {
             let start = location
             let tests = try conjunction()
             guard !alternatives.contains(tests) else {
-                throw PolicyError(start, "this alternative stands in the rule already")
+                throw PolicyError(start, "this alternative is in the rule already")
             }
             alternatives.append(tests)
             guard alternatives.count <= Self.maximumAlternatives else {
@@ -35,7 +35,7 @@ extension LineCursor {
         return .test(alternatives: alternatives, otherwise: errno)
     }
 
-    /// `return ERRNO`, by name or number; nil when the next word is another one.
+    /// `return ERRNO`, by name or number; nil when the next word is not `return`.
     private mutating func returnClause() throws(PolicyError) -> UInt16? {
         guard takeKeyword("return") else { return nil }
         skipBlanks()
@@ -49,7 +49,8 @@ extension LineCursor {
         return number
     }
 
-    /// Tests joined by `&&`. Tests of the same argument become one, since libseccomp takes one comparison per argument.
+    /// Tests joined by `&&`. Tests of the same argument are merged, since libseccomp accepts one comparison per
+    /// argument.
     private mutating func conjunction() throws(PolicyError) -> [ArgumentTest] {
         var tests: [Int: ArgumentTest] = [:]
         repeat {
@@ -61,7 +62,7 @@ extension LineCursor {
                 continue
             }
             guard other.value & test.mask == test.value & other.mask else {
-                throw PolicyError(start, "this can never hold together with the test of arg\(test.index) before it")
+                throw PolicyError(start, "this contradicts the earlier test of arg\(test.index)")
             }
             tests[test.index] = ArgumentTest(
                 index: test.index, mask: other.mask | test.mask, value: other.value | test.value)
@@ -85,7 +86,7 @@ extension LineCursor {
             guard mask != 0 else { throw PolicyError(start, "every value of arg\(index) passes; write 'allow'") }
             return ArgumentTest(index: index, mask: mask, value: 0)
         }
-        // "&&" here would be a test that is missing its operator.
+        // "&&" here means that this test lacks its operator.
         let operatorStart = self
         guard take("&"), !take("&") else {
             throw operatorStart.expected("'==', 'in' or '&' after arg\(index)")
@@ -100,7 +101,7 @@ extension LineCursor {
         return ArgumentTest(index: index, mask: bit, value: bit)
     }
 
-    /// After `~`: one constant, or several in parentheses, so that nobody must guess how far the `~` reaches.
+    /// After `~`: one constant, or several in parentheses, so that the reach of `~` is explicit.
     private mutating func groupedValue() throws(PolicyError) -> UInt64 {
         if take("(") {
             let result = try value()
@@ -119,7 +120,7 @@ extension LineCursor {
         return result
     }
 
-    /// Takes `|` but not the `||` between alternatives.
+    /// Takes `|`, but not the `||` between alternatives.
     private mutating func takeSingleBar() -> Bool {
         let before = self
         guard take("|") else { return false }

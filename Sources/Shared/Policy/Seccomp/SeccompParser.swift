@@ -1,4 +1,4 @@
-/// Reads `policy/seccomp/*.policy`, line by line:
+/// Parses `policy/seccomp/*.policy`, line by line:
 ///
 ///     ['?'] name ':' ( 'allow' | tests ('||' tests)* [';' 'return' ERRNO] | 'return' ERRNO )   [# reason]
 ///     tests    := test ('&&' test)*
@@ -8,9 +8,9 @@
 struct SeccompParser {
     private(set) var rules: [SeccompRule] = []
     private let read: PolicyReader
-    /// The architecture of the open `@arch` block and where it began.
+    /// The open `@arch` block: its architecture and where it begins.
     private var block: (architecture: Architecture, location: PolicyLocation)?
-    /// The comment lines that stand directly above the next line.
+    /// The comment lines directly above the current line.
     private var commentAbove: String?
 
     init(read: @escaping PolicyReader) { self.read = read }
@@ -102,7 +102,7 @@ struct SeccompParser {
     }
 }
 
-/// The calls that make new processes, code, privileges, files or rings: nobody may allow one without saying why.
+/// Calls that create processes, code, privileges, files or rings: a rule that allows one must state the reason.
 enum DangerousCalls {
     private static let names: Set<String> = [
         "bpf", "clone", "clone3", "connect", "execve", "execveat", "fork", "ioctl", "keyctl", "mmap", "mount",

@@ -1,9 +1,9 @@
-/// The processor architectures for which ubd has policies. The raw value is the name in policies and in libseccomp.
+/// The processor architectures that ubd supports. The raw value is the name in policies and in libseccomp.
 public enum Architecture: String, Sendable, CaseIterable {
     case amd64 = "x86_64"
     case aarch64
 
-    /// The architecture that this program was compiled for.
+    /// The architecture of this program.
     public static var native: Architecture {
         #if arch(x86_64)
             .amd64
@@ -15,11 +15,11 @@ public enum Architecture: String, Sendable, CaseIterable {
     }
 }
 
-/// One test of one argument: it holds when `argument & mask == value`. Every test of the grammar has this form.
+/// A test of one argument: `argument & mask == value`. Every test of the grammar has this form.
 public struct ArgumentTest: Sendable, Hashable {
     /// 0 to 5.
     public let index: Int
-    /// The bits that are looked at; at least one.
+    /// The compared bits; at least one.
     public let mask: UInt64
     /// A subset of `mask`.
     public let value: UInt64
@@ -31,38 +31,38 @@ public struct ArgumentTest: Sendable, Hashable {
     }
 }
 
-/// What a policy says about one system call.
+/// The rule for one system call.
 public struct SeccompRule: Sendable, Equatable {
     public enum Verdict: Sendable, Equatable {
         case allow
-        /// The call is not made and gives this errno.
+        /// The call is not executed and returns this errno.
         case fail(errno: UInt16)
-        /// The call is made when all tests of one alternative hold; otherwise it gives the errno, and without an errno
-        /// the process is killed. An alternative has one test per argument, sorted by index.
+        /// The call is executed if all tests of one alternative hold. Otherwise it returns the errno, or without an
+        /// errno kills the process. An alternative has at most one test per argument, sorted by index.
         case test(alternatives: [[ArgumentTest]], otherwise: UInt16?)
     }
 
-    /// As in the kernel's system call table, `io_uring_enter`.
+    /// The name in the kernel's system call table, for example `io_uring_enter`.
     public let name: String
-    /// Written `?name`: no error when the installed libseccomp does not know the name; the call is then killed.
+    /// Written `?name`: a name that the installed libseccomp does not know is no error, and the call kills the process.
     public let isOptional: Bool
-    /// Nil: on every architecture.
+    /// nil: every architecture.
     public let architecture: Architecture?
     public let verdict: Verdict
-    /// The comment that stands with the rule.
+    /// The comment on the rule's line or directly above.
     public let reason: String?
     public let location: PolicyLocation
 }
 
-/// The system calls that a process may make; every other one kills it. Text in `policy/seccomp`, compiled by
-/// `SeccompCompiler`. The grammar is described in policy/README.md.
+/// The system calls that a process may make; every other call kills it. `SeccompCompiler` compiles the text in
+/// `policy/seccomp`. policy/README.md describes the grammar.
 public struct SeccompPolicy: Sendable, Equatable {
     /// The file's name.
     public let name: String
-    /// In the order of the file, included rules where their `@include` stands.
+    /// In the order of the file; included rules take the place of their `@include`.
     public let rules: [SeccompRule]
 
-    /// Parses the file `name`, which `read` delivers, as it does the file that it may include.
+    /// Parses the file `name`. `read` returns its content and that of a file it includes.
     public init(parsing name: String, read: @escaping PolicyReader) throws(PolicyError) {
         var parser = SeccompParser(read: read)
         try parser.parse(PolicyFile(name, read: read), isIncluded: false)
@@ -73,7 +73,7 @@ public struct SeccompPolicy: Sendable, Equatable {
         rules = parser.rules
     }
 
-    /// The rules that count on `architecture`.
+    /// The rules for `architecture`.
     public func rules(for architecture: Architecture) -> [SeccompRule] {
         rules.filter { $0.architecture == nil || $0.architecture == architecture }
     }

@@ -1,5 +1,5 @@
-/// The names that a seccomp policy may use for numbers. Only values that are the same on x86_64 and aarch64 (so none of
-/// O_DIRECT, O_DIRECTORY, O_NOFOLLOW, MAP_32BIT); a unit test compares all of them with the C headers.
+/// Constants that a seccomp policy may use by name. All have the same value on x86_64 and aarch64, which excludes
+/// O_DIRECT, O_DIRECTORY, O_NOFOLLOW and MAP_32BIT. A unit test compares them with the C headers.
 enum SystemConstants {
     static let values: [String: UInt64] = [
         // mmap, mprotect, madvise
@@ -55,7 +55,7 @@ enum SystemConstants {
         "SIGABRT": 6, "SIGKILL": 9,
     ]
 
-    /// The errnos by which a policy may refuse a call.
+    /// The errnos that a policy may return.
     static let errnos: [String: UInt16] = [
         "EPERM": 1, "ENOENT": 2, "EIO": 5, "EBADF": 9, "EAGAIN": 11, "ENOMEM": 12, "EACCES": 13, "EBUSY": 16,
         "EEXIST": 17, "ENODEV": 19, "EINVAL": 22, "ENOTTY": 25, "ENOSYS": 38, "EOPNOTSUPP": 95,

@@ -1,5 +1,5 @@
 extension LineCursor {
-    /// What follows `@include`: a file name without a folder, so that a policy cannot reach out of its own.
+    /// The name after `@include`: a file name without folder, so that a policy can only include files beside it.
     mutating func includeName() throws(PolicyError) -> (text: String, location: PolicyLocation) {
         let wanted = "a file name of this folder (letters, digits, '.', '-', '_'; no leading '.') after @include"
         skipBlanks()
@@ -13,7 +13,7 @@ extension LineCursor {
     }
 }
 
-/// Includes go one level deep, so that two files at most must be read to know what a policy says.
+/// Includes are one level deep, so that reading two files is enough to know a policy.
 func nestedInclude(_ location: PolicyLocation) -> PolicyError {
     PolicyError(location, "an included file includes another; expected rules only (includes go one level deep)")
 }

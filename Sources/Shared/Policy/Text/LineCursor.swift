@@ -1,11 +1,11 @@
-/// Reads the code of one line from left to right; every error it makes names the column.
+/// Reads the code of one line from left to right. Its errors name the column.
 struct LineCursor {
     private let line: SourceLine
     private(set) var index = 0
 
     init(_ line: SourceLine) { self.line = line }
 
-    /// Where the next character stands.
+    /// The position of the next character.
     var location: PolicyLocation { location(at: index) }
 
     func location(at index: Int) -> PolicyLocation {
@@ -16,7 +16,7 @@ struct LineCursor {
 
     var isAtBlank: Bool { next.map(isBlank) ?? false }
 
-    /// The code between an earlier state of this cursor and this one, without blanks at the end.
+    /// The code from an earlier cursor to this one, without trailing blanks.
     func text(from start: LineCursor) -> String {
         var bytes = line.code[start.index..<index]
         while let last = bytes.last, isBlank(last) { bytes.removeLast() }
@@ -39,7 +39,7 @@ struct LineCursor {
         }
     }
 
-    /// Skips blanks, then takes `keyword` if it is next and is not merely the beginning of a longer word.
+    /// Skips blanks, then takes `keyword` if it is the whole next word.
     mutating func takeKeyword(_ keyword: StaticString) -> Bool {
         skipBlanks()
         let before = self
@@ -48,7 +48,7 @@ struct LineCursor {
         return false
     }
 
-    /// Skips blanks, then takes the longest run of characters that `belongs` to a word; nil when there is none.
+    /// Skips blanks, then takes the longest run of characters for which `belongs` is true; nil when it is empty.
     mutating func word(_ belongs: (UInt8) -> Bool) -> (text: String, location: PolicyLocation)? {
         skipBlanks()
         let start = index
@@ -57,7 +57,7 @@ struct LineCursor {
         return (String(decoding: line.code[start..<index], as: UTF8.self), location(at: start))
     }
 
-    /// A run of anything but blanks.
+    /// A run of non-blank characters.
     mutating func blankSeparated() -> (text: String, location: PolicyLocation)? { word { !isBlank($0) } }
 
     /// A run of letters, digits and `_`.

@@ -1,6 +1,6 @@
-/// A place in a policy file; what a log line or an editor needs to find it.
+/// A position in a policy file, in the format that editors understand.
 public struct PolicyLocation: Sendable, Hashable, CustomStringConvertible {
-    /// The name under which the file was read.
+    /// The name by which the file was opened.
     public let file: String
     /// Counted from 1.
     public let line: Int
@@ -16,10 +16,10 @@ public struct PolicyLocation: Sendable, Hashable, CustomStringConvertible {
     public var description: String { "\(file):\(line):\(column)" }
 }
 
-/// Why a policy file was refused, or (as a warning) why a part of it will never take effect.
+/// Why a policy file is invalid, or as a warning, why a part of it never takes effect.
 public struct PolicyError: Error, Sendable, Equatable, CustomStringConvertible {
     public let location: PolicyLocation
-    /// What was found and what was expected instead. Contains no control characters.
+    /// What was found and what was expected. It contains no control characters.
     public let message: String
 
     public init(_ location: PolicyLocation, _ message: String) {

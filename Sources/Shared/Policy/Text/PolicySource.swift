@@ -1,26 +1,26 @@
-/// One line of a policy file, split at the `#`.
+/// One line of a policy file, split at `#`.
 struct SourceLine {
     let file: String
     /// Counted from 1.
     let number: Int
-    /// What stands before the `#`: printable ASCII, blanks and tabs.
+    /// The text before `#`: printable ASCII, spaces and tabs.
     let code: [UInt8]
-    /// The text after the `#` without surrounding blanks; nil when the line has none.
+    /// The text after `#` without surrounding blanks; nil when the line has no `#`.
     let comment: String?
 
-    /// Nothing but blanks before the `#` or the end.
+    /// Only blanks before `#` or the end of the line.
     var hasNoCode: Bool { code.allSatisfy(isBlank) }
 }
 
-/// What all policy files have in common: bounds, characters and lines.
+/// The limits and the character set of all policy files, and how they split into lines.
 enum PolicySource {
-    /// The longest file that is read.
+    /// The maximum size of a file.
     static let maximumBytes = 64 * 1024
-    /// The most rules that one policy, its include counted, may hold.
+    /// The maximum number of rules in a policy, including its included file.
     static let maximumRules = 400
 
-    /// Splits a file into lines and refuses what no policy may contain: control characters (an editor would hide
-    /// them), text outside ASCII except in comments, comments that aren't UTF-8.
+    /// Splits a file into lines. It refuses control characters, which an editor would hide, text outside ASCII except
+    /// in comments, and comments that are not UTF-8.
     static func lines(of bytes: [UInt8], file: String) throws(PolicyError) -> [SourceLine] {
         guard bytes.count <= maximumBytes else {
             throw PolicyError(
@@ -64,15 +64,15 @@ enum PolicySource {
     }
 }
 
-/// How a policy reads the file that an `@include` line names: the caller knows folders and access rights.
+/// Returns the content of a policy or included file; the caller knows the folder and checks its access rights.
 public typealias PolicyReader = (_ name: String) throws -> [UInt8]
 
-/// A policy file that was read and split.
+/// A policy file, read and split into lines.
 struct PolicyFile {
     let name: String
     let lines: [SourceLine]
 
-    /// Reads `name` through `read`; `from` is the `@include` line, when there is one.
+    /// Reads `name` with `read`. `from` is the position of the `@include`, if any.
     init(_ name: String, from: PolicyLocation? = nil, read: PolicyReader) throws(PolicyError) {
         let bytes: [UInt8]
         do {
@@ -92,7 +92,7 @@ func isBlank(_ byte: UInt8) -> Bool { byte == UInt8(ascii: " ") || byte == UInt8
 /// `0x` and lower-case digits.
 func hexadecimal(_ value: UInt64) -> String { "0x" + String(value, radix: 16) }
 
-/// Quotes from a file go into logs: nothing but printable ASCII, and not endlessly.
+/// Makes quoted text safe for logs: printable ASCII of limited length.
 func printable(_ text: String, limit: Int = 120) -> String {
     var result = ""
     for scalar in text.unicodeScalars.prefix(limit) {
