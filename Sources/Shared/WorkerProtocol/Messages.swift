@@ -1,18 +1,18 @@
 import Targets
 
-/// The private protocol between broker and worker: typed messages of fixed layout over a SOCK_SEQPACKET pair. What a
-/// worker sends is hostile input to the broker: a message of another length, kind or time than expected ends the worker.
+// The private protocol between broker and worker: messages of fixed layout over a SOCK_SEQPACKET pair. A worker's
+// messages are hostile input to the broker: a message with an unexpected length, kind or time ends the worker.
 
-/// What the broker tells a new worker, once, with the files of WorkerDescriptor.launchFiles.
+/// The first message to a new worker, sent once, with the files of WorkerDescriptor.launchFiles.
 public struct LaunchMessage: Equatable, Sendable {
-    /// How it is written; the number is the message's kind.
+    /// The message's layout; the number is the message's kind.
     ///
-    /// A device keeps the layout of its first broker: its worker's program is of that version, and may be started again for
-    /// it (see `UpgradeOperation` in the broker). Every worker reads both.
+    /// A device keeps the layout of its first broker, since its worker's program has that version and may be started
+    /// again (see `UpgradeOperation` in the broker). Every worker reads both.
     public enum Layout: UInt32, CaseIterable, Sendable {
-        /// Version 1, of ubd before there were manifests: the options of null and loop, in fixed places.
+        /// Version 1, before manifests: the options of null and loop at fixed positions.
         case fixed = 0x5542_4401
-        /// Version 2: any target's options, each with its number.
+        /// Version 2: the options of any target, by number.
         case options = 0x5542_4403
     }
 
@@ -20,19 +20,19 @@ public struct LaunchMessage: Equatable, Sendable {
         public let rawValue: UInt32
         public init(rawValue: UInt32) { self.rawValue = rawValue }
         public static let readOnly = Flags(rawValue: 1 << 0)
-        /// Use the page cache even when the file takes direct I/O; in `Layout.fixed` only, where no option says so.
+        /// Use the page cache even if the file supports direct I/O. Only in `Layout.fixed`; otherwise an option.
         static let buffered = Flags(rawValue: 1 << 1)
-        /// The access policy lets files back a device whose file system is not known to be local: FUSE, overlay, others.
+        /// The access policy allows files on file systems that are not known to be local: FUSE, overlay, others.
         public static let allowOther = Flags(rawValue: 1 << 2)
-        /// The access policy lets files of network file systems back a device.
+        /// The access policy allows files on network file systems.
         public static let allowNetwork = Flags(rawValue: 1 << 3)
-        /// The driver is older than Linux 6.4: plain command numbers instead of ioctl-encoded ones.
+        /// The driver is older than Linux 6.4: use plain command numbers, not ioctl-encoded ones.
         public static let legacyOpcodes = Flags(rawValue: 1 << 4)
-        /// The device was added with zero copy: the driver puts requests' pages into the ring's buffer table.
+        /// The device was added with zero copy: the driver registers requests' pages in the ring's buffer table.
         public static let zeroCopy = Flags(rawValue: 1 << 5)
-        /// The device was added with BATCH_IO: requests come and go many at a time.
+        /// The device was added with BATCH_IO: one command fetches or commits many requests.
         public static let batch = Flags(rawValue: 1 << 6)
-        /// The processors' own clocks are good enough for the kernel's: requests may be timed by them.
+        /// The kernel trusts the processors' counters (TSC), so the worker may measure times with them.
         public static let steadyTicks = Flags(rawValue: 1 << 7)
     }
 
@@ -46,10 +46,10 @@ public struct LaunchMessage: Equatable, Sendable {
     public var flags: Flags
     public var options: DeviceOptions
 
-    /// The longest message in bytes. A test holds the manifests to it.
+    /// The maximum size of a message in bytes. A test checks the manifests against it.
     public static let longest = 4096
 
-    /// `options`: nil for those that hold when nothing is asked for.
+    /// `options`: nil for the target's defaults.
     public init(
         target: TargetManifest, queues: UInt16, depth: UInt16, maxIOBytes: UInt32, flags: Flags = [],
         options: DeviceOptions? = nil, layout: Layout = .options
@@ -63,7 +63,7 @@ public struct LaunchMessage: Equatable, Sendable {
         self.options = options ?? DeviceOptions(initialOf: target)
     }
 
-    /// How many descriptors the device's inputs are.
+    /// The number of input descriptors of the device.
     public var descriptors: ClosedRange<Int> { target.descriptors(options, queues: Int(queues)) }
 
     public func encoded() -> [UInt8] {
@@ -86,7 +86,7 @@ public struct LaunchMessage: Equatable, Sendable {
         return writer.bytes
     }
 
-    /// nil: not a message of this protocol, or one with a value that its target's manifest does not allow.
+    /// nil: not a message of this protocol, or it has a value that the target's manifest does not allow.
     public init?(decoding bytes: [UInt8]) {
         var reader = ByteReader(bytes)
         guard bytes.count <= LaunchMessage.longest, let layout = Layout(rawValue: reader.get()),
@@ -110,15 +110,15 @@ public struct LaunchMessage: Equatable, Sendable {
     }
 }
 
-/// "Serve": the kernel has taken the parameters; make rings, seal, fetch.
+/// The request to serve, sent after SET_PARAMS: the worker makes its rings, seals them and fetches.
 public struct ServeMessage: Equatable, Sendable {
     static let kind: UInt32 = 0x5542_4402
-    /// Per queue the set of processors, one bit each in words of 64, that the kernel gives it requests from
-    /// (GET_QUEUE_AFFINITY): the queue's thread runs there. All sets have as many words. A single set is for all queues.
-    /// Empty: anywhere.
+    /// A set of processors for each queue, one bit each in words of 64: the kernel sends requests to the queue from
+    /// them (GET_QUEUE_AFFINITY), and the queue's thread runs there. All sets have the same number of words. A single
+    /// set is for all queues; none means no affinity.
     public var affinity: [[UInt64]]
 
-    /// The longest message in bytes; a host with more queues and processors than fit does without affinity.
+    /// The maximum size of a message in bytes. A host with too many queues and processors for it goes without affinity.
     public static let longest = 32768
 
     public init(affinity: [[UInt64]] = []) {
@@ -127,7 +127,7 @@ public struct ServeMessage: Equatable, Sendable {
         self.affinity = fits && words > 0 && affinity.allSatisfy { $0.count == words } ? affinity : []
     }
 
-    /// Where a queue's thread runs; empty: anywhere.
+    /// The processors for a queue's thread; empty: all.
     public func processors(ofQueue queue: Int) -> [UInt64] {
         affinity.count == 1 ? affinity[0] : queue < affinity.count ? affinity[queue] : []
     }
@@ -152,16 +152,16 @@ public struct ServeMessage: Equatable, Sendable {
     }
 }
 
-/// The longest message that a worker sends, in bytes.
+/// The maximum size of a worker's message, in bytes.
 public let longestWorkerMessage = 256
 
-/// What a worker says.
+/// A worker's message.
 public enum WorkerMessage: Equatable, Sendable {
-    /// The target is open: this is the disk that it makes.
+    /// The target is open and provides this disk.
     case geometry(Geometry)
-    /// Both walls stand on every thread, and every request of every queue is fetched.
+    /// Both walls are up on every thread, and every queue has fetched all its tags.
     case sealed(SealReport)
-    /// It could not be done; the worker exits after this.
+    /// The worker cannot serve, and exits after this message.
     case failed(WorkerFailure)
 
     enum Kind {
@@ -205,17 +205,17 @@ public enum WorkerMessage: Equatable, Sendable {
     }
 }
 
-/// The walls that a worker says it has built beyond those that the broker can see in /proc.
+/// What a worker reports beyond what the broker can check in /proc.
 public struct SealReport: OptionSet, Sendable {
     public let rawValue: UInt32
     public init(rawValue: UInt32) { self.rawValue = rawValue }
-    /// A forbidden operation and a forbidden registration were tried on every ring and refused.
+    /// Every ring has refused a forbidden operation and a forbidden registration.
     public static let rings = SealReport(rawValue: 1 << 0)
     /// No thread can make a useful ring any more (Linux 7.0).
     public static let futureRings = SealReport(rawValue: 1 << 1)
     public static let landlock = SealReport(rawValue: 1 << 2)
-    /// No wall: nothing of it is swapped out.
+    /// Not a wall: its memory is locked.
     public static let lockedMemory = SealReport(rawValue: 1 << 3)
-    /// No wall either: it has one thread more than queues and the main one, for discards and write-zeroes.
+    /// Not a wall: it has one thread more than the main thread and the queues', for discards and write-zeroes.
     public static let rangeThread = SealReport(rawValue: 1 << 4)
 }
