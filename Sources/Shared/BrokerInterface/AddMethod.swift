@@ -1,44 +1,44 @@
 import Varlink
 
-/// One option of a target as it goes over the wire: both are text.
+/// One option of a target on the wire: name and value are text.
 public struct OptionValue: Equatable, Sendable {
     public var name: String
     public var value: String
 
-    /// An option of that name and value.
+    /// An option with this name and value.
     public init(_ name: String, _ value: String) {
         self.name = name
         self.value = value
     }
 }
 
-/// What Add is called with: names and types are right, values are not checked yet (`AddPlan` does).
+/// The parameters of Add. Names and types are checked, values are not; `AddPlan` checks them.
 public struct AddRequest: Equatable, Sendable {
-    /// Name of a target in `TargetList`.
+    /// The name of a target in `TargetList`.
     public var target: String
-    /// The wanted N of /dev/ublkbN; nil lets the broker choose.
+    /// The requested N of /dev/ublkbN; nil: the broker chooses.
     public var id: Int64?
     /// Hardware queues; nil: 1.
     public var queues: Int64?
-    /// Requests at once in each queue; nil: 128.
+    /// Tags per queue; nil: 128.
     public var depth: Int64?
-    /// Most bytes of one request; nil: 512 KiB.
+    /// Maximum bytes of one request; nil: 512 KiB.
     public var maxIOBytes: Int64?
     public var readOnly: Bool?
-    /// Name of a `DataMode`, or `DataMode.automatic`; nil is that.
+    /// The name of a `DataMode`, or `DataMode.automatic`; nil: automatic.
     public var mode: String?
-    /// Name of a `RecoveryMode`; nil: reissue.
+    /// The name of a `RecoveryMode`; nil: reissue.
     public var recovery: String?
     /// Seconds without progress after which the worker counts as hung; nil: the broker's default.
     public var ioTimeout: Int64?
-    /// A `CPUList`: where the threads of the queues are to run.
+    /// A `CPUList` on which the queues' threads shall run.
     public var cpus: String?
-    /// A label for people: what the client calls its file.
+    /// The client's name for its file, a label for people.
     public var fileName: String?
     /// The target's own options.
     public var options: [OptionValue]
 
-    /// A request for a device of that target.
+    /// A request for a device of this target.
     public init(
         target: String, id: Int64? = nil, queues: Int64? = nil, depth: Int64? = nil, maxIOBytes: Int64? = nil,
         readOnly: Bool? = nil, mode: String? = nil, recovery: String? = nil, ioTimeout: Int64? = nil,
@@ -59,9 +59,9 @@ public struct AddRequest: Equatable, Sendable {
         self.options = options
     }
 
-    /// Reads the parameters of a call.
+    /// Decodes the parameters of a call.
     ///
-    /// - Throws: `InterfaceError.invalidParameter` that names the parameter.
+    /// - Throws: `InterfaceError.invalidParameter` with the parameter's name.
     public init(parameters: JSON) throws(InterfaceError) {
         var fields = try FieldReader(parameters)
         target = try fields.string("target")
@@ -88,7 +88,7 @@ public struct AddRequest: Equatable, Sendable {
         try fields.finish()
     }
 
-    /// The parameters on the wire.
+    /// The encoded parameters.
     public var json: JSON {
         let map = JSON.object(options.map { JSON.Member($0.name, .string($0.value)) })
         return .record([
@@ -103,22 +103,22 @@ public struct AddRequest: Equatable, Sendable {
     }
 }
 
-/// Something that the user should know though the call succeeded.
+/// Information for the user about a call that succeeded.
 public struct Notice: Equatable, Sendable {
     /// For programs: "read-only", "queues", "link", …
     public var code: String
     /// For people, one sentence without a full stop.
     public var message: String
 
-    /// A notice of that code and message.
+    /// A notice with this code and message.
     public init(code: String, message: String) {
         self.code = code
         self.message = message
     }
 
-    /// Reads a notice.
+    /// Decodes a notice.
     ///
-    /// - Throws: `InterfaceError.invalidParameter` that names the member, below `path`.
+    /// - Throws: `InterfaceError.invalidParameter` with the member's name, below `path`.
     public init(
         json: JSON, path: String = "", unknown: UnknownFields = .refuse
     ) throws(InterfaceError) {
@@ -128,21 +128,21 @@ public struct Notice: Equatable, Sendable {
         try fields.finish()
     }
 
-    /// The notice on the wire.
+    /// The encoded notice.
     public var json: JSON { .record([("code", .string(code)), ("message", .string(message))]) }
 }
 
 /// A reply to Add.
 public enum AddReply: Equatable, Sendable {
-    /// The first reply for a target that needs files: send at most `count` of them, in one message, into the socket
-    /// that came with this reply as file `parking`.
+    /// The first reply for a target with inputs. The client sends at most `count` files, in one message, on the socket
+    /// that comes with this reply as file `parking`.
     case files(count: Int, parking: Int)
     /// The last reply.
     case added(Device, notices: [Notice])
 
-    /// Reads the parameters of a reply.
+    /// Decodes the parameters of a reply.
     ///
-    /// - Throws: `InterfaceError.invalidParameter` that names the parameter.
+    /// - Throws: `InterfaceError.invalidParameter` with the parameter's name.
     public init(parameters: JSON, unknown: UnknownFields = .refuse) throws(InterfaceError) {
         var fields = try FieldReader(parameters, unknown: unknown)
         let count: Int? = try fields.optionalInteger("files")
@@ -163,7 +163,7 @@ public enum AddReply: Equatable, Sendable {
         }
     }
 
-    /// The parameters on the wire.
+    /// The encoded parameters.
     public var json: JSON {
         switch self {
         case .files(let count, let parking):
@@ -173,7 +173,7 @@ public enum AddReply: Equatable, Sendable {
         }
     }
 
-    /// The whole reply: the one that asks for files announces a further one.
+    /// The whole reply. The reply that asks for files announces another one.
     public var reply: Reply {
         switch self {
         case .files: Reply(parameters: json, continues: true)

@@ -1,27 +1,27 @@
 import Targets
 import Varlink
 
-/// An `AddRequest` whose every value has been checked against what the kernel and the targets can do at all. What the
-/// caller may have (policy, quota) is another matter.
+/// An `AddRequest` with all values within the limits of the kernel and the target. Access policy and quota are checked
+/// elsewhere.
 public struct AddPlan: Sendable {
     public let target: TargetManifest
-    /// The wanted N of /dev/ublkbN.
+    /// The requested N of /dev/ublkbN.
     public let id: UInt32?
     /// Hardware queues.
     public let queues: UInt16
-    /// Requests at once in each queue.
+    /// Tags per queue.
     public let depth: UInt16
-    /// Most bytes of one request.
+    /// Maximum bytes of one request.
     public let maxIOBytes: UInt32
     public let readOnly: Bool
-    /// nil: the best that is allowed.
+    /// nil: the best mode that is allowed.
     public let mode: DataMode?
     public let recovery: RecoveryMode
     /// Seconds; nil: the broker's default.
     public let ioTimeout: Int64?
-    /// nil: where the kernel gives each queue its requests from.
+    /// nil: the processors from which the kernel sends each queue its requests.
     public let cpus: CPUList?
-    /// A label, free of control characters, at most 1024 bytes.
+    /// A label without control characters, at most 1024 bytes.
     public let fileName: String?
     public let options: DeviceOptions
 
@@ -31,29 +31,29 @@ public struct AddPlan: Sendable {
     public static let queueCounts: ClosedRange<Int64> = 1...4096
     /// UBLK_MAX_QUEUE_DEPTH, include/uapi/linux/ublk_cmd.h.
     public static let depths: ClosedRange<Int64> = 1...4096
-    /// From one page to what the 25 bits of UBLK_IO_BUF_BITS can address.
+    /// From one page to the maximum of UBLK_IO_BUF_BITS (25 bits).
     public static let ioSizes: ClosedRange<Int64> = 4096...(1 << 25)
     /// Seconds without progress after which a worker that has work counts as hung.
     public static let ioTimeouts: ClosedRange<Int64> = 2...3600
-    /// Most bytes of a file's label.
+    /// The maximum length of a file's label in bytes.
     public static let longestFileName = 1024
 
     public static let defaultQueues: Int64 = 1
     public static let defaultDepth: Int64 = 128
     public static let defaultMaxIOBytes: Int64 = 512 << 10
 
-    /// Bytes of I/O buffers that the device needs: queues × depth × maxIOBytes; fits 64 bits by the ranges above.
+    /// Bytes of the device's I/O buffers: queues × depth × maxIOBytes. The ranges above keep it within 64 bits.
     public var bufferBytes: UInt64 { UInt64(queues) * UInt64(depth) * UInt64(maxIOBytes) }
 
-    /// The most that `bufferBytes` can be.
+    /// The maximum of `bufferBytes`.
     public static let mostBufferBytes = queueCounts.upperBound * depths.upperBound * ioSizes.upperBound
 
-    /// The most descriptors that the client may send, all of its inputs together.
+    /// The maximum number of descriptors that the client may send for all inputs.
     public var mostDescriptors: Int { target.descriptors(options, queues: Int(queues)).upperBound }
 
     /// Checks a request.
     ///
-    /// - Throws: `InterfaceError.invalidOption` with the parameter, its value, and what would be accepted.
+    /// - Throws: `InterfaceError.invalidOption` with the parameter, its value, and the accepted values.
     public init(_ request: AddRequest) throws(InterfaceError) {
         target = try TargetManifest.named(request.target)
         id = try request.id.map { (id) throws(InterfaceError) in

@@ -4,20 +4,20 @@ import Varlink
 public enum BrokerAPI {
     /// The interface that this module describes.
     public static let interface = "io.ubd.Broker"
-    /// The interface that every Varlink service has.
+    /// The interface that every Varlink service implements.
     public static let serviceInterface = "org.varlink.service"
-    /// Where the broker listens unless it was told otherwise.
+    /// The default path of the broker's socket.
     public static let socketPath = "/run/ubd/io.ubd.Broker"
-    /// Names the socket for clients when it is set.
+    /// The environment variable with which a client chooses another socket.
     public static let socketVariable = "UBD_SOCKET"
-    /// The holder in a Busy error when some program has the device open: which one, only its user's client can find out.
+    /// The holder in a Busy error when some program has the device open. Only the owner's client can find out which.
     public static let openSomewhere = "open somewhere"
-    /// The holder in a Busy error when nobody can tell whether the device is in use.
+    /// The holder in a Busy error when it is unknown whether the device is in use.
     public static let holderUnknown = "not known"
 
-    /// The text that GetInterfaceDescription returns for that interface.
+    /// The text that GetInterfaceDescription returns for this interface.
     ///
-    /// - Throws: `InterfaceError.interfaceNotFound` for any other interface.
+    /// - Throws: `InterfaceError.interfaceNotFound` for an unknown interface.
     public static func description(of interface: String) throws(InterfaceError) -> String {
         if interface.hasSameBytes(as: self.interface) { return description }
         if interface.hasSameBytes(as: serviceInterface) { return serviceDescription }
@@ -25,7 +25,7 @@ public enum BrokerAPI {
     }
 }
 
-/// A call that the broker understands, its parameters checked for names and types. The one way from a `Call` to work.
+/// A call to the broker with checked names and types of its parameters. Every `Call` passes through here.
 public enum BrokerCall: Equatable, Sendable {
     case add(AddRequest)
     case delete(DeleteRequest)
@@ -37,11 +37,11 @@ public enum BrokerCall: Equatable, Sendable {
     case serviceInfo
     case interfaceDescription(of: String)
 
-    /// Reads the call.
+    /// Decodes a call.
     ///
-    /// - Throws: an error of `org.varlink.service`, to be sent as the reply: InterfaceNotFound, MethodNotFound,
-    ///   InvalidParameter (names the parameter), ExpectedMore (Add or Recover without `more`), MethodNotImplemented (`upgrade`:
-    ///   no method of ours hands the connection over, and a success would confirm that it does).
+    /// - Throws: an error of `org.varlink.service` for the reply: InterfaceNotFound, MethodNotFound, InvalidParameter
+    ///   (with the parameter's name), ExpectedMore (Add or Recover without `more`), MethodNotImplemented (`upgrade`:
+    ///   none of our methods hands the connection over, and a success reply would confirm it).
     public init(_ call: Call) throws(InterfaceError) {
         switch (call.interface, call.methodName) {
         case (BrokerAPI.interface, "Add"):
@@ -74,7 +74,7 @@ public enum BrokerCall: Equatable, Sendable {
         if call.upgrade { throw .methodNotImplemented(method: call.method) }
     }
 
-    /// The call as a message for the broker.
+    /// The call as a message to the broker.
     public var call: Call {
         switch self {
         case .add(let request):

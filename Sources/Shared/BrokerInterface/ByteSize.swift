@@ -1,11 +1,11 @@
 /// Sizes in bytes as text.
 public enum ByteSize {
-    /// No size in this program is larger: the kernel counts bytes of a device in a signed 64-bit number.
+    /// The largest size: the kernel counts a device's bytes in a signed 64-bit number.
     public static let maximum = UInt64(Int64.max)
 
-    /// Reads plain decimal bytes, as they go over the wire: digits only.
+    /// Parses decimal bytes from the wire: only digits.
     ///
-    /// What exceeds `maximum` becomes `maximum`, which every range check then refuses with a message that fits.
+    /// A larger number becomes `maximum`, so that a range check refuses it with a fitting message.
     /// - Returns: nil for anything but digits, and for a leading zero.
     public static func decimal(_ text: String) -> UInt64? {
         let digits = text.utf8
@@ -16,10 +16,10 @@ public enum ByteSize {
         return min(UInt64(text) ?? maximum, maximum)
     }
 
-    /// Reads what a person typed: decimal digits and at most one of K, M, G, T (powers of 1024, either case; KiB and so
-    /// on are taken too). KB is not: to some it means 1000.
+    /// Parses a size that a person typed: decimal digits and at most one of K, M, G, T (powers of 1024, either case, or
+    /// KiB and so on). It refuses KB, which may mean 1000.
     ///
-    /// - Returns: nil when it is no size; never more than `maximum`.
+    /// - Returns: nil when the text is no size; at most `maximum`.
     public static func typed(_ text: String) -> UInt64? {
         var digits = Substring(text)
         var factor: UInt64 = 1
@@ -36,7 +36,7 @@ public enum ByteSize {
         return tooBig ? maximum : min(product, maximum)
     }
 
-    /// A size for people, with at most one decimal: "512 B", "1.5 KiB", "250 GiB".
+    /// A size for people with at most one decimal: "512 B", "1.5 KiB", "250 GiB".
     public static func text(_ bytes: UInt64) -> String {
         let units = ["B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"]
         var unit = 0
@@ -46,7 +46,7 @@ public enum ByteSize {
             scale <<= 10
         }
         let whole = bytes / scale
-        // Cut off, not rounded: a device must not look larger than it is.
+        // Truncated, not rounded: a device must not look larger than it is.
         let tenths = bytes % scale * 10 / scale
         return tenths == 0 ? "\(whole) \(units[unit])" : "\(whole).\(tenths) \(units[unit])"
     }

@@ -1,42 +1,42 @@
 import Targets
 import Varlink
 
-/// Where a device is in its life (docs/design.md §3, "States").
+/// The state of a device (docs/design.md §3, "States").
 public enum DeviceState: String, Sendable, CaseIterable {
     /// The broker is creating it; there is no block device yet.
     case adding
-    /// The worker is sealed, the kernel is starting the block device.
+    /// The worker is sealed; the kernel is starting the block device.
     case starting
     /// It serves.
     case live
-    /// The worker died; I/O waits for the next one.
+    /// The worker died; requests wait for its replacement.
     case recovering
     /// It is being taken down.
     case deleting
-    /// It serves, but this broker could not take it over from an earlier one: no recovery until it is deleted.
+    /// It serves, but this broker could not take its worker over: no automatic recovery when the worker dies.
     case unmanaged
-    /// Its worker can't be killed: waiting for a file that does not answer.
+    /// Its worker cannot be killed, or the kernel does not delete it.
     case stuck
-    /// Its worker died and there is no other: requests fail until it is deleted.
+    /// Its worker died and is not replaced: requests fail until the device is deleted.
     case failed
 }
 
-/// One device, as List and Add tell of it.
+/// A device in the replies of List and Add.
 public struct Device: Equatable, Sendable {
     /// N of /dev/ublkbN.
     public var id: UInt32
-    /// Tells this device from a later one with the same id.
+    /// Distinguishes this device from a later one with the same id.
     public var generation: UInt64
-    /// Uid of the user who owns it.
+    /// The owner's uid.
     public var owner: UInt32
     /// Name of the target.
     public var target: String
     public var state: DeviceState
-    /// Why it is not live; nil when it is.
+    /// Why it is not live; nil when it is live.
     public var reason: String?
     /// The block device: "/dev/ublkb0".
     public var node: String
-    /// The name for people, "/dev/ubdb0"; nil when something else has that name.
+    /// The link for users, "/dev/ubdb0"; nil when another file has that name.
     public var link: String?
     /// Bytes.
     public var sizeBytes: UInt64
@@ -47,49 +47,49 @@ public struct Device: Equatable, Sendable {
     public var readOnly: Bool
     /// Hardware queues.
     public var queues: UInt16
-    /// Requests at once in each queue.
+    /// Tags per queue.
     public var depth: UInt16
-    /// Most bytes of one request.
+    /// Maximum bytes of one request.
     public var maxIOBytes: UInt32
     /// How data and requests move.
     public var mode: DataMode
-    /// The backing file goes through the page cache.
+    /// The backing file is used through the page cache.
     public var buffered: Bool
     /// What happens when its worker dies.
     public var recovery: RecoveryMode
-    /// Seconds without progress after which its worker counts as hung; nil: the broker's default (older records).
+    /// Seconds without progress after which the worker counts as hung; nil: the broker's default (older records).
     public var ioTimeout: Int64?
-    /// Root's own programs may look at its content (udev's probes, LVM, udisks), as they do at other disks.
+    /// Root's programs (udev's probes, LVM, udisks) may read its content, as that of other disks.
     public var trustedContent: Bool?
-    /// How many workers of this device have died.
+    /// The number of its workers that have died.
     public var deaths: Int
-    /// How the last of them died; nil when none has.
+    /// How its last worker died; nil when none has.
     public var lastDeath: String?
-    /// Since when it is in its state, in seconds since 1970.
+    /// The beginning of its state, in seconds since 1970.
     public var since: Int64
-    /// The name that the client gave to its file: a label that nobody opens.
+    /// The client's name for its file: a label that nobody opens.
     public var file: String?
-    /// Bytes into its file where the device begins; nil: at the beginning.
+    /// The device's offset in its file in bytes; nil: 0.
     public var offset: Int64?
-    /// Pid of the worker as the broker sees it.
+    /// The worker's pid in the broker's pid namespace.
     public var workerPid: Int32?
     public var workerUid: UInt32?
-    /// The version that its worker says it is; nil when there is none.
+    /// The version that the worker reports; nil when it reports none.
     public var workerVersion: String?
-    /// Its worker is of another program than new ones are, so that an upgrade would replace it; nil when that is not known.
+    /// An upgrade would replace the worker, since its program is not that of new workers; nil when unknown.
     public var workerOutdated: Bool?
-    /// Where the threads of its queues run; nil: where the kernel gives each queue its requests from.
+    /// The processors on which the queues' threads run; nil: those from which the kernel sends each queue its requests.
     public var cpus: CPUList?
-    /// The processors that the access policy gave its worker, which nothing of it leaves; nil: all.
+    /// The processors to which the access policy confines the worker; nil: all.
     public var allowedCPUs: CPUList?
-    /// The control group of its worker, as in /proc/PID/cgroup; nil: it has none of its own.
+    /// The worker's control group as in /proc/PID/cgroup; nil: it has none of its own.
     public var controlGroup: String?
-    /// What that group and its owner's keep.
+    /// The limits of that group and of its owner's group.
     public var groupLimits: GroupLimits?
-    /// When it was added, in seconds since 1970.
+    /// The time of Add, in seconds since 1970.
     public var created: Int64
 
-    /// A device of these properties.
+    /// A device with these properties.
     public init(
         id: UInt32, generation: UInt64, owner: UInt32, target: String, state: DeviceState, reason: String? = nil,
         node: String, link: String?, sizeBytes: UInt64, blockSize: UInt32, physicalBlockSize: UInt32, readOnly: Bool,
@@ -136,9 +136,9 @@ public struct Device: Equatable, Sendable {
         self.created = created
     }
 
-    /// Reads a device.
+    /// Decodes a device.
     ///
-    /// - Throws: `InterfaceError.invalidParameter` that names the member, below `path`.
+    /// - Throws: `InterfaceError.invalidParameter` with the member's name, below `path`.
     public init(
         json: JSON, path: String = "", unknown: UnknownFields = .refuse
     ) throws(InterfaceError) {
@@ -198,7 +198,7 @@ public struct Device: Equatable, Sendable {
         return cpus
     }
 
-    /// The device on the wire.
+    /// The encoded device.
     public var json: JSON {
         .record([
             ("id", .integer(clamping: id)), ("generation", .integer(clamping: generation)),

@@ -1,16 +1,16 @@
 import Varlink
 
-/// What to do with members that a structure does not declare.
+/// The treatment of members that a structure does not declare.
 public enum UnknownFields: Sendable {
-    /// A service refuses them, so that no one believes that an option was heard which was not.
+    /// A service refuses them, so that a client does not believe that the service understood an option.
     case refuse
-    /// A client ignores them, so that a newer service can say more (UAPI.20, Unknown Fields).
+    /// A client ignores them, so that a newer service can return more (UAPI.20, Unknown Fields).
     case ignore
 }
 
-/// Takes the declared members out of an object, one by one; `finish()` refuses what is left.
+/// Takes the declared members out of an object one by one; `finish()` refuses the others.
 ///
-/// Every error is `org.varlink.service.InvalidParameter` with the path of the member, as in "options.size".
+/// Every error is `org.varlink.service.InvalidParameter` with the path of the member, for example "options.size".
 struct FieldReader {
     private var members: [JSON.Member]
     private let path: String
@@ -25,10 +25,10 @@ struct FieldReader {
         self.unknown = unknown
     }
 
-    /// The full name of a member, for an error or for a structure inside this one.
+    /// The path of a member, for an error or a nested structure.
     func fullName(_ name: String) -> String { path.isEmpty ? name : path + "." + name }
 
-    /// Null and absence are the same for a nullable field.
+    /// Takes a nullable field: nil when it is absent or null.
     mutating func value(_ name: String) -> JSON? {
         guard let index = members.firstIndex(where: { $0.name.hasSameBytes(as: name) }) else { return nil }
         let value = members.remove(at: index).value
@@ -58,7 +58,7 @@ struct FieldReader {
         }
     }
 
-    /// An integer that fits the wanted type exactly.
+    /// An integer within the range of `Value`.
     mutating func optionalInteger<Value: FixedWidthInteger>(
         _ name: String, as type: Value.Type = Value.self
     ) throws(InterfaceError) -> Value? {
@@ -135,6 +135,6 @@ struct FieldReader {
 }
 
 extension JSON {
-    /// An integer for the wire; what JSON cannot carry (beyond Int64) becomes the nearest number that it can.
+    /// An integer for the wire. A number outside Int64 becomes the nearest Int64.
     static func integer(clamping number: some BinaryInteger) -> JSON { .integer(Int64(clamping: number)) }
 }

@@ -1,6 +1,6 @@
 import Varlink
 
-/// What the control groups of a device and of its owner are told; nil: no limit.
+/// The limits of the control groups of a device and its owner; nil: no limit.
 public struct GroupLimits: Equatable, Sendable {
     /// Bytes of one device.
     public var deviceMemory: Int64?
@@ -8,20 +8,20 @@ public struct GroupLimits: Equatable, Sendable {
     public var deviceTasks: Int64?
     /// Bytes of all devices of the user.
     public var userMemory: Int64?
-    /// Share of the processors beside other users, 1 to 10000; 100 is the usual one.
+    /// The processor weight relative to other users, 1 to 10000; 100 is the default.
     public var cpuWeight: Int64?
-    /// Percent of one processor, all devices of the user together.
+    /// Percent of one processor, for all devices of the user together.
     public var cpuQuota: Int64?
-    /// Bytes a second of each disk, all devices of the user together: as many read as written.
+    /// Bytes per second on each disk for all devices of the user together, for reads and for writes separately.
     public var ioBandwidth: Int64?
-    /// The same for operations.
+    /// The same for operations per second.
     public var ioOperations: Int64?
 
     public init() {}
 
-    /// Reads limits.
+    /// Decodes limits.
     ///
-    /// - Throws: `InterfaceError.invalidParameter` that names the member, below `path`.
+    /// - Throws: `InterfaceError.invalidParameter` with the member's name, below `path`.
     public init(
         json: JSON, path: String = "", unknown: UnknownFields = .refuse
     ) throws(InterfaceError) {
@@ -36,7 +36,7 @@ public struct GroupLimits: Equatable, Sendable {
         try fields.finish()
     }
 
-    /// The limits on the wire.
+    /// The encoded limits.
     public var json: JSON {
         .record([
             ("deviceMemory", deviceMemory.map(JSON.integer)), ("deviceTasks", deviceTasks.map(JSON.integer)),

@@ -1,33 +1,34 @@
 import Varlink
 
-/// What the access policy lets a caller have.
+/// The caller's limits in the access policy.
 public struct Limits: Equatable, Sendable {
-    /// Devices at once.
+    /// Devices at a time.
     public var maxDevices: Int64
     /// Hardware queues of one device.
     public var maxQueues: Int64
-    /// Requests at once in each queue.
+    /// Tags per queue.
     public var maxDepth: Int64
-    /// Bytes of I/O buffers of all devices together: the sum of queues × depth × maxIOBytes.
+    /// Bytes of I/O buffers of all devices: the sum of queues × depth × maxIOBytes.
     public var maxMemoryBytes: Int64
-    /// Most bytes of one device; nil: no limit.
+    /// Maximum size of one device in bytes; nil: no limit.
     public var maxSizeBytes: Int64?
-    /// Names of the targets that may be used.
+    /// The names of the allowed targets.
     public var targets: [String]
     public var readOnlyOnly: Bool
     public var zeroCopy: Bool
-    /// The caller's adds, upgrades and recoveries: so many at once, and then so many a minute; nil: no limit.
+    /// Adds, upgrades and recoveries: this many at once, and this many a minute; nil: no limit.
     public var maxStarts: Int64?
-    /// Seconds without a new worker after one of the caller's broke its sandbox for the first time within a day; nil: none.
+    /// Seconds without starts after a worker of the caller broke its sandbox for the first time within a day; nil:
+    /// none.
     public var penalty: Int64?
-    /// Device numbers that may be asked for; nil: any that is not kept for others.
+    /// Device numbers that a request may name; nil: any that no line reserves.
     public var ids: String?
-    /// CPUs on which the caller's workers run; nil: all.
+    /// The processors on which the caller's workers run; nil: all.
     public var cpus: String?
-    /// What the control groups of the caller's devices keep; nil: nothing.
+    /// The limits of the control groups of the caller's devices; nil: none.
     public var groups: GroupLimits?
 
-    /// Limits of these numbers.
+    /// Limits with these values.
     public init(
         maxDevices: Int64, maxQueues: Int64, maxDepth: Int64, maxMemoryBytes: Int64, maxSizeBytes: Int64?,
         targets: [String], readOnlyOnly: Bool, zeroCopy: Bool, maxStarts: Int64? = nil, penalty: Int64? = nil,
@@ -48,9 +49,9 @@ public struct Limits: Equatable, Sendable {
         self.groups = groups
     }
 
-    /// Reads limits.
+    /// Decodes limits.
     ///
-    /// - Throws: `InterfaceError.invalidParameter` that names the member, below `path`.
+    /// - Throws: `InterfaceError.invalidParameter` with the member's name, below `path`.
     public init(
         json: JSON, path: String = "", unknown: UnknownFields = .refuse
     ) throws(InterfaceError) {
@@ -74,7 +75,7 @@ public struct Limits: Equatable, Sendable {
         try fields.finish()
     }
 
-    /// The limits on the wire.
+    /// The encoded limits.
     public var json: JSON {
         .record([
             ("maxDevices", .integer(maxDevices)), ("maxQueues", .integer(maxQueues)), ("maxDepth", .integer(maxDepth)),
@@ -87,44 +88,44 @@ public struct Limits: Equatable, Sendable {
     }
 }
 
-/// What Info replies: the broker, the host, and what the caller may do.
+/// The reply to Info: the broker, the host, and the caller's rights.
 public struct InfoReply: Equatable, Sendable {
     /// The broker's version.
     public var version: String
     /// The kernel's release, as `uname -r` prints it.
     public var kernel: String
-    /// What the driver said to GET_FEATURES; 0 when the driver is not there.
+    /// The driver's answer to GET_FEATURES; 0 without a driver.
     public var featureBits: UInt64
-    /// Names of the kernel's features, those known to us (`KernelFeature`).
+    /// The names of these features, as far as ubd knows them (`KernelFeature`).
     public var features: [String]
-    /// Names of those features that this broker does not use.
+    /// The names of the features that this broker does not use.
     public var ignoredFeatures: [String]
-    /// Names of the targets that this broker serves.
+    /// The names of the targets that this broker serves.
     public var targets: [String]
     /// Devices of all users.
     public var devices: Int64
     /// Devices of the caller.
     public var devicesOfCaller: Int64
-    /// Uids for workers that are free now: how many more devices the host can have.
+    /// Free uids for workers: the number of further devices that the host can have.
     public var workerUidsFree: Int64
     /// The group of the workers; `kernel.io_uring_group` must name it when `kernel.io_uring_disabled` is 1.
     public var workerGroup: String
-    /// The socket on which the broker listens.
+    /// The path of the broker's socket.
     public var socket: String
-    /// Where the control groups of devices are made, as in /proc/PID/cgroup; nil: there are none.
+    /// The parent of the devices' control groups, as in /proc/PID/cgroup; nil: there are none.
     public var controlGroup: String?
-    /// The controllers of these groups: of cpu, io, memory, pids.
+    /// The controllers of these groups, out of cpu, io, memory and pids.
     public var controllers: [String]
-    /// When the broker was started, in seconds since 1970.
+    /// The broker's start, in seconds since 1970.
     public var started: Int64
     /// The caller may add devices.
     public var permitted: Bool
-    /// The text of the access rule that decided about the caller; nil when none did.
+    /// The text of the access rule that decided for the caller; nil when none matched.
     public var rule: String?
-    /// The caller's limits; nil when not permitted.
+    /// The caller's limits; nil when it may add no device.
     public var limits: Limits?
 
-    /// Information of these parts.
+    /// A reply with these values.
     public init(
         version: String, kernel: String, featureBits: UInt64, features: [String], ignoredFeatures: [String],
         targets: [String], devices: Int64, devicesOfCaller: Int64, workerUidsFree: Int64, workerGroup: String,
@@ -150,9 +151,9 @@ public struct InfoReply: Equatable, Sendable {
         self.limits = limits
     }
 
-    /// Reads the parameters of a reply.
+    /// Decodes the parameters of a reply.
     ///
-    /// - Throws: `InterfaceError.invalidParameter` that names the parameter.
+    /// - Throws: `InterfaceError.invalidParameter` with the parameter's name.
     public init(parameters: JSON, unknown: UnknownFields = .refuse) throws(InterfaceError) {
         var fields = try FieldReader(parameters, unknown: unknown)
         version = try fields.string("version")
@@ -182,11 +183,11 @@ public struct InfoReply: Equatable, Sendable {
         try fields.finish()
     }
 
-    /// The parameters on the wire.
+    /// The encoded parameters.
     public var json: JSON {
         .record([
             ("version", .string(version)), ("kernel", .string(kernel)),
-            // Bit for bit: a feature in bit 63 must not be lost to clamping.
+            // As a bit pattern: clamping would lose a feature in bit 63.
             ("featureBits", .integer(Int64(bitPattern: featureBits))),
             ("features", .array(features.map(JSON.string))),
             ("ignoredFeatures", .array(ignoredFeatures.map(JSON.string))),

@@ -1,31 +1,31 @@
 import Varlink
 
-/// An error of `io.ubd.Broker` or of `org.varlink.service`, as it goes over the wire.
+/// An error of `io.ubd.Broker` or `org.varlink.service` on the wire.
 ///
-/// The broker's own errors say what was wrong, with which value (`message`), and what to do next (`remedy`).
+/// The broker's own errors say what is wrong, with which value (`message`), and what to do next (`remedy`).
 public enum InterfaceError: Error, Equatable, Sendable {
-    /// The access policy does not let the caller do this. `rule` is the rule that decided, if one did.
+    /// The access policy refuses. `rule` is the rule that decided, if any.
     case notPermitted(message: String, remedy: String, rule: String?)
-    /// A limit of the policy or of the host is reached; `limit` names it, `value` is its number. `again`: seconds after which
-    /// the same call may succeed, when that is a matter of time alone.
+    /// A limit of the policy or the host is reached; `limit` is its name, `value` its value. `again`: seconds until the
+    /// same call may succeed, when only time is needed.
     case quotaReached(message: String, remedy: String, limit: String, value: Int64, again: Int64? = nil)
-    /// A limit of the broker is reached that has nothing to do with the policy and passes by itself: the same call succeeds
-    /// later. `limit` names it ("connections", "user-connections", "descriptors"), `value` is its number. It can also come
-    /// before the call was read, as the reply to the first one of a connection that the broker does not keep.
+    /// A temporary limit of the broker itself is reached; the same call succeeds later. `limit` is its name
+    /// ("connections", "user-connections", "descriptors"), `value` its value. It may come before the broker reads the
+    /// call, as the reply to the first call of a connection that it closes.
     case limitReached(message: String, remedy: String, limit: String, value: Int64)
-    /// A parameter or option has a value that cannot be.
+    /// A parameter or option has an invalid value.
     case invalidOption(message: String, remedy: String, option: String, value: String)
-    /// The file at that index of the client's message cannot back a device.
+    /// The file at this index of the client's message cannot back a device.
     case badFile(message: String, remedy: String, index: Int64)
-    /// Something else has that device number.
+    /// Another device has this number.
     case idInUse(message: String, remedy: String, id: Int64)
-    /// There is no such device, or it is not the caller's.
+    /// The device does not exist or is not the caller's.
     case noSuchDevice(message: String, remedy: String, id: Int64)
     /// The device is in use by `holder`.
     case busy(message: String, remedy: String, id: Int64, holder: String)
     /// The host's kernel lacks `feature`.
     case kernelUnsupported(message: String, remedy: String, feature: String)
-    /// A step failed that should not have; `errno` is the kernel's number when there is one.
+    /// A step failed unexpectedly; `errno` is the kernel's, if any.
     case failed(message: String, remedy: String, step: String, errno: Int64?)
 
     case interfaceNotFound(interface: String)
@@ -38,7 +38,7 @@ public enum InterfaceError: Error, Equatable, Sendable {
 }
 
 extension InterfaceError {
-    /// The full name on the wire.
+    /// The error's full name on the wire.
     public var name: String {
         switch self {
         case .notPermitted: BrokerAPI.interface + ".NotPermitted"
@@ -61,7 +61,7 @@ extension InterfaceError {
         }
     }
 
-    /// What was wrong, for people.
+    /// What is wrong, for people.
     public var message: String {
         switch self {
         case .notPermitted(let message, _, _), .quotaReached(let message, _, _, _, _),
@@ -93,7 +93,7 @@ extension InterfaceError {
         }
     }
 
-    /// The parameters on the wire.
+    /// The encoded parameters.
     public var parameters: JSON {
         var members: [(String, JSON?)] = []
         switch self {
@@ -122,9 +122,9 @@ extension InterfaceError {
     /// The reply that ends a call with this error.
     public var reply: Reply { Reply(error: name, parameters: parameters) }
 
-    /// Reads an error from a reply; nil for the name of an error that neither interface declares.
+    /// Decodes an error reply; nil when neither interface declares an error of this name.
     ///
-    /// - Throws: `invalidParameter` when the parameters do not fit the error's declaration.
+    /// - Throws: `invalidParameter` when the parameters do not match the error's declaration.
     public init?(
         name: String, parameters: JSON, unknown: UnknownFields = .refuse
     ) throws(InterfaceError) {

@@ -1,14 +1,14 @@
-/// One feature flag of the kernel's ublk driver, as GET_FEATURES reports it.
+/// A feature flag of the kernel's ublk driver, as in the answer to GET_FEATURES.
 public struct KernelFeature: Sendable {
     /// The flag's name without "UBLK_F_", in lower case with dashes.
     public let name: String
-    /// Which bit of the flags (include/uapi/linux/ublk_cmd.h).
+    /// The bit of the flag (include/uapi/linux/ublk_cmd.h).
     public let bit: Int
-    /// The first release that has it.
+    /// The first kernel release with this feature.
     public let since: String
     /// One sentence without a full stop.
     public let meaning: String
-    /// Whether ubd makes use of it where it is there.
+    /// Whether ubd uses the feature where the kernel has it.
     public let used: Bool
 
     /// The flag's value.
@@ -22,7 +22,7 @@ public struct KernelFeature: Sendable {
         self.used = used
     }
 
-    /// Every flag that Linux 7.3 knows. Releases: docs/kernel-facts.md#feature-releases.
+    /// All flags of Linux 7.3. Releases: docs/kernel-facts.md#feature-releases.
     public static let all = [
         KernelFeature(
             0, "support-zero-copy", since: "6.15", used: true, "The server may register a request's pages as a buffer"),
@@ -58,17 +58,17 @@ public struct KernelFeature: Sendable {
         KernelFeature(20, "io-desc-size", since: "7.3", used: false, "The server chooses the size of a descriptor"),
     ]
 
-    /// The names of the features in those bits, in the order of the bits; unknown bits have none.
+    /// The names of the features in these bits, in the order of the bits, without unknown bits.
     public static func names(in bits: UInt64) -> [String] {
         all.filter { bits & $0.mask != 0 }.map(\.name)
     }
 
-    /// The names of those features in those bits that ubd does not use.
+    /// The names of the features in these bits that ubd does not use.
     public static func ignoredNames(in bits: UInt64) -> [String] {
         all.filter { bits & $0.mask != 0 && !$0.used }.map(\.name)
     }
 
-    /// The bits of which no name is known.
+    /// The bits without a known name.
     public static func unknownBits(in bits: UInt64) -> UInt64 {
         all.reduce(bits) { $0 & ~$1.mask }
     }

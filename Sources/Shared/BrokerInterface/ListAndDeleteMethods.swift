@@ -1,23 +1,23 @@
 import Varlink
 
-/// What Delete is called with.
+/// The parameters of Delete.
 public struct DeleteRequest: Equatable, Sendable {
     public var id: UInt32
-    /// When given, only the device of this generation is deleted, not a later one with the same id.
+    /// Delete only the device of this generation, not a later one with the same id.
     public var generation: UInt64?
-    /// Kill the worker first and skip all checks; I/O under way fails.
+    /// Kill the worker first and skip all checks; requests in flight fail.
     public var force: Bool?
 
-    /// A request to delete that device.
+    /// A request to delete this device.
     public init(id: UInt32, generation: UInt64? = nil, force: Bool? = nil) {
         self.id = id
         self.generation = generation
         self.force = force
     }
 
-    /// Reads the parameters of a call.
+    /// Decodes the parameters of a call.
     ///
-    /// - Throws: `InterfaceError.invalidParameter` that names the parameter.
+    /// - Throws: `InterfaceError.invalidParameter` with the parameter's name.
     public init(parameters: JSON) throws(InterfaceError) {
         var fields = try FieldReader(parameters)
         id = try fields.integer("id")
@@ -26,7 +26,7 @@ public struct DeleteRequest: Equatable, Sendable {
         try fields.finish()
     }
 
-    /// The parameters on the wire.
+    /// The encoded parameters.
     public var json: JSON {
         .record([
             ("id", .integer(clamping: id)), ("generation", generation.map { .integer(clamping: $0) }),
@@ -35,30 +35,30 @@ public struct DeleteRequest: Equatable, Sendable {
     }
 }
 
-/// What List is called with.
+/// The parameters of List.
 public struct ListRequest: Equatable, Sendable {
     /// Only this device; nil: all that the caller may see.
     public var id: UInt32?
 
-    /// A request for that device, or for all.
+    /// A request for this device, or for all.
     public init(id: UInt32? = nil) {
         self.id = id
     }
 
-    /// Reads the parameters of a call.
+    /// Decodes the parameters of a call.
     ///
-    /// - Throws: `InterfaceError.invalidParameter` that names the parameter.
+    /// - Throws: `InterfaceError.invalidParameter` with the parameter's name.
     public init(parameters: JSON) throws(InterfaceError) {
         var fields = try FieldReader(parameters)
         id = try fields.optionalInteger("id")
         try fields.finish()
     }
 
-    /// The parameters on the wire.
+    /// The encoded parameters.
     public var json: JSON { .record([("id", id.map { .integer(clamping: $0) })]) }
 }
 
-/// What List replies: the caller's own devices, or everyone's when root asks.
+/// The reply to List: the caller's devices, or all devices for root.
 public struct ListReply: Equatable, Sendable {
     public var devices: [Device]
 
@@ -67,9 +67,9 @@ public struct ListReply: Equatable, Sendable {
         self.devices = devices
     }
 
-    /// Reads the parameters of a reply.
+    /// Decodes the parameters of a reply.
     ///
-    /// - Throws: `InterfaceError.invalidParameter` that names the parameter.
+    /// - Throws: `InterfaceError.invalidParameter` with the parameter's name.
     public init(parameters: JSON, unknown: UnknownFields = .refuse) throws(InterfaceError) {
         var fields = try FieldReader(parameters, unknown: unknown)
         devices = try fields.array("devices") { (json, path) throws(InterfaceError) in
@@ -78,6 +78,6 @@ public struct ListReply: Equatable, Sendable {
         try fields.finish()
     }
 
-    /// The parameters on the wire.
+    /// The encoded parameters.
     public var json: JSON { .record([("devices", .array(devices.map(\.json)))]) }
 }

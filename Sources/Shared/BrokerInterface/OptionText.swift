@@ -1,9 +1,9 @@
 import Targets
 import Varlink
 
-// The options of targets as text: on the wire, in help, and in messages.
+// Options of targets as text: on the wire, in help, and in messages.
 extension TargetOption {
-    /// The values that are accepted, for people: "a power of two from 512 to 4096 bytes".
+    /// The accepted values, for people: "a power of two from 512 to 4096 bytes".
     public var range: String {
         switch kind {
         case .flag: return "true or false"
@@ -21,7 +21,7 @@ extension TargetOption {
         }
     }
 
-    /// What holds without it, for people.
+    /// The default, for people.
     public var defaultText: String {
         if let otherwise { return otherwise }
         switch (kind, initial) {
@@ -39,10 +39,10 @@ extension TargetOption {
         milliseconds.isMultiple(of: 1000) ? "\(milliseconds / 1000) s" : "\(milliseconds) ms"
     }
 
-    /// Reads a value as it goes over the wire: decimal numbers (bytes, milliseconds), "true" and "false", names.
+    /// Parses a value from the wire: decimal numbers (bytes, milliseconds), "true" and "false", names.
     ///
-    /// - Returns: nil for a flag that is not set.
-    /// - Throws: `InterfaceError.invalidOption` that says what the option takes.
+    /// - Returns: nil for a flag with value false.
+    /// - Throws: `InterfaceError.invalidOption` with the accepted values.
     func value(_ text: String) throws(InterfaceError) -> Value? {
         let value: Value?
         switch kind {
@@ -62,9 +62,9 @@ extension TargetOption {
 }
 
 extension TargetManifest {
-    /// The target of that name.
+    /// The target with this name.
     ///
-    /// - Throws: `InterfaceError.invalidOption` that lists the targets.
+    /// - Throws: `InterfaceError.invalidOption` with a list of the targets.
     public static func named(_ name: String) throws(InterfaceError) -> TargetManifest {
         if let target = TargetList.all.first(where: { $0.name.hasSameBytes(as: name) }) { return target }
         throw .invalidOption(
@@ -72,7 +72,7 @@ extension TargetManifest {
             remedy: "use one of: \(TargetList.names.joined(separator: ", "))", option: "target", value: name)
     }
 
-    /// The option of that name; nil when the target has none.
+    /// The option with this name; nil when the target has none.
     public func option(named name: String) -> TargetOption? {
         options.first { $0.name.hasSameBytes(as: name) }
     }
@@ -83,9 +83,9 @@ extension TargetList {
 }
 
 extension DeviceOptions {
-    /// Checks text options against what the target declares.
+    /// Parses and checks options against the target's manifest.
     ///
-    /// - Throws: `InterfaceError.invalidOption` with the option, its value, and what would be accepted.
+    /// - Throws: `InterfaceError.invalidOption` with the option, its value, and the accepted values.
     public init(target: TargetManifest, options: [OptionValue]) throws(InterfaceError) {
         self.init(initialOf: target)
         for given in options {
@@ -101,7 +101,7 @@ extension DeviceOptions {
         try checkTogether()
     }
 
-    /// Each value may be right and still not fit the others.
+    /// Checks the options against each other.
     private func checkTogether() throws(InterfaceError) {
         let block = UInt64(blockSize ?? 512)
         if let size, !size.isMultiple(of: block) {
@@ -125,7 +125,7 @@ extension DeviceOptions {
 }
 
 extension InterfaceError {
-    /// Text from the other side as a message may carry it: no control characters, not endless.
+    /// Makes the other side's text safe for messages: no control characters, limited length.
     static func shown(_ text: String) -> String {
         var result = String.UnicodeScalarView()
         for scalar in text.unicodeScalars.prefix(64) {

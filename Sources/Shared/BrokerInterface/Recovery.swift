@@ -1,12 +1,12 @@
-/// What happens to a device whose worker died (Documentation/block/ublk.rst, UBLK_F_USER_RECOVERY*).
+/// What happens when a device's worker dies (Documentation/block/ublk.rst, UBLK_F_USER_RECOVERY*).
 public enum RecoveryMode: String, Sendable, CaseIterable {
-    /// A new worker takes over; requests that were under way are given to it again. Nobody notices but the clock.
+    /// A new worker takes over and gets the requests in flight again. Users notice only a delay.
     case reissue
-    /// A new worker takes over; requests that were under way fail, later ones wait for it.
+    /// A new worker takes over. Requests in flight fail; later ones wait for it.
     case queue
-    /// A new worker takes over; every request until then fails at once (Linux 6.13).
+    /// A new worker takes over. Until then every request fails at once (Linux 6.13).
     case fail
-    /// No new worker: the device is gone with its worker.
+    /// No new worker: requests fail until the device is deleted.
     case none
 
     public static let `default` = RecoveryMode.reissue

@@ -1,15 +1,15 @@
 import Varlink
 
-/// What org.varlink.service.GetInfo replies.
+/// The reply to org.varlink.service.GetInfo.
 public struct ServiceInfoReply: Equatable, Sendable {
     public var vendor: String
     public var product: String
     public var version: String
     public var url: String
-    /// Names of all interfaces that the service has.
+    /// The names of all interfaces of the service.
     public var interfaces: [String]
 
-    /// The broker of that version.
+    /// The reply of a broker of this version.
     public init(version: String) {
         vendor = "ubd"
         product = "ubd-broker"
@@ -18,9 +18,9 @@ public struct ServiceInfoReply: Equatable, Sendable {
         interfaces = [BrokerAPI.serviceInterface, BrokerAPI.interface]
     }
 
-    /// Reads the parameters of a reply.
+    /// Decodes the parameters of a reply.
     ///
-    /// - Throws: `InterfaceError.invalidParameter` that names the parameter.
+    /// - Throws: `InterfaceError.invalidParameter` with the parameter's name.
     public init(parameters: JSON, unknown: UnknownFields = .refuse) throws(InterfaceError) {
         var fields = try FieldReader(parameters, unknown: unknown)
         vendor = try fields.string("vendor")
@@ -31,7 +31,7 @@ public struct ServiceInfoReply: Equatable, Sendable {
         try fields.finish()
     }
 
-    /// The parameters on the wire.
+    /// The encoded parameters.
     public var json: JSON {
         .record([
             ("vendor", .string(vendor)), ("product", .string(product)), ("version", .string(version)),
@@ -40,25 +40,25 @@ public struct ServiceInfoReply: Equatable, Sendable {
     }
 }
 
-/// What org.varlink.service.GetInterfaceDescription replies.
+/// The reply to org.varlink.service.GetInterfaceDescription.
 public struct InterfaceDescriptionReply: Equatable, Sendable {
     /// The interface in Varlink's definition language.
     public var description: String
 
-    /// A reply with that text.
+    /// A reply with this text.
     public init(description: String) {
         self.description = description
     }
 
-    /// Reads the parameters of a reply.
+    /// Decodes the parameters of a reply.
     ///
-    /// - Throws: `InterfaceError.invalidParameter` that names the parameter.
+    /// - Throws: `InterfaceError.invalidParameter` with the parameter's name.
     public init(parameters: JSON, unknown: UnknownFields = .refuse) throws(InterfaceError) {
         var fields = try FieldReader(parameters, unknown: unknown)
         description = try fields.string("description")
         try fields.finish()
     }
 
-    /// The parameters on the wire.
+    /// The encoded parameters.
     public var json: JSON { .record([("description", .string(description))]) }
 }

@@ -1,21 +1,21 @@
 import Varlink
 
-/// What Stats is called with.
+/// The parameters of Stats.
 public struct StatsRequest: Equatable, Sendable {
     /// Only this device; nil: all that the caller may see.
     public var id: UInt32?
-    /// Each queue by itself too; only of one device.
+    /// Also each queue separately; only together with `id`.
     public var queues: Bool?
 
-    /// A request for that device, or for all.
+    /// A request for this device, or for all.
     public init(id: UInt32? = nil, queues: Bool? = nil) {
         self.id = id
         self.queues = queues
     }
 
-    /// Reads the parameters of a call.
+    /// Decodes the parameters of a call.
     ///
-    /// - Throws: `InterfaceError.invalidParameter` that names the parameter.
+    /// - Throws: `InterfaceError.invalidParameter` with the parameter's name.
     public init(parameters: JSON) throws(InterfaceError) {
         var fields = try FieldReader(parameters)
         id = try fields.optionalInteger("id")
@@ -23,28 +23,28 @@ public struct StatsRequest: Equatable, Sendable {
         try fields.finish()
     }
 
-    /// The parameters on the wire.
+    /// The encoded parameters.
     public var json: JSON { .record([("id", id.map { .integer(clamping: $0) }), ("queues", queues.map(JSON.bool))]) }
 }
 
-/// The requests of one operation that went back to the kernel.
+/// The committed requests of one operation.
 public struct OperationCount: Equatable, Sendable {
     public var requests: UInt64
-    /// Bytes of those that succeeded.
+    /// Bytes of the successful requests.
     public var bytes: UInt64
-    /// How many of the requests failed.
+    /// The number of failed requests.
     public var errors: UInt64
 
-    /// So many.
+    /// A count with these values.
     public init(requests: UInt64 = 0, bytes: UInt64 = 0, errors: UInt64 = 0) {
         self.requests = requests
         self.bytes = bytes
         self.errors = errors
     }
 
-    /// Reads a count.
+    /// Decodes a count.
     ///
-    /// - Throws: `InterfaceError.invalidParameter` that names the member, below `path`.
+    /// - Throws: `InterfaceError.invalidParameter` with the member's name, below `path`.
     public init(json: JSON, path: String = "", unknown: UnknownFields = .refuse) throws(InterfaceError) {
         var fields = try FieldReader(json, path: path, unknown: unknown)
         requests = try fields.integer("requests")
@@ -53,7 +53,7 @@ public struct OperationCount: Equatable, Sendable {
         try fields.finish()
     }
 
-    /// The count on the wire.
+    /// The encoded count.
     public var json: JSON {
         .record([
             ("requests", .integer(clamping: requests)), ("bytes", .integer(clamping: bytes)),
@@ -62,7 +62,7 @@ public struct OperationCount: Equatable, Sendable {
     }
 }
 
-/// What a queue has counted, or all queues of a device together. The worker's own claims.
+/// The counters of a queue, or of all queues of a device. The broker cannot verify them.
 public struct Counts: Equatable, Sendable {
     public var read: OperationCount
     public var write: OperationCount
@@ -72,14 +72,14 @@ public struct Counts: Equatable, Sendable {
     /// Requests that the worker holds.
     public var inFlight: UInt64
     public var wakeUps: UInt64
-    /// Wake-ups by how many requests they brought: element n counts those of 2^n to 2^(n+1)-1. Wake-ups that only
-    /// brought completions are in none.
+    /// Wake-ups by the number of requests that they brought: element n counts those with 2^n to 2^(n+1)-1. Wake-ups
+    /// that brought only completions are not counted.
     public var batchSizes: [UInt64]
-    /// Requests whose time was taken, by it: element n counts those that took less than `latencyBounds[n]` of the reply
-    /// and not less than the bound before; the last has no bound.
+    /// Measured requests by their time: element n counts those from `latencyBounds[n-1]` up to `latencyBounds[n]` of
+    /// the reply; the last element is unbounded.
     public var latency: [UInt64]
 
-    /// Counts of these values.
+    /// Counters with these values.
     public init(
         read: OperationCount = OperationCount(), write: OperationCount = OperationCount(),
         flush: OperationCount = OperationCount(), discard: OperationCount = OperationCount(),
@@ -97,9 +97,9 @@ public struct Counts: Equatable, Sendable {
         self.latency = latency
     }
 
-    /// Reads counts.
+    /// Decodes counters.
     ///
-    /// - Throws: `InterfaceError.invalidParameter` that names the member, below `path`.
+    /// - Throws: `InterfaceError.invalidParameter` with the member's name, below `path`.
     public init(json: JSON, path: String = "", unknown: UnknownFields = .refuse) throws(InterfaceError) {
         var fields = try FieldReader(json, path: path, unknown: unknown)
         self.init()
@@ -114,7 +114,7 @@ public struct Counts: Equatable, Sendable {
         try fields.finish()
     }
 
-    /// The counts on the wire.
+    /// The encoded counters.
     public var json: JSON {
         .record(
             Counts.operations.map { ($0.name, self[keyPath: $0.place].json) } + [
@@ -132,15 +132,15 @@ public struct Counts: Equatable, Sendable {
         ]
     }
 
-    /// Of all operations.
+    /// The errors of all operations.
     public var errors: UInt64 { Counts.operations.reduce(0) { $0.addingClamped(self[keyPath: $1.place].errors) } }
 
-    /// What both have together.
+    /// The sums of both.
     public static func + (left: Counts, right: Counts) -> Counts {
         left.combined(right) { $0.addingClamped($1) }
     }
 
-    /// What came since `earlier`; never less than nothing. In flight is what it is now.
+    /// The increase since `earlier`, at least 0. `inFlight` is the present value.
     public func since(_ earlier: Counts) -> Counts {
         var result = combined(earlier) { $0 > $1 ? $0 - $1 : 0 }
         result.inFlight = inFlight
@@ -166,16 +166,16 @@ public struct Counts: Equatable, Sendable {
     }
 }
 
-/// One device, as Stats tells of it.
+/// A device in the reply to Stats.
 public struct DeviceStats: Equatable, Sendable {
     public var id: UInt32
-    /// Tells this device from a later one with the same id.
+    /// Distinguishes this device from a later one with the same id.
     public var generation: UInt64
-    /// When the counters began at zero, in seconds since 1970; nil when the broker can't see them.
+    /// When the counters started at zero, in seconds since 1970; nil when the broker cannot read them.
     public var since: Int64?
-    /// All queues together; nil when the broker can't see them.
+    /// All queues together; nil when the broker cannot read them.
     public var total: Counts?
-    /// Each by itself, when that was asked for.
+    /// Each queue separately, if requested.
     public var queues: [Counts]?
 
     /// The counters of a device.
@@ -187,9 +187,9 @@ public struct DeviceStats: Equatable, Sendable {
         self.queues = queues
     }
 
-    /// Reads the counters of a device.
+    /// Decodes the counters of a device.
     ///
-    /// - Throws: `InterfaceError.invalidParameter` that names the member, below `path`.
+    /// - Throws: `InterfaceError.invalidParameter` with the member's name, below `path`.
     public init(json: JSON, path: String = "", unknown: UnknownFields = .refuse) throws(InterfaceError) {
         var fields = try FieldReader(json, path: path, unknown: unknown)
         id = try fields.integer("id")
@@ -204,7 +204,7 @@ public struct DeviceStats: Equatable, Sendable {
         try fields.finish()
     }
 
-    /// The counters on the wire.
+    /// The encoded counters.
     public var json: JSON {
         .record([
             ("id", .integer(clamping: id)), ("generation", .integer(clamping: generation)),
@@ -214,9 +214,9 @@ public struct DeviceStats: Equatable, Sendable {
     }
 }
 
-/// What Stats replies.
+/// The reply to Stats.
 public struct StatsReply: Equatable, Sendable {
-    /// Nanoseconds: the bounds of the elements of each `latency`.
+    /// The bounds of the elements of each `latency`, in nanoseconds.
     public var latencyBounds: [UInt64]
     public var devices: [DeviceStats]
 
@@ -226,9 +226,9 @@ public struct StatsReply: Equatable, Sendable {
         self.devices = devices
     }
 
-    /// Reads the parameters of a reply.
+    /// Decodes the parameters of a reply.
     ///
-    /// - Throws: `InterfaceError.invalidParameter` that names the parameter.
+    /// - Throws: `InterfaceError.invalidParameter` with the parameter's name.
     public init(parameters: JSON, unknown: UnknownFields = .refuse) throws(InterfaceError) {
         var fields = try FieldReader(parameters, unknown: unknown)
         latencyBounds = try fields.integers("latencyBounds")
@@ -238,7 +238,7 @@ public struct StatsReply: Equatable, Sendable {
         try fields.finish()
     }
 
-    /// The parameters on the wire.
+    /// The encoded parameters.
     public var json: JSON {
         .record([
             ("latencyBounds", .array(latencyBounds.map { .integer(clamping: $0) })),
@@ -248,7 +248,7 @@ public struct StatsReply: Equatable, Sendable {
 }
 
 extension UInt64 {
-    /// The sum, or the largest number there is.
+    /// The sum, at most `UInt64.max`.
     func addingClamped(_ other: UInt64) -> UInt64 {
         let (sum, overflow) = addingReportingOverflow(other)
         return overflow ? .max : sum

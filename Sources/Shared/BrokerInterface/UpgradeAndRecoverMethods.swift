@@ -1,20 +1,20 @@
 import Varlink
 
-/// What Upgrade is called with.
+/// The parameters of Upgrade.
 public struct UpgradeRequest: Equatable, Sendable {
     public var id: UInt32
-    /// When given, only the device of this generation, not a later one with the same id.
+    /// Only the device of this generation, not a later one with the same id.
     public var generation: UInt64?
 
-    /// A request to upgrade that device's worker.
+    /// A request to upgrade this device's worker.
     public init(id: UInt32, generation: UInt64? = nil) {
         self.id = id
         self.generation = generation
     }
 
-    /// Reads the parameters of a call.
+    /// Decodes the parameters of a call.
     ///
-    /// - Throws: `InterfaceError.invalidParameter` that names the parameter.
+    /// - Throws: `InterfaceError.invalidParameter` with the parameter's name.
     public init(parameters: JSON) throws(InterfaceError) {
         var fields = try FieldReader(parameters)
         id = try fields.integer("id")
@@ -22,28 +22,28 @@ public struct UpgradeRequest: Equatable, Sendable {
         try fields.finish()
     }
 
-    /// The parameters on the wire.
+    /// The encoded parameters.
     public var json: JSON {
         .record([("id", .integer(clamping: id)), ("generation", generation.map { .integer(clamping: $0) })])
     }
 }
 
-/// What Upgrade replies.
+/// The reply to Upgrade.
 public struct UpgradeReply: Equatable, Sendable {
-    /// False: its worker was of the present program already, and serves on.
+    /// False: the worker had the current program already, and serves on.
     public var upgraded: Bool
-    /// As it is now.
+    /// The device after the call.
     public var device: Device
 
-    /// A reply about that device.
+    /// A reply about this device.
     public init(upgraded: Bool, device: Device) {
         self.upgraded = upgraded
         self.device = device
     }
 
-    /// Reads the parameters of a reply.
+    /// Decodes the parameters of a reply.
     ///
-    /// - Throws: `InterfaceError.invalidParameter` that names the parameter.
+    /// - Throws: `InterfaceError.invalidParameter` with the parameter's name.
     public init(parameters: JSON, unknown: UnknownFields = .refuse) throws(InterfaceError) {
         var fields = try FieldReader(parameters, unknown: unknown)
         upgraded = try fields.flag("upgraded")
@@ -52,25 +52,25 @@ public struct UpgradeReply: Equatable, Sendable {
         try fields.finish()
     }
 
-    /// The parameters on the wire.
+    /// The encoded parameters.
     public var json: JSON { .record([("upgraded", .bool(upgraded)), ("device", device.json)]) }
 }
 
-/// What Recover is called with. Its replies are those of Add (`AddReply`).
+/// The parameters of Recover. Its replies are those of Add (`AddReply`).
 public struct RecoverRequest: Equatable, Sendable {
     public var id: UInt32
-    /// When given, only the device of this generation, not a later one with the same id.
+    /// Only the device of this generation, not a later one with the same id.
     public var generation: UInt64?
 
-    /// A request to bring that device's file again.
+    /// A request to reopen this device's file.
     public init(id: UInt32, generation: UInt64? = nil) {
         self.id = id
         self.generation = generation
     }
 
-    /// Reads the parameters of a call.
+    /// Decodes the parameters of a call.
     ///
-    /// - Throws: `InterfaceError.invalidParameter` that names the parameter.
+    /// - Throws: `InterfaceError.invalidParameter` with the parameter's name.
     public init(parameters: JSON) throws(InterfaceError) {
         var fields = try FieldReader(parameters)
         id = try fields.integer("id")
@@ -78,7 +78,7 @@ public struct RecoverRequest: Equatable, Sendable {
         try fields.finish()
     }
 
-    /// The parameters on the wire.
+    /// The encoded parameters.
     public var json: JSON {
         .record([("id", .integer(clamping: id)), ("generation", generation.map { .integer(clamping: $0) })])
     }

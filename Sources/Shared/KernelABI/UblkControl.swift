@@ -73,7 +73,7 @@ public struct UblkDeviceInfo: Equatable, Sendable {
     /// Requests (tags) per queue.
     public var depth: UInt16 = 0
     public var state: UInt16 = 0
-    /// io_desc_size since Linux 7.2; zero without its feature flag.
+    /// io_desc_size; zero without its feature flag.
     public var ioDescriptorSize: UInt16 = 0
     /// Bytes.
     public var maxIOBytes: UInt32 = 0
