@@ -3,11 +3,11 @@ import CShims
 import Glibc
 import SystemCalls
 
-/// What the broker keeps of root's power, also where no systemd unit takes the rest away. The unit
-/// (CapabilityBoundingSet= in policy/systemd/ubd-broker.service) leaves it all but those for a host without udev, and SYSLOG,
-/// since systemd opens the log there; a unit test compares them.
+/// The capabilities that the broker keeps, even when no systemd unit takes the others away. The unit
+/// (CapabilityBoundingSet= in policy/systemd/ubd-broker.service) keeps the same ones except CHOWN and FOWNER, which
+/// only a host without udev needs, and SYSLOG, since systemd opens the log there. A unit test compares them.
 enum Capabilities {
-    /// Numbers of linux/capability.h, and what for.
+    /// Numbers of linux/capability.h, and the purpose of each.
     static let kept: [(number: Int, name: String, purpose: String)] = [
         (0, "CHOWN", "give a disk's node to its owner where there is no udev"),
         (3, "FOWNER", "set that node's mode afterwards"),
@@ -23,7 +23,7 @@ enum Capabilities {
 
     static var mask: UInt64 { kept.reduce(0) { $0 | 1 << UInt64($1.number) } }
 
-    /// Gives up all others for good, and the right to ever have more: no_new_privs. What is missing already stays so.
+    /// Drops all other capabilities for good and sets no_new_privs. Capabilities that are already missing stay missing.
     static func dropOthers() throws(SystemError) {
         try rawCall("prctl(PR_SET_NO_NEW_PRIVS)") { processControl(PR_SET_NO_NEW_PRIVS, 1) }
         try call("clear the ambient capabilities") { cap_reset_ambient() }
@@ -33,7 +33,7 @@ enum Capabilities {
         try keepPermitted()
     }
 
-    /// Leaves those of the permitted capabilities that are kept, all of them effective, none inheritable.
+    /// Keeps the permitted capabilities that are in `mask`, makes them all effective, and makes none inheritable.
     private static func keepPermitted() throws(SystemError) {
         guard let sets = cap_get_proc() else { throw SystemError("cap_get_proc", errno) }
         defer { cap_free(UnsafeMutableRawPointer(sets)) }
@@ -49,7 +49,7 @@ enum Capabilities {
         try call("cap_set_proc") { cap_set_proc(sets) }
     }
 
-    /// "cap_sys_admin"; the number where libcap is older than the kernel.
+    /// "cap_sys_admin"; the number when libcap is older than the kernel.
     private static func name(of number: cap_value_t) -> String {
         guard let text = cap_to_name(number) else { return "\(number)" }
         defer { cap_free(text) }

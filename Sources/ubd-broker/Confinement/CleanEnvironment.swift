@@ -1,18 +1,17 @@
 import Glibc
 
-/// The environment of the process that starts the broker is not the broker's: one variable tells the Swift runtime which
-/// program to start when it crashes, others tell the C library where libraries are. What is not known is left behind, by
-/// executing the same program once more.
+/// Cleans the environment: it may name a program that the Swift runtime starts after a crash, or folders where the C
+/// library looks for libraries. The broker executes itself again with only the known variables.
 enum CleanEnvironment {
-    /// What systemd tells its services (sd_listen_fds(3), sd_notify(3), systemd.exec(5)).
+    /// The variables that systemd sets for services (sd_listen_fds(3), sd_notify(3), systemd.exec(5)).
     private static let kept: Set<String> = [
         "LISTEN_PID", "LISTEN_PIDFDID", "LISTEN_FDS", "LISTEN_FDNAMES", "NOTIFY_SOCKET", "WATCHDOG_PID",
         "WATCHDOG_USEC", "JOURNAL_STREAM", "INVOCATION_ID",
     ]
-    /// A crash is a line of the kernel's and an exit by signal; nothing is started by it.
+    /// The Swift runtime starts no program after a crash: the process dies by the signal, and the kernel logs it.
     private static let always = ["PATH=/usr/sbin:/usr/bin:/sbin:/bin", "SWIFT_BACKTRACE=enable=no"]
 
-    /// The environment that the broker runs with, of the one that it was given.
+    /// The broker's environment, made from the given one.
     static func cleaned(_ given: [String]) -> [String] {
         always
             + given.filter { entry in
@@ -21,13 +20,13 @@ enum CleanEnvironment {
             }.sorted()
     }
 
-    /// Returns when the environment is clean already; otherwise the program starts again. `arguments`: all, with the
+    /// Returns when the environment is clean; otherwise executes the program again. `arguments`: all, including the
     /// program's name.
     static func enforce(_ arguments: [String]) throws {
         let given = variables()
         let clean = cleaned(given)
         guard Set(given) != Set(clean) else { return }
-        // By its name, where that still is the program: a process is called after what was executed.
+        // By its path if possible, since the process gets its name from the executed path.
         var path = [CChar](repeating: 0, count: Int(PATH_MAX) + 1)
         let length = readlink("/proc/self/exe", &path, Int(PATH_MAX))
         guard length > 0 else { throw StartupRefusal(message: "/proc is not mounted", status: 1) }

@@ -3,15 +3,15 @@ import Policy
 import PolicyCompiler
 import Targets
 
-/// What a worker, or the broker itself, will run under, for people to read: filters as libseccomp's pseudo code, ring
-/// policies with their includes resolved.
+/// Shows what a worker or the broker runs under: filters as libseccomp's pseudo code, ring policies with resolved
+/// includes.
 enum PolicyDump {
-    /// What `--dump-policy` takes besides the targets.
+    /// The subject of `--dump-policy` that is no target.
     static let broker = "broker"
 
     static var subjects: [String] { TargetList.names + [broker] }
 
-    /// nil for an unknown subject. Errors say file, line and column.
+    /// nil for an unknown subject. Errors give file, line and column.
     static func text(of subject: String, folder: String) throws -> String? {
         let own = try filter("broker.policy", "The broker's own filter, inherited by all that it starts", folder)
         if subject == broker { return own }

@@ -3,10 +3,10 @@ import CShims
 import SystemCalls
 import WorkerProtocol
 
-/// The disk whose requests a device's worker makes, as io.max names it: whole disks only, partitions count as theirs. The
-/// numbers are the worker's word, so one that was taken over can have another disk limited for its own user.
+/// The disk behind a device's file, as io.max names it: a whole disk, also for a partition. The numbers come from the
+/// worker; a compromised one can only have another disk limited for its own user.
 enum BackingDisk {
-    /// "8:0"; nil for a file system that has no disk of its own number (btrfs, tmpfs, network).
+    /// "8:0"; nil when the file system has no disk with its device number (btrfs, tmpfs, network).
     static func name(_ geometry: Geometry, sysfs: String) -> String? {
         let major, minor: UInt32
         if geometry.backingMajor != 0 || geometry.backingMinor != 0 {
@@ -14,20 +14,20 @@ enum BackingDisk {
         } else {
             (major, minor) = (ubd_major(geometry.file.device), ubd_minor(geometry.file.device))
         }
-        // Major 0 is for file systems without one.
+        // File systems without a disk have major number 0.
         guard major != 0 else { return nil }
         let folder = "\(sysfs)/dev/block/\(major):\(minor)"
         guard linkTarget(folder) != nil else { return nil }
         guard (try? readFile("\(folder)/partition")) != nil else { return "\(major):\(minor)" }
-        // The link leads to the partition's folder, which lies in the disk's.
+        // The link leads to the partition's folder, which is inside the disk's folder.
         guard let bytes = try? readFile("\(folder)/../dev") else { return nil }
         return String(decoding: bytes.prefix { $0 != 10 }, as: UTF8.self)
     }
 }
 
 extension AddOperation {
-    /// Before the worker may serve. The kernel waits for the requests of that disk when it is the first limit there, so a
-    /// child writes it; without its limit no device is added.
+    /// Sets the I/O limits before the worker may serve. The kernel waits for the requests of a disk when it gets its
+    /// first limit, so a child writes the limit. Without it the add fails.
     func limitIO(_ device: ManagedDevice, _ geometry: Geometry, _ next: @escaping () -> Void) {
         guard let groups = broker.groups, let limits = device.info.groupLimits, limits.ioText(disk: "") != nil,
             geometry.file != .none || geometry.backingMajor != 0

@@ -2,15 +2,15 @@ import CShims
 import Glibc
 import SystemCalls
 
-/// Where the groups of devices are to be.
+/// Where the control groups of devices are.
 enum ControlGroupPlace: Equatable {
-    /// In the group of `ubd-workers.service`, when that lies beside the broker's own.
+    /// In the group of `ubd-workers.service`, if that is a sibling of the broker's group.
     case automatic
-    /// In this folder of the cgroup v2 file system, which is the broker's alone.
+    /// In this folder of cgroup v2, which only the broker uses.
     case folder(String)
     case none
 
-    /// Where cgroup v2 is mounted, as systemd and every distribution do it.
+    /// The mount point of cgroup v2 on every distribution.
     static let mount = "/sys/fs/cgroup"
     static let unit = "ubd-workers.service"
     /// CGROUP2_SUPER_MAGIC, linux/magic.h.
@@ -29,7 +29,7 @@ enum ControlGroupPlace: Equatable {
         let what: String
     }
 
-    /// Opens the place. Nobody but root may have made it, and no process may lie in it.
+    /// Opens the folder. It must belong to root, and must contain no process.
     func open(loop: EventLoop) throws(Problem) -> ControlGroupTree {
         let folder: String
         switch self {
@@ -47,7 +47,7 @@ enum ControlGroupPlace: Equatable {
         } catch { throw Problem(what: error.errno == 0 ? error.operation : "\(error)") }
     }
 
-    /// Why the folder is not one for groups; nil when it is.
+    /// Why the folder cannot hold groups; nil when it can.
     private static func problem(of folder: String) throws(SystemError) -> String? {
         let file = try FileDescriptor.open(folder, O_RDONLY | O_DIRECTORY | O_NOFOLLOW)
         var system = statfs()
@@ -59,7 +59,7 @@ enum ControlGroupPlace: Equatable {
         return inside.isEmpty ? nil : "processes lie in \(folder) itself, not in groups below it"
     }
 
-    /// The folder of the unit's group, when it is in the same slice as the broker's.
+    /// The folder of the unit's group, which must be in the same slice as the broker's.
     private static func besideOwn() throws(Problem) -> String {
         guard let bytes = try? readFile("/proc/self/cgroup"),
             let parent = ControlGroupPlace.parent(inCgroupFile: String(decoding: bytes, as: UTF8.self))
@@ -71,7 +71,7 @@ enum ControlGroupPlace: Equatable {
         return folder
     }
 
-    /// The path above the one that /proc/PID/cgroup tells for cgroup v2; nil when there is none.
+    /// The parent of the cgroup v2 path in /proc/PID/cgroup; nil when there is none.
     static func parent(inCgroupFile text: String) -> String? {
         guard let line = text.split(separator: "\n").first(where: { $0.hasPrefix("0::/") }),
             let slash = line.lastIndex(of: "/"), line != "0::/"

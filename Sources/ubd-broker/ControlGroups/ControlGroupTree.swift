@@ -2,22 +2,22 @@ import CShims
 import Glibc
 import SystemCalls
 
-/// A part of the host's cgroup v2 tree that is the broker's to use: a group for each user, and one for each device in it.
+/// The part of the host's cgroup v2 tree that the broker uses: a group for each user, and in it one for each device.
 ///
-/// Nothing here waits for a device or its file. Limits of memory are written while a group has no task and no page, since
-/// the kernel writes pages back before it lets them be lowered; io.max, which waits for the requests of a disk, is written by
-/// a child (`AddOperation.limitIO`); a worker moves itself in. A group is removed only when the kernel says that it has no
-/// task: some kernels let a removal wait for tasks that are ending.
+/// Nothing here waits for a device or its file. Memory limits are written while a group has no task and no page, since
+/// the kernel reclaims pages before it lowers a limit. io.max waits for a disk's requests, so a child writes it
+/// (`AddOperation.limitIO`). A worker moves itself in. A group is removed only when the kernel reports that it has no
+/// task: some kernels let a removal wait for exiting tasks.
 final class ControlGroupTree: DeviceGroups {
     static let wanted = ["cpu", "io", "memory", "pids"]
 
     let path: String
     let controllers: [String]
-    /// In the file system.
+    /// The path of `base`.
     private let folder: String
     private let base: FileDescriptor
     private let loop: EventLoop
-    /// Groups in which a task still ends, by name.
+    /// Groups with tasks that have not ended yet, by name.
     private var leaving: [String: Leaving] = [:]
 
     private final class Leaving {
@@ -26,7 +26,7 @@ final class ControlGroupTree: DeviceGroups {
         init(_ events: consuming FileDescriptor) { self.events = events }
     }
 
-    /// Takes `folder` for groups of devices, with those controllers that it may hand on.
+    /// Uses `folder` for groups of devices, and enables the wanted controllers that it offers.
     init(folder: String, path: String, loop: EventLoop) throws(SystemError) {
         let base = try FileDescriptor.open(folder, O_RDONLY | O_DIRECTORY | O_NOFOLLOW)
         let offered = try ControlGroupTree.words(base.raw, "cgroup.controllers")
@@ -36,7 +36,7 @@ final class ControlGroupTree: DeviceGroups {
                 try ControlGroupTree.write(base.raw, "cgroup.subtree_control", "+\(controller)")
                 taken.append(controller)
             } catch {
-                // EBUSY: a process lies in the folder itself.
+                // EBUSY: a process is in the folder itself.
                 guard error.errno != EBUSY else { throw error }
             }
         }
@@ -47,8 +47,8 @@ final class ControlGroupTree: DeviceGroups {
         controllers = taken
     }
 
-    /// Puts the process that keeps the unit's group there into a group of its own below it: a group that hands controllers on
-    /// takes no process.
+    /// Moves the process that keeps the unit's group alive into a child group: a group that enables controllers for its
+    /// children must contain no process.
     static func setKeeperAside(in folder: String) throws(SystemError) {
         let base = try FileDescriptor.open(folder, O_RDONLY | O_DIRECTORY | O_NOFOLLOW)
         let inside = try words(base.raw, "cgroup.procs")
@@ -80,20 +80,20 @@ final class ControlGroupTree: DeviceGroups {
         return try ControlGroupTree.file(base.raw, "\(group.name)/cgroup.procs", O_WRONLY)
     }
 
-    /// True when it was not there before.
+    /// Returns whether it created the group.
     private func make(_ name: String) throws(SystemError) -> Bool {
         if mkdirat(base.raw, name, 0o755) == 0 { return true }
         guard errno == EEXIST else { throw SystemError("mkdir \(folder)/\(name)", errno) }
         return false
     }
 
-    /// A group without its limits must not be taken for one that has them.
+    /// Removes a new group whose limits could not be written, so that nobody uses it without them.
     private func discard(_ name: String, _ error: SystemError) -> SystemError {
         unlinkat(base.raw, name, AT_REMOVEDIR)
         return error
     }
 
-    // MARK: The end of a group
+    // MARK: Removal of a group
 
     func remove(_ group: DeviceGroup) { letGo(of: group.name, user: group.userName) }
 
@@ -114,7 +114,7 @@ final class ControlGroupTree: DeviceGroups {
         let entry = Leaving(events)
         if isRemoved(name, entry, user) { return }
         leaving[name] = entry
-        // Only after it was read does the kernel tell of a change (cgroup.events, Documentation/admin-guide/cgroup-v2.rst).
+        // The kernel reports a change only after a read (cgroup.events, Documentation/admin-guide/cgroup-v2.rst).
         let change = Poller.Interest(rawValue: EPOLLPRI.rawValue)
         entry.watch = try? loop.watch(entry.events.raw, change) { [unowned self] _ in
             guard isRemoved(name, entry, user) else { return }
@@ -123,7 +123,7 @@ final class ControlGroupTree: DeviceGroups {
         }
     }
 
-    /// Whether nothing more is to be done for it.
+    /// Returns whether nothing is left to do for the group.
     private func isRemoved(_ name: String, _ entry: Leaving, _ user: String) -> Bool {
         guard let text = try? entry.events.readWhole(limit: 4096) else { return true }
         guard String(decoding: text, as: UTF8.self).contains("populated 0") else { return false }
@@ -135,7 +135,7 @@ final class ControlGroupTree: DeviceGroups {
         return true
     }
 
-    /// When no device's group is in it any more.
+    /// Removes a user's group when it contains no device's group.
     private func removeUser(_ user: String) {
         let rest = listFolder("\(folder)/\(user)").contains { $0.hasPrefix(DeviceGroup.devicePrefix) }
         if !rest { unlinkat(base.raw, user, AT_REMOVEDIR) }

@@ -3,18 +3,18 @@ import Policy
 import SystemCalls
 import Targets
 
-/// The control group of one device, below its owner's.
+/// The control group of a device, inside its owner's group.
 struct DeviceGroup: Equatable {
-    /// Its owner's account.
+    /// The owner's account.
     var user: UInt32
     var device: UInt32
-    /// Part of its name: the next device of that number may come while a task of this one still ends.
+    /// Part of the name: the next device with this number may come before the last task of this one has ended.
     var generation: UInt64
-    /// What is written when it is made.
+    /// Written when the group is created.
     var limits: GroupLimits
 
     var userName: String { DeviceGroup.userName(user) }
-    /// Below the folder of all groups.
+    /// Relative to the folder of all groups.
     var name: String { "\(userName)/\(DeviceGroup.devicePrefix)\(device)-\(String(generation, radix: 16))" }
 
     static let userPrefix = "user-"
@@ -28,26 +28,26 @@ struct DeviceGroup: Equatable {
     }
 }
 
-/// Where workers are put, so that what their devices use counts for their users: the seam at which the unit tests put groups
-/// of their own.
+/// The control groups of workers, which account the resources of devices to their users. Unit tests replace this seam.
 protocol DeviceGroups: AnyObject {
-    /// As in /proc/PID/cgroup.
+    /// The path as in /proc/PID/cgroup.
     var path: String { get }
-    /// Those that can be had: of cpu, io, memory, pids.
+    /// The available controllers, out of cpu, io, memory and pids.
     var controllers: [String] { get }
-    /// The user's folder, whose io.max is for all its devices.
+    /// The folder of the user's group; its io.max applies to all devices of the user.
     func folder(of group: DeviceGroup) -> String
-    /// Makes the group, and its user's, where they are not there yet, and opens it for the worker: whoever writes 0 there
-    /// moves itself into it.
+    /// Creates the group and its user's group if necessary. Returns the group's cgroup.procs: a process that writes 0
+    /// to it moves itself into the group.
     func enter(_ group: DeviceGroup) throws(SystemError) -> FileDescriptor
-    /// Removes a group whose worker has ended, and its user's when it was the last: at once, or when the last task has left.
+    /// Removes the group of a worker that has ended, and the user's group if it was the last one: at once, or when its
+    /// last task has ended.
     func remove(_ group: DeviceGroup)
-    /// Removes what no device has any more.
+    /// Removes the groups that belong to no device.
     func removeOthers(than groups: [DeviceGroup])
 }
 
 extension GroupLimits {
-    /// Of a line, and of all lines of its user.
+    /// The limits of the deciding line, and those of all lines of its user for the user's group.
     init(_ line: AccessLimits, ofUser user: AccessLimits) {
         func number(_ value: UInt64?) -> Int64? { value.map { Int64(clamping: $0) } }
         self.init()
@@ -60,7 +60,7 @@ extension GroupLimits {
         ioOperations = number(user.ioOperations)
     }
 
-    /// The limits that these controllers keep.
+    /// The limits that these controllers can enforce.
     func kept(by controllers: [String]) -> GroupLimits {
         var result = self
         if !controllers.contains("memory") { (result.deviceMemory, result.userMemory) = (nil, nil) }
@@ -70,17 +70,17 @@ extension GroupLimits {
         return result
     }
 
-    /// What a user's group is told, file by file.
+    /// The limit files of a user's group with their content.
     var userFiles: [(name: String, text: String)] {
         var files: [(name: String, text: String)] = []
         if let userMemory { files.append(("memory.max", "\(userMemory)")) }
         if let cpuWeight { files.append(("cpu.weight", "\(cpuWeight)")) }
-        // Microseconds of processor time in each tenth of a second.
+        // Microseconds of processor time per 100 ms.
         if let cpuQuota { files.append(("cpu.max", "\(cpuQuota * 1000) 100000")) }
         return files
     }
 
-    /// What a device's group is told. One that is out of memory ends as a whole, and nobody else with it.
+    /// The limit files of a device's group. Out of memory, the kernel kills the whole group and nothing else.
     var deviceFiles: [(name: String, text: String)] {
         var files: [(name: String, text: String)] = []
         if let deviceMemory {
@@ -91,7 +91,7 @@ extension GroupLimits {
         return files
     }
 
-    /// A line of io.max for the disk of that number; nil when there is nothing to limit.
+    /// A line of io.max for this disk; nil without a limit.
     func ioText(disk: String) -> String? {
         guard ioBandwidth != nil || ioOperations != nil else { return nil }
         let bytes = ioBandwidth.map { "\($0)" } ?? "max"

@@ -3,18 +3,18 @@ import Policy
 import SystemCalls
 import Targets
 
-/// Which control group a device of the broker has, and what it keeps.
+/// Which control group a device has, and its limits.
 extension Broker {
-    /// The control group of a device, with the limits that it was added with. A user is an account, as for all limits; one that
-    /// an earlier broker has made is found where it is, whatever /etc/subuid says now.
+    /// The control group of a device, with the limits from its add. As for all limits, the user is an account. A group
+    /// that an earlier broker created keeps its path, even if /etc/subuid has changed.
     func group(of device: ManagedDevice) -> DeviceGroup {
         DeviceGroup(
             user: device.info.controlGroup.flatMap(DeviceGroup.user(inPath:)) ?? account(of: device.owner),
             device: device.id, generation: device.info.generation, limits: device.info.groupLimits ?? GroupLimits())
     }
 
-    /// Opens the group for a further worker of a device, for as long as `body` runs; nil where there are none. A device that
-    /// its users have already gets a worker in any case.
+    /// Opens the group for a further worker of a device while `body` runs; nil when there are no groups. If that fails,
+    /// only an add fails: a device in use gets its worker without a group.
     func withGroup<Result>(
         of device: ManagedDevice, _ body: (Int32?) throws(SystemError) -> Result
     ) throws(SystemError) -> Result {
@@ -31,8 +31,8 @@ extension Broker {
         return try body(entry.raw)
     }
 
-    /// What the groups of a new device of that line keep. A user's limits are the widest of the lines that let the user have
-    /// anything: the user's group is made once for devices of all of them.
+    /// The limits of the groups for a new device under this line. The user's group is created once for all devices, so
+    /// its limits are the widest of all lines that allow the user something.
     func groupLimits(_ rule: AccessRule, _ peer: PeerCredentials, _ plan: AddPlan) -> GroupLimits? {
         guard let groups else { return nil }
         let limits = policy.overview(for: accessPeer(peer), targets: TargetList.names)?.limits

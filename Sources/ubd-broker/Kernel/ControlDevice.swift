@@ -1,21 +1,21 @@
 import KernelABI
 
-/// One control command and what goes with it.
+/// A control command with its arguments.
 struct ControlRequest {
     var operation: UblkControlOperation
     var device: UInt32
-    /// For commands about one queue.
+    /// Only for commands about one queue.
     var queue: UInt16 = .max
-    /// The command's inline data: a pid for START_DEV, for instance.
+    /// The command's inline data, for example a pid for START_DEV.
     var data: UInt64 = 0
-    /// Read or filled by the kernel; its content after the command is in the answer.
+    /// Read or filled by the kernel; the answer has its content after the command.
     var buffer: [UInt8] = []
-    /// Milliseconds until the caller hears `.timedOut`. The kernel may go on with the command.
+    /// Milliseconds until the caller gets `.timedOut`. The kernel may still execute the command.
     var deadline: Int = 10_000
 }
 
 extension UblkControlOperation {
-    /// A deadline does not end these: their callers wait for the kernel's own answer.
+    /// Commands whose callers wait for the kernel's answer beyond the deadline.
     var mustBeHeardOut: Bool {
         switch self {
         case .addDevice, .deleteDevice, .deleteDeviceAsync, .startDevice, .stopDevice, .tryStopDevice,
@@ -28,11 +28,11 @@ extension UblkControlOperation {
 }
 
 enum ControlAnswer {
-    /// The kernel's result (negated errno when negative) and the buffer afterwards.
+    /// The kernel's result (a negative errno on failure) and the buffer after the command.
     case result(Int32, [UInt8])
     case timedOut
 
-    /// The errno, positive; 0 for success; ETIMEDOUT when the deadline passed.
+    /// The errno, positive; 0 on success; ETIMEDOUT after the deadline.
     var errno: Int32 {
         switch self {
         case .result(let value, _): value < 0 ? -value : 0
@@ -41,10 +41,10 @@ enum ControlAnswer {
     }
 }
 
-/// The kernel's ublk control device. The seam at which the unit tests put a kernel of their own.
+/// The kernel's ublk control device. Unit tests replace this seam.
 protocol ControlDevice: AnyObject {
-    /// What the driver can do (GET_FEATURES); empty on kernels that do not tell.
+    /// The driver's features (GET_FEATURES); empty on kernels without that command.
     var features: UblkFeatures { get }
-    /// Starts a command. `completion` is called once, later, from the event loop.
+    /// Starts a command. The event loop calls `completion` once, later.
     func submit(_ request: ControlRequest, _ completion: @escaping (ControlAnswer) -> Void)
 }

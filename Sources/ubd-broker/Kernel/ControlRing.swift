@@ -2,15 +2,15 @@ import Glibc
 import KernelABI
 import SystemCalls
 
-/// Control commands as URING_CMDs on /dev/ublk-control: the broker's loop never blocks in one. The ring is sealed like a
-/// worker's: it can do these commands, cancel them, and nothing else, on that one file.
+/// Sends control commands as URING_CMDs on /dev/ublk-control, so that the broker's loop never blocks in one. The ring
+/// is sealed: it allows only these commands on this file, and their cancellation.
 final class ControlRing: ControlDevice {
     static let path = "/dev/ublk-control"
-    /// Half of them may be commands that hang, one for each stuck device.
+    /// Half of the entries may hold commands that hang, for example one for each stuck device.
     private static let entries: UInt32 = 1024
 
     private struct Pending {
-        /// Lives until the kernel has finished, which may be long after the deadline.
+        /// Lives until the kernel has completed the command, which may be long after the deadline.
         let memory: UnsafeMutableRawBufferPointer
         var completion: ((ControlAnswer) -> Void)?
         var timer: EventLoop.Timer?
@@ -24,7 +24,7 @@ final class ControlRing: ControlDevice {
     private var nextTicket: UInt64 = 1
     private(set) var features: UblkFeatures = []
 
-    /// How commands are numbered: as ioctls, or plainly as drivers before Linux 6.4 want it.
+    /// The numbering of commands: as ioctls, or plain for drivers before Linux 6.4.
     enum Encoding {
         case ioctl
         case legacy
@@ -44,7 +44,7 @@ final class ControlRing: ControlDevice {
         guard let code = commandCode(request.operation) else {
             return loop.later { completion(.result(-EOPNOTSUPP, [])) }
         }
-        // What does not fit waits its turn: a refusal here would be taken for the kernel's.
+        // Commands beyond that wait for their turn: a refusal would look like the kernel's.
         guard pending.count < Int(ControlRing.entries) / 2 else {
             return waiting.append((request, completion))
         }
@@ -70,7 +70,7 @@ final class ControlRing: ControlDevice {
         }
     }
 
-    /// Puts the command on the ring and returns its ticket.
+    /// Queues the command and returns its ticket.
     private func start(_ request: ControlRequest, _ code: UInt32) -> UInt64 {
         let ticket = nextTicket
         nextTicket += 1
@@ -85,17 +85,17 @@ final class ControlRing: ControlDevice {
             command.length = UInt16(request.buffer.count)
             command.address = UInt64(UInt(bitPattern: memory.baseAddress))
         }
-        // There is room: no more than half of the entries are under way, and each may be cancelled once.
+        // There is room: at most half of the entries are in use, and each command is cancelled at most once.
         if !ring.push(code: code, command, userData: ticket) {
             loop.later { [unowned self] in finish((userData: ticket, result: -EBUSY)) }
         }
         return ticket
     }
 
-    /// The deadline passed: the kernel is asked to stop, and the memory stays until it has. For most commands the caller
-    /// goes on; for those that make, start or remove a device it must hear what really became of them, however late: a
-    /// worker that is killed during START_DEV can crash an old kernel, and a number that is deleted twice may be another
-    /// server's by then.
+    /// After the deadline: asks the kernel to cancel the command; its memory stays until the kernel has completed it.
+    /// For most commands the caller goes on. For commands that make, start or remove a device it must get the kernel's
+    /// answer, however late: killing a worker during START_DEV can crash an old kernel, and a number that is deleted
+    /// twice may already belong to another server.
     private func giveUp(_ ticket: UInt64, _ request: ControlRequest) {
         guard let completion = pending[ticket]?.completion else { return }
         Log.warning("control-late", ("command", "\(request.operation)"), ("device", "\(request.device)"))
@@ -111,7 +111,7 @@ final class ControlRing: ControlDevice {
 
     private func enter() {
         let result = ring.submit()
-        // EBUSY and EAGAIN: what was pushed stays pending and goes with the next call.
+        // On EBUSY and EAGAIN the entries stay queued for the next call.
         if result < 0, result != -EBUSY, result != -EAGAIN, result != -EINTR {
             Log.error("control-ring", ("errno", SystemError.name(-result)))
         }
@@ -119,7 +119,7 @@ final class ControlRing: ControlDevice {
     }
 
     private func handleCompletions() {
-        // All of them first: what a completion's handler asks for may complete at once.
+        // Take all completions first: a handler may submit a command that completes at once.
         var done: [(userData: UInt64, result: Int32)] = []
         while let entry = ring.take() { done.append(entry) }
         for entry in done { finish(entry) }
@@ -127,7 +127,7 @@ final class ControlRing: ControlDevice {
     }
 
     private func finish(_ entry: (userData: UInt64, result: Int32)) {
-        // Ticket 0 is a cancellation's own completion.
+        // Ticket 0 is the completion of a cancellation.
         guard let command = pending.removeValue(forKey: entry.userData) else { return }
         loop.cancel(command.timer)
         let bytes = Array(command.memory)
@@ -135,7 +135,7 @@ final class ControlRing: ControlDevice {
         command.completion?(.result(entry.result, bytes))
     }
 
-    /// Asked once, while nothing else is under way; it does not wait for any device.
+    /// Called once, before all other commands; the command does not wait for any device.
     private func askFeatures() throws(SystemError) -> UblkFeatures {
         guard let code = commandCode(.getFeatures) else { return [] }
         let request = ControlRequest(
@@ -147,7 +147,7 @@ final class ControlRing: ControlDevice {
             guard let entry = ring.take() else { continue }
             guard let command = pending.removeValue(forKey: ticket) else { return [] }
             defer { command.memory.deallocate() }
-            // Kernels before 6.5 do not know the command.
+            // Kernels before 6.5 lack the command.
             return entry.result < 0 ? [] : UblkFeatures(rawValue: command.memory.load(as: UInt64.self))
         }
     }

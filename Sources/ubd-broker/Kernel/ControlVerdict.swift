@@ -1,28 +1,28 @@
 import Glibc
 import KernelABI
 
-/// What follows from the kernel's answer to a control command. This is the one place where its errnos are judged; what is not
-/// named here is never taken for success.
+/// What the kernel's answer to a control command means. Only this table interprets its errnos. An errno that it does
+/// not name never counts as success.
 enum ControlVerdict: Equatable {
-    /// The kernel did it.
+    /// The kernel executed the command.
     case done
-    /// It has no such device, or no such disk, any more.
+    /// The device or disk does not exist any more.
     case gone
-    /// ADD_DEV: somebody else's device has the number.
+    /// ADD_DEV: another device has the number.
     case taken
-    /// Not now, and nothing was changed: the same command may be sent again.
+    /// Impossible now, and nothing changed: the command may be sent again.
     case again
-    /// This kernel, or this device, does not have the command; nothing was changed.
+    /// The kernel or the device does not support the command; nothing changed.
     case unsupported
-    /// No; nothing was changed.
+    /// Refused; nothing changed.
     case refused
-    /// Nobody can tell whether it was done, or half done.
+    /// The command may have been executed, fully or in part.
     case unknown
 }
 
 extension ControlAnswer {
-    /// Source: ublk_ctrl_uring_cmd and what it calls in the kernel's drivers/block/ublk_drv.c; EINTR is what a command says that
-    /// was cancelled while it waited.
+    /// Source: ublk_ctrl_uring_cmd and the functions that it calls, in the kernel's drivers/block/ublk_drv.c. A command
+    /// that is cancelled while it waits returns EINTR.
     func verdict(on operation: UblkControlOperation) -> ControlVerdict {
         if errno == 0 { return .done }
         let isUndecided = isTimeout || errno == EINTR
@@ -36,7 +36,7 @@ extension ControlAnswer {
         case .startUserRecovery:
             switch errno {
             case ENODEV: return .gone
-            // Until the last reference to the device's control node is gone.
+            // Until the last reference to the control node is gone (docs/kernel-facts.md#last-reference).
             case EBUSY: return .again
             case EOPNOTSUPP: return .unsupported
             default: return isUndecided ? .unknown : .refused
@@ -44,7 +44,7 @@ extension ControlAnswer {
         case .tryStopDevice:
             switch errno {
             case ENODEV: return .gone
-            // Somebody has it open.
+            // Somebody has the disk open.
             case EBUSY: return .again
             case EOPNOTSUPP: return .unsupported
             default: return isUndecided ? .unknown : .refused
@@ -52,9 +52,9 @@ extension ControlAnswer {
         case .quiesceDevice:
             switch errno {
             case ENODEV: return .gone
-            // The device was not added for it.
+            // The device was not added with this feature.
             case EOPNOTSUPP, EINVAL: return .unsupported
-            // The kernel keeps new requests back before it waits for those under way: it may do so now.
+            // The kernel holds back new requests before it waits for those in flight, so it may hold them back now.
             default: return .unknown
             }
         case .stopDevice:
@@ -68,7 +68,7 @@ extension ControlAnswer {
         }
     }
 
-    /// A question changes nothing, so it may be asked again when the kernel could not answer it just now.
+    /// A query changes nothing, so it may be sent again when the kernel could not answer it.
     private var verdictOnQuestion: ControlVerdict {
         if isTimeout { return .again }
         switch errno {

@@ -3,13 +3,13 @@ import Glibc
 import KernelABI
 import SystemCalls
 
-/// What the kernel answered to one of the driver's verbs.
+/// The kernel's answer to one of the driver's verbs.
 struct DriverAnswer<Content> {
-    /// What follows from it for the verb that was asked.
+    /// What the answer means for this verb.
     let verdict: ControlVerdict
-    /// Positive; 0 for success, ETIMEDOUT when the deadline passed.
+    /// Positive; 0 on success, ETIMEDOUT after the deadline.
     let errno: Int32
-    /// What the kernel told; nil unless the verdict is `done`.
+    /// The decoded answer; nil unless the verdict is `done`.
     let content: Content?
 
     init(_ answer: ControlAnswer, to operation: UblkControlOperation, _ decode: ([UInt8]) -> Content?) {
@@ -20,7 +20,7 @@ struct DriverAnswer<Content> {
             }
         let verdict = answer.verdict(on: operation)
         self.content = content
-        // An answer that can not be read tells nothing.
+        // An answer that cannot be decoded proves nothing.
         (self.verdict, errno) = verdict == .done && content == nil ? (.unknown, EINVAL) : (verdict, answer.errno)
     }
 }
@@ -29,15 +29,15 @@ extension DriverAnswer<Void> {
     var isDone: Bool { verdict == .done }
 }
 
-/// The kernel's ublk driver, in verbs: nobody else makes control commands or reads their buffers. It is opened when it is first
-/// needed, because a broker may be started before the module is loaded.
+/// The kernel's ublk driver, in verbs. All control commands pass through here, and only this type decodes their
+/// buffers. It opens the control device on first use, because the broker may start before the module is loaded.
 ///
-/// Each verb calls its completion once. Without a driver there are no devices: every verb then answers ENODEV, at once.
+/// Each verb calls its completion once. Without a driver there are no devices, and every verb answers ENODEV at once.
 final class Driver {
     typealias Completion<Content> = (DriverAnswer<Content>) -> Void
 
     private let open: () throws(SystemError) -> any ControlDevice
-    /// nil until `ready` succeeded once.
+    /// nil until `ready` has succeeded.
     private var opened: (any ControlDevice)?
 
     init(open: @escaping () throws(SystemError) -> any ControlDevice) {
@@ -46,18 +46,18 @@ final class Driver {
 
     var isOpen: Bool { opened != nil }
 
-    /// What the driver can do (GET_FEATURES); nothing as long as it is not open.
+    /// The driver's features (GET_FEATURES); empty while it is not open.
     var features: UblkFeatures { opened?.features ?? [] }
 
-    /// Opens the driver if it is not open; throws why that is not possible and what to do.
+    /// Opens the driver if necessary. Throws the reason and a remedy.
     func ready() throws(InterfaceError) {
         if isOpen { return }
         do { opened = try open() } catch { throw Driver.explain(error) }
     }
 
-    // MARK: Questions
+    // MARK: Queries
 
-    /// The kernel's record of a device: GET_DEV_INFO.
+    /// GET_DEV_INFO: the kernel's record of a device.
     func info(of id: UInt32, _ completion: @escaping Completion<UblkDeviceInfo>) {
         let buffer = [UInt8](repeating: 0, count: MemoryLayout<UblkDeviceInfo>.size)
         send(
@@ -65,14 +65,15 @@ final class Driver {
             UblkDeviceInfo.init(decoding:), completion)
     }
 
-    /// The parameters of the disk, with its numbers once it is started: GET_PARAMS.
+    /// GET_PARAMS: the disk's parameters, including its device numbers after START_DEV.
     func parameters(of id: UInt32, _ completion: @escaping Completion<UblkParameters>) {
         send(
             ControlRequest(operation: .getParameters, device: id, buffer: UblkParameters.emptyBuffer()),
             { UblkParameters(decoding: $0) }, completion)
     }
 
-    /// The processors from which a queue gets its requests, one bit for each: GET_QUEUE_AFFINITY. As many words for every queue.
+    /// GET_QUEUE_AFFINITY: the processors from which a queue gets its requests, as a bit mask. All queues' masks have
+    /// the same length.
     func affinity(of id: UInt32, queue: UInt16, _ completion: @escaping Completion<[UInt64]>) {
         let request = ControlRequest(
             operation: .getQueueAffinity, device: id, queue: queue, data: UInt64(queue),
@@ -82,14 +83,14 @@ final class Driver {
 
     // MARK: The life of a device
 
-    /// ADD_DEV. The answer holds what the kernel made of the wishes in `wanted`.
+    /// ADD_DEV. The answer holds the values that the kernel chose for `wanted`.
     func add(_ wanted: UblkDeviceInfo, _ completion: @escaping Completion<UblkDeviceInfo>) {
         let request = ControlRequest(
             operation: .addDevice, device: wanted.deviceID, buffer: withUnsafeBytes(of: wanted) { Array($0) })
         send(request, UblkDeviceInfo.init(decoding:), completion)
     }
 
-    /// SET_PARAMS: the disk that START_DEV makes.
+    /// SET_PARAMS: describes the disk that START_DEV creates.
     func set(_ parameters: UblkParameters, of id: UInt32, _ completion: @escaping Completion<Void>) {
         command(ControlRequest(operation: .setParameters, device: id, buffer: parameters.encoded()), completion)
     }
@@ -99,15 +100,15 @@ final class Driver {
         command(ControlRequest(operation: .startDevice, device: id, data: UInt64(pid)), completion)
     }
 
-    /// QUIESCE_DEV: no request goes to the worker any more. The kernel waits so many milliseconds for an idle request of each
-    /// queue.
+    /// QUIESCE_DEV: the worker gets no more requests. `patience`: milliseconds that the kernel waits for an idle
+    /// request of each queue.
     func quiesce(_ id: UInt32, patience: Int, _ completion: @escaping Completion<Void>) {
         let request = ControlRequest(
             operation: .quiesceDevice, device: id, data: UInt64(patience), deadline: patience + 5_000)
         command(request, completion)
     }
 
-    /// START_USER_RECOVERY. When it may be sent again: docs/kernel-facts.md#half-ready.
+    /// START_USER_RECOVERY. docs/kernel-facts.md#half-ready says when it may be sent again.
     func startRecovery(_ id: UInt32, _ completion: @escaping Completion<Void>) {
         command(ControlRequest(operation: .startUserRecovery, device: id), completion)
     }
@@ -122,12 +123,12 @@ final class Driver {
         command(ControlRequest(operation: onlyUnused ? .tryStopDevice : .stopDevice, device: id), completion)
     }
 
-    /// DEL_DEV_ASYNC; with `waiting` DEL_DEV, which waits for whoever has the disk open.
+    /// DEL_DEV_ASYNC; with `waiting` DEL_DEV, which waits until nobody has the disk open.
     func delete(_ id: UInt32, waiting: Bool, _ completion: @escaping Completion<Void>) {
         command(ControlRequest(operation: waiting ? .deleteDevice : .deleteDeviceAsync, device: id), completion)
     }
 
-    // MARK: The way there
+    // MARK: Sending
 
     private func command(_ request: ControlRequest, _ completion: @escaping Completion<Void>) {
         send(request, { _ in () }, completion)
@@ -143,10 +144,10 @@ final class Driver {
         opened.submit(request) { answer in completion(DriverAnswer(answer, to: request.operation, decode)) }
     }
 
-    /// Room for 8192 processors: the kernel wants room for all that it could have.
+    /// Room for 8192 processors, since the kernel requires room for every possible one.
     private static let affinityBytes = 1024
 
-    /// The mask without the words behind it that no processor of this host has.
+    /// The mask without trailing words for processors that this host cannot have.
     private static func words(_ bytes: [UInt8]) -> [UInt64] {
         let all = bytes.withUnsafeBytes { raw in
             (0..<raw.count / 8).map { raw.loadUnaligned(fromByteOffset: $0 * 8, as: UInt64.self) }

@@ -5,15 +5,14 @@
     import SystemCalls
     import WorkerProtocol
 
-    /// For the lab only, and only where the compiler is told so (`make failing-broker`): control commands, and messages
-    /// between broker and worker, that go wrong when the lab says so. What goes wrong stands in a file of one line, which is
-    /// used up by the first step that it names:
+    /// For the lab only, compiled in by `make failing-broker`: lets control commands and messages between broker and
+    /// worker fail. A file with one line names the failure; the first step that it names consumes it:
     ///
-    ///     STEP error NUMBER     the step is not done and fails with that errno; a message of the worker's: it is dead instead
-    ///     STEP lie NUMBER       the kernel does it, and the broker hears that errno
-    ///     STEP stop             the broker stops itself (SIGSTOP) before the step; done when it goes on
+    ///     STEP error NUMBER     the step is not executed and fails with this errno; instead of the worker's message, its death
+    ///     STEP lie NUMBER       the kernel executes it, and the broker gets this errno
+    ///     STEP stop             the broker stops itself (SIGSTOP) before the step, and executes it after SIGCONT
     ///
-    /// STEP is a name of UblkControlOperation, or one of watch, launch, serve, stop, resume, geometry, sealed.
+    /// STEP is a name of UblkControlOperation, or watch, launch, serve, stop, resume, geometry or sealed.
     struct TestFailure {
         enum Kind {
             case error(Int32)
@@ -23,7 +22,7 @@
 
         private static let path = "/run/lab/failing-broker"
 
-        /// What is to happen at this step, once; nil nearly always.
+        /// The failure at this step, once; nil nearly always.
         static func take(_ step: String) -> Kind? {
             guard let file = fopen(path, "r") else { return nil }
             var line = [CChar](repeating: 0, count: 100)
@@ -37,7 +36,7 @@
             return words[1] == "stop" ? .stop : words[1] == "lie" ? .lie(number) : .error(number)
         }
 
-        /// raise(3) is not in the broker's filter.
+        /// The broker's filter does not allow raise(3).
         static func stopItself() {
             let pidfd = pidfd_open(getpid(), 0)
             _ = pidfd_send_signal(pidfd, SIGSTOP, nil, 0)
@@ -105,7 +104,7 @@
         func setHandler(_ handler: @escaping (WorkerEvent) -> Void) { inner.setHandler(hears(handler)) }
         func expect(_ expectation: WorkerExpectation) { inner.expect(expectation) }
 
-        /// A handler that does not hear a message that is to fail; its worker dies instead.
+        /// A handler that drops a message which is to fail; the worker is killed instead.
         private func hears(_ handler: @escaping (WorkerEvent) -> Void) -> (WorkerEvent) -> Void {
             { [weak inner] event in
                 var step: String?
