@@ -1,37 +1,38 @@
 import Glibc
 import SystemCalls
 
-/// Which account a uid belongs to: its own, or the one to which /etc/subuid gives it (subuid(5)). An account that may use
-/// 65,536 uids is one account in whatever is counted by user. Group ids don't matter here: nothing is counted by group.
+/// Maps a uid to its account: the uid itself, or the user to whom /etc/subuid gives it (subuid(5)). An account with
+/// 65,536 subordinate uids is one account in everything that is counted by user. Group ids do not matter: nothing is
+/// counted by group.
 ///
-/// The uids that root has there are those of containers that root starts. They are not root, for whom nothing is counted, but
-/// one account of their own: the first such uid.
+/// Root's subordinate uids belong to containers that root starts. They do not count as root, for whom nothing is
+/// counted, but as one account of their own: the first such uid.
 struct Accounts {
-    /// Uids `first..<end` belong to `owner`.
+    /// The uids `first..<end` belong to `owner`.
     struct Range: Equatable {
         let first: UInt32
-        /// One more than the last; 2^32 at most.
+        /// The last uid plus one, at most 2^32.
         let end: UInt64
         let owner: UInt32
     }
 
-    /// By `first`; none overlaps another one.
+    /// Sorted by `first`, without overlaps.
     private(set) var ranges: [Range] = []
-    /// What root's count as; nil when there are none.
+    /// The account of root's subordinate uids; nil when there are none.
     private var accountOfRoots: UInt32?
-    /// What is wrong with the file, in words: its first fault, and how many lines are left out for such.
+    /// What is wrong with the file: its first fault, and how many lines were skipped.
     private(set) var problem: String?
 
     static let file = "/etc/subuid"
-    /// Bytes and lines of the file that are looked at. More is no failure: what lies behind counts as separate users.
+    /// Maximum bytes and lines of the file to read. Uids in the rest of a longer file count as separate users.
     static let longest = 1 << 20
     static let mostLines = 4096
 
-    /// Each uid is an account.
+    /// Every uid is an account.
     init() {}
 
-    /// Reads lines "owner:first:count"; `user` finds the uid of a name. A damaged line is left out. So is a range that
-    /// touches uid 0, its own owner or an earlier range.
+    /// Parses lines "owner:first:count"; `user` returns the uid of a name. It skips malformed lines, and ranges that
+    /// contain uid 0 or their owner or overlap an earlier range.
     init(parsing bytes: [UInt8], user: (String) -> UInt32?) {
         var faults = 0
         var first: String?
@@ -48,7 +49,7 @@ struct Accounts {
         if let first { problem = (problem.map { $0 + "; " } ?? "") + "\(first); lines left out: \(faults)" }
     }
 
-    /// The host's. A file that is missing or not root's is none.
+    /// The host's accounts. A file that is missing or not root's has no ranges.
     static func ofHost() -> Accounts {
         var accounts = Accounts()
         do throws(TrustedFile.Distrust) {
@@ -59,7 +60,7 @@ struct Accounts {
     }
 
     func account(of uid: UInt32) -> UInt32 {
-        // The last range that begins at or below the uid.
+        // Finds the last range that begins at or below the uid.
         var low = 0
         var high = ranges.count
         while low < high {
@@ -70,7 +71,7 @@ struct Accounts {
         return ranges[low - 1].owner
     }
 
-    /// What is wrong with a line; nil when it is taken or empty.
+    /// Adds a line's range. Returns what is wrong with the line; nil when it was added or is empty.
     private mutating func add(_ line: String, _ user: (String) -> UInt32?) -> String? {
         if line.isEmpty || line.hasPrefix("#") { return nil }
         let fields = line.split(separator: ":", omittingEmptySubsequences: false)

@@ -1,34 +1,35 @@
 import BrokerInterface
 
-/// Which connections the broker keeps. Users to whom the policy gives nothing share a small part; the others have the rest
-/// to themselves; root always gets in. In a crowd the idlest connection makes room.
+/// Decides which connections the broker keeps. Users to whom the policy gives nothing share a small part, all others
+/// share the rest, and root is always admitted. When a part is full, its longest idle connection is closed.
 struct Admission {
     enum Standing: Hashable {
         case root
-        /// A line of the policy may give the user something, or the user has a device.
+        /// A line of the policy may allow the user something, or the user has a device.
         case permitted
         case stranger
     }
 
-    /// A connection, as far as it matters here.
+    /// A connection's properties that the decision needs.
     struct Candidate<Key> {
         let key: Key
         let account: UInt32
         let standing: Standing
-        /// Monotonic nanoseconds of the last sign of life.
+        /// The last activity, in monotonic nanoseconds.
         let lastActive: UInt64
-        /// A call is under way: it is never closed for another one.
+        /// A call is running, so this connection is never closed for another one.
         let isBusy: Bool
     }
 
     enum Verdict<Key> {
         case keep
-        /// Keep it, and close another one that was idle the longest.
+        /// Keep it, and close this longest idle one.
         case keepInsteadOf(Key)
         case refuse(InterfaceError)
     }
 
-    /// Connections of one account, and of all accounts of a standing. Root's are only where it begins to tidy up.
+    /// The maximum number of connections of one account, and of all accounts of a standing. Root may exceed its
+    /// numbers; from there on root's idle connections are closed.
     static func mostOfAccount(_ standing: Standing) -> Int {
         switch standing {
         case .root: 64
@@ -44,10 +45,10 @@ struct Admission {
         }
     }
 
-    /// Connections of one account that wait until its groups are asked for: as many as it could have at most.
+    /// Connections of one account that may wait for the lookup of its groups: as many as a permitted account may have.
     static let mostArrivals = mostOfAccount(.permitted)
 
-    /// For a connection beyond these: the error, and the reply, which is written once because there can be very many.
+    /// The error for further ones, and its reply, which is encoded only once because there can be very many.
     static let tooManyArrivals: (error: InterfaceError, reply: [UInt8]) = {
         let error = InterfaceError.limitReached(
             message: "\(mostArrivals) connections of one user wait to be let in already",
@@ -55,11 +56,12 @@ struct Admission {
         return (error, error.reply.message)
     }()
 
-    /// Nanoseconds without a sign of life after which a connection may be closed for another one: a client that has just
+    /// Nanoseconds without activity after which a connection may be closed for another one: a client that has just
     /// connected is about to call.
     static let idleTime: UInt64 = 1_000_000_000
 
-    /// `hanging`: what hangs for the account's sake counts as connections. `isQuiet`: nothing has come on that connection.
+    /// `hanging`: the account's files that are not closed yet, which count as connections. `isQuiet`: the connection
+    /// has no unread data.
     static func decide<Key>(
         account: UInt32, standing: Standing, hanging: Int, among all: () -> [Candidate<Key>],
         counts: (ofAccount: Int, ofStanding: Int), now: UInt64, isQuiet: (Key) -> Bool
@@ -76,7 +78,7 @@ struct Admission {
         return .refuse(isUserCrowded ? userLimit(standing, hanging) : limit(standing))
     }
 
-    /// The idlest one of whoever has the most.
+    /// The longest idle connection of the account with the most connections.
     private static func idlest<Key>(_ idle: [Candidate<Key>], _ isQuiet: (Key) -> Bool) -> Key? {
         let counts = Dictionary(idle.map { ($0.account, 1) }, uniquingKeysWith: +)
         let ordered = idle.sorted {

@@ -4,7 +4,7 @@ import Numbers
 import SystemCalls
 import Varlink
 
-/// One client: its credentials as the kernel took them at connect(2), one call at a time, bounded in everything.
+/// A client: its credentials from connect(2), and one call at a time, with limits on everything.
 final class Connection {
     /// Milliseconds.
     private enum Deadline {
@@ -13,16 +13,16 @@ final class Connection {
         static let idle = 30_000
     }
 
-    /// A client that does not read may have this many bytes waiting.
+    /// Maximum bytes of replies that a client has not read.
     private static let longestBacklog = 256 * 1024
 
-    /// Of a call that is answered by several replies no further one is made while this many bytes wait.
+    /// A call with several replies is continued only while fewer than this many bytes are unread.
     private static let fullBacklog = 32 * 1024
-    /// So many of them are made before it is the others' turn.
+    /// The number of replies per turn.
     private static let repliesPerTurn = 16
 
     let peer: PeerCredentials
-    /// Whom it counts as.
+    /// The account that its calls count for.
     let account: UInt32
     let standing: Admission.Standing
     private let server: Server
@@ -30,20 +30,21 @@ final class Connection {
     private var socket: FileDescriptor?
     private var watch: EventLoop.Watch?
     private var timer: EventLoop.Timer?
-    /// Until when the message that has begun must have ended; monotonic nanoseconds. It outlasts a wait for the turn.
+    /// Deadline for the end of the message that has begun, in monotonic nanoseconds. It keeps running while the
+    /// connection waits for its turn.
     private var messageDeadline: UInt64?
     private var reader = FrameReader()
-    /// A whole message that waits for its turn.
+    /// A complete message that waits for its turn.
     private var next: [UInt8]?
     /// Monotonic nanoseconds.
     private var lastActive = monotonicNanoseconds()
     private(set) var backlog: [UInt8] = []
     private var operation: (any ClientOperation)?
-    /// What is still to be replied to the present call.
+    /// The remaining replies to the current call.
     private var stream: ReplyStream?
-    /// A call is being answered: the next one waits.
+    /// A call is being answered; the next one waits.
     private var isBusy = false
-    /// Something has come, and waits for its turn.
+    /// Data has arrived and waits for its turn.
     private var waitsForTurn = false
     private var hasReadStats = false
 
@@ -59,7 +60,7 @@ final class Connection {
         self.socket = consume socket
     }
 
-    /// nil once it is closed.
+    /// nil after `close`.
     var descriptor: Int32? { socket?.raw }
 
     func begin() throws(SystemError) {
@@ -68,7 +69,7 @@ final class Connection {
         restartTimer()
     }
 
-    /// Ends the connection. What a client left unread in it is nobody's to close but an undertaker's.
+    /// Ends the connection. Data that the client left unread may hold files, so an undertaker closes the socket.
     func close() {
         broker.loop.cancel(timer)
         timer = nil
@@ -83,21 +84,21 @@ final class Connection {
         ended?.clientGone()
     }
 
-    // MARK: In a crowd
+    // MARK: Making room
 
     var candidate: Admission.Candidate<Connection> {
         Admission.Candidate(
             key: self, account: account, standing: standing, lastActive: lastActive, isBusy: isBusy || waitsForTurn)
     }
 
-    /// Nothing has come that nobody has looked at.
+    /// The socket has no unread data.
     var isQuiet: Bool {
         guard let fd = socket?.raw else { return false }
         var socket = pollfd(fd: fd, events: Int16(POLLIN), revents: 0)
         return poll(&socket, 1, 0) == 0
     }
 
-    /// Ends it for another one's sake. A client that is about to call hears why.
+    /// Closes the connection in favour of another one. A client that is about to call reads why.
     func makeRoom() {
         let error = InterfaceError.limitReached(
             message: "the connection was idle, and others needed its place", remedy: "connect again",
@@ -114,7 +115,7 @@ final class Connection {
             if stream != nil, !waitsForTurn { waitForTurn() }
         }
         if isBusy {
-            // Nothing is read, but a client that went away is noticed.
+            // The connection is not read while busy, but its end is noticed.
             if !ready.isDisjoint(with: .hangUp) { close() }
         } else if !waitsForTurn, !ready.isDisjoint(with: [.readable, .hangUp]) {
             waitForTurn()
@@ -134,7 +135,7 @@ final class Connection {
         broker.loop.inTurn(of: party, account) { [weak self] in self?.takeTurn() }
     }
 
-    /// Reads once, and answers one call at most, or goes on with the replies to one.
+    /// Reads once and answers at most one call, or continues the replies to one.
     private func takeTurn() {
         waitsForTurn = false
         if stream != nil { return streamOn() }
@@ -148,7 +149,7 @@ final class Connection {
         goOn()
     }
 
-    /// What was pipelined behind a call waits for the next turn.
+    /// A pipelined call waits for the next turn.
     private func goOn() {
         guard socket != nil, !isBusy, !waitsForTurn else { return }
         if next == nil { next = reader.next() }
@@ -194,7 +195,8 @@ final class Connection {
             timer = broker.loop.after(milliseconds: Deadline.idle) { [unowned self] in close() }
             return
         }
-        // Further bytes of a message do not put off its end: else a client could hold a connection with one in a while.
+        // Further bytes do not extend the deadline: otherwise a client could hold a connection with a byte now and
+        // then.
         let now = monotonicNanoseconds()
         let deadline = messageDeadline ?? now + UInt64(Deadline.message) * 1_000_000
         messageDeadline = deadline
@@ -209,7 +211,7 @@ final class Connection {
     private func handle(_ message: [UInt8]) {
         let call: Call
         do { call = try Call(message: message) } catch { return refuse("\(error)") }
-        // A oneway call gets no reply, so it would have no use: it is answered by silence.
+        // A oneway call gets no reply, whatever it is.
         let wantsReply = !call.oneway
         do throws(InterfaceError) {
             let request = try BrokerCall(call)
@@ -249,7 +251,7 @@ final class Connection {
         }
     }
 
-    /// Once: whoever watches numbers asks for them every second.
+    /// Logged once per connection, since monitoring asks every second.
     private func noteStats() {
         if hasReadStats { return }
         hasReadStats = true
@@ -261,7 +263,7 @@ final class Connection {
             ])
     }
 
-    /// Begins a call in which the client may be asked for files.
+    /// Starts a call that may ask the client for files.
     private func begin(_ start: (@escaping (ClientAnswer) -> Void) -> (any ClientOperation)?) {
         setBusy(true)
         operation = start { [weak self] answer in
@@ -280,7 +282,7 @@ final class Connection {
                 finish(error.reply, true)
             }
         }
-        // It may have ended, or lost its client, before it was returned.
+        // It may have ended, or lost its client, before `start` returned.
         if !isBusy { operation = nil }
         if socket == nil {
             let ended = operation
@@ -297,7 +299,7 @@ final class Connection {
         streamOn()
     }
 
-    /// Replies as much as the client has room for now. What it does not read for a while ends the connection.
+    /// Sends as many replies as fit. A client that does not read them for a while loses its connection.
     private func streamOn() {
         for _ in 0..<Connection.repliesPerTurn where backlog.count < Connection.fullBacklog {
             guard let reply = stream?.next() else { return }
@@ -310,12 +312,12 @@ final class Connection {
         updateInterest()
     }
 
-    /// The end of a call that took more than one event.
+    /// Ends a call that took more than one event.
     private func finish(_ reply: Reply, _ wantsReply: Bool) {
         send(reply, wantsReply)
         setBusy(false)
         lastActive = monotonicNanoseconds()
-        // What was pipelined behind the call is handled from the loop, not from the depths of an operation.
+        // A pipelined call starts from the loop, not inside the operation that ends.
         broker.loop.later { [weak self] in self?.goOn() }
     }
 
@@ -325,7 +327,7 @@ final class Connection {
         restartTimer()
     }
 
-    /// What the kernel says now: the event loop may not have had its turn since the client went.
+    /// Asks the kernel, since the event loop may not have noticed the client's end yet.
     private var clientIsThere: Bool {
         guard let fd = socket?.raw else { return false }
         var socket = pollfd(fd: fd, events: 0, revents: 0)
@@ -340,7 +342,7 @@ final class Connection {
         flush()
     }
 
-    /// A reply that carries a file: it must go at once, or the connection goes.
+    /// Sends a reply that carries a file. If it cannot be sent at once, the connection is closed.
     private func offer(_ reply: Reply, _ file: consuming FileDescriptor) {
         guard let fd = socket?.raw, backlog.isEmpty else { return refuse("it does not read its replies") }
         let bytes = reply.message

@@ -3,15 +3,14 @@ import SystemCalls
 import Varlink
 import WorkerProtocol
 
-/// The replies to List and Stats, a device each. Each is made when the client has room for it, so that what the broker keeps
-/// for a client that reads slowly does not grow with the number of devices.
+/// The replies to List and Stats, one device each. Each is made when the client has room for it, so that the memory for
+/// a slow client does not grow with the number of devices.
 struct ReplyStream {
-    /// Numbers that have not been looked at yet. Devices of others and such as have gone meanwhile are left out when it is
-    /// their turn.
+    /// Numbers not yet processed. When a device's turn comes it is skipped if it is gone or not the client's.
     private var ids: ArraySlice<UInt32>
-    /// The parameters of a reply with that device alone; nil when it is not to be told of.
+    /// The parameters of a reply with this device; nil to skip it.
     private let make: (UInt32) -> JSON?
-    /// Of a reply without any device.
+    /// The parameters of a reply without devices.
     private let empty: JSON
     private var ahead: JSON?
 
@@ -22,7 +21,7 @@ struct ReplyStream {
         ahead = pull()
     }
 
-    /// There is at least one device more to tell of.
+    /// At least one more device follows.
     var hasDevices: Bool { ahead != nil }
 
     private mutating func pull() -> JSON? {
@@ -32,16 +31,16 @@ struct ReplyStream {
         return nil
     }
 
-    /// The next reply; the last one does not say that it continues.
+    /// The next reply. All but the last announce another one.
     mutating func next() -> Reply {
         let parameters = ahead ?? empty
         ahead = pull()
         return Reply(parameters: parameters, continues: ahead != nil)
     }
 
-    /// All in one reply, for a client that takes no more than one.
+    /// All devices in one reply, for a client that accepts only one.
     ///
-    /// - Throws: `expectedMore` when that would have more than `limit` bytes.
+    /// - Throws: `expectedMore` when it would exceed `limit` bytes.
     mutating func whole(limit: Int) throws(InterfaceError) -> Reply {
         guard case .object(var members) = ahead ?? empty,
             let place = members.firstIndex(where: { $0.name == "devices" })
@@ -61,7 +60,7 @@ struct ReplyStream {
 }
 
 extension Broker {
-    /// What List tells this client.
+    /// The replies to List for this client.
     func listing(_ request: ListRequest, peer: PeerCredentials) throws(InterfaceError) -> ReplyStream {
         let ids = try visible(request.id, for: "list", peer)
         return ReplyStream(ids, empty: ListReply(devices: []).json) { [self] id in
@@ -70,10 +69,10 @@ extension Broker {
         }
     }
 
-    /// What Stats tells this client of its devices.
+    /// The replies to Stats for this client.
     func counting(_ request: StatsRequest, peer: PeerCredentials) throws(InterfaceError) -> ReplyStream {
         let perQueue = request.queues ?? false
-        // A reply has one device at most, but who asks for all of them without more is answered in one.
+        // Without `more` the counters of all queues of all devices would have to fit into one reply.
         if perQueue, request.id == nil { throw .invalidParameter(parameter: "queues") }
         let ids = try visible(request.id, for: "stats", peer)
         let bounds = StatisticsPage.Latency.bounds
@@ -83,7 +82,7 @@ extension Broker {
         }
     }
 
-    /// Numbers of devices, that one or all; whose they are is looked at when it is their turn.
+    /// The number of one device, or all numbers; ownership of those is checked when their turn comes.
     private func visible(
         _ id: UInt32?, for what: String, _ peer: PeerCredentials
     ) throws(InterfaceError) -> [UInt32] {

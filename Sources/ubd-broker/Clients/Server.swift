@@ -3,19 +3,19 @@ import CShims
 import Glibc
 import SystemCalls
 
-/// Accepts clients, so many in all and so many of one user (`Admission`).
+/// Accepts clients within the limits of `Admission`.
 ///
-/// The kernel's queue of connections is first come, first served, and root's stand in it behind everybody's. So nothing that
-/// takes long is done to a connection when it is accepted. What may take long is to ask for its user's groups, when these are
-/// very many: that is work in fair turns, and of one account only a few connections wait for it.
+/// The kernel queues connections in order of arrival, so root's wait behind everybody's. So nothing slow may happen to
+/// a connection when it is accepted. Only looking up a user's groups can be slow, when there are very many: this
+/// happens in fair turns, and only a few connections of one account may wait for it.
 final class Server {
-    /// Connections that are accepted before the others have their turn.
+    /// The number of connections to accept before other events are handled.
     private static let acceptsPerTurn = 8
 
-    /// So many groups are asked for at once. The kernel takes some 40 ns for each: 3 ms for 65,536.
+    /// Up to this many groups are looked up at once. The kernel takes about 40 ns for each: 3 ms for 65,536.
     private static let fewGroups = 1024
 
-    /// A connection whose user's groups are still to be asked for.
+    /// A connection that waits for the lookup of its user's groups.
     private final class Arrival {
         var socket: FileDescriptor?
         let account: UInt32
@@ -41,14 +41,14 @@ final class Server {
     }
 
     func begin() throws(SystemError) {
-        // No files by this way where the kernel can forbid it (6.16): those of clients are parked, never received.
+        // Forbids files on these sockets where the kernel can (6.16): clients' files are parked, never received.
         do { try setOption(listener.raw, ubd_SO_PASSRIGHTS, 0) } catch {
             if error.errno != ENOPROTOOPT { throw error }
         }
         watch = try broker.loop.watch(listener.raw, .readable) { [unowned self] _ in acceptSome() }
     }
 
-    /// All that clients can have put files into: the connections, and those that nobody has accepted yet.
+    /// The sockets in which clients can have put files, including those that wait to be admitted.
     var sockets: [Int32] {
         [listener.raw] + connections.values.compactMap(\.descriptor) + arrivals.values.compactMap { $0.socket?.raw }
     }
@@ -76,7 +76,7 @@ final class Server {
         }
     }
 
-    /// Out of descriptors or memory: trying again at once would only burn the processor.
+    /// On a lack of descriptors or memory an immediate retry would only burn processor time.
     private func pause() {
         guard let watch else { return }
         broker.loop.change(watch, [])
@@ -87,9 +87,9 @@ final class Server {
         let peer: PeerCredentials
         let groups: Int
         do {
-            // Otherwise urgent data (MSG_OOB) is skipped by a peek and dropped by the next read, with its files.
+            // Otherwise a peek skips urgent data (MSG_OOB), and the next read drops it with its files.
             try setOption(socket.raw, SO_OOBINLINE, 1)
-            // Its client has gone without a word. Nothing lies in it, so there is nothing to do but to close it.
+            // The client is gone and has sent nothing, so a plain close cannot block.
             if hasEnded(socket.raw) { return }
             peer = try PeerCredentials(withoutGroupsOf: socket.raw)
             groups = try PeerCredentials.groupCount(of: socket.raw)
@@ -157,7 +157,7 @@ final class Server {
             isQuiet: \.isQuiet)
     }
 
-    /// `isStranger`: also when nobody knows yet.
+    /// `isStranger`: true also when the standing is not known yet.
     private func refuse(
         _ socket: consuming FileDescriptor, _ peer: PeerCredentials, _ error: InterfaceError, _ reply: [UInt8],
         isStranger: Bool = true
@@ -165,7 +165,7 @@ final class Server {
         Log.client(
             .refusal, peer.uid, .notice, "connection-refused",
             [("uid", "\(peer.uid)"), ("pid", "\(peer.pid)"), ("result", "refused"), ("why", error.message)])
-        // There is room for that much in a socket that nothing was written to.
+        // The empty socket buffer has room for a reply.
         _ = try? send(socket.raw, reply, wait: false)
         broker.undertaker.letGo(socket, owner: peer.uid, isStranger: isStranger)
     }

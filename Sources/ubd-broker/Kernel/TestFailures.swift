@@ -8,7 +8,7 @@
     /// For the lab only, compiled in by `make failing-broker`: lets control commands and messages between broker and
     /// worker fail. A file with one line names the failure; the first step that it names consumes it:
     ///
-    ///     STEP error NUMBER     the step is not executed and fails with this errno; instead of the worker's message, its death
+    ///     STEP error NUMBER     the step fails with this errno, unexecuted; for a worker's message, the worker is killed
     ///     STEP lie NUMBER       the kernel executes it, and the broker gets this errno
     ///     STEP stop             the broker stops itself (SIGSTOP) before the step, and executes it after SIGCONT
     ///

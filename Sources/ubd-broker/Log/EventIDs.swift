@@ -1,5 +1,5 @@
-/// The journal's MESSAGE_ID of each kind of event (sd-journal(3)): a random number that never changes and is never used for
-/// another kind, so that programs may rely on it. Make one with `journalctl --new-id128`; docs/log.md has the same table.
+/// The journal's MESSAGE_ID of each event (sd-journal(3)): a random number that never changes and is never reused, so
+/// that programs can rely on it. Create one with `journalctl --new-id128`. docs/log.md has the same table.
 enum EventIDs {
     static let all: [String: String] = [
         "accept": "0a916b2f7fb3402fb5019d811bbfa4c2",

@@ -1,9 +1,9 @@
-/// One event as journald takes it (https://systemd.io/JOURNAL_NATIVE_PROTOCOL/): a datagram of fields. Values are cut
-/// (`Log.longestValue`) and events have few, so it stays far below what a datagram may hold.
+/// An event in journald's format (https://systemd.io/JOURNAL_NATIVE_PROTOCOL/): a datagram of fields. Values are
+/// truncated (`Log.longestValue`) and events have few of them, so it stays far below the size limit of a datagram.
 struct JournalEntry {
     private(set) var bytes: [UInt8] = []
 
-    /// The event's own keys become UBD_KEY, beside what journalctl(1) itself knows.
+    /// The event's keys become UBD_KEY, in addition to the fields that journalctl(1) knows.
     init(_ priority: Log.Priority, _ name: String, _ fields: [Log.Field]) {
         add("MESSAGE", Log.message(name, fields))
         add("PRIORITY", String(priority.rawValue))
@@ -13,12 +13,12 @@ struct JournalEntry {
         for (key, value) in fields { add(JournalEntry.fieldName(key), Log.printable(value)) }
     }
 
-    /// `why` is called REASON there, as other services call it.
+    /// `why` becomes REASON, as other services name it.
     static func fieldName(_ key: String) -> String {
         "UBD_" + (key == "why" ? "REASON" : key.uppercased().replacing("-", with: "_"))
     }
 
-    /// A value with a newline is preceded by its length (64 bits, little endian) instead of an equals sign.
+    /// A value with a newline has its length (64 bits, little endian) before it instead of an equals sign.
     mutating func add(_ name: String, _ value: String) {
         bytes += Array(name.utf8)
         if value.utf8.contains(UInt8(ascii: "\n")) {

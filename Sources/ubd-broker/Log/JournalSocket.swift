@@ -1,12 +1,12 @@
 import Glibc
 import SystemCalls
 
-/// The way to journald. It never waits: what journald does not take at once has to go elsewhere.
+/// Sends entries to journald without waiting. The caller writes entries that journald does not take elsewhere.
 final class JournalSocket: Sendable {
     private let socket: Int32
     private let address: sockaddr_un
 
-    /// The socket is not connected, so that a journald that was restarted gets what comes then.
+    /// The socket is not connected, so that it still reaches a journald that was restarted.
     init?(path: String) {
         guard let address = unixAddress(path) else { return nil }
         let type = Int32(SOCK_DGRAM.rawValue | SOCK_CLOEXEC.rawValue)
@@ -17,7 +17,7 @@ final class JournalSocket: Sendable {
 
     deinit { close(socket) }
 
-    /// Journald's, if this process' stderr is, too.
+    /// The socket of journald if this process' stderr is connected to it.
     static func forStderr() -> JournalSocket? {
         guard let stream = getenv("JOURNAL_STREAM"), isStream(STDERR_FILENO, String(cString: stream)) else {
             return nil
@@ -25,14 +25,14 @@ final class JournalSocket: Sendable {
         return JournalSocket(path: "/run/systemd/journal/socket")
     }
 
-    /// Whether a descriptor is the one that JOURNAL_STREAM names, "DEVICE:INODE" (systemd.exec(5)). A process that was
-    /// started with another stderr has inherited the variable all the same.
+    /// Whether a descriptor is the one that JOURNAL_STREAM names, "DEVICE:INODE" (systemd.exec(5)). A process with
+    /// another stderr may have inherited the variable.
     static func isStream(_ fd: Int32, _ stream: String) -> Bool {
         var status = stat()
         return fstat(fd, &status) == 0 && stream == "\(status.st_dev):\(status.st_ino)"
     }
 
-    /// False when journald is not there, or has no room.
+    /// Returns false when journald is absent or has no room.
     func send(_ entry: [UInt8]) -> Bool {
         let sent = withUnsafePointer(to: address) { address in
             sendto(

@@ -2,8 +2,9 @@ import Glibc
 import Synchronization
 import SystemCalls
 
-/// The broker's log. Under systemd each event is an entry of the journal with fields; otherwise, and whenever journald
-/// does not take it, one line on stderr, `<priority>event=name key=value …` (sd-daemon(3)). docs/log.md lists the events.
+/// The broker's log. Under systemd each event is a journal entry with fields. Otherwise, and when journald does not
+/// take the entry, it is a line on stderr, `<priority>event=name key=value …` (sd-daemon(3)). docs/log.md lists the
+/// events.
 enum Log {
     enum Priority: Int {
         case alert = 1
@@ -15,17 +16,17 @@ enum Log {
 
     typealias Field = (key: String, value: String)
 
-    /// What the log knows, in whichever thread (the unit tests have several).
+    /// The log's state, shared by all threads (the unit tests have several).
     private struct State {
-        /// Where stderr is the journal's already.
+        /// Set when stderr is connected to the journal.
         let journal = JournalSocket.forStderr()
         let output = LogOutput(STDERR_FILENO)
         var limits = LogLimits()
         var accounts = Accounts()
-        /// Lines that nobody took since the last one that somebody did.
+        /// Lines lost since the last one that was written.
         var lost = 0
 
-        /// Writes an event, and before it how many could not be written, if some could not.
+        /// Writes an event, preceded by the number of lost lines, if any.
         mutating func write(_ priority: Priority, _ name: String, _ fields: [Field]) {
             tellLost()
             if lost > 0 || !put(priority, name, fields) { lost += 1 }
@@ -55,13 +56,13 @@ enum Log {
 
     private static let state = Mutex(State())
 
-    /// An event that is always written: of devices, workers and the broker itself. A log that can't be written must not stop
-    /// the broker, nor one that nobody reads.
+    /// An event about a device, a worker or the broker itself, which is never suppressed. A log that cannot be written,
+    /// or whose reader stopped, must not stop the broker.
     static func event(_ priority: Priority, _ name: String, _ fields: [Field] = []) {
         state.withLock { $0.write(priority, name, fields) }
     }
 
-    /// An event that a client causes: bounded by account (`LogLimits`), root's excepted. `uid`: nil when nobody knows whose.
+    /// An event that a client causes: limited per account (`LogLimits`), except for root. `uid`: nil when unknown.
     static func client(
         _ kind: LogLimits.Kind, _ uid: UInt32?, _ priority: Priority, _ name: String,
         _ fields: @autoclosure () -> [Field]
@@ -73,12 +74,12 @@ enum Log {
         if isAdmitted { event(priority, name, fields()) }
     }
 
-    /// From now on clients' events are counted by account.
+    /// Counts clients' events by these accounts from now on.
     static func count(by accounts: Accounts) {
         state.withLock { $0.accounts = accounts }
     }
 
-    /// To be called now and then: says what was left out and what could not be written, once it can be. `all`: at the end.
+    /// To be called regularly: logs how many lines were suppressed or lost. `all`: at the broker's end.
     static func catchUp(all: Bool = false) {
         state.withLock { state in
             state.tellLost()
@@ -91,23 +92,24 @@ enum Log {
     static func notice(_ name: String, _ fields: Field...) { event(.notice, name, fields) }
     static func info(_ name: String, _ fields: Field...) { event(.info, name, fields) }
 
-    /// The event in one line.
+    /// The event as one line.
     static func message(_ name: String, _ fields: [Field]) -> String {
         fields.reduce("event=\(name)") { $0 + " \($1.key)=\(escaped($1.value))" }
     }
 
-    /// Bytes of a stranger's text that are kept.
+    /// The maximum length of a value in bytes.
     static let longestValue = 512
 
-    /// Text as a value: a stranger's string can neither end the line nor look like another field. What is not plain is
-    /// quoted, everything but printable ASCII becomes \xNN, and it is cut at 512 bytes.
+    /// Escapes a value, so that a client's string can neither end the line nor imitate another field. A value that is
+    /// not plain is quoted and made `printable`.
     static func escaped(_ text: String) -> String {
         let isPlain = !text.isEmpty && text.utf8.count <= longestValue && text.utf8.allSatisfy { plain.contains($0) }
         if isPlain { return text }
         return "\"" + printable(text).replacing("\"", with: "\\\"") + "\""
     }
 
-    /// Text in printable ASCII: a backslash is doubled, everything else becomes \xNN, and it is cut at 512 bytes.
+    /// Converts text to printable ASCII: doubles backslashes, writes all other bytes as \xNN, and truncates at 512
+    /// bytes.
     static func printable(_ text: String) -> String {
         var result = ""
         for byte in text.utf8.prefix(longestValue) {

@@ -1,23 +1,23 @@
-/// How many lines of the log one account can cause. What clients ask for is bounded by account, so that no flood of it
-/// displaces what happens to devices, which is not bounded; how much was left out is told.
+/// Limits the log lines that each account causes, so that no flood of them displaces the events of devices, which are
+/// not limited. The log says how many lines were left out.
 struct LogLimits {
     enum Kind: Hashable {
-        /// Something was refused, or a client was no client: anybody can cause that.
+        /// A refusal, or a protocol error: anybody can cause these.
         case refusal
-        /// Something was allowed, or failed after it was: only who has a right or a device can cause that.
+        /// A request that was allowed, or failed afterwards: only a user with a right or a device can cause these.
         case request
 
-        /// So many lines at once, and then one in so many nanoseconds.
+        /// This many lines at once, then one per interval in nanoseconds.
         fileprivate var burst: UInt64 { self == .refusal ? 20 : 1200 }
         fileprivate var interval: UInt64 { self == .refusal ? 2_000_000_000 : 50_000_000 }
     }
 
-    /// An account's lines of one kind that were left out.
+    /// Suppressed lines of one account and kind.
     struct LeftOut: Equatable {
-        /// nil: those of all accounts for which there was no place in the table.
+        /// nil: all accounts that have no entry of their own in the table.
         let account: UInt32?
         let count: Int
-        /// Since when, in nanoseconds.
+        /// Nanoseconds since the first one.
         let duration: UInt64
     }
 
@@ -27,21 +27,21 @@ struct LogLimits {
     }
 
     private struct Bucket {
-        /// When all lines would have been written at the pace that is allowed (as in `StartLimits`).
+        /// The time until which the allowed rate is used up (as in `StartLimits`).
         var paidUntil: UInt64 = 0
         var leftOut = 0
-        /// Since the first one of them.
+        /// The time of the first one.
         var since: UInt64 = 0
     }
 
-    /// Places in the table. When all are taken by accounts that are busy, the others share one for each kind.
+    /// The size of the table. When it is full of active accounts, the others share one entry per kind.
     static let mostAccounts = 64
-    /// Nanoseconds between two lines that say how much of one account and kind was left out.
+    /// Nanoseconds between two lines about one account's suppressed lines of a kind.
     static let period: UInt64 = 10_000_000_000
 
     private var buckets: [Key: Bucket] = [:]
 
-    /// Whether a line is written. `account`: nil when nobody knows whose it is.
+    /// Whether a line is written. `account`: nil when unknown.
     mutating func admits(_ kind: Kind, of account: UInt32?, now: UInt64) -> Bool {
         let key = place(for: Key(account: account, kind: kind), now)
         var bucket = buckets[key] ?? Bucket()
@@ -58,12 +58,12 @@ struct LogLimits {
 
     private mutating func place(for key: Key, _ now: UInt64) -> Key {
         if buckets[key] != nil || buckets.count < LogLimits.mostAccounts { return key }
-        // Accounts that are even say nothing.
+        // Entries whose rate has recovered and that suppressed nothing can be dropped.
         buckets = buckets.filter { $0.value.paidUntil > now || $0.value.leftOut > 0 }
         return buckets.count < LogLimits.mostAccounts ? key : Key(account: nil, kind: key.kind)
     }
 
-    /// What was left out and is due to be told; everything at the end.
+    /// The numbers of suppressed lines that are due to be logged; all of them at the broker's end.
     mutating func takeLeftOut(now: UInt64, all: Bool = false) -> [LeftOut] {
         var due: [LeftOut] = []
         for (key, bucket) in buckets where bucket.leftOut > 0 && (all || bucket.since + LogLimits.period <= now) {

@@ -1,28 +1,28 @@
 import Glibc
 import SystemCalls
 
-/// Lines on stderr, without ever waiting for whoever reads them. O_NONBLOCK is a property of the open file, which is shared
-/// with others (a shell, a service manager), so it is never set on an inherited one.
+/// Writes lines to stderr without waiting for their reader. It never sets O_NONBLOCK on the inherited descriptor, since
+/// its open file is shared with others (a shell, a service manager).
 final class LogOutput {
     private enum Way {
         /// send(2) has a flag for it.
         case socket
-        /// A pipe or a terminal, opened once more: that open file is ours, O_NONBLOCK and all.
+        /// A pipe or terminal that was opened again, so that O_NONBLOCK affects only the broker.
         case reopened
-        /// One that can't be opened again: asked for room before each write. A pipe that has any takes PIPE_BUF bytes (pipe(7)),
-        /// unless another writer takes the room in between.
+        /// A pipe or terminal that cannot be opened again: polled before each write. A pipe that polls as writable
+        /// takes PIPE_BUF bytes (pipe(7)), unless another writer is faster.
         case polled
-        /// A regular file waits for its disk, which root chose, and for no reader.
+        /// A regular file may wait for its disk, which root chose, but not for a reader.
         case file
     }
 
-    /// A line has at most so many bytes, its end included: what a pipe takes as a whole.
+    /// The maximum length of a line with its newline: PIPE_BUF, which a pipe takes as a whole.
     static let longestLine = 4096
 
     private let inherited: Int32
     private var own: FileDescriptor?
     private let way: Way
-    /// The end of a line that went only in part: it comes before the next one.
+    /// The rest of a line that was written in part; written before the next line.
     private var rest: [UInt8] = []
 
     init(_ fd: Int32) {
@@ -49,7 +49,7 @@ final class LogOutput {
         return file
     }
 
-    /// False when the line could not be written.
+    /// Returns false when the line could not be written.
     func write(_ line: [UInt8]) -> Bool {
         if !rest.isEmpty {
             rest.removeFirst(max(push(rest), 0))
@@ -64,7 +64,7 @@ final class LogOutput {
 
     private static func cut(_ line: [UInt8]) -> [UInt8] { line.prefix(longestLine - 4) + Array("...\n".utf8) }
 
-    /// How many bytes went; -1 when none could.
+    /// Returns the number of bytes written; -1 when none could be.
     private func push(_ bytes: [UInt8]) -> Int {
         switch way {
         case .socket: return send(inherited, bytes, bytes.count, Int32(MSG_DONTWAIT | MSG_NOSIGNAL))

@@ -1,8 +1,8 @@
 import Glibc
 import SystemCalls
 
-/// The broker's one thread: it waits for files to become ready and for moments to come, and runs what was asked for.
-/// Nothing that runs here may wait for a client, a worker or a device.
+/// The broker's only thread: waits for ready files and due timers, and runs their handlers. Handlers must not wait for
+/// a client, a worker or a device.
 final class EventLoop {
     typealias Handler = (Poller.Interest) -> Void
 
@@ -14,7 +14,7 @@ final class EventLoop {
 
     private let poller: Poller
     private var handlers: [UInt64: Handler] = [:]
-    /// Ordered by time, soonest first.
+    /// Sorted by time.
     private var alarms: [Alarm] = []
     private var soon: [() -> Void] = []
     /// Calls of clients.
@@ -26,7 +26,7 @@ final class EventLoop {
         poller = try Poller()
     }
 
-    /// A file that is being watched. Whoever keeps it calls `unwatch` before closing the file.
+    /// A watched file. Its owner calls `unwatch` before closing the file.
     struct Watch {
         fileprivate let token: UInt64
         let fd: Int32
@@ -40,7 +40,7 @@ final class EventLoop {
     }
 
     func change(_ watch: Watch, _ interest: Poller.Interest) {
-        // It can only fail for a file that isn't watched, which would be our own mistake.
+        // Fails only for a file that is not watched, which would be a bug.
         try? poller.modify(watch.fd, interest, token: watch.token)
     }
 
@@ -49,7 +49,7 @@ final class EventLoop {
         handlers[watch.token] = nil
     }
 
-    /// An action that is due at some time; `cancel` forgets it.
+    /// A scheduled action; see `cancel`.
     struct Timer {
         fileprivate let number: UInt64
     }
@@ -68,13 +68,12 @@ final class EventLoop {
         alarms.removeAll { $0.number == timer.number }
     }
 
-    /// Runs an action when the present event has been handled: for ends of operations, so that their callers' stacks
-    /// are gone.
+    /// Runs an action after the current event, so that an operation ends without its callers on the stack.
     func later(_ action: @escaping () -> Void) {
         soon.append(action)
     }
 
-    /// Runs an action when it is the turn of its party, and of the account within it.
+    /// Runs an action when it is the turn of its party, and of its account within the party.
     func inTurn(of party: Turns.Party, _ account: UInt32, _ action: @escaping () -> Void) {
         turns.add(party, account, action)
     }

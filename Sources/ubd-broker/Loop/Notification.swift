@@ -1,10 +1,10 @@
 import Glibc
 import SystemCalls
 
-/// Tells systemd how things are (sd_notify(3)); does nothing when nobody asked.
+/// Sends notifications to systemd (sd_notify(3)); does nothing outside systemd.
 enum Notification {
-    /// Milliseconds between signs of life, which come from the event loop: half of what systemd allows, nil when it does not
-    /// want any (sd_watchdog_enabled(3)).
+    /// Milliseconds between watchdog notifications: half of systemd's timeout; nil when systemd wants none
+    /// (sd_watchdog_enabled(3)).
     static func watchdogPeriod(_ environment: (String) -> String?, pid: Int32 = getpid()) -> Int? {
         if let wanted = environment("WATCHDOG_PID"), wanted != String(pid) { return nil }
         guard let text = environment("WATCHDOG_USEC"), let microseconds = UInt64(text), microseconds > 0 else {
@@ -13,24 +13,25 @@ enum Notification {
         return max(Int(clamping: microseconds / 2000), 1)
     }
 
-    /// Milliseconds until a sign of life is sent again that systemd had no room for. Anybody may write to its socket, and so
-    /// keep it full for a while; waiting for room would make all clients wait.
+    /// Milliseconds until a retry when systemd's socket was full. Any process may write to it and keep it full for a
+    /// while, so waiting for room would stall all clients.
     private static let again = 50
 
-    /// From now on, for as long as the loop runs.
+    /// Sends watchdog notifications for as long as the loop runs.
     static func keepAlive(
         _ loop: EventLoop, every period: Int?,
         _ say: @escaping (String) -> Bool = { Notification.send($0, waiting: false) }
     ) {
         guard let period else { return }
-        // The first one at half of the time; one that is not taken leaves as much for another try.
+        // The first one is sent after half of the timeout, which leaves as much time for retries.
         func next(in milliseconds: Int) {
             loop.after(milliseconds: milliseconds) { next(in: say("WATCHDOG=1") ? period : min(again, period)) }
         }
         next(in: period)
     }
 
-    /// `waiting`: until systemd has room for it. False: it had none; whatever else goes wrong, another try would not mend.
+    /// `waiting`: wait for room in systemd's socket. Returns false only when it had none; after other errors a retry
+    /// would not help.
     @discardableResult
     static func send(_ state: String, waiting: Bool = true) -> Bool {
         guard let variable = getenv("NOTIFY_SOCKET") else { return true }
@@ -39,7 +40,7 @@ enum Notification {
 
     static func send(_ state: String, waiting: Bool, to path: String) -> Bool {
         guard var address = unixAddress(path) else { return true }
-        // A name that starts with @ is in the abstract namespace.
+        // A name that begins with @ is in the abstract namespace.
         if path.hasPrefix("@") { address.sun_path.0 = 0 }
         let socket = Glibc.socket(AF_UNIX, Int32(SOCK_DGRAM.rawValue | SOCK_CLOEXEC.rawValue), 0)
         if socket < 0 { return true }

@@ -1,7 +1,7 @@
-/// Work that clients ask for, done in fair turns. A round is one piece of work for each party, and between two rounds the
-/// loop looks after everything else. So what one user asks for costs another one a single piece of work at a time,
-/// however much it is. Those to whom the policy gives nothing are one party, and take turns among themselves. So are the
-/// connections of users in very many groups, of which nobody has found out yet whether the policy gives them anything.
+/// Schedules clients' work in fair turns. A round takes one piece of work from each party, and between two rounds the
+/// loop handles everything else. So the work of one user delays another user by one piece at a time. Users to whom the
+/// policy gives nothing are one party and take turns among themselves. So are connections of users in very many groups,
+/// whose rights are not known yet.
 struct Turns {
     enum Party: Hashable {
         case root
@@ -12,7 +12,7 @@ struct Turns {
 
     typealias Work = () -> Void
 
-    /// One party's work: accounts in the order of their turns, each with its work in the order in which it came.
+    /// The work of a party: its accounts in the order of their turns, and each account's work in order of arrival.
     private struct Line {
         var accounts: [UInt32] = []
         var work: [UInt32: [Work]] = [:]
@@ -28,7 +28,7 @@ struct Turns {
     }
 
     private var lines: [Party: Line] = [:]
-    /// Parties that have work, in the order in which they got some.
+    /// The parties that have work, in order of arrival.
     private var order: [Party] = []
 
     var isEmpty: Bool { order.isEmpty }
@@ -36,14 +36,14 @@ struct Turns {
     mutating func add(_ party: Party, _ account: UInt32, _ work: @escaping Work) {
         if lines[party] == nil {
             lines[party] = Line()
-            // Root is the one who has to mend things.
+            // Root goes first, since root has to repair things.
             if party == .root { order.insert(party, at: 0) } else { order.append(party) }
         }
         if lines[party]?.work[account] == nil { lines[party]?.accounts.append(account) }
         lines[party]?.work[account, default: []].append(work)
     }
 
-    /// The next piece of work of each party. It is the caller's to do: it may add more.
+    /// Takes the next piece of work from each party. The caller runs it, which may add more.
     mutating func takeRound() -> [Work] {
         let round = order.compactMap { lines[$0]?.takeNext() }
         order.removeAll { party in
