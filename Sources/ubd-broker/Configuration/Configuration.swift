@@ -2,7 +2,7 @@ import BrokerInterface
 import Glibc
 import SystemCalls
 
-/// What the broker was told on its command line.
+/// The broker's command line.
 struct Configuration {
     var accessPolicy = "/etc/ubd/access.policy"
     var policyFolder = "/usr/share/ubd/policy"
@@ -11,32 +11,32 @@ struct Configuration {
     var uidBase: UInt32 = 0x7000_0000
     var uidCount: UInt32 = 4096
     var workerGroup = "ubd-worker"
-    /// -1000 to 1000, given to every worker.
+    /// -1000 to 1000, for every worker.
     var oomScore: Int32 = 0
-    /// Seconds without progress after which a worker that has work counts as hung.
+    /// Seconds without progress after which a worker with work counts as hung.
     var ioTimeout = 30
-    /// Seconds in which more deaths of a device's workers than `DeathLog.most` fail it.
+    /// A device fails when more than `DeathLog.most` of its workers die within this many seconds.
     var deathWindow = 60
-    /// Where the control groups of devices are made.
+    /// The parent of the devices' control groups.
     var controlGroup = ControlGroupPlace.automatic
-    /// Plain command numbers, as drivers before Linux 6.4 want them.
+    /// Use plain command numbers, for drivers before Linux 6.4.
     var usesLegacyOpcodes = false
     var onlyChecks = false
-    /// Deletes all devices that nobody uses, instead of serving.
+    /// Delete all unused devices instead of serving.
     var takesDown = false
-    /// Whose policies to print, instead of serving.
+    /// Print the policies of this subject instead of serving.
     var dumps: String?
 
     var socketPath: String { runFolder + "/io.ubd.Broker" }
 
-    /// What the command line asks for.
+    /// The mode of operation.
     enum Command: Equatable {
         case run
         case help
         case version
     }
 
-    /// A wrong option, in one line.
+    /// An invalid option, described in one line.
     struct UsageError: Error, Equatable {
         let message: String
     }
@@ -79,7 +79,7 @@ struct Configuration {
 
         """
 
-    /// Reads a command line without its first word.
+    /// Parses a command line without the program's name.
     static func parse(_ arguments: [String]) throws(UsageError) -> (Command, Configuration) {
         var configuration = Configuration()
         var command = Command.run
@@ -92,7 +92,7 @@ struct Configuration {
                 let typed = inline ?? rest.popFirst()
                 inline = nil
                 guard let text = typed else { throw UsageError(message: "\(name) needs a value") }
-                // A variable that is not set: as a path it would be the folder in which the broker was started.
+                // For example an unset variable: as a path it would mean the working folder.
                 guard !text.isEmpty else { throw UsageError(message: "\(name) can not be ''") }
                 return text
             }
@@ -127,7 +127,7 @@ struct Configuration {
         return (command, configuration)
     }
 
-    /// Completes relative paths: the broker leaves the folder in which it was started.
+    /// Makes relative paths absolute, since the broker leaves its working folder.
     mutating func makeAbsolute(in folder: () -> String? = Configuration.workingFolder) throws(UsageError) {
         for path in [\Configuration.accessPolicy, \.policyFolder, \.workerProgram, \.runFolder]
         where !self[keyPath: path].hasPrefix("/") {

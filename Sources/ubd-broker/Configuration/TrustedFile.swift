@@ -1,15 +1,15 @@
 import Glibc
 import SystemCalls
 
-/// Files that decide what root does: only root may have written them.
+/// Reads files that control what root does; only root may be able to write them.
 enum TrustedFile {
     /// Why a file is not trusted, in one line with the remedy.
     struct Distrust: Error, Equatable, CustomStringConvertible {
         let description: String
     }
 
-    /// Opens a regular file that belongs to root and that nobody else can write or replace: all folders on the way to it are
-    /// root's alone (TrustedFolder). The last part of the path must be no symbolic link.
+    /// Opens a regular file that belongs to root and that nobody else can write or replace: all folders on its path are
+    /// writable only by root (TrustedFolder). The last part of the path must not be a symbolic link.
     static func open(_ path: String) throws(Distrust) -> FileDescriptor {
         let folder = try TrustedFolder(of: path)
         let file: FileDescriptor
@@ -25,7 +25,7 @@ enum TrustedFile {
         return file
     }
 
-    /// The bytes of such a file.
+    /// Reads such a file.
     static func read(_ path: String, limit: Int = 64 * 1024) throws(Distrust) -> [UInt8] {
         let file = try open(path)
         do throws(SystemError) { return try file.readAll(limit: limit) } catch { throw unreadable(path, error) }
@@ -35,13 +35,13 @@ enum TrustedFile {
         Distrust(description: "\(path): \(SystemError.message(error.errno)); reinstall it, or name another")
     }
 
-    /// Why a file of that status is not trusted, and what to do with it; nil when it is.
+    /// Why a file with this status is not trusted, and the remedy; nil when it is.
     static func problem(_ status: stat) -> (what: String, remedy: String)? {
         if status.st_mode & S_IFMT != S_IFREG { return ("not a regular file", "put one there:") }
         return ownership(status)
     }
 
-    /// The part of it that holds for folders, too.
+    /// The checks that also apply to folders.
     static func ownership(_ status: stat) -> (what: String, remedy: String)? {
         if status.st_uid != 0 { return ("belongs to uid \(status.st_uid)", "chown root") }
         if status.st_mode & 0o022 != 0 {

@@ -1,14 +1,14 @@
 import Glibc
 import SystemCalls
 
-/// The folder in which a trusted file lies, reached step by step from the root, as OpenSSH's safe_path looks at one
-/// (misc.c): each folder on the way belongs to root and nobody else can write it; /tmp with its sticky bit is no exception.
+/// The folder of a trusted file, found by walking from the root, as safe_path of OpenSSH does (misc.c). Each folder on
+/// the path must belong to root and be writable by nobody else, also a folder with a sticky bit such as /tmp.
 ///
-/// Who can write a folder can put another file of root's in the place of the one that is meant. Symbolic links are followed
-/// only where they lie in such a folder, so root put them there. Each step is taken from the open folder before it, so that
-/// nothing changes between the look and the use.
+/// Who can write a folder can replace the file in it by another file of root's. A symbolic link is followed only in a
+/// trusted folder, so root made it. Each step starts from the open folder before it, so that nothing changes between
+/// check and use.
 struct TrustedFolder {
-    /// An open folder (O_PATH), held by whoever walks.
+    /// A folder opened with O_PATH.
     private final class Step {
         let file: FileDescriptor
         let status: stat
@@ -20,16 +20,16 @@ struct TrustedFolder {
     }
 
     private let folder: Step
-    /// The rest of the path: the name of the file in that folder.
+    /// The last part of the path: the file's name in the folder.
     let name: String
 
-    /// For openat(2), as long as this exists.
+    /// For openat(2), valid while this exists.
     var raw: Int32 { folder.file.raw }
 
-    /// As many symbolic links on one path as the kernel follows (path_resolution(7)).
+    /// The kernel's limit of symbolic links in a path (path_resolution(7)).
     private static let mostLinks = 40
 
-    /// Opens the folder of that path.
+    /// Opens the folder of this path.
     init(of path: String) throws(TrustedFile.Distrust) {
         var parts = TrustedFolder.parts(path)
         guard let name = parts.popLast(), name != "..", !path.hasSuffix("/") else {
@@ -42,7 +42,7 @@ struct TrustedFolder {
 
     private static func walk(_ parts: [String], _ path: String) throws(TrustedFile.Distrust) -> Step {
         var folder = try root(path)
-        // The next one last.
+        // The next part is last.
         var left = Array(parts.reversed())
         var links = 0
         while let part = left.popLast() {
@@ -77,7 +77,7 @@ struct TrustedFolder {
         return root
     }
 
-    /// Throws when somebody else than root can put files into the folder.
+    /// Throws when a user other than root can put files into the folder.
     private static func check(_ folder: Step, _ path: String) throws(TrustedFile.Distrust) {
         guard let problem = TrustedFile.ownership(folder.status) else { return }
         let name = SystemCalls.linkTarget("/proc/self/fd/\(folder.file.raw)") ?? "on its way"
@@ -86,7 +86,7 @@ struct TrustedFolder {
                 + "or keep the file where root alone can write")
     }
 
-    /// "others can write it (mode 777)" is said of the folder's name.
+    /// Rewords "others can write it (mode 777)" so that the folder's name is the subject.
     private static func asOfFolder(_ what: String) -> String {
         what.hasPrefix("others can write it") ? "can be written by others" + what.dropFirst(19) : what
     }

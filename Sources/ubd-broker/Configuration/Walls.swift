@@ -7,8 +7,8 @@ import SystemCalls
 import Targets
 import WorkerProtocol
 
-/// What confines the workers of one target: compiled once when the broker starts, and given to each worker as a memfd
-/// that nobody can change any more. One for each mode, since rings may do different things there.
+/// The sandbox bundles of one target, one for each mode, since the modes allow the rings different operations. They are
+/// compiled when the broker starts; each worker gets its bundle as a sealed memfd.
 final class Walls {
     let target: TargetManifest
     private let bundles: [SealedFile]
@@ -18,7 +18,7 @@ final class Walls {
         init(_ bytes: [UInt8]) throws(SystemError) { file = try Walls.sealed(bytes) }
     }
 
-    /// Reads and compiles the policies of one target. Errors say file, line and column.
+    /// Reads and compiles the policies of a target. Errors give file, line and column.
     convenience init(target: TargetManifest, folder: String) throws {
         let setup = try SeccompPolicy(parsing: "worker-setup.policy", read: Walls.reader(folder + "/seccomp"))
         let loop = try SeccompPolicy(parsing: "target-\(target.name).policy", read: Walls.reader(folder + "/seccomp"))
@@ -38,14 +38,14 @@ final class Walls {
         try self.init(target: target, contents: contents)
     }
 
-    /// `contents`: one for each of `DataMode.allCases`, in their order.
+    /// `contents`: one bundle for each of `DataMode.allCases`, in their order.
     init(target: TargetManifest, contents: [SandboxBundle]) throws(SystemError) {
         precondition(contents.count == DataMode.allCases.count)
         self.target = target
         bundles = try contents.map { (content) throws(SystemError) in try SealedFile(content.encoded()) }
     }
 
-    /// The descriptor for a worker of that mode; the walls keep it.
+    /// The memfd for a worker in this mode; `Walls` keeps ownership.
     func bundle(for mode: DataMode) -> Int32 {
         bundles[DataMode.allCases.firstIndex(of: mode) ?? 0].file.raw
     }
@@ -54,7 +54,7 @@ final class Walls {
         { name in try TrustedFile.read(folder + "/" + name) }
     }
 
-    /// A memfd with that content, for ever.
+    /// A memfd whose content can never change.
     private static func sealed(_ bytes: [UInt8]) throws(SystemError) -> FileDescriptor {
         let flags = UInt32(MFD_CLOEXEC | MFD_ALLOW_SEALING)
         let file = FileDescriptor(owning: try call("memfd_create") { memfd_create("ubd-walls", flags) })

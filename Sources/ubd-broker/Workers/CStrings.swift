@@ -1,6 +1,6 @@
 import Glibc
 
-/// A null-terminated array of C strings, as exec and ubd_undertake want it.
+/// A null-terminated array of C strings, as exec and ubd_undertake expect it.
 final class CStrings {
     let pointer: UnsafeMutablePointer<UnsafeMutablePointer<CChar>?>
     private let count: Int

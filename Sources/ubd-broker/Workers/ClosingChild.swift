@@ -2,30 +2,31 @@ import CLauncher
 import Glibc
 import SystemCalls
 
-/// A child that closes sockets with strangers' files in them, and the way to it (`ubd_start_undertaker`).
+/// A child that closes sockets which hold strangers' files, and the queue to it (`ubd_start_undertaker`).
 ///
-/// A file lies in a queue both of whose ends this object holds when the broker closes its own copy, and the child takes it
-/// only after that. So that close is never the last one and never waits, whatever becomes of the child.
+/// The broker closes its own copy of a file while the file is in a queue, both of whose ends this object keeps open;
+/// only then may the child take it. So the broker's close is never the last one and never blocks, whatever happens to
+/// the child.
 final class ClosingChild {
     private let loop: EventLoop
     private let process: ProcessHandle
-    /// Files go in by the first and come out, in the child, by the second. Kept here until the child has ended.
+    /// Files enter at the first end; the child takes them from the second. Both stay open until the child has ended.
     private let bin: DescriptorPair
-    /// Nil once the child was told to end.
+    /// nil after `dismiss`.
     private var orders: FileDescriptor?
     private var watches: [EventLoop.Watch] = []
-    /// Files in the bin that the child has not been told to take yet.
+    /// Files in the queue that the child is not yet allowed to take.
     private var owed: UInt32 = 0
-    /// Files that were given and are not closed yet, as far as the child has said, by account.
+    /// Files given and not reported as closed, by account.
     private(set) var unclosed: [UInt32: Int] = [:]
     private(set) var hasEnded = false
     private let closed: (_ account: UInt32) -> Void
     private let ended: () -> Void
 
-    /// Closes under way at one time; further ones wait for one of them to end.
+    /// Concurrent closes; further files wait.
     static let closers: UInt32 = 8
 
-    /// `closed` hears each file's account when it is closed, `ended` that the child has ended.
+    /// `closed` is called with a file's account after its close, `ended` when the child has ended.
     init(
         loop: EventLoop, closed: @escaping (_ account: UInt32) -> Void, ended: @escaping () -> Void
     ) throws(SystemError) {
@@ -49,8 +50,8 @@ final class ClosingChild {
         watches.append(try loop.watch(orders, .readable) { [weak self] _ in self?.hear() })
     }
 
-    /// Gives a file away and closes it here. When that throws it is still the caller's: EAGAIN, there is no room now;
-    /// ETOOMANYREFS, the kernel does not send it.
+    /// Passes a file to the child and closes the broker's copy. If it throws, the file remains the caller's. Errors:
+    /// EAGAIN when there is no room, ETOOMANYREFS when the kernel refuses to send the file.
     func give(_ file: Int32, account: UInt32) throws(SystemError) {
         let message = withUnsafeBytes(of: account) { Array($0) }
         try SystemCalls.send(bin.first.raw, message, files: [file], wait: false)
@@ -60,7 +61,7 @@ final class ClosingChild {
         tell()
     }
 
-    /// Says that the child may take what lies in the bin; when there is no room for that, the next call says it.
+    /// Allows the child to take the files in the queue. If there is no room for this message, the next call sends it.
     func tell() {
         guard owed > 0, let orders = orders?.raw else { return }
         let message = withUnsafeBytes(of: owed) { Array($0) }
@@ -69,20 +70,20 @@ final class ClosingChild {
 
     var pid: Int32 { process.pid }
 
-    /// The child does not know yet that there is more.
+    /// The child is not yet allowed to take some files.
     var isOwing: Bool { owed > 0 && orders != nil }
 
-    /// Nothing more will be given. The child ends when all is closed; this object must be kept until `ended`.
+    /// Tells the child that no more files come. It ends when all are closed; keep this object until `ended`.
     func dismiss() {
         guard let file = orders.take() else { return }
         for watch in watches where watch.fd == file.raw { loop.unwatch(watch) }
         watches.removeAll { $0.fd == file.raw }
     }
 
-    /// Where the files come out: whoever holds that last closes what lies there.
+    /// The end from which the child takes files. Closing its last copy closes the files in the queue.
     var descriptor: Int32 { bin.second.raw }
 
-    /// A file that the child did not take before it ended, now the caller's again; nil when there is none left.
+    /// A file that the child did not take before it ended; it is the caller's again. nil when none is left.
     func takeBack() -> (file: Int32, account: UInt32)? {
         var account: UInt32 = 0
         let received = withUnsafeMutableBytes(of: &account) { buffer in

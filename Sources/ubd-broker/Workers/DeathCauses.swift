@@ -2,20 +2,20 @@ import Glibc
 import PolicyCompiler
 import SystemCalls
 
-/// Says how a worker died, in words that follow "it" or "its worker". The kernel tells a parent only the signal; which
-/// system call, or that memory ran out, is in its log, a moment later.
+/// Describes how a worker died, as a predicate of "it" or "its worker". The kernel tells a parent only the signal. Its
+/// log has the system call, or that memory ran out, a moment later.
 final class DeathCauses {
-    /// Milliseconds after the death at which the log is looked at. Audit records go through a thread of the kernel's.
+    /// Milliseconds after the death at which the log is read. Audit records pass through a kernel thread.
     private static let looks = [0, 10, 40, 150, 400]
-    /// So many of them for SIGKILL, which mostly is not the kernel's: it tells of that before the process can be gone.
+    /// The number of these reads after SIGKILL, which the kernel seldom sends, and logs before the process is gone.
     private static let looksForMemory = 3
 
-    /// Nanoseconds: sooner no worker has that uid again.
+    /// In nanoseconds. No uid is reused sooner.
     private static let recently: UInt64 = 2_000_000_000
 
     private let loop: EventLoop
     private let log: KernelLog?
-    /// The log tells once; two may ask about one death.
+    /// A second query about the same death needs it, since the log returns each record once.
     private var last: (record: KernelLog.Record, time: UInt64)?
 
     init(loop: EventLoop, log: KernelLog?) {
@@ -23,7 +23,7 @@ final class DeathCauses {
         self.log = log
     }
 
-    /// What is known without the log.
+    /// The description without the log.
     static func plain(_ change: ProcessChange) -> String {
         guard change == .killed(signal: SIGSYS) else { return "\(change)" }
         return "\(change): its sandbox forbids a system call, which the kernel's log names (dmesg | grep type=1326), "
@@ -41,14 +41,14 @@ final class DeathCauses {
         }
     }
 
-    /// Calls `told` once: at once, when the log has nothing to add, otherwise within half a second.
+    /// Calls `told` once: at once if the log cannot add anything, otherwise within half a second.
     func ask(_ change: ProcessChange, of worker: (any Worker)?, told: @escaping (String) -> Void) {
         find(change, of: worker) { finding in
             told(finding.map { DeathCauses.words(change, $0) } ?? DeathCauses.plain(change))
         }
     }
 
-    /// What the log has about that end, if anything.
+    /// The log's record of this end, if any.
     func find(_ change: ProcessChange, of worker: (any Worker)?, told: @escaping (KernelLog.Finding?) -> Void) {
         guard let worker else { return told(nil) }
         look(change, worker.pid, worker.uid, 0, told)

@@ -2,34 +2,35 @@ import Glibc
 import SystemCalls
 import WorkerProtocol
 
-/// What a worker's descriptors must be (`WorkerDescriptor`), compared with /proc/PID/fd while the worker is stopped.
+/// The descriptors that a worker must have (`WorkerDescriptor`), compared with /proc/PID/fd while the worker is
+/// stopped.
 ///
-/// Only the links themselves are looked at: readlink(2) and lstat(2) of /proc/PID/fd/N neither open nor ask the file that the
-/// descriptor is of, which may belong to a file system whose server does not answer. The kernel writes the link's text
-/// from its own tables, and its permission bits from the way in which the file was opened (proc_pid_fd(5)). The files' fdinfo
-/// is not read: it lists a file's locks, of which a client can make millions.
+/// The broker reads only the links: readlink(2) and lstat(2) of /proc/PID/fd/N neither open nor access the file, whose
+/// file system's server may not answer. The kernel takes the link's text from its own tables, and its permission bits
+/// from the file's open mode (proc_pid_fd(5)). The broker does not read fdinfo, which lists a file's locks: a client
+/// can make millions of them.
 ///
-/// The text of a path can be anything that a user can name a file. So the sockets are compared by their inodes, which nobody
-/// chooses; and of a client's file in the place of /dev/zero a worker would have nothing that it has not got anyway.
+/// The text of a path is whatever a user named a file. So sockets are compared by their inodes, which nobody can
+/// choose. A client's file in the place of /dev/zero would give a worker nothing that it does not have anyway.
 struct DescriptorTable {
-    /// Of the device.
+    /// The device's number.
     let number: UInt32
-    /// How many files of the client it may have.
+    /// How many of the client's files it may have.
     let files: ClosedRange<Int>
-    /// Inodes of the sockets; nil where an earlier broker has not recorded them.
+    /// Inodes of the sockets; nil when an earlier broker did not record them.
     var workerEnd: UInt64?
     var parking: UInt64?
     var brokerEnd: UInt64?
 
-    /// One descriptor, as its link tells.
+    /// A descriptor, according to its link.
     struct Entry: Equatable {
-        /// nil when the path is too long for the kernel to tell. Only a path can be.
+        /// nil when the text is too long for the kernel to return, which happens only for a path.
         var link: String?
         var isReadable: Bool
         var isWritable: Bool
     }
 
-    /// nil when they are as they must be; otherwise what is wrong.
+    /// nil when all are as required; otherwise what is wrong.
     func problem(inProcess pid: Int32) -> String? {
         let folder = "/proc/\(pid)/fd"
         var found: [Int32: Entry] = [:]
@@ -40,7 +41,7 @@ struct DescriptorTable {
             }
             errno = 0
             let link = linkTarget("\(folder)/\(name)")
-            // Unlike a path that is too long, this tells nothing of the descriptor: unknown is not right.
+            // Unlike a path that is too long, this error says nothing about the descriptor, so the check must fail.
             if link == nil, errno != 0, errno != ENAMETOOLONG {
                 return
                     "the broker may not look at its descriptors (\(SystemError.message(errno))): it needs CAP_SYS_PTRACE, and "
@@ -84,11 +85,11 @@ struct DescriptorTable {
         return nil
     }
 
-    /// Everything that has no place in a file system has another text: "socket:[7]", "anon_inode:[io_uring]".
+    /// Files without a path have another text: "socket:[7]", "anon_inode:[io_uring]".
     private func isPath(_ link: String) -> Bool { link.utf8.first == UInt8(ascii: "/") }
 
-    /// By its name alone: which folder it lies in depends on how the host, or a container, has mounted its /dev. A node that
-    /// is mounted by itself, as in some containers, has none.
+    /// Compares only the last part: the folder depends on how the host or container mounts /dev. A node that is mounted
+    /// by itself, as in some containers, has the path "/".
     private func isDevice(_ entry: Entry, _ name: String) -> Bool {
         entry.isReadable && (entry.link == "/" || entry.link?.hasSuffix("/" + name) == true)
     }

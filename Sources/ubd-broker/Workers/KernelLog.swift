@@ -2,35 +2,34 @@ import CShims
 import Glibc
 import SystemCalls
 
-/// What the kernel's log (/dev/kmsg) says, from the broker's start on, about processes that the kernel killed. Reading it
-/// takes CAP_SYSLOG where kernel.dmesg_restrict is set. With an audit daemon the records of seccomp are in its log instead.
+/// The kernel's log (/dev/kmsg) about killed processes, from the broker's start on. Reading it needs CAP_SYSLOG when
+/// kernel.dmesg_restrict is set. When an audit daemon runs, seccomp's records are in its log instead.
 final class KernelLog {
     enum Finding: Equatable {
-        /// Seccomp, for this system call of this architecture (AUDIT_ARCH).
+        /// Killed by seccomp for this system call and architecture (AUDIT_ARCH).
         case systemCall(Int32, architecture: UInt32)
         case outOfMemory(inControlGroup: Bool)
     }
 
-    /// What the kernel says of a process, by its number and its user. The number alone does not tell which process it was:
-    /// anybody can make one that gets the number of a worker that has just died, and let the kernel kill it. A worker's uid
-    /// is nobody else's.
+    /// A record about a process, by pid and uid. The pid alone does not identify the process: anybody can create one
+    /// that gets the pid of a dead worker and provoke the kernel to kill it. Nobody else has a worker's uid.
     struct Record: Equatable {
         let pid: Int32
         let uid: UInt32
         let finding: Finding
     }
 
-    /// Records that are kept: nobody asks for those of other programs.
+    /// The number of records to keep; those of other programs are never asked for.
     private static let most = 64
-    /// Records read at once: more than the kernel's buffer holds.
+    /// The maximum number of records per call, more than the kernel's buffer holds.
     private static let mostReads = 20_000
 
     private let file: FileDescriptor
-    /// The oldest first.
+    /// Oldest first.
     private var records: [Record] = []
 
-    /// The log that the unit hands over as standard input, so that the broker needs no right to open it; otherwise the
-    /// host's. nil where it can't be read.
+    /// The log that the unit passes as standard input, so that the broker needs no permission to open it; otherwise the
+    /// host's. nil when it cannot be read.
     static func ofHost() -> KernelLog? {
         var status = stat()
         let isLog =
@@ -40,7 +39,7 @@ final class KernelLog {
         return KernelLog(path: "/dev/kmsg")
     }
 
-    /// Under a number of its own, with /dev/null in its place: whoever is started inherits standard input.
+    /// Moves standard input to another descriptor and replaces it by /dev/null, since children inherit standard input.
     private static func takeStandardInput() throws(SystemError) -> FileDescriptor {
         let file = FileDescriptor(owning: try call("dup") { fcntl(STDIN_FILENO, F_DUPFD_CLOEXEC, 3) })
         try file.setNonBlocking()
@@ -54,13 +53,13 @@ final class KernelLog {
         self.init(file)
     }
 
-    /// From its present end on.
+    /// Starts at the log's present end.
     private init(_ file: consuming FileDescriptor) {
         lseek(file.raw, 0, Int32(SEEK_END))
         self.file = file
     }
 
-    /// Why the kernel killed the process of that user; nil when it did not, or has not said so yet. Told once.
+    /// Why the kernel killed this process; nil when it did not, or has not logged it yet. Returns each record once.
     func finding(for pid: Int32, uid: UInt32) -> Finding? {
         readNews()
         let isTheirs = { (record: Record) in record.pid == pid && record.uid == uid }
@@ -69,12 +68,12 @@ final class KernelLog {
         return finding
     }
 
-    /// Each read gives one record: "6,339,5140900,-;text", then lines of properties.
+    /// Each read returns one record: "6,339,5140900,-;text", then lines of properties.
     private func readNews() {
         var buffer = [UInt8](repeating: 0, count: 8192)
         for _ in 0..<KernelLog.mostReads {
             let count = buffer.withUnsafeMutableBytes { Glibc.read(file.raw, $0.baseAddress, $0.count) }
-            // EPIPE: records were overwritten before we came; the next read goes on with the oldest that is left.
+            // EPIPE: records were overwritten; the next read continues with the oldest one left.
             if count < 0, errno == EPIPE || errno == EINTR { continue }
             guard count > 0 else { return }
             for line in buffer[..<count].split(separator: UInt8(ascii: "\n")) {
@@ -89,8 +88,8 @@ final class KernelLog {
         guard let semicolon = line.utf8.firstIndex(of: UInt8(ascii: ";")) else { return nil }
         let text = line[line.index(after: semicolon)...]
         if text.hasPrefix("audit: type=1326 ") { return seccomp(text) }
-        // mm/oom_kill.c, __oom_kill_process: "… Killed process 8 (NAME) total-vm:…, UID:1000 pgtables:…". The process chose
-        // its name, which may have a UID in it; the kernel's comes behind.
+        // __oom_kill_process in mm/oom_kill.c: "… Killed process 8 (NAME) total-vm:…, UID:1000 pgtables:…". The process
+        // chose NAME, which may contain a UID; the kernel's UID comes after it.
         for (start, inControlGroup) in [
             ("Out of memory: Killed process ", false), ("Memory cgroup out of memory: Killed process ", true),
         ] where text.hasPrefix(start) {
@@ -104,8 +103,8 @@ final class KernelLog {
         return nil
     }
 
-    /// kernel/auditsc.c, audit_seccomp: "… uid=1000 … pid=8 comm="ubd-q0" … sig=31 arch=c000003e syscall=62 …". The process
-    /// chose its name, but the kernel writes one with a blank or a quote in it as hexadecimal digits.
+    /// audit_seccomp in kernel/auditsc.c: "… uid=1000 … pid=8 comm="ubd-q0" … sig=31 arch=c000003e syscall=62 …". The
+    /// process chose its name, but the kernel encodes a name with a blank or quote in hexadecimal.
     private static func seccomp(_ text: Substring) -> Record? {
         var values: [Substring: Substring] = [:]
         for word in text.split(separator: " ") {
@@ -113,7 +112,7 @@ final class KernelLog {
             let key = word[..<equals]
             if values[key] == nil { values[key] = word[word.index(after: equals)...] }
         }
-        // sig=0: an action that only logs.
+        // sig=0 marks an action that only logs.
         guard values["sig"] == "31", let pid = values["pid"].flatMap({ Int32($0) }),
             let uid = values["uid"].flatMap({ UInt32($0) }), let number = values["syscall"].flatMap({ Int32($0) }),
             let architecture = values["arch"].flatMap({ UInt32($0, radix: 16) })

@@ -3,9 +3,9 @@ import Glibc
 import SystemCalls
 import WorkerProtocol
 
-/// The launcher's steps and the worker's, in words for its user.
+/// Describes the steps of launcher and worker for the user.
 enum StartFailure {
-    /// What the launcher was doing.
+    /// The launcher's step, as a verb phrase.
     static func launcherStep(_ step: Int32) -> String {
         switch UInt32(bitPattern: step) {
         case UBD_LAUNCH_NAMESPACES.rawValue: "give the worker namespaces of its own"
@@ -30,12 +30,12 @@ enum StartFailure {
         }
     }
 
-    /// The file system that a failure is about. Its number is the worker's claim, and only shown.
+    /// The file system of a failure. The worker reported it; it is only displayed.
     private static func fileSystem(_ failure: WorkerFailure) -> String {
         FileSystem.description(ofCode: failure.detail)
     }
 
-    /// A file that can't back a device: what is wrong with it and what to do; nil when the step is not about the file.
+    /// What is wrong with a file that cannot back a device, and a remedy; nil when the step is not about the file.
     static func file(_ failure: WorkerFailure, name: String) -> (message: String, remedy: String)? {
         let regular = "give a regular file or a block device"
         switch failure.step {

@@ -1,8 +1,8 @@
 import Glibc
 import SystemCalls
 
-/// Workers that no record tells of: the broker that started them died before it had written one, and then they end by
-/// themselves at once; or the record was damaged, and then they serve on. Nobody else may get their uids before they end.
+/// Workers without a record. If their broker died before it wrote one, they end at once by themselves; if the record
+/// was damaged, they keep serving. Their uids stay in use until they end.
 final class Orphans {
     private final class Orphan {
         let process: ProcessHandle

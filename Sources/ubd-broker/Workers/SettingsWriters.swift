@@ -2,17 +2,17 @@ import CLauncher
 import Glibc
 import SystemCalls
 
-/// A child that holds a few files and nothing else, does one thing with them, and ends (`ubd_undertake`).
+/// A child that holds only a few files, does one thing with them, and ends (`ubd_undertake`).
 final class ShortChild {
-    /// So many files fit one child (launcher.c).
+    /// The maximum number of files per child (launcher.c).
     static let mostFiles = 63
 
     private let process: ProcessHandle
     private var report: FileDescriptor?
     private var watch: EventLoop.Watch?
 
-    /// The child waits until the caller has closed its own copies and calls `goOn`. `texts`: what it shall write
-    /// (`ubd_undertake`); nil: it only lets go of the files.
+    /// The child waits until the caller has closed its own copies and calls `goOn`. `texts`: what it writes
+    /// (`ubd_undertake`); nil: it only closes the files.
     init(_ files: [Int32], _ texts: CStrings?) throws(SystemError) {
         var child = ubd_child()
         let result = withExtendedLifetime(texts) { ubd_undertake(files, texts?.pointer, UInt32(files.count), &child) }
@@ -21,7 +21,7 @@ final class ShortChild {
         process = ProcessHandle(pid: child.pid, owning: FileDescriptor(owning: child.pidfd))
     }
 
-    /// `ended` is told the child's exit status, ECANCELED when it was killed. This object must be kept until then.
+    /// `ended` gets the child's exit status, ECANCELED when it was killed. Keep this object until then.
     func goOn(_ loop: EventLoop, _ ended: @escaping (Int32) -> Void) {
         report = nil
         watch = try? loop.watch(process.file.raw, .readable) { [weak self] _ in
@@ -33,20 +33,20 @@ final class ShortChild {
     }
 }
 
-/// Children that write settings of disks in /sys/block/ublkbN/queue, one a disk: such a write waits for the disk's requests,
-/// of which one may never end.
+/// Children that write settings in /sys/block/ublkbN/queue, one child per disk: such a write waits for the disk's
+/// requests, one of which may never end.
 final class SettingsWriters {
-    /// A child that writes settings.
+    /// Identifies a child that writes settings.
     struct Writing { fileprivate let number: UInt64 }
 
     private struct Entry {
         let child: ShortChild
         let account: UInt32
-        /// It counts as one that hangs.
+        /// It counts as hanging.
         var isCharged: Bool
     }
 
-    /// Children at one time for one account, and for all together.
+    /// Concurrent children of one account, and of all accounts.
     static let mostOfAccount = 8
     static let most = 64
 
@@ -58,11 +58,11 @@ final class SettingsWriters {
         self.loop = loop
     }
 
-    /// Children that hang for this account's sake.
+    /// Children of this account that count as hanging.
     func hanging(_ account: UInt32) -> Int { entries.values.count { $0.account == account && $0.isCharged } }
 
-    /// Has settings written that are not so already, in their order. `ended` is told the last errno that came out, 0 if none,
-    /// when the child has ended, however late that is. EAGAIN: too many such children hang.
+    /// Lets a child write the settings that differ, in order. `ended` gets the errno of the last failed write, or 0,
+    /// when the child has ended, however late. Throws EAGAIN when too many such children hang.
     func write(
         _ settings: [QueueSettings.Setting], in folder: String, account: UInt32, ended: @escaping (Int32) -> Void
     ) throws(SystemError) -> Writing {
@@ -79,7 +79,7 @@ final class SettingsWriters {
         let number = nextNumber
         nextNumber += 1
         entries[number] = Entry(child: child, account: account, isCharged: false)
-        // Before the child goes on.
+        // Before the child goes on, so that its close is the last one.
         for file in files { close(file) }
         files = []
         child.goOn(loop) { [weak self] status in
@@ -89,7 +89,7 @@ final class SettingsWriters {
         return Writing(number: number)
     }
 
-    /// From now on a child that has not ended counts as one that hangs.
+    /// From now on the child counts as hanging until it ends.
     func charge(_ writing: Writing) {
         entries[writing.number]?.isCharged = true
     }

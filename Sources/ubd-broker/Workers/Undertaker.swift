@@ -2,14 +2,15 @@ import CLauncher
 import Glibc
 import SystemCalls
 
-/// Lets children do what a stranger can make block for ever: close sockets that he may have filled with files (a lingering
-/// socket, a hung disk, a FUSE server that stopped), and write settings of his device (`SettingsWriters`).
+/// Delegates to children what a stranger can make block forever: closing sockets that may hold the stranger's files (a
+/// lingering socket, a hung disk, a FUSE server that stopped), and writing settings of the stranger's device
+/// (`SettingsWriters`).
 ///
-/// Each account has one child for that, as long as there is work; those to whom the policy gives nothing share one. Closes
-/// that hang count against the account: its connections and its devices. What can't be given to a child (no process, no
-/// descriptor, no room) is kept and tried again.
+/// Each account has one closing child while there is work; users to whom the policy gives nothing share one. Files that
+/// are not closed yet count against the account, as connections and as devices. A file that no child can take (no
+/// process, no descriptor, no room) is kept and tried again.
 final class Undertaker {
-    /// Whose child closes it.
+    /// Whose child closes a file.
     private enum Owner: Hashable {
         case account(UInt32)
         case strangers
@@ -22,26 +23,26 @@ final class Undertaker {
         let owner: Owner
     }
 
-    /// So many accounts have a child of their own; further ones share the strangers'.
+    /// The maximum number of accounts with a child of their own; further accounts share the strangers' child.
     private static let mostChildren = 64
-    /// Children with one file each, for files that can't be sent.
+    /// Children that hold one file each, for files that cannot be sent.
     private static let mostSingles = 16
-    /// Milliseconds that a child waits for more work.
+    /// Milliseconds for which an idle child is kept.
     private static let idle = 500
-    /// Milliseconds between tries to give away what was kept.
+    /// Milliseconds between attempts to pass on kept files: the back-off's first and last pause.
     private static let pauses = 100...5_000
 
     private let loop: EventLoop
-    /// Whom a uid counts as.
+    /// Returns the account of a uid.
     private let account: (UInt32) -> UInt32
     private var closing: [Owner: ClosingChild] = [:]
-    /// They have been told to end.
+    /// Children that have been told to end.
     private var leaving: [ObjectIdentifier: ClosingChild] = [:]
     private var singles: [ObjectIdentifier: ShortChild] = [:]
     /// Files that are not closed yet, by account.
     private var unclosed: [UInt32: Int] = [:]
     private var kept: [Kept] = []
-    /// How many of them are whose.
+    /// The number of kept files by owner.
     private var keptOf: [Owner: Int] = [:]
     private var retry: EventLoop.Timer?
     private var pause = Undertaker.pauses.lowerBound
@@ -54,21 +55,21 @@ final class Undertaker {
     }
 
     deinit {
-        // The broker's end has left them to a child (`leave`) and something harmless under their numbers.
+        // At the broker's end `leave` has put harmless files under these numbers.
         for file in kept { close(file.file) }
     }
 
-    /// What hangs for this user's sake, or has not been closed yet.
+    /// What hangs or is not closed yet for this user.
     func waiting(for uid: UInt32) -> Int {
         let account = account(uid)
         return (unclosed[account] ?? 0) + writers.hanging(account)
     }
 
-    /// Closes a socket of a client or worker: at once when nothing is left unread in it, through a child otherwise.
+    /// Closes a socket of a client or worker: at once when it holds no unread data, otherwise through a child.
     /// `isStranger`: the policy gives the user nothing.
     func letGo(_ socket: consuming FileDescriptor, owner: UInt32, isStranger: Bool = false) {
         shutdown(socket.raw, Int32(SHUT_RDWR))
-        // What came until now is all that will ever come.
+        // After the shutdown no more data can arrive.
         if drain(socket.raw) { return }
         let account = account(owner)
         unclosed[account, default: 0] += 1
@@ -88,7 +89,7 @@ final class Undertaker {
             try child.give(file.file, account: file.account)
             if child.isOwing, retry == nil { tryLater() }
         } catch {
-            // One with sockets inside sockets: the kernel sends only so many of them in each other. Such a file is inherited.
+            // A file with sockets nested too deeply for the kernel to send. A child inherits it instead.
             guard error.errno == ETOOMANYREFS, singles.count < Undertaker.mostSingles else { throw error }
             try inherit(file)
         }
@@ -133,7 +134,7 @@ final class Undertaker {
         }
     }
 
-    /// A child has ended: one that was told to, or one that somebody killed; then the next one gets what it had not taken.
+    /// A child has ended: either it was told to, or it was killed, and then its remaining files go to the next one.
     private func ended(_ owner: Owner) {
         leaving = leaving.filter { !$0.value.hasEnded }
         guard let child = closing[owner], child.hasEnded else { return }
@@ -142,13 +143,13 @@ final class Undertaker {
         while let (file, account) = child.takeBack() {
             keep(Kept(file: file, account: account, owner: owner), because: SystemError("take back", EAGAIN))
         }
-        // Its end has closed these.
+        // The child's end has closed these.
         for (account, count) in child.unclosed {
             for _ in 0..<count { forget(account) }
         }
     }
 
-    // MARK: What is kept
+    // MARK: Kept files
 
     private func keep(_ file: Kept, because error: SystemError) {
         if kept.isEmpty, error.errno != EAGAIN {
@@ -169,7 +170,7 @@ final class Undertaker {
     private func tryAgain() {
         for child in closing.values { child.tell() }
         var rest: [Kept] = []
-        // Of one whose child has no room, the others' are not to wait.
+        // A child without room must not delay the files of others.
         var full: Set<Owner> = []
         for file in kept {
             if full.contains(file.owner) {
@@ -192,13 +193,13 @@ final class Undertaker {
 
     // MARK: The broker's end
 
-    /// Descriptors whose close may be the last one of somebody's files.
+    /// Descriptors whose close may be the last close of somebody's files.
     var descriptors: [Int32] {
         kept.map(\.file) + closing.values.map(\.descriptor) + leaving.values.map(\.descriptor)
     }
 
-    /// The broker's end: files that it would otherwise close last, and then might never end, are left to a child that the
-    /// broker does not wait for. The numbers stay open, on something harmless, for those who will close them.
+    /// At the broker's end: leaves files, whose last close might block, to a child for which the broker does not wait.
+    /// The numbers stay open on harmless files, since their owners will close them.
     static func leave(_ files: [Int32]) {
         var rest = files[...]
         while !rest.isEmpty {
@@ -216,9 +217,9 @@ final class Undertaker {
         }
     }
 
-    /// True when the socket holds no more: closing it can't block.
+    /// Returns whether the socket is empty, so that closing it cannot block.
     private func drain(_ fd: Int32) -> Bool {
-        // All that a client can have put into a stream comes in a few such pieces.
+        // A few pieces of this size hold all that fits into a stream's buffer.
         withUnsafeTemporaryAllocation(byteCount: 1 << 16, alignment: 1) { scratch in
             for _ in 0..<64 {
                 switch (try? receiveWithoutFiles(fd, into: scratch)) ?? .filesAttached {

@@ -1,7 +1,7 @@
 import Glibc
 import SystemCalls
 
-/// What /proc says of one task (proc_pid_status(5)).
+/// The state of one task in /proc (proc_pid_status(5)).
 struct ProcessStatus: Equatable {
     var uids: [UInt32] = []
     var gids: [UInt32] = []
@@ -14,7 +14,7 @@ struct ProcessStatus: Equatable {
     var state: Character = "?"
     var name = ""
 
-    /// It has the ids that only a worker of that group has.
+    /// It has exactly the ids of a worker of this group.
     func isWorker(uid: UInt32, gid: UInt32) -> Bool {
         uids == [UInt32](repeating: uid, count: 4) && gids == [UInt32](repeating: gid, count: 4) && groups.isEmpty
     }
@@ -24,8 +24,8 @@ struct ProcessStatus: Equatable {
         self.init(parsing: try readFile("/proc/\(path)/status"))
     }
 
-    /// Byte by byte, and only the fields that are asked for: taken apart as text, the status of a worker's two threads was
-    /// four fifths of what the broker did for an add.
+    /// Parses bytes, and only the fields that are needed: splitting the status of a worker's two threads as text took
+    /// four fifths of the broker's work for an add.
     init(parsing bytes: [UInt8]) {
         for line in bytes.split(separator: UInt8(ascii: "\n")) {
             guard let colon = line.firstIndex(of: UInt8(ascii: ":")) else { continue }
@@ -47,32 +47,32 @@ struct ProcessStatus: Equatable {
         }
     }
 
-    /// What tabs and spaces separate.
+    /// Splits at tabs and spaces.
     private static func words(_ bytes: ArraySlice<UInt8>) -> [String] {
         bytes.split { $0 == UInt8(ascii: "\t") || $0 == UInt8(ascii: " ") }.map { String(decoding: $0, as: UTF8.self) }
     }
 }
 
-/// Checks of a stopped worker what the kernel tells about it; what the worker says of itself counts for nothing.
+/// Checks a stopped worker by what the kernel says about it; nothing that the worker says counts.
 struct SandboxVerification {
     let uid: UInt32
     let gid: UInt32
-    /// The broker's own filters are inherited, so "seccomp is on" alone would prove nothing: two more must be there.
+    /// The broker's own filters plus two. Filters are inherited, so the mode alone would prove nothing.
     let seccompFilters: Int
-    /// What it may hold; nil in tests of one task.
+    /// The descriptors that it may hold; nil in tests of one task.
     var descriptors: DescriptorTable?
     var mountCount = MountCount()
-    /// Threads of its own that it must have at least: one for each queue, and the main one. A queue whose thread left would
-    /// be one whose fetches are taken back.
+    /// The minimum number of its own threads: one for each queue, and the main one. The kernel takes back a queue's
+    /// fetches when its thread ends.
     var threads = 1
 
-    /// nil when every task of the process is confined as it must be; otherwise what is wrong.
+    /// nil when every task of the process is confined as required; otherwise what is wrong.
     func problem(inProcess pid: Int32) -> String? {
         let tasks = listFolder("/proc/\(pid)/task")
         if tasks.isEmpty { return "the process is gone" }
         var own = 0
         for task in tasks {
-            // A helper thread of the kernel's may end between the two looks; the worker's own are counted.
+            // A helper thread of the kernel may end between listing and reading. The worker's own threads are counted.
             guard let status = try? ProcessStatus(of: "\(pid)/task/\(task)") else { continue }
             if let problem = problem(in: status) { return "task \(task): \(problem)" }
             if !status.name.hasPrefix("iou-"), !"ZX".contains(status.state) { own += 1 }

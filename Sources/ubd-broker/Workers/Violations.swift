@@ -1,16 +1,16 @@
 import Glibc
 import SystemCalls
 
-/// Workers that did what no worker of ours does: they have been taken over, or ubd has a fault.
+/// Workers that did what none of our workers does: they were compromised, or ubd has a bug.
 extension Broker {
-    /// Looks at how a worker ended, once. `program`: what it ran, as far as is known.
+    /// Examines a worker's end, once. `program`: the program that it ran, if known.
     func judge(_ worker: any Worker, of program: WorkerProgram?, for device: ManagedDevice) {
         if let what = worker.violation { return note(violation: "it sent \(what)", worker, program, device) }
         let forbidden = "a system call that its sandbox forbids"
         switch worker.end {
         case .killed(signal: SIGSYS): note(violation: forbidden, worker, program, device)
         case .gone:
-            // Of an adopted worker only the kernel's log tells.
+            // For an adopted worker only the kernel's log tells.
             deathCauses.find(.gone, of: worker) { [self] finding in
                 guard case .systemCall = finding else { return }
                 note(violation: forbidden, worker, program, device)
@@ -21,7 +21,7 @@ extension Broker {
 
     private func note(violation what: String, _ worker: any Worker, _ program: WorkerProgram?, _ device: ManagedDevice)
     {
-        // One of another version may not know these walls or this broker: that is not its owner's doing.
+        // A program of another version may not know these walls or this broker, which is not its owner's fault.
         if program?.identity == self.program.identity {
             startLimits.noteViolation(uid: account(of: device.owner), now: monotonicNanoseconds())
         }

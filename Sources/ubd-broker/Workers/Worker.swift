@@ -1,29 +1,29 @@
 import SystemCalls
 import WorkerProtocol
 
-/// What happens to a worker, as its device hears it.
+/// Events of a worker, for its device.
 enum WorkerEvent {
-    /// exec succeeded: from now on it is the worker's program that runs.
+    /// exec succeeded; the worker's program runs from now on.
     case running
     /// A step between clone and exec failed.
     case launchFailed(step: Int32, errno: Int32)
-    /// It was started, but the broker can't watch over it, and has killed it; its end follows.
+    /// It was started, but the broker cannot watch it and has killed it; `.ended` follows.
     case unusable(SystemError)
     case message(WorkerMessage)
-    /// It sent what it must not: something else, at another time, or a file.
+    /// It sent an unexpected message, or a file.
     case violation(String)
     case stopped
     case ended(ProcessChange)
 }
 
-/// What a worker may say next, once.
+/// The message that a worker may send next, once.
 enum WorkerExpectation {
     case nothing
     case geometry
     case sealed
 
-    /// What bytes from the worker are to its device: a message that may come now, which uses the permission up, or a
-    /// violation (the permit table; OpenSSH's monitor.c has one per state).
+    /// Checks bytes from the worker: either an expected message, which consumes the expectation, or a violation
+    /// (OpenSSH's monitor.c has such a table per state).
     mutating func take(_ bytes: [UInt8]) -> WorkerEvent {
         guard let message = WorkerMessage(decoding: bytes) else { return .violation("an unknown message") }
         switch (message, self) {
@@ -36,7 +36,7 @@ enum WorkerExpectation {
     }
 }
 
-/// What a launch needs beyond the device's own plan.
+/// The launcher's parameters.
 struct WorkerLaunch {
     /// The worker's program, opened and checked when the broker started.
     let binary: Int32
@@ -44,41 +44,41 @@ struct WorkerLaunch {
     let device: String
     let uid: UInt32
     let gid: UInt32
-    /// Threads that it may have, the kernel's helpers for its rings included.
+    /// The maximum number of its tasks, including the kernel's helper threads for its rings.
     let processes: UInt64
-    /// Bytes that it may map, and lock.
+    /// Bytes that it may map and lock.
     let mappedBytes: UInt64
-    /// Descriptors while it sets itself up: a ring for each queue among them.
+    /// The maximum number of descriptors during set-up, including a ring for each queue.
     let openFiles: UInt64
     let oomScore: Int32
-    /// Where all of it runs, one bit for each processor; empty: anywhere.
+    /// The processors on which it runs, as a bit mask; empty: all.
     var processors: [UInt64] = []
-    /// cgroup.procs of its control group, open to write; nil: it stays in the broker's.
+    /// cgroup.procs of its control group, open for writing; nil: it stays in the broker's group.
     var group: Int32?
 }
 
-/// A process that serves one device. The seam at which the unit tests put workers of their own.
+/// A process that serves one device. Unit tests replace this seam.
 protocol Worker: AnyObject {
     var uid: UInt32 { get }
     var pid: Int32 { get }
-    /// Field 22 of /proc/PID/stat: with the pid it names the process for good.
+    /// Field 22 of /proc/PID/stat: together with the pid it identifies the process for good.
     var startTime: UInt64 { get }
     /// True while the kernel still runs it.
     var isAlive: Bool { get }
-    /// How it ended, once `.ended` was sent, which comes only once; nil while it lives.
+    /// How it ended; nil until `.ended`, which is sent once.
     var end: ProcessChange? { get }
-    /// What it said that it must not, once `.violation` was sent, after which it is not listened to any more.
+    /// The violation; nil until `.violation`, after which its messages are ignored.
     var violation: String? { get }
 
-    /// Inode of the broker's end of its control socket: by it a later broker knows the end again.
+    /// The inode of the broker's end of the control socket, by which a later broker recognizes it.
     var controlInode: UInt64? { get }
-    /// The same of the worker's own end; nil for an adopted worker.
+    /// The same for the worker's end; nil for an adopted worker.
     var workerEndInode: UInt64? { get }
-    /// Takes back the ends that an adopted worker holds for the broker; returns the parking end.
+    /// Takes back the broker's ends that an adopted worker keeps. Returns the parking end.
     func reclaim(_ sockets: DeviceRecord.Sockets) throws(SystemError) -> FileDescriptor
-    /// The statistics page of an adopted worker: a memfd that can't shrink under the broker's eyes.
+    /// The statistics page of an adopted worker: a memfd that cannot shrink while the broker reads it.
     func reclaimStatistics() throws(SystemError) -> FileDescriptor
-    /// From now on an adopted worker is heard: it has nothing to say any more.
+    /// Starts to watch an adopted worker's socket; any message is a violation.
     func listen() throws(SystemError)
 
     func setHandler(_ handler: @escaping (WorkerEvent) -> Void)
@@ -86,13 +86,13 @@ protocol Worker: AnyObject {
     /// Sends the launch message with its files, in the order of WorkerDescriptor.launchFiles.
     func send(_ message: LaunchMessage, parking: Int32, statistics: Int32, bundle: Int32) throws(SystemError)
     func send(_ message: ServeMessage) throws(SystemError)
-    /// Stops every thread; `.stopped` comes when they all have.
+    /// Stops all threads; `.stopped` follows when all have stopped.
     func stop() throws(SystemError)
     func resume() throws(SystemError)
-    /// SIGKILL; `.ended` comes when it is dead, which a worker that waits for a dead disk may never be.
+    /// Sends SIGKILL. `.ended` follows when it is dead, which may never happen while it waits for a dead disk.
     func kill()
-    /// A child of the broker changed state (SIGCHLD): see whether it was this one that stopped.
+    /// A child of the broker changed state (SIGCHLD): checks whether this worker stopped.
     func checkStopped()
-    /// Ends the broker's side. The worker may go on.
+    /// Drops the broker's side. The worker may go on.
     func forget(undertaker: Undertaker, owner: UInt32)
 }

@@ -4,11 +4,11 @@ import Glibc
 import SystemCalls
 import WorkerProtocol
 
-/// One worker as the broker holds it: its pidfd, the broker's end of the control socket, and what it may say when.
+/// The broker's view of one worker: its pidfd, the broker's end of the control socket, and the expected message.
 final class WorkerProcess: Worker {
     let uid: UInt32
     let pid: Int32
-    /// Field 22 of /proc/PID/stat: with the pid it names the process for good.
+    /// Field 22 of /proc/PID/stat: together with the pid it identifies the process for good.
     let startTime: UInt64
     private(set) var end: ProcessChange?
     private(set) var violation: String?
@@ -21,14 +21,14 @@ final class WorkerProcess: Worker {
     private var watches: [EventLoop.Watch] = []
     private var handler: ((WorkerEvent) -> Void)?
     private var waitsForStop = false
-    /// What the worker may say next, each once.
+    /// The message that the worker may send next.
     private var expected: WorkerExpectation = .nothing
 
-    /// Milliseconds between two looks at a worker that can't be watched.
+    /// Milliseconds between polls of a worker that cannot be watched.
     private static let look = 10
 
-    /// Starts a worker. `handler` hears everything from the event loop, a failure after clone included: the process is
-    /// there then, and its uid is in use until its end has been heard. So only what comes before clone is thrown.
+    /// Starts a worker. The event loop calls `handler` with all events, including failures after clone: then the
+    /// process exists, and its uid is in use until `.ended`. So only failures before clone are thrown.
     init(_ launch: WorkerLaunch, loop: EventLoop, handler: @escaping (WorkerEvent) -> Void) throws(SystemError) {
         let pair = try makeMessagePair()
         workerEndInode = UInt64(try pair.second.status().st_ino)
@@ -45,7 +45,7 @@ final class WorkerProcess: Worker {
         self.loop = loop
         self.handler = handler
         do throws(SystemError) {
-            // Without it a later broker does not know this process again.
+            // Without the start time a later broker could not identify the process.
             if startTime == nil { throw SystemError("read /proc/\(pid)/stat", ESRCH) }
             try watchAll()
         } catch {
@@ -53,7 +53,7 @@ final class WorkerProcess: Worker {
         }
     }
 
-    /// It was started and can't be kept: it is killed, and its end looked for without the event loop's watches.
+    /// Kills a worker that was started and cannot be kept, and polls for its end without the event loop's watches.
     private func giveUp(_ error: SystemError) {
         for watch in watches { loop.unwatch(watch) }
         watches = []
@@ -69,10 +69,10 @@ final class WorkerProcess: Worker {
         if end == nil { loop.after(milliseconds: WorkerProcess.look) { [self] in lookForEnd() } }
     }
 
-    /// Takes over a worker that an earlier broker started. It is past all messages.
+    /// Takes over a worker that an earlier broker started. It has no more messages to send.
     init(adopting pid: Int32, uid: UInt32, startTime: UInt64, loop: EventLoop) throws(SystemError) {
         process = try ProcessHandle(pid: pid)
-        // The pidfd is open, so the number can't change hands any more between this check and its use.
+        // The pidfd is open, so the pid cannot be reused between this check and its use.
         guard WorkerProcess.startTime(of: pid) == startTime else { throw SystemError("adopt process \(pid)", ESRCH) }
         self.pid = pid
         self.uid = uid
@@ -83,9 +83,9 @@ final class WorkerProcess: Worker {
         watches.append(try loop.watch(file, .readable) { [unowned self] _ in self.adoptedEnded() })
     }
 
-    /// Takes back, from an adopted worker, the ends that every worker holds for this moment: the broker's end of its
-    /// control socket, and the parking end, which is returned. They must be the recorded ones: a sealed worker can't
-    /// change its descriptors, but nothing of it is believed.
+    /// Takes back the descriptors that every worker keeps for this purpose: the broker's end of its control socket, and
+    /// the parking end, which is returned. They must have the recorded inodes: a sealed worker cannot change its
+    /// descriptors, but the broker does not rely on that.
     func reclaim(_ sockets: DeviceRecord.Sockets) throws(SystemError) -> FileDescriptor {
         control = try take(WorkerDescriptor.brokerEnd, inode: sockets.control)
         return try take(WorkerDescriptor.parking, inode: sockets.parking)
@@ -100,7 +100,7 @@ final class WorkerProcess: Worker {
     }
 
     private func take(_ number: Int32, inode: UInt64) throws(SystemError) -> FileDescriptor {
-        // The link is looked at first: a socket can be taken and let go without waiting for anybody, other files not.
+        // Checks the link first: a socket can be duplicated and closed without blocking; other files cannot.
         let link = linkTarget("/proc/\(pid)/fd/\(number)")
         guard link == "socket:[\(inode)]" else {
             throw SystemError("descriptor \(number) of worker \(pid) is \(link ?? "missing")", EBADF)
@@ -119,7 +119,7 @@ final class WorkerProcess: Worker {
 
     var controlInode: UInt64? { (try? control?.status())?.map { UInt64($0.st_ino) } ?? nil }
 
-    /// Field 22 of /proc/PID/stat, in clock ticks since boot; the name before it may contain anything.
+    /// Field 22 of /proc/PID/stat, in clock ticks since boot. The name before it may contain anything.
     static func startTime(of pid: Int32) -> UInt64? {
         guard let bytes = try? readFile("/proc/\(pid)/stat") else { return nil }
         guard let close = bytes.lastIndex(of: UInt8(ascii: ")")) else { return nil }
@@ -155,7 +155,7 @@ final class WorkerProcess: Worker {
     }
 
     func kill() {
-        // ESRCH: it is dead already and `.ended` is on its way.
+        // ESRCH: it is dead already, and `.ended` follows.
         try? process.send(SIGKILL)
     }
 
@@ -180,8 +180,8 @@ final class WorkerProcess: Worker {
 
     private static func start(_ launch: WorkerLaunch, control: Int32, _ child: inout ubd_child) -> Int32 {
         let arguments = CStrings(["ubd-worker"])
-        // SWIFT_ROOT: without /proc the runtime finds its own path nowhere else. The backtracer would be a program
-        // started by a crash (docs/kernel-facts.md#crash-programs).
+        // SWIFT_ROOT: without /proc the runtime cannot find its own path. SWIFT_BACKTRACE: a crash must not start the
+        // backtracer (docs/kernel-facts.md#crash-programs).
         let environment = CStrings(["SWIFT_ROOT=/", "SWIFT_BACKTRACE=enable=no"])
         let texts = CStrings([launch.device, "\(launch.oomScore)"])
         let nothing = cap_init()
@@ -195,7 +195,7 @@ final class WorkerProcess: Worker {
                 processors: processors.baseAddress, processor_words: processors.count,
                 group: launch.group ?? -1,
                 argv: arguments.pointer, envp: environment.pointer)
-            // The structure holds pointers into all three.
+            // `description` has pointers into all three.
             return withExtendedLifetime((arguments, environment, texts)) { ubd_launch(&description, &child) }
         }
     }
@@ -219,7 +219,7 @@ final class WorkerProcess: Worker {
         var result = ubd_launch_report()
         let size = MemoryLayout<ubd_launch_report>.size
         var count = 0
-        // First it says that it has begun, which ubd_launch waited for.
+        // The first report, UBD_LAUNCH_BEGUN, is the one that ubd_launch waited for.
         repeat { count = read(file, &result, size) } while count == size && result.step == 0
         if count == -1, errno == EAGAIN || errno == EINTR { return }
         endWatch(of: file)
@@ -240,7 +240,7 @@ final class WorkerProcess: Worker {
         switch received {
         case .wouldBlock: return
         case .closed:
-            // Its end is closed: the pidfd tells the rest.
+            // It closed its end; the pidfd reports the rest.
             endWatch(of: end)
         case .filesAttached: violate("files in a message, or hid whether there are", end)
         case .tooLong: violate("a message that is too long", end)
@@ -267,12 +267,12 @@ final class WorkerProcess: Worker {
             guard let reported = try process.poll() else { return }
             change = reported
         } catch {
-            // It is dead all the same, and a pidfd that stays readable must not be watched for ever.
+            // It is dead all the same, and a pidfd that stays readable must not be watched forever.
             change = .gone
         }
         end = change
         endWatch(of: process.file.raw)
-        // What it said last is still in the pipe or the socket, and explains the death.
+        // Its last report and message are still in the pipe and the socket, and explain the death.
         readReport()
         if control != nil, expected != .nothing { readMessage() }
         handler?(.ended(change))
@@ -280,7 +280,7 @@ final class WorkerProcess: Worker {
 
     private func adoptedEnded() {
         guard end == nil else { return }
-        // Not our child: the kernel tells that it ended, not how.
+        // Not our child: the kernel reports only that it ended.
         end = .gone
         endWatch(of: process.file.raw)
         handler?(.ended(.gone))

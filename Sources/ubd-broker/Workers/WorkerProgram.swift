@@ -1,15 +1,15 @@
 import Glibc
 import SystemCalls
 
-/// A program for workers: opened and checked once, and kept open, so that a worker of this very file can be started for
-/// as long as it is needed, whatever has become of its name since.
+/// A program for workers. It is opened and checked once and kept open, so that workers of this very file can be started
+/// even after its name is gone or names another file.
 final class WorkerProgram {
-    /// Which file it is, and which state of it.
+    /// Identifies a file and its content.
     struct Identity: Equatable {
         let device: UInt64
         let inode: UInt64
         let bytes: Int64
-        /// Nanoseconds since 1970 of its last change.
+        /// Time of the last modification, in nanoseconds since 1970.
         let changed: Int64
 
         init(_ status: stat) {
@@ -19,7 +19,7 @@ final class WorkerProgram {
             changed = Int64(status.st_mtim.tv_sec) &* 1_000_000_000 &+ Int64(status.st_mtim.tv_nsec)
         }
 
-        /// Of what has that name now; nil when nothing has.
+        /// The file that has this name now; nil when there is none.
         init?(of path: String) {
             var status = stat()
             guard stat(path, &status) == 0 else { return nil }
@@ -29,7 +29,7 @@ final class WorkerProgram {
 
     let file: FileDescriptor
     let identity: Identity
-    /// As a worker of it said; nil until one has.
+    /// The version that its workers report; nil until one has.
     var version: String?
 
     init(_ file: consuming FileDescriptor, _ status: stat) {
@@ -37,7 +37,7 @@ final class WorkerProgram {
         self.file = file
     }
 
-    /// Opens the program of that name: root's, writable by nobody else, executable by all.
+    /// Opens a program by its path. It must belong to root, be writable by nobody else, and be executable by all.
     convenience init(path: String) throws(TrustedFile.Distrust) {
         let file = try TrustedFile.open(path)
         guard let status = try? file.status(), status.st_mode & 0o111 == 0o111 else {
@@ -46,8 +46,8 @@ final class WorkerProgram {
         self.init(file, status)
     }
 
-    /// The program that a worker runs, whose file may have lost its name. The caller has checked that it is a worker, and
-    /// holds its pidfd; a sealed worker can't execute another.
+    /// The program that a worker runs, whose file may have lost its name. The caller has verified that it is a worker
+    /// and holds its pidfd; a sealed worker cannot execute another program.
     convenience init?(of worker: any Worker) {
         guard let file = try? FileDescriptor.open("/proc/\(worker.pid)/exe", O_RDONLY | O_NONBLOCK),
             let status = try? file.status(), TrustedFile.problem(status) == nil, worker.isAlive

@@ -1,17 +1,17 @@
 import Glibc
 import SystemCalls
 
-/// The uids that workers run as: one each, never two at a time, none that anybody else uses.
+/// The uids of workers: each is used by one worker at a time, and by nobody else.
 struct WorkerUIDs {
     let range: Range<UInt32>
     private var taken: Set<UInt32> = []
-    /// Where the search for a free one goes on: a uid rests as long as possible before it is used again.
+    /// The next uid to try: a uid is reused as late as possible.
     private var next: UInt32
 
-    /// The largest uid: the one above is setresuid(2)'s word for "leave it".
+    /// The largest uid: for setresuid(2) the next one means "unchanged".
     static let last = UInt32.max - 1
 
-    /// nil: `count` uids from `base` on do not exist, or are none.
+    /// nil: `count` is 0, or some of the uids do not exist.
     init?(base: UInt32, count: UInt32) {
         let (end, overflow) = base.addingReportingOverflow(count)
         guard count > 0, !overflow, end - 1 <= WorkerUIDs.last else { return nil }
@@ -30,12 +30,12 @@ struct WorkerUIDs {
         return uid
     }
 
-    /// Marks a uid that a worker of an earlier broker still has. Returns false when it is not ours to give.
+    /// Marks a uid that a worker of an earlier broker uses. Returns false when it is outside the range or in use.
     mutating func adopt(_ uid: UInt32) -> Bool {
         range.contains(uid) && taken.insert(uid).inserted
     }
 
-    /// Only when the worker's pidfd has fired: until then its signals and its ptrace rights exist.
+    /// Call it only after the worker's pidfd has fired: until then a process with this uid exists.
     mutating func giveBack(_ uid: UInt32) {
         taken.remove(uid)
     }
@@ -44,7 +44,7 @@ struct WorkerUIDs {
         next = next + 1 == range.upperBound ? range.lowerBound : next + 1
     }
 
-    /// Who else uses a uid of the range, in words; nil when nobody does. `ours` are uids of workers.
+    /// Another user of a uid in the range, as text; nil when there is none. `ours`: uids of workers.
     func collision(except ours: Set<UInt32>) -> String? {
         if let name = accountInRange() { return "user \(name)" }
         for file in ["/etc/subuid", "/etc/subgid"] where overlapsSubordinates(file) { return "a range in \(file)" }
@@ -73,7 +73,7 @@ struct WorkerUIDs {
         }
     }
 
-    /// Processes that have a uid of the range which is not one of `ours`.
+    /// Processes with a uid in the range that is not in `ours`.
     func processes(except ours: Set<UInt32>) -> [(pid: Int32, uid: UInt32, status: ProcessStatus)] {
         runningProcesses().compactMap { pid in
             guard let status = try? ProcessStatus(of: "\(pid)"),
