@@ -3,10 +3,10 @@ import Policy
 import SystemCalls
 import Targets
 
-/// Who may do what. Every decision is an event of the log: who asked, for what, whether it was allowed, and by which line of
-/// the access policy, or as whom.
+/// Access decisions. Each is logged: the user, the operation, whether it was allowed, and the line of the access policy
+/// or the role that decided.
 extension Broker {
-    /// What the policy says of a device that somebody asks for. `line`: the one that decides, if one does.
+    /// Decides whether the policy permits a new device. `line`: the line that decides, if any.
     func permit(
         _ plan: AddPlan, _ peer: PeerCredentials, line: inout String?
     ) throws(InterfaceError) -> AccessRule {
@@ -23,7 +23,7 @@ extension Broker {
         }
     }
 
-    /// One worker more that this user's requests start. `rule`: nil when none lets the user have anything.
+    /// Counts one more worker start for this user. `rule`: nil when no rule allows the user anything.
     private func takeStart(
         _ limits: AccessLimits, _ rule: AccessRule?, of peer: PeerCredentials
     ) throws(InterfaceError) {
@@ -37,17 +37,17 @@ extension Broker {
         throw Refusals.explain(refusal, limits, place)
     }
 
-    /// Whom the policy gives nothing any more may keep what he has, and see to it. That is no way around its limits.
+    /// Users whom no rule allows may still manage the devices they have: 60 starts a minute, one-hour penalty.
     private static let limitsWithoutRule: AccessLimits = {
         var limits = AccessLimits()
         limits.maxStarts = 60
         limits.penalty = StartLimits.longestPenalty
-        // What hangs counts here; the devices themselves may stay.
+        // Applies only while something hangs (`demandRoom`); the devices themselves may stay.
         limits.maxDevices = 16
         return limits
     }()
 
-    /// The same for a device that there is.
+    /// Decides whether the policy permits a new worker for an existing device.
     func permitStart(for device: ManagedDevice, _ operation: String, _ peer: PeerCredentials) -> InterfaceError? {
         let decisive = policy.rule(for: accessPeer(peer), target: device.info.target)
         let rule = decisive.flatMap { $0.isAllow ? $0 : nil }
@@ -68,7 +68,7 @@ extension Broker {
         return nil
     }
 
-    /// How an add ends that was allowed: what only the opened file tells may be against the policy, too.
+    /// Logs how an allowed add ended. The policy may still refuse it when the file has been opened.
     func note(_ error: InterfaceError, of plan: AddPlan, _ rule: AccessRule, _ peer: PeerCredentials) {
         let isRefusal =
             switch error {
@@ -87,10 +87,10 @@ extension Broker {
         AccessPeer(uid: peer.uid, groups: [peer.gid] + peer.groups)
     }
 
-    /// Whom a uid counts as: an account is one user, with all the uids that /etc/subuid gives it.
+    /// The account of a uid: an account is one user, with all uids that /etc/subuid gives it.
     func account(of uid: UInt32) -> UInt32 { accounts.account(of: uid) }
 
-    /// Which part of the connections a client shares.
+    /// The part of the connections that a client shares.
     func standing(of peer: PeerCredentials) -> Admission.Standing {
         if peer.uid == 0 { return .root }
         let access = accessPeer(peer)
@@ -98,7 +98,7 @@ extension Broker {
         return mayAdd || devices.values.contains { $0.owner == peer.uid } ? .permitted : .stranger
     }
 
-    /// What a user has: devices, adds under way, and what hangs for their sake (`lingering`).
+    /// A user's devices, running adds, and what hangs for the user (`lingering`).
     func usage(of uid: UInt32) -> AccessUsage {
         let account = account(of: uid)
         let owned = devices.values.filter { self.account(of: $0.owner) == account }
@@ -109,7 +109,7 @@ extension Broker {
             memoryBytes: Self.sum([lingering.memoryBytes] + owned.map(\.memoryBytes) + pending.map(\.memoryBytes)))
     }
 
-    /// Bytes of records may be anything.
+    /// Saturating, since a record may contain any number.
     private static func sum(_ all: [UInt64]) -> UInt64 {
         all.reduce(0) { sum, bytes in
             let (both, overflow) = sum.addingReportingOverflow(bytes)
@@ -117,8 +117,8 @@ extension Broker {
         }
     }
 
-    /// What hangs for an account's sake and is no device: children that close files or write settings, and workers of
-    /// rehearsals that can't be killed, with their buffers. Each counts as a device.
+    /// What hangs for an account besides its devices: children that close files or write settings, and unkillable
+    /// workers of rehearsals with their buffers. Each counts as a device.
     private func lingering(for account: UInt32) -> AccessUsage {
         let stuck = stuckRehearsals.values.filter { self.account(of: $0.owner) == account }
         return AccessUsage(
@@ -126,8 +126,8 @@ extension Broker {
             memoryBytes: Self.sum(stuck.map(\.memoryBytes)))
     }
 
-    /// A device that there is gets another worker, which costs nothing more, unless things hang already: what hangs and the
-    /// devices together must be within the limits, as for an add.
+    /// A new worker for an existing device costs nothing more, so this checks only users for whom something hangs:
+    /// their devices and what hangs must together be within the limits, as for an add.
     private func demandRoom(
         _ limits: AccessLimits, _ rule: AccessRule?, of peer: PeerCredentials
     ) throws(InterfaceError) {
@@ -149,9 +149,10 @@ extension Broker {
         }
     }
 
-    // MARK: Devices that there are
+    // MARK: Existing devices
 
-    /// A device that this client may do something to, which is noted as `event`; nil when there is none.
+    /// A device on which this client may operate; logs the request as `event`. Returns nil, and logs a refusal, when
+    /// there is none.
     func device(
         _ id: UInt32, _ generation: UInt64?, for event: String, of peer: PeerCredentials, _ more: Log.Field...
     ) -> ManagedDevice? {
@@ -168,7 +169,7 @@ extension Broker {
         return device
     }
 
-    /// The client hears the same whether there is no such device or another user's; the log knows.
+    /// The client gets the same answer for a missing device and another user's; the log tells them apart.
     func noteRefusal(of id: UInt32, for operation: String, _ peer: PeerCredentials) {
         let rule =
             switch devices[id] {
@@ -194,6 +195,6 @@ extension Broker {
 }
 
 extension AccessRule {
-    /// Where it stands, for the log.
+    /// File and line of the rule, for the log.
     var place: String { "\(location.file):\(location.line)" }
 }

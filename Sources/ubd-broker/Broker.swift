@@ -5,30 +5,30 @@ import Policy
 import SystemCalls
 import WorkerProtocol
 
-/// What the broker knows and holds. It lives in one thread; operations change it step by step from the event loop.
+/// The broker's state. It is used by one thread; operations change it step by step from the event loop.
 final class Broker {
-    /// The outside as the broker meets it; the unit tests have one of their own.
+    /// The broker's environment; unit tests replace it.
     struct Surroundings {
         var startWorker: (WorkerLaunch, @escaping (WorkerEvent) -> Void) throws(SystemError) -> any Worker
-        /// What is wrong with a stopped worker's sandbox; nil when it stands.
+        /// What is wrong with a stopped worker's sandbox; nil when it is complete.
         var verify: (SandboxVerification, _ pid: Int32) -> String? = { $0.problem(inProcess: $1) }
-        /// Whether somebody uses a device, so that it must not go; nil for the host's own tables.
+        /// Whether something uses a device, so that the device must stay; nil: look into the host's tables.
         var holding: ((_ id: UInt32, _ completion: @escaping (Holding) -> Void) -> Void)?
         var sysfs = "/sys"
         var nodes = Nodes(folder: "/dev")
         /// Monotonic nanoseconds, for the deadlines of recoveries.
         var now: () -> UInt64 = monotonicNanoseconds
-        /// nil where there are no control groups for devices.
+        /// nil when there are no control groups for devices.
         var groups: (any DeviceGroups)?
-        /// Where it can be read.
+        /// nil when it cannot be read.
         var kernelLog: KernelLog?
-        /// Requests that the block layer has given to a device and waits for.
+        /// Requests that the block layer has passed to a device and that have not ended.
         var requestsInFlight: (_ id: UInt32) -> Int? = BlockLayer.requestsInFlight
         /// Requests of a device that have ended.
         var requestsDone: (_ id: UInt32) -> Int? = BlockLayer.requestsDone
         /// Opens the program that has the configured name now.
         var openProgram: (_ path: String) throws(TrustedFile.Distrust) -> WorkerProgram = WorkerProgram.init(path:)
-        /// Which program has that name now; nil when none has.
+        /// The program that has this name now; nil when there is none.
         var programNow: (_ path: String) -> WorkerProgram.Identity? = WorkerProgram.Identity.init(of:)
     }
 
@@ -37,7 +37,7 @@ final class Broker {
     let policy: AccessPolicy
     /// By target name.
     let walls: [String: Walls]
-    /// What new workers are started from.
+    /// The program for new workers.
     var program: WorkerProgram
     let workerGID: UInt32
     let accounts: Accounts
@@ -48,23 +48,24 @@ final class Broker {
     let orphans: Orphans
     let deathCauses: DeathCauses
     let started = Int64(time(nil))
-    /// Made at the start, since it looks at the broker's own table of mounts.
+    /// Created at the start, since it reads the broker's own table of mounts.
     private let mountCount = MountCount()
-    /// The broker's own seccomp filters, which its workers inherit. If that can't be read, no worker is believed.
+    /// The number of the broker's own seccomp filters, which workers inherit. If it cannot be read, no worker passes
+    /// verification.
     private var ownFilters: Int { (try? ProcessStatus(of: "self").seccompFilters) ?? .max - 2 }
     private let surroundings: Surroundings
-    /// Gives a device another worker after the death of the last one.
+    /// Replaces a device's worker after its death.
     let replaceWorker: (Broker, ManagedDevice, ProcessChange) -> Void
 
     var uids: WorkerUIDs
     var startLimits = StartLimits()
     var devices: [UInt32: ManagedDevice] = [:]
-    /// Monotonic nanoseconds of the last minute's deletions, by number.
+    /// The deletions of the last minute, in monotonic nanoseconds, by device number.
     private var deletions: [UInt32: UInt64] = [:]
-    /// Why the last change of a device is not in its record yet, by number.
+    /// Why a device's last change is not in its record yet, by device number.
     private var unwritten: [UInt32: SystemError] = [:]
     var adds: [ObjectIdentifier: any PendingAdd] = [:]
-    /// Rehearsals whose workers can't be killed: whose they are, and the bytes of their buffers.
+    /// Rehearsals with unkillable workers: their owners, and the bytes of their buffers.
     var stuckRehearsals: [ObjectIdentifier: (owner: UInt32, memoryBytes: UInt64)] = [:]
 
     init(
@@ -97,7 +98,7 @@ final class Broker {
     /// The folder of a device's queue settings.
     func queueFolder(of id: UInt32) -> String { "\(surroundings.sysfs)/block/ublkb\(id)/queue" }
 
-    /// START_USER_RECOVERY may be sent again after a replacement that died half-way (Linux 6.16;
+    /// Whether START_USER_RECOVERY may be sent again after a replacement that died half-ready (Linux 6.16;
     /// docs/kernel-facts.md#half-ready).
     var canRepeatRecovery: Bool { driver.features.contains(.perIODaemon) }
 
@@ -113,15 +114,15 @@ final class Broker {
     var sysfs: String { surroundings.sysfs }
     var groups: (any DeviceGroups)? { surroundings.groups }
 
-    /// The worker program that has the configured name now.
+    /// Opens the worker program that has the configured name now.
     func openProgram() throws(TrustedFile.Distrust) -> WorkerProgram {
         try surroundings.openProgram(configuration.workerProgram)
     }
 
-    /// A device as its owner is told of it.
+    /// A device as its owner sees it.
     func description(of device: ManagedDevice) -> Device {
         var info = device.info
-        // By the file that an upgrade would take, not by the one that this broker opened when it started.
+        // Compared with the file that an upgrade would take, not with the one that this broker opened at its start.
         if device.worker != nil, let program = device.program,
             let now = surroundings.programNow(configuration.workerProgram)
         {
@@ -130,7 +131,8 @@ final class Broker {
         return info
     }
 
-    /// Why the block device behind a disk must not be there; nil when it may, or when it is a file that is behind it.
+    /// Why the block device behind a disk is unsuitable; nil when it is suitable, or when the disk has a file behind
+    /// it.
     func backingProblem(_ geometry: Geometry) -> WorkerFailure? {
         guard geometry.backingMajor != 0 || geometry.backingMinor != 0 else { return nil }
         let device = BackingDevice(
@@ -139,8 +141,9 @@ final class Broker {
         return device.liesOnUblk ? WorkerFailure(.fileIsUbdDevice) : nil
     }
 
-    /// A device that writes to the same bytes, and waits for its owner to bring the file again: nobody has the file open for
-    /// it, so no lock tells (FileClaim), and its mounted file system or waiting requests would come down on a stranger's data.
+    /// A writable device with the same bytes that waits for its owner to reopen the file. It has no open file, so no
+    /// lock protects its bytes (FileClaim), and its mounted file system and waiting requests would later overwrite the
+    /// new device's data.
     func deviceWaiting(for geometry: Geometry, offset: UInt64) -> ManagedDevice? {
         guard geometry.file != .none else { return nil }
         let bytes = offset..<offset + geometry.size
@@ -158,8 +161,8 @@ final class Broker {
 
     func requestsDone(_ id: UInt32) -> Int? { surroundings.requestsDone(id) }
 
-    /// The kernel finds the processors' own clocks good enough to keep its time by: they run at one pace, in step. (On
-    /// others it takes them off the list. In the first seconds after boot the TSC has the other name.)
+    /// Whether the kernel considers the processors' counters good enough for its clock: they run at the same constant
+    /// rate. Otherwise it removes them from this list. In the first seconds after boot the TSC is named tsc-early.
     var hasSteadyTicks: Bool {
         let path = "\(surroundings.sysfs)/devices/system/clocksource/clocksource0/available_clocksource"
         guard let bytes = try? readFile(path) else { return false }
@@ -167,36 +170,36 @@ final class Broker {
             .contains { ["tsc", "tsc-early", "arch_sys_counter"].contains($0) }
     }
 
-    /// Tells, later, whether somebody uses a device so that it must not go.
+    /// Determines whether something uses a device, so that the device must stay; calls `completion` later.
     func askHolding(of device: ManagedDevice, _ completion: @escaping (Holding) -> Void) {
         if let ask = surroundings.holding { return ask(device.id, completion) }
         holders.ask("ublkb\(device.id)", completion)
     }
 
-    /// What is wrong with a stopped worker's sandbox; nil when it stands.
+    /// What is wrong with a stopped worker's sandbox; nil when it is complete.
     func verification(of worker: any Worker, _ device: ManagedDevice, threads: Int) -> String? {
-        // The stages of the worker's own come on top of what it inherits.
+        // The worker's two stages add to the filters that it inherits.
         surroundings.verify(
             SandboxVerification(
                 uid: worker.uid, gid: workerGID, seccompFilters: ownFilters + 2,
                 descriptors: device.descriptorTable(of: worker), mountCount: mountCount, threads: threads), worker.pid)
     }
 
-    /// A number that no other device of this host has had: random, positive, not 0.
+    /// A number that no other device of this host has had: random and positive.
     func newGeneration() -> UInt64 {
         UInt64.random(in: 1...UInt64(Int64.max))
     }
 
-    /// Sockets in which files of clients lie, or may.
+    /// The sockets that hold clients' files, or may hold them.
     var parkingEnds: [Int32] {
         devices.values.compactMap { $0.parking?.raw } + adds.values.compactMap(\.parkingEnd)
             + devices.values.compactMap { $0.reopening?.parkingEnd }
     }
 
-    /// Writes a device's record. One that cannot be written is tried again each second until it is: a broker that starts
-    /// before that takes the device for what it was earlier.
+    /// Writes a device's record. A failed write is retried every second. If another broker starts before it succeeds,
+    /// that broker acts on the previous record.
     ///
-    /// - Returns: what is wrong; nil when it is written.
+    /// - Returns: the error; nil on success.
     @discardableResult
     func save(_ device: ManagedDevice) -> SystemError? {
         do throws(SystemError) { try store.write(device.record) } catch {
@@ -212,7 +215,7 @@ final class Broker {
         return nil
     }
 
-    /// Why the last change of a device is not in its record yet; nil when it is.
+    /// Why a device's last change is not in its record yet; nil when it is.
     func recordProblem(of device: ManagedDevice) -> SystemError? { unwritten[device.id] }
 
     private func writeAgain() {
@@ -222,13 +225,13 @@ final class Broker {
         }
     }
 
-    /// A device of ours had that number until so long ago.
+    /// Whether a device of ours with this number was deleted within this time.
     func hasDeleted(_ id: UInt32, withinMilliseconds limit: Int) -> Bool {
         guard let time = deletions[id] else { return false }
         return monotonicNanoseconds() - time < UInt64(limit) * 1_000_000
     }
 
-    /// Nothing of the device is left, as far as we can tell.
+    /// To be called when nothing is left of the device, as far as the broker can tell.
     func noteDeletion(of id: UInt32) {
         let now = monotonicNanoseconds()
         deletions = deletions.filter { now - $0.value < 60_000_000_000 }
@@ -245,13 +248,13 @@ final class Broker {
         adds[ObjectIdentifier(operation)] = nil
     }
 
-    /// From now on the worker's events are those of a live device, one that came a moment ago included.
+    /// From now on the worker's events are handled as those of a live device, including one that came a moment ago.
     func watchOver(_ device: ManagedDevice) {
         device.worker?.setHandler { [self] event in workerEvent(device, event) }
         replayEvents(of: device)
     }
 
-    /// What its worker did while nobody looked.
+    /// Handles an event that came while no handler was set.
     func replayEvents(of device: ManagedDevice) {
         if let end = device.worker?.end {
             workerEvent(device, .ended(end))
@@ -260,7 +263,7 @@ final class Broker {
         }
     }
 
-    /// A dead worker's uid is free again and its socket gone.
+    /// Frees a dead worker's uid and closes its socket.
     func release(_ device: ManagedDevice) {
         guard let worker = device.worker else { return }
         judge(worker, of: device.workerProgram, for: device)
@@ -271,12 +274,13 @@ final class Broker {
         device.info.workerUid = nil
     }
 
-    /// The device can't be served any more: it is stopped, so that nobody waits for it for ever, and stays listed with
-    /// its reason until its owner deletes it.
+    /// Gives up a device that cannot be served any more. Its disk is stopped, so that nobody waits for it forever. It
+    /// stays listed with its reason until its owner deletes it.
     func fail(_ device: ManagedDevice, because reason: String) {
         Log.error("failed", ("device", "\(device.id)"), ("owner", "\(device.owner)"), ("why", reason))
         guard device.worker == nil || device.worker?.end != nil else {
-            // A worker that can't be killed: neither STOP nor DEL, they would hold up everybody (docs/kernel-facts.md#waiting-commands).
+            // An unkillable worker: STOP_DEV and DEL_DEV would block all other devices' commands
+            // (docs/kernel-facts.md#waiting-commands).
             device.setState(.stuck, reason: reason)
             save(device)
             device.worker?.setHandler { [self] event in
@@ -290,8 +294,8 @@ final class Broker {
         if device.info.recovery == .fail { leaveFailing(device, looks: 0) } else { stopFailed(device) }
     }
 
-    /// The kernel fails its requests by itself, so the disk need not go. (The flag for that excludes reissue, and is given
-    /// when the device is added: all other devices would keep their users waiting.) It takes a moment to notice the death.
+    /// The kernel fails its requests, so the disk may stay. (It does so only with a flag of ADD_DEV that excludes
+    /// reissue; users of all other devices would wait.) The kernel takes a moment to notice the death.
     private func leaveFailing(_ device: ManagedDevice, looks: Int) {
         guard devices[device.id] === device, device.teardown == nil else { return }
         driver.info(of: device.id) { [self] answer in
@@ -316,7 +320,7 @@ final class Broker {
         }
     }
 
-    /// Children changed state: the pidfds tell of ends, stops have to be looked for.
+    /// Children changed state. The pidfds report ends; stops must be polled for.
     func childChanged() {
         for device in devices.values { device.worker?.checkStopped() }
     }

@@ -1,21 +1,21 @@
 import Glibc
 import SystemCalls
 
-/// Keeps a second broker away, by a lock of fcntl(2) on a byte of /run/ubd/lock. It goes with the process that took it, not
-/// with the last reference to the file.
+/// Prevents a second broker by a lock of fcntl(2) on a byte of /run/ubd/lock. Such a lock ends with the process that
+/// took it, not with the last reference to the file.
 ///
-/// A broker that was killed may still not end, and keep its lock, for as long as the kernel works for it: when it waits where
-/// no signal wakes it, or when a control command waits for a disk that does not answer. Such a broker does nothing any more
-/// (`isProcessPast`), so after a while the next one takes another byte and goes on as after any death of a broker: what the
-/// old one was about to do stands in the records. A command of the old one that the kernel ends later is for the device that it
-/// was sent for, and for no later one of that number.
+/// A broker that was killed may not end, and keeps its lock, while the kernel works for it: it waits where no signal
+/// wakes it, or its control command waits for a disk that does not answer. It will never run its program again
+/// (`isProcessPast`). So after a while the next broker takes another byte and goes on as after any death of a broker:
+/// the records tell what the old one was about to do. If the kernel completes a command of the old broker later, it
+/// affects the device for which it was sent, not a later device with that number.
 enum BrokerLock {
-    /// Milliseconds that one who is killed has for its end.
+    /// Milliseconds that a killed broker has to end.
     static let patience = 5_000
-    /// Brokers that may be on their way out at once.
+    /// The maximum number of brokers that have not ended.
     private static let bytes: Int64 = 64
 
-    /// Errors: StartupRefusal, with who has the lock and what to do.
+    /// Errors: StartupRefusal, with the holder of the lock and a remedy.
     static func take(_ path: String, patience: Int = patience) throws -> FileDescriptor {
         let file = try FileDescriptor.open(path, O_RDWR | O_CREAT | O_NOFOLLOW, mode: 0o600)
         let deadline = monotonicNanoseconds() + UInt64(patience) * 1_000_000
@@ -29,7 +29,7 @@ enum BrokerLock {
         }
     }
 
-    /// False when somebody was quicker.
+    /// Returns false when another process was faster.
     private static func takeFreeByte(
         of file: borrowing FileDescriptor, _ path: String, _ held: [HeldLock]
     ) throws -> Bool {
@@ -37,7 +37,7 @@ enum BrokerLock {
             throw refusal(held[0], path)
         }
         guard try lockByte(byte, of: file) else { return false }
-        // Another new broker may have found another byte free. Both give way then, and the service manager tries again.
+        // Another new broker may have taken another free byte. Then both give up, and the service manager tries again.
         for other in try locks(on: file) {
             guard isProcessPast(other.pid) else {
                 unlockByte(byte, of: file)

@@ -6,9 +6,9 @@ import SystemCalls
 import Targets
 
 extension Broker {
-    /// What Info tells this client: the broker, the kernel, and what the client may do.
+    /// The reply to Info for this client.
     func info(for peer: PeerCredentials) -> InfoReply {
-        // The driver is asked here too, so that a module that was loaded since then is noticed.
+        // Opens the driver if its module was loaded since the start.
         try? driver.ready()
         let bits = driver.features.rawValue
         let targets = TargetList.names
@@ -34,14 +34,14 @@ extension Broker {
             rule: overview?.rules.first?.rule.text, limits: limits)
     }
 
-    /// What the groups keep; nil when that is nothing.
+    /// The limits that the controllers can enforce; nil when there are none.
     private func groupLimits(_ limits: AccessLimits) -> GroupLimits? {
         guard let groups else { return nil }
         let kept = GroupLimits(limits, ofUser: limits).kept(by: groups.controllers)
         return kept == GroupLimits() ? nil : kept
     }
 
-    /// A limit that is not written does not exist.
+    /// A limit that is not written does not apply.
     private func clamp(_ limit: UInt64?) -> Int64 { limit.map { Int64(clamping: $0) } ?? .max }
 }
 

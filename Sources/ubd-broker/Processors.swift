@@ -2,7 +2,7 @@ import BrokerInterface
 import Policy
 import SystemCalls
 
-/// Where workers may run.
+/// The processors on which workers may run.
 extension Broker {
     /// nil when the kernel does not tell.
     private var onlineCPUs: CPUList? {
@@ -10,7 +10,7 @@ extension Broker {
         return CPUList(String(decoding: bytes.split(separator: UInt8(ascii: "\n")).first ?? [], as: UTF8.self))
     }
 
-    /// A worker whose line gives it processors of which none is online would run elsewhere.
+    /// Refuses a line whose processors are all offline: its worker would run on others.
     func demandOnline(anyOf rule: AccessRule) throws(InterfaceError) {
         guard let allowed = rule.limits.cpus, let online = onlineCPUs, allowed.intersection(online.list).isEmpty
         else { return }
@@ -20,7 +20,7 @@ extension Broker {
             remedy: "ask the administrator for some of \(online.text)", rule: rule.text)
     }
 
-    /// Refuses processors that can't run anything. One that goes offline later costs speed, nothing else.
+    /// Refuses processors that are offline. A processor that goes offline later only costs speed.
     func demandOnline(_ cpus: CPUList?) throws(InterfaceError) {
         guard let cpus, let online = onlineCPUs, let missing = cpus.first(notIn: online) else { return }
         throw .invalidOption(

@@ -1,12 +1,12 @@
 import BrokerInterface
 import Policy
 
-/// A refusal of the access policy, in words: which rule, which limit, and whom to ask for what.
+/// Explains a refusal by the access policy: which rule, which limit, and a remedy.
 enum Refusals {
     static func explain(_ refusal: AccessRefusal, _ request: AccessRequest, _ file: String) -> InterfaceError {
         switch refusal {
         case .noRule(let candidates):
-            // Root's own line is nobody's to ask for; a group can be joined.
+            // Nobody can ask for root's own line, but for membership of a group.
             let example =
                 candidates.first { $0.isForGroup }?.text ?? "allow group=ubd target=\(request.target)"
             let group = groupName(in: example)
@@ -54,7 +54,7 @@ enum Refusals {
         }
     }
 
-    /// `place`: whose limits these are.
+    /// `place`: the rule or the users that have these limits.
     static func explain(_ refusal: StartLimits.Refusal, _ limits: AccessLimits, _ place: String) -> InterfaceError {
         switch refusal {
         case .tooOften(let limit, let again):

@@ -1,10 +1,10 @@
 import BrokerInterface
 import SystemCalls
 
-/// What clients ask that begins an operation. (Recover and Upgrade stand with theirs.)
+/// Clients' requests that start an operation (except Recover and Upgrade, which are beside their operations).
 extension Broker {
-    /// Starts an add; nil when it is refused at once. The answers, all of them, come through `answer`; it is undone when
-    /// its client is not there any more at the end.
+    /// Starts an add; returns nil when it is refused at once. `answer` gets all answers. The add is undone if
+    /// `isWanted` returns false at its end, since the client is gone.
     func add(
         _ request: AddRequest, peer: PeerCredentials, isWanted: @escaping () -> Bool = { true },
         answer: @escaping (AddOperation.Answer) -> Void

@@ -2,9 +2,9 @@ import CShims
 import Glibc
 import SystemCalls
 
-/// /run/ubd: the socket, the lock that keeps a second broker out, and the records.
+/// /run/ubd: the socket, the lock against a second broker, and the records.
 enum RunFolder {
-    /// Makes the folder if need be; it must be root's and nobody else's to write.
+    /// Creates the folder if necessary. It must belong to root and be writable by nobody else.
     static func prepare(_ path: String) throws {
         if mkdir(path, 0o755) != 0, errno != EEXIST { throw SystemError("mkdir \(path)", errno) }
         let folder = try FileDescriptor.open(path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW)
@@ -16,18 +16,19 @@ enum RunFolder {
         try call("chmod \(path)") { fchmod(folder.raw, 0o755) }
     }
 
-    /// The listening socket: systemd's when it passed one (sd_listen_fds(3)), otherwise our own. With the lock held, a
-    /// socket file that is there can only be a dead broker's.
+    /// The listening socket: systemd's if it passed one (sd_listen_fds(3)), otherwise our own. The lock is held, so an
+    /// existing socket file belongs to a dead broker.
     static func listener(_ path: String) throws -> FileDescriptor {
         if let passed = try passedListener() { return passed }
         if unlink(path) != 0, errno != ENOENT { throw SystemError("unlink \(path)", errno) }
-        // It is first come, first served: one user's flood must not make everybody's queue long.
+        // The kernel serves the queue in order of arrival, so it is short: a flood by one user must not delay
+        // everybody.
         let socket = try listen(at: path, backlog: 128)
         try call("chmod \(path)") { chmod(path, 0o666) }
         return socket
     }
 
-    /// How many sockets systemd passed, from descriptor 3 on (sd_listen_fds(3)).
+    /// The number of sockets that systemd passed, from descriptor 3 on (sd_listen_fds(3)).
     static var passedSockets: Int32 {
         guard let pid = getenv("LISTEN_PID"), Int32(String(cString: pid)) == getpid(),
             let count = getenv("LISTEN_FDS")

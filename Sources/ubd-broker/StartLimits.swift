@@ -1,18 +1,18 @@
 import Policy
 
-/// How often users' requests may start a worker (adds, upgrades, recoveries), and which users get none for a while because a
-/// worker of theirs broke its sandbox: whoever has taken a worker over must not try again as often as he likes. Replacements
-/// of workers that died are not counted here; `DeathLog` bounds them.
+/// Limits how often users' requests may start a worker (adds, upgrades, recoveries), and suspends users whose worker
+/// broke its sandbox, so that an attacker with an exploit has few attempts. Replacements of dead workers are not
+/// counted here; `DeathLog` limits them.
 struct StartLimits {
-    /// Why a request may start none now. Times are seconds, rounded up.
+    /// Why a request may not start a worker now. Times are in seconds, rounded up.
     enum Refusal: Equatable {
-        /// `max-starts` is used up until then.
+        /// `max-starts` is used up.
         case tooOften(limit: UInt64, again: UInt64)
-        /// `penalty`, for so many violations.
+        /// `penalty` applies, after this many violations.
         case penalty(violations: Int, again: UInt64)
     }
 
-    /// What a line of the access policy counts for a user.
+    /// A user's starts are counted separately for each line of the access policy.
     private struct Account: Hashable {
         var uid: UInt32
         var line: Int
@@ -20,7 +20,7 @@ struct StartLimits {
 
     private struct Violations {
         var count: Int
-        /// When the last incident began, and its last violation, in monotonic nanoseconds.
+        /// The first violation of the last incident and the last violation, in monotonic nanoseconds.
         var began: UInt64
         var last: UInt64
     }
@@ -29,17 +29,18 @@ struct StartLimits {
     private static let minute = 60 * second
     /// Seconds.
     static let longestPenalty: UInt64 = 3600
-    /// Seconds without another after which violations are forgotten.
+    /// Seconds after the last violation until the user's violations are forgotten.
     static let memory: UInt64 = 86400
-    /// Seconds from the first on within which violations are one: a request that breaks each worker that it is given is one attempt.
+    /// Violations within this many seconds of the first count as one: a request that breaks each worker it gets is one
+    /// attempt.
     static let oneIncident: UInt64 = 60
 
-    /// When all that was asked for would be done at the pace that the limit allows, in monotonic nanoseconds (the generic
-    /// cell rate algorithm, ITU-T I.371): a bucket that needs no refilling.
+    /// The time until which the allowed rate is used up, in monotonic nanoseconds (the generic cell rate algorithm,
+    /// ITU-T I.371): a token bucket that needs no refilling.
     private var paidUntil: [Account: UInt64] = [:]
     private var violations: [UInt32: Violations] = [:]
 
-    /// Takes one start of that user by that line of the policy; why not, when there is none left.
+    /// Takes one start of this user under this line. Returns why not when none is left.
     mutating func take(uid: UInt32, line: Int, _ limits: AccessLimits, now: UInt64) -> Refusal? {
         if let refusal = penalty(uid, limits, now) { return refusal }
         guard let most = limits.maxStarts else { return nil }
@@ -48,7 +49,7 @@ struct StartLimits {
         if next > now + StartLimits.minute {
             return .tooOften(limit: most, again: StartLimits.seconds(next - now - StartLimits.minute))
         }
-        // Accounts that are even say nothing.
+        // Entries whose rate has recovered can be dropped.
         if paidUntil.count >= 256 { paidUntil = paidUntil.filter { $0.value > now } }
         paidUntil[account] = next
         return nil
@@ -63,7 +64,7 @@ struct StartLimits {
         return end > now ? .penalty(violations: known.count, again: StartLimits.seconds(end - now)) : nil
     }
 
-    /// A worker of that user did what no worker of ours does.
+    /// To be called when a worker of this user broke its sandbox or the protocol.
     mutating func noteViolation(uid: UInt32, now: UInt64) {
         violations = violations.filter { StartLimits.isRemembered($0.value, now) }
         var known = violations[uid] ?? Violations(count: 0, began: 0, last: 0)

@@ -9,7 +9,7 @@ import SystemCalls
 import Targets
 import WorkerProtocol
 
-/// From the command line to a serving broker. Whatever is not right stops it here, with one line that says what.
+/// From the command line to a serving broker. Any problem ends it here, with one line that explains it.
 enum Startup {
     static func main(_ arguments: [String]) -> Int32 {
         do {
@@ -112,11 +112,12 @@ enum Startup {
         }
         try CleanEnvironment.enforce(CommandLine.arguments)
         try prepareProcess()
-        // At the end of the host no device is added, and no mistake in a policy may keep one from its end.
+        // Take-down adds no device, so it needs no access policy and no walls, and an error in them must not prevent
+        // it.
         let policy = try accessPolicy(configuration)
         let walls = try configuration.takesDown ? [:] : walls(configuration)
         let filter = try ownFilter(configuration)
-        // Not held here: an upgrade replaces the broker's.
+        // Not kept here, since an upgrade replaces the broker's.
         var program: WorkerProgram? = try workerProgram(configuration)
         let gid = try workerGroup(configuration)
         let accounts = accounts()
@@ -188,7 +189,7 @@ enum Startup {
         _ = lock.raw
     }
 
-    /// Users with all the uids that /etc/subuid gives them.
+    /// The users, each with all uids that /etc/subuid gives them.
     private static func accounts() -> Accounts {
         let accounts = Accounts.ofHost()
         if let problem = accounts.problem {
@@ -198,7 +199,7 @@ enum Startup {
         return accounts
     }
 
-    /// Once a second, from now on: what of the log waits to be said.
+    /// Every second from now on: logs what was suppressed or lost.
     private static func keepLog(_ loop: EventLoop) {
         loop.after(milliseconds: 1000) {
             Log.catchUp()
@@ -206,8 +207,9 @@ enum Startup {
         }
     }
 
-    /// Where workers get control groups; nil where they do not. A folder that was named on the command line must work. `say` logs
-    /// which of both it is. It is called once the broker is certain to start, so that a refused start logs only its reason.
+    /// Opens the control groups; `tree` is nil when there are none. A folder that the command line names must work.
+    /// `say` logs the result. It is called when the broker is certain to start, so that a refused start logs only its
+    /// reason.
     private static func groups(
         _ configuration: Configuration, _ loop: EventLoop
     ) throws -> (tree: (any DeviceGroups)?, say: () -> Void) {
@@ -233,7 +235,7 @@ enum Startup {
         }
     }
 
-    /// The last act of the start: names of users, policies and libraries are not looked for any more.
+    /// The last step of the start: names, policies and libraries are not looked up any more.
     private static func confine(_ filter: SystemCallFilter) throws {
         do throws(SystemError) {
             try Capabilities.dropOthers()
@@ -255,16 +257,16 @@ enum Startup {
         }
     }
 
-    /// The process itself: nothing of its starter's counts.
+    /// Resets what the process inherited from its starter.
     private static func prepareProcess() throws(SystemError) {
         resetInheritedSignals()
-        // Writing to its terminal from the background would stop it (termios(3), TOSTOP), and with it all users' commands.
+        // A write to its terminal from the background would stop it (termios(3), TOSTOP), and all users would wait.
         signal(SIGTTOU, SIG_IGN)
         closeInherited(from: STDERR_FILENO + 1 + RunFolder.passedSockets)
         umask(0o077)
-        // Room for the descriptors of many devices and clients.
+        // Enough for the descriptors of many devices and clients.
         resetInheritedLimits(openFiles: 65536)
-        // A folder of its starter's would stay busy, and may be gone already.
+        // The starter's folder would stay busy, and may be deleted already.
         try call("chdir /") { chdir("/") }
         processControl(PR_SET_DUMPABLE, 0)
     }

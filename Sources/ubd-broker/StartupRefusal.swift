@@ -1,6 +1,6 @@
 /// Why the broker does not start.
 struct StartupRefusal: Error {
     let message: String
-    /// With what the process ends.
+    /// The exit status.
     let status: Int32
 }

@@ -3,8 +3,8 @@ import SystemCalls
 import WorkerProtocol
 
 extension Broker {
-    /// For each worker that begins to serve. When it counts as another version of ubd does there will be no statistics, and
-    /// no watchdog.
+    /// Called when a worker begins to serve. A worker of a version with other counters has no statistics and no
+    /// watchdog.
     func noteLayout(of device: ManagedDevice) {
         device.statistics?.readLayout()
         guard device.statistics?.isReadable == false else { return }
@@ -26,7 +26,7 @@ extension ManagedDevice {
 }
 
 extension DeviceStatistics {
-    /// What each queue claims. `depth`: the requests that one can hold.
+    /// The counters of each queue, unverified. `depth`: the number of tags per queue.
     func counts(depth: UInt16) -> [Counts] {
         (0..<queues).map { queue in
             Counts(depth: depth) { [unowned self] word in self.word(queue: queue, word) }
@@ -35,8 +35,8 @@ extension DeviceStatistics {
 }
 
 extension Counts {
-    /// Reads one queue's words, whatever they are: no number is larger than the wire can carry, there are no more errors
-    /// than requests, and no more requests in flight than the queue has room for.
+    /// Reads one queue's words and limits them: no number exceeds what the wire can carry, errors do not exceed
+    /// requests, and requests in flight do not exceed the depth.
     init(depth: UInt16, _ word: @escaping (Int) -> UInt64) {
         typealias Word = StatisticsPage.Word
         let number = { (index: Int) in min(word(index), UInt64(Int64.max)) }
@@ -50,7 +50,7 @@ extension Counts {
             let all = (first..<first + count).map(number)
             return Array(all.prefix((all.lastIndex { $0 != 0 } ?? -1) + 1))
         }
-        // In this order: what is given back was taken before.
+        // Read before `taken`: a request is taken before it is committed.
         let committed = (0..<8).reduce(UInt64(0)) { $0 &+ word(Word.requests + $1) }
         let taken = word(Word.taken)
         self.init(

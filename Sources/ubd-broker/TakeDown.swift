@@ -3,17 +3,17 @@ import CShims
 import Glibc
 import SystemCalls
 
-/// The end of the host: every device that nobody uses any more is deleted, whoever owns it. What is still in use serves on:
-/// a file system or a driver of the host needs it to its own end (ubd-shutdown has ended what it could).
+/// The end of the host: deletes every unused device, whoever owns it. A device in use keeps serving, since a file
+/// system or driver of the host needs it until that one ends (ubd-shutdown has ended what it could).
 ///
-/// The same checks as for a user's `ubd del`, without force: mounts, swap, devices on top, and from Linux 7.0 on open files. Only
-/// a device that a program has open and whose worker has answered nothing for a while is ended by force: the program waits for
-/// it in vain, and the file system of its file would stay busy.
+/// The checks are those of a user's `ubd del` without force: mounts, swap, devices on top, and from Linux 7.0 on open
+/// files. A device is deleted by force only if a program has it open and its worker has completed no request for a
+/// while: the program waits in vain, and the file system of its file would stay busy.
 final class TakeDown {
     private let broker: Broker
-    /// Milliseconds for all devices together. What is not done then is left to the last kill of all processes.
+    /// Milliseconds for all devices together. Later ones are left to the host's final SIGKILL of all processes.
     private let deadline: Int
-    /// Milliseconds without the end of any request, after which a worker that has some does not answer.
+    /// Milliseconds without a completed request after which a worker with requests counts as silent.
     private let silence: Int
     private var unfinished = 0
     private var left: [String] = []
@@ -25,7 +25,7 @@ final class TakeDown {
         self.silence = silence
     }
 
-    /// `done` is called once, at the latest after the deadline.
+    /// `done` is called once, at the latest at the deadline.
     func begin(_ done: @escaping () -> Void) {
         self.done = done
         let devices = broker.devices.values.sorted { $0.id < $1.id }
@@ -37,7 +37,7 @@ final class TakeDown {
     }
 
     private func delete(_ device: ManagedDevice, _ root: PeerCredentials) {
-        // What an earlier broker left half-made is being undone.
+        // A device that an earlier broker left incomplete is being undone already.
         if let teardown = device.teardown { return teardown.join { [self] error in ended(device, error) } }
         let done = broker.requestsDone(device.id)
         broker.delete(DeleteRequest(id: device.id), peer: root) { [self] error in
@@ -57,7 +57,7 @@ final class TakeDown {
         }
     }
 
-    /// It is deleted, or left alone for that reason.
+    /// The device is deleted, or left for the reason `error`.
     private func ended(_ device: ManagedDevice, _ error: InterfaceError?) {
         if let error {
             left.append("\(device.id)")
@@ -77,8 +77,9 @@ final class TakeDown {
     }
 }
 
-/// Workers that are still needed when everything else is killed. systemd spares processes whose control group carries this
-/// mark, from version 255 on (SurviveFinalKillSignal= in systemd.unit(5)). Earlier versions spare only processes of root.
+/// Marks workers that are still needed when everything else is killed. systemd spares processes whose control group has
+/// this mark, from version 255 on (SurviveFinalKillSignal= in systemd.unit(5)). Earlier versions spare only root's
+/// processes.
 enum Survivors {
     static func mark(_ pids: [Int32]) {
         for pid in pids {
@@ -87,7 +88,8 @@ enum Survivors {
         }
     }
 
-    /// The path in the unified hierarchy; nil for the root group, which is everybody's, and where there is no such hierarchy.
+    /// The path in the unified hierarchy; nil for the root group, which all processes share, and without such a
+    /// hierarchy.
     static func group(of bytes: [UInt8]) -> String? {
         for line in String(decoding: bytes, as: UTF8.self).split(separator: "\n") where line.hasPrefix("0::/") {
             return line.count > 4 ? String(line.dropFirst(3)) : nil
