@@ -33,7 +33,7 @@ extension Broker {
             return
         }
         let file = configuration.accessPolicy
-        let place = rule.map { "line \($0.location.line) of \(file)" } ?? "those to whom \(file) gives nothing any more"
+        let place = rule.map { "line \($0.location.line) of \(file)" } ?? "users without a rule in \(file)"
         throw Refusals.explain(refusal, limits, place)
     }
 
@@ -135,7 +135,7 @@ extension Broker {
         guard peer.uid != 0, lingering.devices > 0 else { return }
         let usage = usage(of: peer.uid)
         let place =
-            rule.map { "line \($0.location.line) of \(configuration.accessPolicy)" } ?? "whom no rule lets have more"
+            rule.map { "line \($0.location.line) of \(configuration.accessPolicy)" } ?? "users without a rule in \(configuration.accessPolicy)"
         let checks = [
             ("max-devices", limits.maxDevices, usage.devices, lingering.devices),
             ("max-memory", limits.maxMemoryBytes, usage.memoryBytes, lingering.memoryBytes),
@@ -143,8 +143,8 @@ extension Broker {
         for (limit, most, has, hanging) in checks {
             guard let most, hanging > 0, has > most else { continue }
             throw .quotaReached(
-                message: "\(has) exceeds \(limit)=\(most) of \(place): \(hanging) of that hangs",
-                remedy: "see to the files and disks that do not answer, or delete a device", limit: limit,
+                message: "\(has) exceeds \(limit)=\(most) of \(place), including \(hanging) that hang",
+                remedy: "repair the files and disks that do not answer, or delete a device", limit: limit,
                 value: Int64(clamping: most))
         }
     }

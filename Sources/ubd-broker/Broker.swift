@@ -210,7 +210,7 @@ final class Broker {
             return error
         }
         if unwritten.removeValue(forKey: device.id) != nil {
-            Log.notice("record", ("device", "\(device.id)"), ("what", "written, after all"))
+            Log.notice("record", ("device", "\(device.id)"), ("what", "written at last"))
         }
         return nil
     }

@@ -45,7 +45,7 @@ enum Refusals {
                 remedy: "give one of these with -n, or leave -n out", rule: rule.text)
         case .reservedID(let rule, let holder, let wanted):
             return .notPermitted(
-                message: "device number \(wanted) is kept for others by line \(holder.location.line) of \(file)",
+                message: "device number \(wanted) is reserved by line \(holder.location.line) of \(file)",
                 remedy: "choose another number, or leave -n out", rule: rule.text)
         case .cpus(let rule, let allowed, let wanted):
             return .notPermitted(
@@ -66,7 +66,7 @@ enum Refusals {
             let often = violations == 1 ? "a worker of yours" : "\(violations) workers of yours within a day"
             return .quotaReached(
                 message: "\(often) broke the sandbox, and penalty=\(limits.penalty ?? 0) of \(place) "
-                    + "gives you no new one for a while",
+                    + "suspends your adds, upgrades and recoveries",
                 remedy: "tell the administrator, whose log has 'sandbox-violation'; or try again in \(again) s",
                 limit: "penalty", value: Int64(clamping: again))
         }

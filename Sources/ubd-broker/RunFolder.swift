@@ -53,7 +53,7 @@ enum RunFolder {
         var listening: Int32 = 0
         var size = socklen_t(MemoryLayout<Int32>.size)
         guard getsockopt(3, SOL_SOCKET, SO_ACCEPTCONN, &listening, &size) == 0, listening == 1 else {
-            throw StartupRefusal(message: "what systemd passed is not a listening socket", status: 1)
+            throw StartupRefusal(message: "the descriptor that systemd passed is not a listening socket", status: 1)
         }
         try call("fcntl") { fcntl(3, F_SETFD, FD_CLOEXEC) }
         try socket.setNonBlocking()

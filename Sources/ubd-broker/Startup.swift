@@ -146,7 +146,7 @@ enum Startup {
                 "kernel-log",
                 (
                     "what",
-                    "/dev/kmsg can not be read: deaths by seccomp and for want of memory are told without their details; needs CAP_SYSLOG"
+                    "/dev/kmsg can not be read: deaths by seccomp and by lack of memory are reported without details; needs CAP_SYSLOG"
                 ))
         }
         let broker = try Broker(

@@ -103,7 +103,7 @@ public struct DeviceHolders {
             }
             bytes.withUnsafeBytes { table.read($0) }
             return look.answer(
-                points: table.isWhole ? table.points : nil, why: "\(MountTable.path) is not as it should be")
+                points: table.isWhole ? table.points : nil, why: "\(MountTable.path) is malformed")
         } catch { return look.answer(points: nil, why: "\(error)") }
     }
 

@@ -71,7 +71,7 @@ public struct FileSystem: Equatable, Sendable {
     /// Text for a `code`, for messages. The code may come from an untrusted process.
     public static func description(ofCode code: UInt64) -> String {
         let text = FileSystem(magic: UInt32(truncatingIfNeeded: code)).description
-        return code & unproved == 0 ? text : "it says \(text), as 9P may, and has nothing to show for it"
+        return code & unproved == 0 ? text : "it says \(text), as 9P may, and offers no evidence"
     }
 
     /// For messages: "overlay", or "of type 0x61756673" for an unlisted number.

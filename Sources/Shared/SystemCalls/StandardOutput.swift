@@ -24,5 +24,5 @@ public func writeStandard(_ text: String, to fd: Int32) -> Int32 {
 
 /// The message of a program whose output could not be written; its exit status is 1.
 public func outputLost(_ errno: Int32) -> String {
-    "what was to be printed could not be written: \(SystemError.message(errno))"
+    "the output could not be written: \(SystemError.message(errno))"
 }

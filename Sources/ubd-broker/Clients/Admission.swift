@@ -51,7 +51,7 @@ struct Admission {
     /// The error for further ones, and its reply, which is encoded only once because there can be very many.
     static let tooManyArrivals: (error: InterfaceError, reply: [UInt8]) = {
         let error = InterfaceError.limitReached(
-            message: "\(mostArrivals) connections of one user wait to be let in already",
+            message: "\(mostArrivals) connections of one user wait to be admitted already",
             remedy: "try again in a moment", limit: "user-connections", value: Int64(mostArrivals))
         return (error, error.reply.message)
     }()
@@ -90,7 +90,7 @@ struct Admission {
 
     private static func userLimit(_ standing: Standing, _ hanging: Int) -> InterfaceError {
         let most = mostOfAccount(standing)
-        let closes = hanging > 0 ? ", closes of your files that hang among them (\(hanging))" : ""
+        let closes = hanging > 0 ? ", including \(hanging) of your files that are not closed yet" : ""
         return .limitReached(
             message: "the limit of \(most) connections of one user is reached\(closes)",
             remedy: "try again when some of your calls have ended", limit: "user-connections", value: Int64(most))

@@ -20,7 +20,7 @@ enum DescriptorReserve {
         let end = end
         guard descriptor >= end else { return nil }
         return .limitReached(
-            message: "the broker has no descriptor left: the last ones are root's",
+            message: "the broker has no descriptors left but those reserved for root",
             remedy: "try again in a moment, or ask the administrator for a higher LimitNOFILE", limit: "descriptors",
             value: Int64(end))
     }

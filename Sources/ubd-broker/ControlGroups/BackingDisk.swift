@@ -35,7 +35,7 @@ extension AddOperation {
         guard let disk = BackingDisk.name(geometry, sysfs: broker.sysfs), let text = limits.ioText(disk: disk) else {
             Log.notice(
                 "io-limit", ("device", "\(device.id)"),
-                ("what", "its file lies on a file system that has no disk of its own: no I/O limit holds"))
+                ("what", "its file system has no disk of its own: no I/O limit applies"))
             device.info.groupLimits?.ioBandwidth = nil
             device.info.groupLimits?.ioOperations = nil
             return next()

@@ -63,10 +63,10 @@ enum ControlGroupPlace: Equatable {
     private static func besideOwn() throws(Problem) -> String {
         guard let bytes = try? readFile("/proc/self/cgroup"),
             let parent = ControlGroupPlace.parent(inCgroupFile: String(decoding: bytes, as: UTF8.self))
-        else { throw Problem(what: "the broker is in no group of cgroup v2 that has one above it") }
+        else { throw Problem(what: "the broker's own group of cgroup v2 has no parent") }
         let folder = "\(mount)\(parent)/\(unit)"
         do throws(SystemError) { _ = try FileDescriptor.open(folder, O_RDONLY | O_DIRECTORY | O_NOFOLLOW) } catch {
-            throw Problem(what: "there is no group \(parent)/\(unit) that is the broker's to use")
+            throw Problem(what: "there is no group \(parent)/\(unit) that the broker could use")
         }
         return folder
     }

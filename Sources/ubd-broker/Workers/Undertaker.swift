@@ -153,7 +153,7 @@ final class Undertaker {
 
     private func keep(_ file: Kept, because error: SystemError) {
         if kept.isEmpty, error.errno != EAGAIN {
-            Log.error("undertaker", ("errno", SystemError.name(error.errno)), ("what", "tried again until it works"))
+            Log.error("undertaker", ("errno", SystemError.name(error.errno)), ("what", "it will be tried again"))
         }
         kept.append(file)
         keptOf[file.owner, default: 0] += 1

@@ -121,7 +121,7 @@ struct NumberTests {
         for id: Int64 in [0, 1, 3] {
             #expect(
                 try refusal(host, id, Host.alice)
-                    == "device number \(id) is kept for others by line 1 of /etc/ubd/access.policy")
+                    == "device number \(id) is reserved by line 1 of /etc/ubd/access.policy")
         }
         #expect(try host.add(AddRequest(target: "null", id: 6)).get().0.id == 6)
         #expect(try host.add(as: Host.root).get().0.id == 5)
@@ -200,7 +200,7 @@ struct WorkerFailureTests {
             (.fileOnOtherFileSystem, 0x794c_7630, "(overlay)", "allow-other-fs"),
             (.fileOnOtherFileSystem, 0x1234_abcd, "(of type 0x1234abcd)", "allow-other-fs"),
             (
-                .fileOnOtherFileSystem, 0x1_0000_ef53, "(it says ext4, as 9P may, and has nothing to show for it)",
+                .fileOnOtherFileSystem, 0x1_0000_ef53, "(it says ext4, as 9P may, and offers no evidence)",
                 "allow-other-fs"
             ),
             (.fileOnNetwork, 0x6969, "(nfs)", "allow-network-fs"),

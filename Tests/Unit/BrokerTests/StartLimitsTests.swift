@@ -191,7 +191,7 @@ struct StartLimitsTests {
             for _ in 0..<60 { #expect(host.broker.permitStart(for: device, "upgrade", Host.alice) == nil) }
             let often = try #require(host.broker.permitStart(for: device, "upgrade", Host.alice))
             #expect(
-                often.message.contains("max-starts=60 of those to whom /etc/ubd/access.policy gives nothing any more"))
+                often.message.contains("max-starts=60 of users without a rule in /etc/ubd/access.policy"))
             host.broker.startLimits.noteViolation(uid: Host.bob.uid, now: monotonicNanoseconds())
             guard
                 case .quotaReached(_, _, "penalty", 3600, _) = host.broker.permitStart(for: device, "recover", Host.bob)

@@ -116,7 +116,7 @@ struct ProgramTests {
             // Of a device that this host does not have there is a note, too.
             let lines = result.errors.split(separator: "\n").filter { !$0.hasPrefix("ubd: note: ") }
             #expect(lines.count == 1, "\(arguments): \(result.errors)")
-            let lost = "ubd: what was to be printed could not be written: \(why); "
+            let lost = "ubd: the output could not be written: \(why); "
             #expect(lines.last?.hasPrefix(lost) == true, "\(arguments): \(result.errors)")
         }
     }
