@@ -11,7 +11,7 @@ private enum Deadline {
     static let pause = 50
 }
 
-/// What an add asks of the kernel's driver: a number, the device, its start.
+/// The commands of an add to the kernel's driver: choosing the number, ADD_DEV, START_DEV.
 extension AddOperation {
     // MARK: ADD_DEV
 
@@ -25,10 +25,10 @@ extension AddOperation {
             trustedContent: rule.limits.trustedContent, id: id, owner: ownerUID, generation: broker.newGeneration(),
             node: broker.nodes.block(id))
         do {
-            // The record comes before the kernel call, so that a broker that dies in between knows of it.
+            // The record comes before the kernel call, so that a broker that dies in between leaves a trace.
             try broker.store.create(device.record)
         } catch {
-            // Somebody put one there this moment.
+            // Another record with this number appeared just now.
             if error.errno == EEXIST { return chooseID() }
             return fail(StartErrors.notRecorded(error, in: broker.store.folder))
         }
@@ -43,7 +43,7 @@ extension AddOperation {
         info.queues = plan.queues
         info.depth = plan.depth
         info.maxIOBytes = plan.maxIOBytes
-        // Ours to use: it tells a later broker that the kernel's device is the one of the record.
+        // A field for the server's use: it tells a later broker that the kernel's device is the recorded one.
         info.serverFlags = device.info.generation
         info.flags = features.rawValue
         operation.command(
@@ -51,17 +51,17 @@ extension AddOperation {
             then: { [self] answer in deviceAdded(device, answer) })
     }
 
-    /// Seconds: what was asked for, which the rule allows, or the default, brought into the rule's bounds.
+    /// In seconds: the requested timeout, which the rule allows, or the default, clamped to the rule's bounds.
     private var ioTimeout: Int64 {
         let wanted = plan.ioTimeout ?? Int64(broker.configuration.ioTimeout)
         guard let bounds = rule.limits.ioTimeout else { return wanted }
         return min(max(wanted, Int64(clamping: bounds.lowerBound)), Int64(clamping: bounds.upperBound))
     }
 
-    /// What the device must be able to do.
+    /// The features that the device must have.
     private var features: UblkFeatures {
         var features = plan.recovery.features.union(mode.features)
-        // For upgrades. The kernel takes it only together with recovery.
+        // For upgrades. The kernel accepts it only together with recovery.
         if plan.recovery != .none, !mode.isBatch, broker.driver.features.contains(.quiesce) {
             features.insert(.quiesce)
         }
@@ -71,13 +71,13 @@ extension AddOperation {
     private func deviceAdded(_ device: ManagedDevice, _ answer: DriverAnswer<UblkDeviceInfo>) {
         guard let info = answer.content else { return deviceNotAdded(device, answer.verdict, answer.errno) }
         device.isInKernel = true
-        // Not before the number is ours: udev would give a device of another server to our user. Not after START_DEV: the
-        // disk must not appear before its rule can know it.
+        // After ADD_DEV confirms the number: otherwise udev would give another server's device to our user. Before
+        // START_DEV creates the disk: its udev rule must find the record.
         let link = broker.nodes.mayLink(device.id) ? Nodes.linkName(device.id) : nil
         do { try broker.store.writeUdev(device.info, link: link) } catch {
             return fail(StartErrors.notRecorded(error, in: broker.store.udevFolder))
         }
-        // Unknown flags are dropped without a word, so what came back is compared with what must be there.
+        // ADD_DEV silently clears unknown flags, so its answer must be compared with the request.
         guard info.features.contains(.ioctlEncoding) || broker.configuration.usesLegacyOpcodes else {
             return fail(
                 .kernelUnsupported(
@@ -98,12 +98,13 @@ extension AddOperation {
 
     private func deviceNotAdded(_ device: ManagedDevice, _ verdict: ControlVerdict, _ errno: Int32) {
         if verdict == .taken {
-            // It is another server's: forget our record at once, so that nobody deletes theirs for it.
+            // The device is another server's. Remove our record at once, so that nobody deletes that device because of
+            // it.
             broker.store.removeRecord(device.id)
             broker.forget(device)
             self.device = nil
-            // Our own last device of that number may still be open in udev, which has been told of its end; the kernel is
-            // rarely done with it when DEL_DEV_ASYNC is.
+            // Our own previous device with this number may still exist: udev, which has been told of its end, may have
+            // it open. The kernel is rarely done with it when DEL_DEV_ASYNC returns.
             let patience = plan.id == nil ? Deadline.lingeringAnyNumber : Deadline.lingeringNumber
             if broker.hasDeleted(device.id, withinMilliseconds: patience) {
                 triedIDs.remove(device.id)
@@ -115,19 +116,19 @@ extension AddOperation {
                     message: "device number \(wanted) is in use by another ublk server or still being deleted",
                     remedy: "choose another number, or leave -n out", id: Int64(wanted)))
         }
-        // It may be there: the undoing must look for it.
+        // The device may exist, so the undoing must look for it.
         device.mayBeInKernel = verdict == .unknown
         fail(StartErrors.kernelSaysNo("ADD_DEV", errno))
     }
 
-    /// The add failed while ADD_DEV was in the kernel: what it did must be known to the undoing.
+    /// The add failed while ADD_DEV was in the kernel. Notes its effect for the undoing.
     private func addedLate(_ answer: DriverAnswer<UblkDeviceInfo>) {
         guard let device else { return }
         switch answer.verdict {
         case .done: device.isInKernel = true
         case .unknown: device.mayBeInKernel = true
         default:
-            // There is nothing in the kernel that is ours.
+            // The kernel has no device of ours.
             broker.store.removeRecord(device.id)
             broker.forget(device)
             self.device = nil
@@ -138,7 +139,7 @@ extension AddOperation {
 
     func startDevice(_ device: ManagedDevice) {
         guard let worker = device.worker else { return }
-        // Without it a broker that starts would not know that there may be a disk.
+        // Without a record of this step a later broker would not know that there may be a disk.
         if let problem = broker.recordProblem(of: device) {
             return fail(StartErrors.notRecorded(problem, in: broker.store.folder))
         }

@@ -3,9 +3,9 @@ import KernelABI
 import Targets
 import WorkerProtocol
 
-/// What an add that succeeds tells its user: how the device differs from what was asked.
+/// The differences between the requested and the actual device, for the user.
 extension AddPlan {
-    /// The kernel gave less than was asked.
+    /// The kernel granted less than requested.
     func notices(about info: UblkDeviceInfo) -> [Notice] {
         var notices: [Notice] = []
         if info.queues < queues {
@@ -22,7 +22,7 @@ extension AddPlan {
         return notices
     }
 
-    /// The file made another disk than was asked.
+    /// The file leads to another disk than requested.
     func notices(about geometry: Geometry, mode: DataMode) -> [Notice] {
         var notices: [Notice] = []
         let name = fileName ?? "the file"
@@ -67,7 +67,7 @@ extension Geometry.DirectObstacle {
 }
 
 extension RecoveryMode {
-    /// What a device must be able to do for it.
+    /// The features that a device needs for this mode.
     var features: UblkFeatures {
         switch self {
         case .none: []

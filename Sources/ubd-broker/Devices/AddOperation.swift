@@ -6,14 +6,14 @@ import SystemCalls
 import Targets
 import WorkerProtocol
 
-/// Adds one device for one client, step by step; whatever goes wrong on the way, and the client's going away, undoes
-/// everything that was done so far. Each step ends in a call of the next. What is asked of the kernel's driver stands in
-/// AddKernelDevice.swift, and how the disk is published in AddPublication.swift.
+/// Adds a device for a client, step by step. Every failure, and the client's end, undoes the steps done so far. Each
+/// step ends with a call of `next`. AddKernelDevice.swift has the kernel commands, AddPublication.swift publishes the
+/// disk.
 final class AddOperation: ClientOperation, PendingAdd {
-    /// What the client hears.
+    /// The client's replies.
     typealias Answer = ClientAnswer
 
-    /// In the order in which they run. `number` comes again when somebody else has the number.
+    /// In order. `number` is repeated when another server has the number.
     enum Step: CaseIterable {
         case files
         case number
@@ -30,7 +30,7 @@ final class AddOperation: ClientOperation, PendingAdd {
     let rule: AccessRule
     let mode: DataMode
     private let answer: (Answer) -> Void
-    /// False once the client is gone, which the event loop may not have heard yet.
+    /// Returns false after the client's end, even before the event loop has noticed it.
     let isWanted: () -> Bool
 
     let operation: DeviceOperation<Step>
@@ -40,7 +40,7 @@ final class AddOperation: ClientOperation, PendingAdd {
     var notices: [Notice] = []
     var triedIDs: Set<UInt32> = []
     private var workerStart: WorkerStart?
-    /// The disk's device numbers, once it is started.
+    /// The disk's device numbers, after START_DEV.
     var diskNodes: UblkParameters.Nodes?
     private var failure: InterfaceError?
     private var isOver = false
@@ -60,12 +60,12 @@ final class AddOperation: ClientOperation, PendingAdd {
         operation = DeviceOperation(loop: broker.loop)
     }
 
-    /// Bytes of I/O buffers that this device will have, for the quota.
+    /// Bytes of I/O buffers of this device, for the quota.
     var memoryBytes: UInt64 { plan.bufferBytes }
     var ownerUID: UInt32 { peer.uid }
-    /// Where the client's files lie as long as there is no device that has it.
+    /// The socket with the client's files, until the device owns it.
     var parkingEnd: Int32? { parking?.raw ?? handover.descriptor }
-    /// Not yet a device of the broker's list.
+    /// The broker's list does not contain the device yet.
     var hasNoDevice: Bool { device == nil }
 
     func begin() {
@@ -89,7 +89,7 @@ final class AddOperation: ClientOperation, PendingAdd {
     private func awaitFiles() {
         guard !plan.target.inputs.isEmpty else {
             do {
-                // The worker is given a parking end all the same: its descriptors are always the same ones.
+                // The worker gets a parking end even without files, since its descriptors are always the same.
                 let pair = try makeMessagePair()
                 parking = consume pair.first
             } catch { return fail(StartErrors.broken("socketpair", error)) }
@@ -109,10 +109,10 @@ final class AddOperation: ClientOperation, PendingAdd {
         } catch { fail(StartErrors.broken("socketpair", error)) }
     }
 
-    /// A worker and its sockets take some more than the parking end.
+    /// The descriptors that a device needs besides the parking end, for its worker and sockets.
     private static let descriptorsOfDevice: Int32 = 8
 
-    /// Why there are none for this device; nil when there are.
+    /// Why too few descriptors are left for this device; nil when there are enough.
     private var lackOfDescriptors: InterfaceError? {
         guard ownerUID != 0 else { return nil }
         guard let end = parkingEnd, let next = try? FileDescriptor.duplicate(of: end) else {
@@ -194,7 +194,7 @@ final class AddOperation: ClientOperation, PendingAdd {
 
     // MARK: The end
 
-    /// The client went away: nobody wants the device.
+    /// The client is gone, so nobody wants the device.
     func clientGone() {
         fail(
             .failed(
@@ -212,11 +212,11 @@ final class AddOperation: ClientOperation, PendingAdd {
         answer(result)
     }
 
-    /// Undoes everything, then tells the client.
+    /// Undoes everything, then replies to the client.
     func fail(_ error: InterfaceError) {
         if isOver || failure != nil { return }
         failure = error
-        // What the kernel is doing must end first; above all the worker must not die during START_DEV.
+        // The running kernel command must end first; above all the worker must not die during START_DEV.
         operation.abandon { [self] in undo() }
     }
 
@@ -230,7 +230,7 @@ final class AddOperation: ClientOperation, PendingAdd {
         }
         workerStart?.abandon()
         if let parking = parking.take() { device.parking = consume parking }
-        // The operation ends when nothing is left; a worker that can't be killed leaves a stuck device behind.
+        // The operation ends when nothing is left. An unkillable worker leaves a stuck device.
         Teardown(device, broker: broker) { [self] _ in finish(.failed(error)) }.begin(.killFirst)
     }
 }

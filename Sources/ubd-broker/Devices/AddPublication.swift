@@ -9,9 +9,9 @@ private enum Deadline {
     static let udevPause = 5
 }
 
-/// The end of an add: the disk gets its settings, its owner and its names.
+/// The end of an add: the disk gets its queue settings, its owner and its names.
 extension AddOperation {
-    /// Before its owner may open the device, as far as we can: with udev he may already.
+    /// Before the owner can open the device, if possible; with udev the owner may already have it.
     func setUpQueue(_ device: ManagedDevice, _ next: @escaping () -> Void) {
         let settings = QueueSettings.of(
             queues: device.info.queues, depth: device.info.depth, noticesDeaths: broker.canRepeatRecovery)
@@ -25,8 +25,8 @@ extension AddOperation {
         }
     }
 
-    /// By a child, since it may wait for requests that never end. `next` hears what is wrong, or nil; it is not called when the
-    /// add has failed meanwhile.
+    /// Writes settings through a child, since a write may wait for requests that never end. `next` gets the problem or
+    /// nil; it is not called when the add has failed meanwhile.
     func write(_ settings: [QueueSettings.Setting], in folder: String, _ next: @escaping (String?) -> Void) {
         var isWaiting = true
         var timer: EventLoop.Timer?
@@ -42,7 +42,7 @@ extension AddOperation {
             let writing = try writers.write(settings, in: folder, account: account) { errno in
                 goOn(errno == 0 ? nil : SystemError.name(errno))
             }
-            // It outlasts an add that fails meanwhile: a child that hangs counts against the user all the same.
+            // The timer continues after a failed add: a child that hangs counts against the user in any case.
             timer = broker.loop.after(milliseconds: Deadline.queueSettings) {
                 writers.charge(writing)
                 goOn("not done within \(Deadline.queueSettings / 1000) s: there is a request that does not end")
@@ -62,7 +62,7 @@ extension AddOperation {
             guard error.errno == EPERM else {
                 return fail(StartErrors.notPublished(device.id, broker.nodes.block(device.id), error))
             }
-            // udev gives it to its owner.
+            // Without CAP_CHOWN udev gives the node to its owner.
             guard monotonicNanoseconds() < deadline else { return fail(StartErrors.udevDoesNot(device.info.node)) }
             return operation.wait(milliseconds: Deadline.udevPause) { [self] in publish(device, deadline: deadline) }
         }
@@ -76,11 +76,11 @@ extension AddOperation {
                         message: "\(broker.nodes.link(device.id)) exists and is not ours: use \(device.info.node)"))
             }
         } catch { return fail(StartErrors.broken("publish the device", error)) }
-        // From here on it stays: a client that died while the kernel started it has not been heard of yet.
+        // From here on the device stays, so check the client now: the loop may not have noticed its end.
         guard isWanted() else { return clientGone() }
         device.step = .live
         device.setState(.live)
-        // A broker that starts undoes what is not recorded as live, whoever uses it by then.
+        // A later broker undoes a device that is not recorded as live, even when it is in use.
         if let problem = broker.save(device) {
             return fail(StartErrors.notRecorded(problem, in: broker.store.folder))
         }

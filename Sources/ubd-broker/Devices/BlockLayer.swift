@@ -1,16 +1,15 @@
 import SystemCalls
 
-/// What the block layer counts of a disk.
+/// The block layer's counters of a disk.
 enum BlockLayer {
-    /// Reads and writes that the block layer waits for: /sys/block/DISK/inflight, two numbers. nil: not
-    /// known.
+    /// The disk's reads and writes in flight: the two numbers of /sys/block/DISK/inflight. nil when unknown.
     static func requestsInFlight(_ id: UInt32) -> Int? {
         guard let bytes = try? readFile("/sys/block/ublkb\(id)/inflight") else { return nil }
         return sumOfNumbers(bytes)
     }
 
-    /// Reads, writes, discards and flushes that have ended since there is the disk: four of the numbers of /sys/block/DISK/stat
-    /// (Documentation/admin-guide/iostats.rst). nil: not known.
+    /// Completed reads, writes, discards and flushes: four numbers of /sys/block/DISK/stat
+    /// (Documentation/admin-guide/iostats.rst). nil when unknown.
     static func requestsDone(_ id: UInt32) -> Int? {
         guard let bytes = try? readFile("/sys/block/ublkb\(id)/stat") else { return nil }
         let fields = bytes.split { $0 == UInt8(ascii: " ") || $0 == UInt8(ascii: "\n") }
@@ -18,8 +17,8 @@ enum BlockLayer {
         return [0, 4, 11, 15].reduce(0) { $0 &+ sumOfNumbers(Array(fields[$1])) }
     }
 
-    /// By bytes, as in all that is done twice a second for each device: to split text into words costs a million instructions
-    /// for what /proc has of a process.
+    /// Parses bytes, since this runs twice a second for each device: splitting the text of one process in /proc into
+    /// words would cost a million instructions.
     static func sumOfNumbers(_ bytes: [UInt8]) -> Int {
         var (sum, number) = (0, 0)
         for byte in bytes {

@@ -1,50 +1,51 @@
-/// Whether a worker spends processor time although it has nothing to do, or a thread of it spends time and finishes nothing.
-/// `ProgressWatch` sees a worker only while requests wait for it; this one looks at the worker's time whether any do or not.
+/// Detects a worker that uses processor time without work, or a thread that uses time without progress. `ProgressWatch`
+/// examines a worker only while requests are in flight; this type examines its processor time at any time.
 ///
-/// What it goes by is the kernel's word: the threads' times, the requests in flight, the block layer's own counts. Of the
-/// worker's claims only its turns are used, and they can only excuse one queue's thread while the device is in use.
+/// It relies on the kernel: the threads' times, the requests in flight, and the block layer's counters. From the worker
+/// it takes only the wake-up counts, which can only excuse a queue's thread while the device is in use.
 struct BusyWatch {
-    /// What the kernel says of one thread, in nanoseconds.
+    /// The kernel's times of one thread, in nanoseconds.
     struct Thread: Equatable {
-        /// The queue that it serves; nil for the main thread.
+        /// The queue that it serves; nil for other threads.
         var queue: Int?
-        /// Time in its own code.
+        /// Time in user mode.
         var user: UInt64
-        /// Time in its own code and in system calls.
+        /// Time in user mode and in system calls.
         var total: UInt64
     }
 
     struct Detail: Equatable {
-        /// The worker's own threads by number; the kernel's helper threads of its rings are left out.
+        /// The worker's own threads by thread id, without the kernel's helper threads of its rings.
         var threads: [Int32: Thread]
-        /// What the block layer counts of the disk (/sys/block/DISK/stat), as it is: it changes with every request. nil when it
-        /// can't be read, and then nothing is known.
+        /// The content of /sys/block/DISK/stat, which changes with every request. nil when unreadable; then the disk's
+        /// activity is unknown.
         var activity: [UInt8]?
     }
 
-    /// A worker that has nothing to do uses no time at all. One part in so many is much, and a limit of its control group or
-    /// a crowded host may leave it no more than that.
+    /// A worker without work uses no time, so a tenth of a processor is much; a limit of its control group or a busy
+    /// host may leave it no more.
     private static let idleShare: UInt64 = 10
-    /// A thread whose queue is in use needs a good part of a processor, in its own code, to be taken for one that runs in circles.
+    /// A thread whose queue is in use must spend a quarter of a processor in user mode to count as looping.
     private static let circleShare: UInt64 = 4
 
-    /// So many periods of looking are in a limit.
+    /// The number of periods per limit.
     private static let periods: UInt64 = 4
 
-    /// The period that is being looked at: when it began, and what the whole process had spent by then.
+    /// The current period: its begin, and the process' time until then.
     private var period: (began: UInt64, spent: UInt64)?
-    /// At the end of the first of some periods in which the process was busy and did nothing.
+    /// Taken at the end of the first of several periods in which the process was busy without progress.
     private var snapshot: (taken: UInt64, detail: Detail, turns: [UInt64])?
     /// No look since the snapshot has found a request in flight.
     private var isIdle = true
 
-    /// Looks at `now` (nanoseconds). True when the worker was busy for `limit` or longer and had nothing to show for it.
+    /// Examines the worker at `now` (nanoseconds). Returns true when it was busy for `limit` or longer without
+    /// progress.
     ///
     /// - Parameters:
-    ///   - inFlight: requests that the kernel waits for.
-    ///   - turns: each queue's wake-ups, as the worker claims; empty when they are not known.
-    ///   - spent: processor time of the whole process; asked four times in a `limit`. nil when the kernel does not tell.
-    ///   - detail: asked only when that was much.
+    ///   - inFlight: the kernel's requests in flight.
+    ///   - turns: each queue's wake-ups, as the worker reports them; empty when unknown.
+    ///   - spent: the process' processor time, called four times per `limit`. nil when unknown.
+    ///   - detail: called only when that time was much.
     mutating func look(
         now: UInt64, limit: UInt64, inFlight: Int, turns: [UInt64], spent: () -> UInt64?, detail: () -> Detail?
     ) -> Bool {
@@ -77,7 +78,7 @@ struct BusyWatch {
         for (number, thread) in current.threads {
             guard let earlier = snapshot.detail.threads[number], thread.total >= earlier.total else { continue }
             idleTime &+= thread.total - earlier.total
-            // The main thread only ever waits.
+            // The main thread only waits, so all its time counts.
             let stands = thread.queue.map {
                 turns.indices.contains($0) && snapshot.turns.indices.contains($0) && turns[$0] == snapshot.turns[$0]
             }

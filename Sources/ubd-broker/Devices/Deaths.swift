@@ -6,10 +6,10 @@ private enum WorkerDeadline {
     static let kill = 5_000
 }
 
-/// Workers of live devices: what becomes of their deaths, by their own doing or the broker's.
+/// Deaths of live devices' workers, and killing them.
 extension Broker {
-    /// Ends the worker of a live device, which its death then tells. One that can't be killed leaves the device stuck: it
-    /// goes on when the worker has died after all.
+    /// Kills the worker of a live device; its death is then handled as usual. An unkillable worker leaves the device
+    /// stuck until it has died.
     func kill(_ device: ManagedDevice, because reason: String) {
         guard let worker = device.worker, worker.end == nil else { return }
         device.killedBecause = reason
@@ -26,7 +26,7 @@ extension Broker {
         }
     }
 
-    /// A worker of a live device says or does something.
+    /// Handles an event of a live device's worker.
     func workerEvent(_ device: ManagedDevice, _ event: WorkerEvent) {
         let states: [DeviceState] = [.live, .unmanaged, .stuck]
         guard states.contains(device.info.state), device.teardown == nil else { return }
@@ -51,7 +51,7 @@ extension Broker {
         device.info.lastDeath = cause
         device.deathLog.add(window: configuration.deathWindow)
         if device.killedBecause == nil {
-            // Recovery does not wait for it.
+            // Recovery does not wait for this.
             deathCauses.ask(change, of: device.worker) { [self] words in
                 guard words != cause else { return }
                 Log.error("cause", ("device", "\(device.id)"), ("worker", "\(pid)"), ("how", words))

@@ -3,12 +3,12 @@ import Glibc
 import KernelABI
 import SystemCalls
 
-/// Delete, as a user asked for it: refused while somebody uses the device, or when nobody can tell, unless by force.
+/// Delete, as a user requests it: refused while the device is in use, and when that is unknown, unless forced.
 ///
-/// Where the kernel has TRY_STOP_DEV it knows whether somebody has the device open, whoever that is; the host's tables then
-/// only bring the words. Elsewhere they decide.
+/// If the kernel has TRY_STOP_DEV, it knows whether anybody has the device open, and the host's tables only name the
+/// user. Otherwise the tables decide.
 final class DeleteOperation {
-    /// TRY_STOP_DEV says EBUSY also while udev looks at a new device for a moment.
+    /// TRY_STOP_DEV also returns EBUSY while udev briefly examines a new device.
     private static let attempts = 10
     /// Milliseconds.
     private enum Deadline {
@@ -16,7 +16,7 @@ final class DeleteOperation {
         static let tryStop = 10_000
     }
 
-    /// It begins with `tryStop` where the kernel can tell whether somebody uses the device, else with `decide`, which may lead to
+    /// Starts with `tryStop` if the kernel can tell whether the device is in use, else with `decide`, which may lead to
     /// `tryStop`.
     private enum Step: CaseIterable {
         case tryStop
@@ -28,12 +28,12 @@ final class DeleteOperation {
     private let broker: Broker
     private let device: ManagedDevice
     private let operation: DeviceOperation<Step>
-    /// nil once it was called.
+    /// nil after it was called.
     private var completion: ((InterfaceError?) -> Void)?
     private var attempt = 0
-    /// TRY_STOP_DEV has stopped it.
+    /// TRY_STOP_DEV has stopped the device.
     private var kernelHasStopped = false
-    /// What the device was before it was tried to stop it.
+    /// The device's state before TRY_STOP_DEV.
     private var before: (state: DeviceState, reason: String?) = (.live, nil)
 
     init(_ device: ManagedDevice, broker: Broker, completion: @escaping (InterfaceError?) -> Void) {
@@ -79,13 +79,13 @@ final class DeleteOperation {
         teardown.join(finish)
     }
 
-    /// The driver can tell whether somebody has the device open (TRY_STOP_DEV). For a device whose worker does not serve the
-    /// command would hang like STOP_DEV.
+    /// Whether TRY_STOP_DEV can tell if somebody has the device open. If the worker does not serve, the command would
+    /// hang like STOP_DEV.
     private var kernelKnows: Bool {
         broker.driver.features.contains(.safeStop) && device.worker != nil && device.info.state != .stuck
     }
 
-    /// What the device is busy with itself; nil when nothing.
+    /// What the device itself is busy with; nil when nothing.
     private var obstacle: (holder: String, remedy: String)? {
         if device.recovery != nil || device.upgrade?.hasDevice == true {
             return (
@@ -97,7 +97,7 @@ final class DeleteOperation {
         return nil
     }
 
-    /// What happened while somebody else was asked: the device is being taken down by force, or is gone.
+    /// Whether the device is being taken down by force or is gone since this operation asked somebody.
     private var isOvertaken: Bool {
         if let teardown = device.teardown {
             teardown.join(finish)
@@ -122,13 +122,13 @@ final class DeleteOperation {
 
     private func beginToStop() {
         before = (device.info.state, device.info.reason)
-        // A stopped device's worker ends by itself: that is no failure then.
+        // The worker of a stopped device ends by itself, which must not count as a failure.
         device.setState(.deleting)
         tryStop()
     }
 
-    /// TRY_STOP_DEV stops the device only while nobody has it open. One that is late may do so yet: it is heard out, also when
-    /// its client has been told that it takes long.
+    /// TRY_STOP_DEV stops the device only while nobody has it open. A late command may still do so: its answer is
+    /// awaited even after the client was told that it takes long.
     private func tryStop() {
         let limit = operation.limit(milliseconds: Deadline.tryStop) { [self] in
             let why = "the kernel has not answered TRY_STOP_DEV within \(Deadline.tryStop / 1000) s"
@@ -152,7 +152,7 @@ final class DeleteOperation {
         }
     }
 
-    /// By whom it is held the host's tables may know, and then there is nothing to wait for.
+    /// The host's tables may name the user; then waiting is useless.
     private func askHolder() {
         attempt += 1
         if attempt > 1 { return tryAgain() }
@@ -176,13 +176,13 @@ final class DeleteOperation {
 
     private func serveOn() {
         device.setState(before.state, reason: before.reason)
-        // What came meanwhile was taken for the end of a stopped device's worker.
+        // Events that came meanwhile were ignored as the end of a stopped device's worker.
         broker.replayEvents(of: device)
     }
 
     // MARK: The end
 
-    /// STOP_DEV of a device whose worker does not serve would hang.
+    /// STOP_DEV would hang when the worker does not serve.
     private var manner: Teardown.Manner {
         device.worker == nil || device.info.state == .stuck ? .killFirst : .orderly
     }
@@ -192,7 +192,8 @@ final class DeleteOperation {
         Teardown(device, broker: broker, completion: tell).begin(manner)
     }
 
-    /// What the kernel has stopped goes. Anything else serves on, and the client is told that nobody knows who uses it.
+    /// A device that the kernel has stopped is taken down. Any other device serves on, and the client gets an error
+    /// that its use is unknown.
     func outOfOrder() {
         operation.abandon { [self] in
             if isOvertaken { return }
@@ -230,7 +231,7 @@ final class DeleteOperation {
         tell(error)
     }
 
-    /// Once.
+    /// Replies once.
     private func tell(_ error: InterfaceError?) {
         if device.deletion === self { device.deletion = nil }
         let completion = completion

@@ -1,49 +1,50 @@
 import SystemCalls
 
-/// What all operations on a device have in common: a list of steps, one kernel command at a time, pauses, deadlines, a worker
-/// that is killed and may not die, and the moment when somebody else takes the device away. What may happen when stands in
-/// `OperationPhase.after`; this class does what the table says.
+/// The common part of all operations on a device: a list of steps, one kernel command at a time, pauses, deadlines, the
+/// kill of a worker that may not die, and the moment when another operation takes the device away.
+/// `OperationPhase.after` defines which event is allowed when; this class executes that table.
 ///
-/// An add, a recovery, an upgrade, and so on, owns one of these, lists its steps in the order in which they run, and calls
-/// `next` or `go` at the end of each. It calls `finish` when it has no more to do.
+/// An add, a recovery, an upgrade and so on own one of these, list their steps in order, and call `next` or `go` at the
+/// end of each step. They call `finish` when they have no more to do.
 final class DeviceOperation<Step: CaseIterable & Equatable> {
     private let loop: EventLoop
     private(set) var phase = OperationPhase.fresh
-    /// The present step; nil before the first.
+    /// The current step; nil before the first.
     private(set) var step: Step?
-    /// nil once it is over, so that the operation's owner can go.
+    /// nil when the operation is over, so that its owner can be freed.
     private var perform: ((Step) -> Void)?
     private var pause: EventLoop.Timer?
     private var killLimit: EventLoop.Timer?
-    /// Whoever took the device away.
+    /// Called for the operation that took the device away.
     private var released: (() -> Void)?
-    /// Whoever ends the operation when its events come out of order.
+    /// Ends the operation after an event out of order.
     private var disordered: (() -> Void)?
-    /// Debug builds stop where an event comes out of order.
+    /// Debug builds stop at an event out of order.
     private let stopsAtFaults: Bool
 
-    /// `stopsAtFaults`: false in tests of what follows in a release build.
+    /// `stopsAtFaults`: false in tests of a release build's behaviour.
     init(loop: EventLoop, stopsAtFaults: Bool = true) {
         self.loop = loop
         self.stopsAtFaults = stopsAtFaults
     }
 
-    /// It may go on: nobody has taken the device away, and it has not finished.
+    /// The operation may go on: it has not finished, and nobody has taken the device away.
     var isActive: Bool { phase != .leaving && phase != .over }
 
     // MARK: Steps
 
-    /// Begins with a step; `perform` carries out each.
+    /// Begins with a step; `perform` executes each step.
     ///
-    /// `disordered` is called at most once, from the event loop, after an event that the table refuses. That event was a fault of
-    /// ubd, and what should have followed it does not. So the owner must end the operation, as after a timeout.
+    /// `disordered` is called at most once, from the event loop, after an event that the table refuses. Such an event
+    /// is a bug in ubd, and whatever should have followed it does not happen. So the owner must end the operation, as
+    /// after a timeout.
     func begin(_ first: Step, disordered: @escaping () -> Void, _ perform: @escaping (Step) -> Void) {
         self.disordered = disordered
         self.perform = perform
         go(to: first)
     }
 
-    /// The step that comes after the present one in the list.
+    /// Begins the next step in the list.
     func next() {
         let steps = Array(Step.allCases)
         guard let index = steps.firstIndex(where: { $0 == step }), index + 1 < steps.count else {
@@ -52,7 +53,7 @@ final class DeviceOperation<Step: CaseIterable & Equatable> {
         go(to: steps[index + 1])
     }
 
-    /// Another step than the next one: back, or past some. A pause of the present step ends.
+    /// Begins another step: an earlier or a later one. Ends a pause of the current step.
     func go(to step: Step) {
         guard happens(.step) else { return }
         loop.cancel(pause)
@@ -60,22 +61,22 @@ final class DeviceOperation<Step: CaseIterable & Equatable> {
         perform?(step)
     }
 
-    /// Goes on after so many milliseconds, unless the device is taken away meanwhile.
+    /// Continues after a pause, unless the device is taken away meanwhile.
     func wait(milliseconds: Int, then next: @escaping () -> Void) {
         loop.cancel(pause)
         pause = loop.after(milliseconds: milliseconds) { [self] in if happens(.time) { next() } }
     }
 
-    /// Tells after so many milliseconds that something takes long, unless the device is taken away or the limit is cancelled
-    /// with `EventLoop.cancel`. Nothing is broken off by it.
+    /// Calls `tell` after this time to report a delay, unless the device is taken away or the limit is cancelled with
+    /// `EventLoop.cancel`. It interrupts nothing.
     func limit(milliseconds: Int, _ tell: @escaping () -> Void) -> EventLoop.Timer {
         loop.after(milliseconds: milliseconds) { [self] in if happens(.late, .tell) { tell() } }
     }
 
     // MARK: Commands
 
-    /// Sends a kernel command. `next` hears the answer; when the device was taken away meanwhile, `late` does in its place, to
-    /// note what must be undone.
+    /// Sends a kernel command. `next` gets the answer. If the device was taken away meanwhile, `late` gets it instead,
+    /// to note what must be undone.
     func command<Content>(
         _ submit: (@escaping Driver.Completion<Content>) -> Void, late: Driver.Completion<Content>? = nil,
         then next: @escaping Driver.Completion<Content>
@@ -109,8 +110,8 @@ final class DeviceOperation<Step: CaseIterable & Equatable> {
 
     // MARK: The worker
 
-    /// Kills a worker and goes on when it has ended, at once if there is none. `stuck` is told when it has not ended after so
-    /// many milliseconds, and its end is still waited for.
+    /// Kills a worker and continues when it has ended, or at once if there is none. `stuck` is called when it has not
+    /// ended after `milliseconds`; the operation still waits for its end.
     func kill(
         _ worker: (any Worker)?, milliseconds: Int, stuck: @escaping () -> Void, then next: @escaping () -> Void
     ) {
@@ -126,7 +127,8 @@ final class DeviceOperation<Step: CaseIterable & Equatable> {
         killLimit = limit(milliseconds: milliseconds, stuck)
     }
 
-    /// Kills a worker that holds up what is under way, where that is allowed; false: it must live, or nothing is under way.
+    /// Kills a worker that delays the current command, where that is allowed. Returns false when the worker must live
+    /// or no operation is running.
     @discardableResult
     func hurry(_ worker: (any Worker)?) -> Bool {
         guard happens(.hurry) else { return false }
@@ -136,8 +138,8 @@ final class DeviceOperation<Step: CaseIterable & Equatable> {
 
     // MARK: The end
 
-    /// Takes the device away: no step is begun any more, and `next` runs when the kernel has finished the command that it is
-    /// at, or at once.
+    /// Takes the device away: no further step begins. `next` is called at once, or when the kernel has completed the
+    /// current command.
     func abandon(then next: @escaping () -> Void = {}) {
         let effect = take(.abandon)
         loop.cancel(pause)
@@ -156,7 +158,7 @@ final class DeviceOperation<Step: CaseIterable & Equatable> {
         }
     }
 
-    /// It has no more to do with the device.
+    /// The operation has no more to do with the device.
     func finish() {
         guard happens(.finish) else { return }
         loop.cancel(pause)
@@ -183,8 +185,8 @@ final class DeviceOperation<Step: CaseIterable & Equatable> {
         return effect
     }
 
-    /// Debug builds stop here. A broker in use goes on without the event, so that no command is sent at the wrong time, and the
-    /// operation's owner ends the operation, so that it does not hang.
+    /// Debug builds stop here. A release build ignores the event, so that no command is sent at the wrong time, and the
+    /// owner ends the operation, so that it does not hang.
     private func refuse(_ event: OperationEvent) {
         Log.error(
             "operation-order", ("phase", "\(phase)"), ("event", "\(event)"),
@@ -192,7 +194,7 @@ final class DeviceOperation<Step: CaseIterable & Equatable> {
         if stopsAtFaults { assertionFailure("\(event) in phase \(phase)") }
         guard let disordered else { return }
         self.disordered = nil
-        // The caller's stack is in the middle of something. When the device was taken away by then, that ends it.
+        // Later, since the caller's stack is in the middle of something. By then the device may have been taken away.
         loop.later { [self] in if isActive { disordered() } }
     }
 }

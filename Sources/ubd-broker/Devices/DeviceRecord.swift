@@ -4,24 +4,26 @@ import SystemCalls
 import Varlink
 import WorkerProtocol
 
-/// What must be known of a device after the broker itself died: written before each kernel call whose effect it names.
-/// One file a device, below the run folder; replaced in one step, so it is never half written.
+/// The record of a device, for the next broker if this one dies. It is written before each kernel call whose effect it
+/// names. Each device has a file in the run folder, which is replaced atomically.
 ///
-/// A later version may add members, which this one does not see, and this one reads what an earlier one did not write as
-/// not known. The number grows only with what an earlier broker would misunderstand; then it leaves the device alone.
+/// A later version may add members, which this version ignores; members that an earlier version did not write are
+/// unknown. The version number grows only with a change that an earlier broker would misunderstand; that broker then
+/// leaves the device alone.
 struct DeviceRecord: Equatable {
     static let version: Int64 = 1
 
-    /// How far the device is; undone by the next broker unless it is live.
+    /// The device's progress. The next broker undoes a device before `live`.
     enum Step: String {
-        /// ADD_DEV was or is about to be sent.
+        /// ADD_DEV was sent or is about to be.
         case adding
-        /// START_DEV was or is about to be sent: the worker may be stopped.
+        /// START_DEV was sent or is about to be; the worker may be stopped.
         case starting
         case live
-        /// START_USER_RECOVERY was or is about to be sent; the worker may be stopped.
+        /// START_USER_RECOVERY was sent or is about to be; the worker may be stopped.
         case recovering
-        /// QUIESCE_DEV was or is about to be sent, or the worker killed: it is to be replaced, though all may look live.
+        /// QUIESCE_DEV was sent or is about to be, or the worker was killed: it must be replaced, even if the device
+        /// looks live.
         case upgrading
         case deleting
     }
@@ -32,11 +34,11 @@ struct DeviceRecord: Equatable {
         var uid: UInt32
     }
 
-    /// The broker's ends of a device's sockets, by inode.
+    /// The inodes of the broker's ends of a device's sockets.
     struct Sockets: Equatable {
         var control: UInt64
         var parking: UInt64
-        /// The worker's end of the control socket; an earlier version did not write it down.
+        /// The worker's end of the control socket; nil in records of earlier versions.
         var worker: UInt64?
     }
 
@@ -44,13 +46,14 @@ struct DeviceRecord: Equatable {
     var device: Device
     var worker: Worker?
     var sockets: Sockets?
-    /// What its workers are told.
+    /// The launch message of its workers.
     var launch: LaunchMessage?
-    /// The file behind it.
+    /// The backing file.
     var file = FileIdentity.none
-    /// START_USER_RECOVERY was sent for the present death, or was about to be.
+    /// START_USER_RECOVERY was sent for the present death, or is about to be.
     var recoveryStarted = false
-    /// And the kernel's answer was heard, so that replacements may have been tried: before 6.16 it must not be sent again.
+    /// The kernel has also answered, so replacements may have been started: before 6.16 the command must not be sent
+    /// again.
     var recoveryAnswered = false
     /// Bytes of I/O buffers, for the owner's quota.
     var memoryBytes: UInt64
@@ -104,10 +107,10 @@ struct DeviceRecord: Equatable {
         self.device = device
         memoryBytes = UInt64(bytes)
         recoveryStarted = json["recoveryStarted"] == .bool(true)
-        // An earlier broker that did not tell them apart may have tried replacements.
+        // An earlier version did not distinguish the two, and may have started replacements.
         recoveryAnswered = json["recoveryAnswered"].map { $0 == .bool(true) } ?? recoveryStarted
         if case .string(let text)? = json["launch"] {
-            // Of another version: without it the device can't have another worker, but it serves on.
+            // nil for a message of another version: the device serves on, but cannot get another worker.
             launch = DeviceRecord.bytes(text).flatMap(LaunchMessage.init(decoding:))
         }
         if case .integer(let device)? = json["file"]?["device"], case .integer(let inode)? = json["file"]?["inode"],
@@ -131,8 +134,8 @@ struct DeviceRecord: Equatable {
         self.worker = Worker(pid: pid, startTime: start, uid: uid)
     }
 
-    /// Whether a device can have these numbers. The broker calculates with them, and a sum that overflows ends it: a record
-    /// beyond these bounds is a damaged one.
+    /// Whether a device can have these numbers. The broker computes with them, and an overflow would end it, so a
+    /// record with other numbers counts as damaged.
     private static func isPossible(_ device: Device, memoryBytes: Int64) -> Bool {
         AddPlan.queueCounts.contains(Int64(device.queues)) && AddPlan.depths.contains(Int64(device.depth))
             && (1...AddPlan.ioSizes.upperBound).contains(Int64(device.maxIOBytes))
@@ -147,7 +150,7 @@ struct DeviceRecord: Equatable {
         self.memoryBytes = memoryBytes
     }
 
-    /// Reads a record; nil when it is damaged or of another version.
+    /// Decodes a record; nil when it is damaged or of another version.
     init?(bytes: [UInt8]) {
         guard let json = try? JSON(parsing: bytes, limits: .reply) else { return nil }
         self.init(json: json)
@@ -166,7 +169,7 @@ struct DeviceRecord: Equatable {
     }
 }
 
-/// The folder of the records, and the folder of what the udev rule reads.
+/// The folders of the records and of the udev rule's input.
 struct RecordStore {
     let folder: String
     let udevFolder: String
@@ -180,18 +183,18 @@ struct RecordStore {
         for (path, mode) in [(folder, mode_t(0o700)), (udevFolder, mode_t(0o755))] {
             if mkdir(path, mode) != 0, errno != EEXIST { throw SystemError("mkdir \(path)", errno) }
             try call("chmod \(path)") { chmod(path, mode) }
-            // What a broker was writing when it was killed; the file that it was to replace still counts.
+            // Files that a killed broker left incomplete; the files that they should replace are still valid.
             for name in listFolder(path) where name.hasSuffix(".new") { unlink("\(path)/\(name)") }
         }
     }
 
-    /// The numbers of which something lies here: a record or what udev reads, whole or half written, readable or not.
+    /// The device numbers of all files here: records and udev records, complete or not, readable or not.
     func takenIDs() throws(SystemError) -> Set<UInt32> {
         let names = try namesInFolder(folder) + namesInFolder(udevFolder)
         return Set(names.compactMap { UInt32($0.hasSuffix(".new") ? String($0.dropLast(4)) : $0) })
     }
 
-    /// The first record of a device. EEXIST when there is one of that number, which nobody could read then.
+    /// Creates a device's first record. Throws EEXIST when the number has one already, which must be unreadable.
     func create(_ record: DeviceRecord) throws(SystemError) {
         try createFile("\(folder)/\(record.device.id)", with: record.bytes, mode: 0o600)
     }
@@ -200,8 +203,8 @@ struct RecordStore {
         try replaceFile("\(folder)/\(record.device.id)", with: record.bytes, mode: 0o600)
     }
 
-    /// What the udev rule reads when the node appears, so before it does.
-    /// `link` is nil when something else has that name: udev would take it for its own, and remove it with the device.
+    /// Writes the input of the udev rule, before the node appears. `link` is nil when another file has that name: udev
+    /// would treat that file as its own and remove it with the device.
     func writeUdev(_ device: Device, link: String?) throws(SystemError) {
         var text = "UBD_OWNER=\(device.owner)\n" + (link.map { "UBD_LINK=\($0)\n" } ?? "")
         if device.trustedContent == true { text += "UBD_TRUSTED_CONTENT=1\n" }
@@ -217,15 +220,15 @@ struct RecordStore {
         removeRecord(id)
     }
 
-    /// Of a device that was never added: what udev reads was not written for it.
+    /// For a device that was never added and has no udev record.
     func removeRecord(_ id: UInt32) {
         unlink("\(folder)/\(id)")
     }
 
-    /// The names of all files there: numbers of devices, unless somebody else put them there.
+    /// The names of all files in the folder: device numbers, unless somebody else put them there.
     var names: [String] { listFolder(folder) }
 
-    /// All records, and the names of the files that are none.
+    /// All records, and the paths of files that are no valid record.
     func load() -> (records: [DeviceRecord], damaged: [String]) {
         var records: [DeviceRecord] = []
         var damaged: [String] = []

@@ -3,16 +3,16 @@ import Glibc
 import SystemCalls
 import WorkerProtocol
 
-/// The page in which a device's queues count, as the broker sees it: read-only, of a size that nobody can change any more
-/// (a page that its writer could shrink would kill the reader with SIGBUS), and full of a stranger's claims.
+/// The broker's view of a device's counters: a read-only mapping of fixed size (if the worker could shrink the file, it
+/// could kill the broker with SIGBUS). The worker's values are not trusted.
 final class DeviceStatistics {
     let file: FileDescriptor
     private let memory: Mapping
     let queues: Int
-    /// When it was made, in seconds since 1970; a worker has no call that could change that.
+    /// The time of its creation, in seconds since 1970. A worker has no system call that changes it.
     let since: Int64
 
-    /// A new page, all zeros.
+    /// A new page of zeros.
     init(queues: Int) throws(SystemError) {
         let bytes = StatisticsPage.bytes(queues: queues)
         let flags = UInt32(MFD_CLOEXEC | MFD_ALLOW_SEALING)
@@ -38,28 +38,29 @@ final class DeviceStatistics {
         self.queues = queues
     }
 
-    /// The words mean what this broker takes them for; false while a worker of another version of ubd counts in them.
+    /// Whether this broker knows the meaning of the words; false while a worker of a version with another layout writes
+    /// them.
     private(set) var isReadable = true
 
-    /// Asked when a worker begins to serve, before it has seen a user's request, and not again: it must not be able to switch
-    /// off its own watchdog.
+    /// Called when a worker begins to serve, before it sees a user's request, and not again: a worker must not be able
+    /// to disable its own watchdog.
     func readLayout() {
         isReadable = (0..<queues).allSatisfy {
             [0, StatisticsPage.layout].contains(word(queue: $0, StatisticsPage.Word.layout))
         }
     }
 
-    /// Each queue's own claims.
+    /// The values that each queue reports.
     var claims: [QueueStatistics] {
         (0..<queues).map { StatisticsPage.read(UnsafeRawPointer(memory.base), queue: $0) }
     }
 
-    /// One of a queue's words; what it means, StatisticsPage tells.
+    /// One word of a queue; see StatisticsPage for its meaning.
     func word(queue: Int, _ word: Int) -> UInt64 {
         StatisticsPage.word(UnsafeRawPointer(memory.base), queue: queue, word)
     }
 
-    /// Of all queues together. Whatever is written there, no sum overflows and no difference is negative.
+    /// The sums over all queues. With arbitrary content no sum traps and no difference is negative.
     var total: QueueStatistics {
         claims.reduce(into: QueueStatistics()) { sum, part in
             sum.taken &+= part.taken

@@ -1,41 +1,41 @@
 import BrokerInterface
 
-/// The protocols by which a device and the broker hold operations. An operation names its device and its broker; neither names
-/// an operation's type (docs/design.md, "Who may name whom").
+// The protocols by which devices and the broker refer to operations. An operation refers to its device and its broker;
+// neither of them refers to an operation's type (docs/design.md, "Who may name whom").
 
 /// Gives a device another worker.
 protocol Replacement: AnyObject {
-    /// It is no longer the worker alone that decides about the device.
+    /// The operation, and not only the worker, controls the device.
     var hasDevice: Bool { get }
-    /// Somebody takes the device down: `next` runs when the kernel has finished the command that it is at.
+    /// The device is being taken down. `next` is called when the kernel has completed the current command.
     func abandon(then next: @escaping () -> Void)
 }
 
-/// Takes the files that a client brings.
+/// Receives a client's files.
 protocol FileTaking: AnyObject {
-    /// Where the client's files lie as long as the device has not got them.
+    /// The socket with the client's files, until the device owns it.
     var parkingEnd: Int32? { get }
 }
 
-/// Brings a device's file again.
+/// Reopens a device's file.
 protocol Reopening: FileTaking {
-    /// Somebody takes the device down.
+    /// The device is being taken down.
     func abandon()
 }
 
-/// An add that a client has asked for.
+/// An add that a client has requested.
 protocol PendingAdd: FileTaking {
     var ownerUID: UInt32 { get }
     /// Bytes of I/O buffers that its device will have.
     var memoryBytes: UInt64 { get }
-    /// Not yet a device of the broker's list.
+    /// The broker's list does not contain the device yet.
     var hasNoDevice: Bool { get }
 }
 
 /// Takes a device down.
 protocol TakingDown: AnyObject {
-    /// Waits no longer for what the worker still serves.
+    /// Stops waiting for what the worker still serves.
     func hurry()
-    /// One more waits for the end.
+    /// Adds a caller that waits for the end.
     func join(_ completion: @escaping (InterfaceError?) -> Void)
 }

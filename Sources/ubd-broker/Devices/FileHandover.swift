@@ -2,22 +2,22 @@ import BrokerInterface
 import Glibc
 import SystemCalls
 
-/// What a client hears that brings files.
+/// A reply to a client that passes files.
 enum ClientAnswer {
-    /// Send at most `count` files into this socket. The descriptor is the receiver's to close.
+    /// Send at most `count` files on this socket. The receiver must close the descriptor.
     case files(count: Int, parking: Int32)
     case added(Device, [Notice])
     case failed(InterfaceError)
 }
 
-/// An operation that a client waits for on its connection.
+/// An operation whose client waits on its connection.
 protocol ClientOperation: AnyObject {
     /// The connection is closed.
     func clientGone()
 }
 
-/// The client's files on their way into a parking socket: the broker keeps one end and gives the other away, waits until
-/// something lies there, and closes the way for more. It holds the socket, never a file.
+/// The handover of a client's files through a parking socket. The broker keeps one end and gives the other away, waits
+/// until a message arrives, and shuts the socket down. It holds the socket, never a file.
 final class FileHandover {
     /// Milliseconds.
     private static let deadline = 10_000
@@ -31,16 +31,16 @@ final class FileHandover {
         self.loop = loop
     }
 
-    /// Where the files lie, or will.
+    /// The socket for the files.
     var descriptor: Int32? { end?.raw }
 
-    /// The socket, from now on the caller's.
+    /// Hands the socket over to the caller.
     func take() -> FileDescriptor? {
         stop()
         return end.take()
     }
 
-    /// Waits no longer.
+    /// Stops waiting.
     func stop() {
         if let watch { loop.unwatch(watch) }
         watch = nil
@@ -48,7 +48,8 @@ final class FileHandover {
         timer = nil
     }
 
-    /// Returns the end for the client. `completion` hears once that a message with a file has come, or why not.
+    /// Returns the client's end. `completion` is called once, when a message with a file has arrived (nil) or with the
+    /// error.
     func begin(_ completion: @escaping (InterfaceError?) -> Void) throws(SystemError) -> Int32 {
         let pair = try makeMessagePair()
         watch = try loop.watch(pair.first.raw, .readable) { [unowned self] _ in arrived(completion) }
@@ -66,7 +67,7 @@ final class FileHandover {
     private func arrived(_ completion: (InterfaceError?) -> Void) {
         stop()
         guard let raw = end?.raw else { return }
-        // Nobody adds to it from now on, and nothing goes back to the client.
+        // After this nobody can add to it, and nothing is sent to the client.
         shutdown(raw, Int32(SHUT_RDWR))
         if case .files? = try? peekParked(raw) { return completion(nil) }
         completion(

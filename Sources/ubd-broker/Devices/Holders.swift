@@ -2,15 +2,16 @@ import CLauncher
 import Glibc
 import SystemCalls
 
-/// Who uses a block device: mounts, swap, devices on top of it. Which program merely has it open `ubd` finds, as its user.
+/// Finds who uses a block device: mounts, swap, devices on top. A program that merely has it open is found by `ubd`,
+/// with its user's rights.
 ///
-/// The table of mounts is read by a child: it is long where there are thousands of mounts, and its reading can block
-/// (docs/kernel-facts.md#mount-table). There is one child at a time, and so at most one that hangs. Whoever asks
-/// while it reads shares the answer of the next one, since a mount that was made meanwhile may be missing in this one.
+/// A child reads the table of mounts: it is long when there are thousands of mounts, and reading it can block
+/// (docs/kernel-facts.md#mount-table). There is one child at a time, so at most one hangs. Callers that come while it
+/// reads share the next child's result, since the present one may miss a newer mount.
 final class Holders {
-    /// Milliseconds for one reading; ten thousand mounts take a tenth of a second.
+    /// Milliseconds for one reading; ten thousand mounts take 100 ms.
     private static let deadline = 5_000
-    /// Bytes that are looked at before others get their turn.
+    /// The number of bytes to process before other events are handled.
     private static let piece = 1 << 16
 
     private struct Asker {
@@ -18,7 +19,7 @@ final class Holders {
         let completion: (Holding) -> Void
     }
 
-    /// A child that reads, and what it has told so far.
+    /// A child that reads the table, and what it has found so far.
     private final class Reader {
         let process: ProcessHandle
         let pipe: FileDescriptor
@@ -39,10 +40,10 @@ final class Holders {
     private let loop: EventLoop
     private let holders: DeviceHolders
     private let deadline: Int
-    /// Starts a child that tells the table of mounts; returns 0 or a negated errno.
+    /// Starts a child that copies the table of mounts; returns 0 or a negative errno.
     private let start: (inout ubd_child) -> Int32
     private var reader: Reader?
-    /// Whose answer the next child will bring.
+    /// The callers that wait for the next child.
     private var next: [Asker] = []
 
     init(
@@ -55,11 +56,11 @@ final class Holders {
         self.start = start
     }
 
-    /// Tells, later, whether a disk may be taken away. Never opens it.
+    /// Determines later whether a disk may be removed. Never opens the disk.
     func ask(_ disk: String, _ completion: @escaping (Holding) -> Void) {
         let look = holders.look(at: disk)
         if case .held = look.holding { return loop.later { completion(look.holding) } }
-        // The kernel has no such disk (any more), or does not say which number it has.
+        // The kernel has no such disk, or did not tell its number.
         if look.numbers.isEmpty { return loop.later { completion(look.holding) } }
         let asker = Asker(look: look, completion: completion)
         if let reader, reader.isAnswered {
@@ -96,7 +97,7 @@ final class Holders {
         }
     }
 
-    /// For a child of whose end nobody hears.
+    /// For a child whose end cannot be watched.
     private func lookAgain(_ reader: Reader) {
         loop.after(milliseconds: 1000) { [unowned self] in
             ended(reader)
@@ -104,7 +105,7 @@ final class Holders {
         }
     }
 
-    /// False when there is nothing more for now.
+    /// Returns false when no more data is available now.
     @discardableResult
     private func readPiece(_ reader: Reader) -> Bool {
         withUnsafeTemporaryAllocation(byteCount: Holders.piece, alignment: 1) { buffer in
@@ -117,7 +118,7 @@ final class Holders {
 
     private func ended(_ reader: Reader) {
         guard let change = try? reader.process.poll() else { return }
-        // What is left in the pipe: no more than fits into it.
+        // The rest in the pipe, at most its capacity.
         while readPiece(reader) {}
         switch change {
         case .exited(0) where reader.table.isWhole: answer(reader, reader.table.points, "")
@@ -138,7 +139,8 @@ final class Holders {
         loop.unwatch(reader.watches.remove(at: index))
     }
 
-    /// Once. Those who wait for the next child are not left with one that hangs.
+    /// Answers once. After a failure the callers waiting for the next child get the same answer, so that they do not
+    /// wait for a child that hangs.
     private func answer(_ reader: Reader, _ points: [String: String]?, _ why: String) {
         if reader.isAnswered { return }
         reader.isAnswered = true
