@@ -3,14 +3,14 @@ import Glibc
 import KernelABI
 import SystemCalls
 
-/// What a starting broker finds that belongs to no device, or not any more as it should: each is put right and logged.
+/// What a starting broker finds that belongs to no device, or has been changed: it is repaired and logged.
 extension Broker {
-    /// Names and udev records of devices that nobody has a record of. A damaged record is one, too: its device may serve.
-    /// `served`: numbers of devices whose workers run without a record.
+    /// Removes links and udev records of devices without a record. A damaged record counts as a record: its device may
+    /// serve. `served`: the numbers of devices whose workers run without a record.
     func removeStrays(except served: [UInt32]) {
         let recorded = Set(store.names + served.map { "\($0)" })
         for name in listFolder(store.udevFolder) where !recorded.contains(name) {
-            // The next device of that number may be another server's, and udev would give it to our user.
+            // The next device with this number may be another server's, and udev would give it to our user.
             unlink("\(store.udevFolder)/\(name)")
             Log.notice("stray-udev-record", ("name", name))
         }
@@ -23,7 +23,7 @@ extension Broker {
         }
     }
 
-    /// A device that was taken over belongs to its owner and has its link.
+    /// Restores the owner and the link of a device that was taken over.
     func checkNames(_ device: ManagedDevice) {
         driver.parameters(of: device.id) { [self] answer in
             guard let numbers = answer.content?.nodes, devices[device.id] === device,
@@ -38,13 +38,13 @@ extension Broker {
                 if device.info.link != nil { Log.notice("link-restored", ("device", "\(device.id)")) }
                 save(device)
             } catch {
-                // It serves on; its owner may have to ask root.
+                // It serves on; its owner may need root's help.
                 Log.warning("names", ("device", "\(device.id)"), ("why", "\(error)"))
             }
         }
     }
 
-    /// The program that a worker runs: the broker's own object when it is that one, or one that another device has.
+    /// The program that a worker runs: the broker's or another device's object if the file is the same.
     func program(of worker: any Worker, version: String?) -> WorkerProgram? {
         guard let found = WorkerProgram(of: worker) else {
             Log.warning("program-unknown", ("worker", "\(worker.pid)"))

@@ -4,54 +4,55 @@ import SystemCalls
 import Targets
 import WorkerProtocol
 
-/// A device as the broker keeps it, from the moment its number is chosen until nothing of it is left.
+/// A device in the broker, from the choice of its number until nothing of it is left.
 final class ManagedDevice {
-    /// What its owner is told.
+    /// The description for its owner.
     var info: Device
     /// Bytes of I/O buffers, for the owner's quota.
     let memoryBytes: UInt64
     var step: DeviceRecord.Step
     var worker: (any Worker)?
-    /// The end in which the client's files lie; every worker of this device is given a copy.
+    /// The parking socket with the client's files; every worker of this device gets a copy.
     var parking: FileDescriptor?
-    /// START_DEV was sent: there may be a disk to stop.
+    /// START_DEV was sent, so there may be a disk to stop.
     var mayBeStarted = false
-    /// ADD_DEV succeeded: there is a kernel device to delete.
+    /// ADD_DEV succeeded, so there is a kernel device to delete.
     var isInKernel = false
-    /// Nobody can tell whether ADD_DEV succeeded: a device of that number may be ours or another server's.
+    /// It is unknown whether ADD_DEV succeeded: a device with this number may be ours or another server's.
     var mayBeInKernel = false
-    /// What each worker of this device is told, so that a replacement makes the same disk.
+    /// The launch message of every worker of this device, so that a replacement provides the same disk.
     var launch: LaunchMessage?
-    /// The program that its worker runs, and that a replacement of it is started from; nil when it is not known.
+    /// The program that its worker runs and that a replacement is started from; nil when unknown.
     var program: WorkerProgram?
-    /// The program that its worker was started from, whether it came to serve or not; nil when that is not known.
+    /// The program that its worker was started from, whether it serves yet or not; nil when unknown.
     var workerProgram: WorkerProgram?
-    /// The file behind it, as its first worker told.
+    /// The backing file, as its first worker reported it.
     var file = FileIdentity.none
-    /// What its worker says of its progress.
+    /// The counters of its workers.
     var statistics: DeviceStatistics?
-    /// Whether that progress has stopped.
+    /// Detects a lack of progress.
     var watch = ProgressWatch()
-    /// Whether its worker runs although there is nothing to do.
+    /// Detects a worker that is busy without work.
     var busyWatch = BusyWatch()
-    /// Why the broker itself killed its worker; nil when it did not.
+    /// Why the broker killed the worker; nil when it did not.
     var killedBecause: String?
-    /// As an earlier broker recorded them; nil for a device of this broker's.
+    /// The sockets in an earlier broker's record; nil for a device of this broker.
     var sockets: DeviceRecord.Sockets?
-    /// Its worker is being replaced.
+    /// The recovery that replaces its worker.
     var recovery: (any Replacement)?
-    /// START_USER_RECOVERY was sent and not ended.
+    /// START_USER_RECOVERY was sent and the recovery has not ended.
     var recoveryStarted = false
-    /// And answered, so that replacements may have been tried: before 6.16 it must not be sent again.
+    /// The kernel has also answered, so replacements may have been started: before 6.16 the command must not be sent
+    /// again.
     var recoveryAnswered = false
-    /// Its worker is being replaced by one of another program, or that is being tried out.
+    /// The upgrade that rehearses or installs another program.
     var upgrade: (any Replacement)?
-    /// Its owner brings its file again.
+    /// The operation by which its owner reopens its file.
     var reopening: (any Reopening)?
     var deathLog = DeathLog()
-    /// An ordinary deletion that has not begun to take it down: it asks who uses the device.
+    /// An ordinary deletion that has not begun to take the device down and asks who uses it.
     var deletion: AnyObject?
-    /// Being taken down; whoever else wants that is told.
+    /// The operation that takes it down; later callers join it.
     var teardown: (any TakingDown)?
 
     init(info: Device, memoryBytes: UInt64, step: DeviceRecord.Step) {
@@ -82,7 +83,7 @@ final class ManagedDevice {
     var id: UInt32 { info.id }
     var owner: UInt32 { info.owner }
 
-    /// Its worker is dead, and nobody has its file.
+    /// The worker is dead, and no process holds the device's file.
     var waitsForFile: Bool { info.state == .recovering && recovery == nil && upgrade == nil && parking == nil }
 
     var record: DeviceRecord {
@@ -96,13 +97,13 @@ final class ManagedDevice {
             record.sockets = DeviceRecord.Sockets(
                 control: control, parking: parking, worker: self.worker?.workerEndInode ?? sockets?.worker)
         } else {
-            // Not held at the moment: a later broker may have more luck.
+            // The broker does not hold the sockets now; a later broker may be able to take them back.
             record.sockets = sockets
         }
         return record
     }
 
-    /// What its worker's descriptors must be. What is not held at the moment is as it was recorded.
+    /// The descriptors that its worker must have. Inodes that the broker does not hold come from the record.
     func descriptorTable(of worker: any Worker) -> DescriptorTable {
         DescriptorTable(
             number: id, files: launch?.descriptors ?? 0...2,
@@ -115,7 +116,7 @@ final class ManagedDevice {
         return UInt64(status.st_ino)
     }
 
-    /// The worker that serves it from now on.
+    /// Makes this the device's worker.
     func adopt(_ worker: any Worker, of program: WorkerProgram) {
         self.worker = worker
         workerProgram = program
@@ -123,7 +124,7 @@ final class ManagedDevice {
         info.workerUid = worker.uid
     }
 
-    /// More has become known of its last worker's death.
+    /// Replaces the reason of its last worker's death by a better one.
     func correctDeath(_ words: String, to better: String) {
         if info.lastDeath == words { info.lastDeath = better }
         let (text, part) = (Array((info.reason ?? "").utf8), Array(words.utf8))
@@ -132,7 +133,7 @@ final class ManagedDevice {
             decoding: text[..<start] + Array(better.utf8) + text[(start + part.count)...], as: UTF8.self)
     }
 
-    /// Its worker is one of that program.
+    /// Notes the program of its worker.
     func runs(_ program: WorkerProgram) {
         self.program = program
         info.workerVersion = program.version

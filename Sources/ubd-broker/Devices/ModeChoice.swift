@@ -3,13 +3,13 @@ import KernelABI
 import Targets
 import WorkerProtocol
 
-/// Which mode a device gets: the one asked for, or the best; in either case one that kernel and access policy allow.
+/// Chooses a device's mode: the requested one, or the best; kernel and access policy must allow it.
 struct ModeChoice {
-    /// What the driver can do.
+    /// The driver's features.
     let kernel: UblkFeatures
-    /// The access rule says zero-copy=yes.
+    /// The access rule has zero-copy=yes.
     let zeroCopyGranted: Bool
-    /// That rule, for the answer.
+    /// The rule's text, for the reply.
     let rule: String
 
     func mode(for plan: AddPlan) throws(InterfaceError) -> DataMode {
@@ -50,7 +50,7 @@ struct ModeChoice {
 }
 
 extension DataMode {
-    /// What ADD_DEV is asked for.
+    /// The features to request in ADD_DEV.
     var features: UblkFeatures {
         var features: UblkFeatures = []
         if isZeroCopy { features.formUnion([.supportZeroCopy, .autoBufferRegistration]) }
@@ -58,11 +58,11 @@ extension DataMode {
         return features
     }
 
-    /// The smallest depth that ADD_DEV takes: the driver's list of a queue's waiting tags is a kfifo, which can not be made
-    /// for one (ublk_drv.c, seen on 7.3.4: EINVAL).
+    /// The minimum depth for ADD_DEV: the driver keeps a queue's waiting tags in a kfifo, which cannot be created for a
+    /// single one (ublk_drv.c, seen on 7.3.4: EINVAL).
     fileprivate var leastDepth: UInt16 { isBatch ? 2 : 1 }
 
-    /// What the worker is told.
+    /// The flags for the worker.
     var launchFlags: LaunchMessage.Flags {
         var flags: LaunchMessage.Flags = []
         if isZeroCopy { flags.insert(.zeroCopy) }
@@ -70,7 +70,7 @@ extension DataMode {
         return flags
     }
 
-    /// The first kernel that has it.
+    /// The first kernel with this mode.
     fileprivate var since: String { isBatch ? "Linux 7.0" : "Linux 6.16" }
 }
 

@@ -2,23 +2,23 @@ import CShims
 import Glibc
 import SystemCalls
 
-/// The names of a device under /dev, and who may open them. The broker never opens the block device itself: an open of
-/// a device whose worker hangs would hang the broker, so it only ever holds O_PATH.
+/// The nodes and links of devices in /dev, and their owners. The broker opens nodes only with O_PATH: opening a block
+/// device whose worker hangs would block the broker.
 struct Nodes {
-    /// "/dev"; the unit tests have one of their own.
+    /// "/dev"; unit tests use another folder.
     let folder: String
-    /// Gives an open node to a user alone. EPERM where the broker lacks CAP_CHOWN: there udev does it (59-ubd.rules).
+    /// Makes a user the only one who may open a node. EPERM without CAP_CHOWN: then udev does it (59-ubd.rules).
     var give: (_ node: Int32, _ uid: UInt32) throws(SystemError) -> Void = Nodes.give
 
     func block(_ id: UInt32) -> String { "\(folder)/ublkb\(id)" }
-    /// What has no requests and takes the place of a device in a rehearsal.
+    /// Takes the device's place in a rehearsal; it never has requests.
     var null: String { "/dev/null" }
     func char(_ id: UInt32) -> String { "\(folder)/ublkc\(id)" }
     func link(_ id: UInt32) -> String { "\(folder)/\(Nodes.linkName(id))" }
     static func linkName(_ id: UInt32) -> String { "ubdb\(id)" }
 
-    /// Gives the block node to its owner, nobody else may open it. `major` and `minor` are the kernel's own word: the
-    /// node must be that very device. Returns whether it was another's.
+    /// Gives the block node to its owner, so that nobody else may open it. The node must have the kernel's numbers
+    /// `major` and `minor`. Returns whether its owner or mode was different before.
     @discardableResult
     func own(_ id: UInt32, uid: UInt32, major: UInt32, minor: UInt32) throws(SystemError) -> Bool {
         let path = block(id)
@@ -33,19 +33,19 @@ struct Nodes {
     }
 
     private static func give(_ node: Int32, _ uid: UInt32) throws(SystemError) {
-        // The mode first: after chown it would take CAP_FOWNER.
+        // The mode first: after chown it would need CAP_FOWNER.
         try call("chmod a device node") { chmod("/proc/self/fd/\(node)", 0o600) }
         try call("chown a device node") { fchownat(node, "", uid, gid_t.max, AT_EMPTY_PATH) }
     }
 
-    /// Nothing that is not ours has the name of the link.
+    /// Whether the link's name is free or is our link.
     func mayLink(_ id: UInt32) -> Bool {
         var status = stat()
         return lstat(link(id), &status) != 0 || linkTarget(link(id)) == "ublkb\(id)"
     }
 
-    /// Makes /dev/ubdbN point to /dev/ublkbN. Returns false when something that is not ours has the name (user-mode
-    /// Linux has such nodes): it is left alone.
+    /// Creates the link /dev/ubdbN to /dev/ublkbN. Returns false, and changes nothing, when another file has the name
+    /// (user-mode Linux has such nodes).
     func makeLink(_ id: UInt32) throws(SystemError) -> Bool {
         let target = "ublkb\(id)"
         if symlink(target, link(id)) == 0 { return true }
@@ -53,14 +53,13 @@ struct Nodes {
         return linkTarget(link(id)) == target
     }
 
-    /// The link is one of ours, and there is no device behind it. (With one it may be that of a device whose record is
-    /// damaged.)
+    /// Whether the link is ours and its device does not exist. (If the device exists, its record may only be damaged.)
     func isStrayLink(_ id: UInt32) -> Bool {
         var status = stat()
         return linkTarget(link(id)) == "ublkb\(id)" && lstat(block(id), &status) != 0
     }
 
-    /// Removes /dev/ubdbN if it is the link that we made.
+    /// Removes /dev/ubdbN if it is our link.
     func removeLink(_ id: UInt32) {
         if linkTarget(link(id)) == "ublkb\(id)" { unlink(link(id)) }
     }

@@ -3,9 +3,9 @@ import Policy
 import SystemCalls
 
 extension Broker {
-    /// A number for a new device of that line of the access policy: the wanted one, which the line allows, or the first that
-    /// the line is given by itself and that is free as far as we know, and none of `tried`. One of which anything of ours lies
-    /// in the run folder is not free: its record may be damaged, and its device serve.
+    /// A number for a new device under a line of the access policy: the wanted one, which the line allows, or the first
+    /// free one that the line may assign automatically, without those in `tried`. A number with any file of ours in the
+    /// run folder is not free: its record may be damaged while its device serves.
     func number(_ wanted: UInt32?, _ rule: AccessRule, except tried: Set<UInt32>) throws(InterfaceError) -> UInt32 {
         let taken: Set<UInt32>
         do throws(SystemError) { taken = try store.takenIDs() } catch {

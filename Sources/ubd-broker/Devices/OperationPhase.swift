@@ -1,63 +1,63 @@
-/// Where an operation on a device stands. What may happen next depends on nothing else: `after` is the whole table.
+/// The phase of an operation on a device. It alone determines what may happen next: `after` is the complete table.
 enum OperationPhase: CaseIterable {
     /// Not begun.
     case fresh
-    /// At a step that waits for no kernel command: for a time, a worker's word, or somebody else's answer.
+    /// In a step without a kernel command: waiting for a time, the worker, or another reply.
     case running
-    /// A command is in the kernel.
+    /// The kernel executes a command.
     case commanding
-    /// START_DEV or END_USER_RECOVERY is in the kernel. The worker must live until it has ended
+    /// The kernel executes START_DEV or END_USER_RECOVERY. The worker must live until it has completed
     /// (docs/kernel-facts.md#start-race).
     case committing
-    /// The worker was killed, and its end is waited for.
+    /// The worker was killed and has not ended.
     case killing
-    /// That end did not come in time. It is still waited for.
+    /// It did not end in time. The operation still waits.
     case stuck
-    /// Somebody takes the device away from the operation, but its command is still in the kernel.
+    /// The device is being taken away from the operation, but its command is still in the kernel.
     case leaving
-    /// The device is somebody else's, or nobody's.
+    /// The operation has finished, or the device was taken away.
     case over
 }
 
-/// What happens to an operation.
+/// An event in an operation.
 enum OperationEvent: CaseIterable {
-    /// Its next step begins, the first included.
+    /// A step begins.
     case step
-    /// A pause that it made has passed.
+    /// A pause has ended.
     case time
-    /// It sends a command,
+    /// A command is sent.
     case command
-    /// or one during which the worker must live.
+    /// A command is sent during which the worker must live.
     case commit
     /// The kernel has answered.
     case answer
-    /// It kills its worker, to go on without it.
+    /// The worker is killed; the operation goes on without it.
     case kill
-    /// It kills its worker so that what it waits for ends sooner.
+    /// The worker is killed so that the current command ends sooner.
     case hurry
-    /// The worker that it killed has ended.
+    /// The killed worker has ended.
     case ended
-    /// What it waits for takes longer than it should.
+    /// Something takes longer than it should.
     case late
-    /// Somebody takes the device away.
+    /// The device is taken away.
     case abandon
-    /// It has no more to do.
+    /// The operation has no more to do.
     case finish
 }
 
-/// What follows from an event.
+/// The effect of an event.
 enum OperationEffect {
-    /// It is done, or what waited for it goes on.
+    /// Carry it out, or continue after the wait.
     case proceed
-    /// Whoever has to know is told; what is waited for goes on.
+    /// Report the delay; the wait goes on.
     case tell
-    /// The answer is noted for the undoing, no step follows, and whoever took the device away goes on.
+    /// Note the answer for the undoing, begin no step, and continue the operation that took the device away.
     case release
-    /// Whoever takes the device away waits for the kernel's answer.
+    /// The operation that takes the device away must wait for the kernel's answer.
     case wait
-    /// Nothing: it comes too late, or there is nothing to do.
+    /// Do nothing: it comes too late, or there is nothing to do.
     case ignore
-    /// It is a fault of the program and not done. Whoever runs the operation ends it.
+    /// A bug in ubd: do nothing, and let the operation's owner end it.
     case refuse
 }
 
@@ -72,7 +72,7 @@ extension OperationPhase {
         case (.commanding, .answer), (.committing, .answer): (.running, .proceed)
         case (.killing, .ended), (.stuck, .ended): (.running, .proceed)
 
-        // A command that waits for a worker ends with it. One that must not lose it is waited for.
+        // A command that waits for a worker ends with it. During START_DEV and END_USER_RECOVERY the worker must live.
         case (.running, .hurry), (.commanding, .hurry), (.killing, .hurry), (.stuck, .hurry): (self, .proceed)
         case (.fresh, .hurry), (.committing, .hurry), (.leaving, .hurry), (.over, .hurry): (self, .ignore)
 
@@ -83,13 +83,13 @@ extension OperationPhase {
         case (.fresh, .abandon), (.running, .abandon), (.killing, .abandon), (.stuck, .abandon): (.over, .release)
         case (.commanding, .abandon), (.committing, .abandon): (.leaving, .wait)
         case (.leaving, .answer): (.over, .release)
-        // A second one waits for the same answer.
+        // Another caller waits for the same answer.
         case (.leaving, .abandon): (.leaving, .wait)
         case (.over, .abandon): (.over, .release)
 
         case (.fresh, .finish), (.running, .finish), (.stuck, .finish): (.over, .proceed)
 
-        // What was under way when the device was taken away comes to its own end, and is not heard.
+        // What was running when the device was taken away ends without effect.
         case (.leaving, .step), (.leaving, .time), (.leaving, .kill), (.leaving, .ended), (.leaving, .late),
             (.leaving, .finish):
             (.leaving, .ignore)

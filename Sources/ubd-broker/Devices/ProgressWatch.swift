@@ -1,43 +1,43 @@
 import WorkerProtocol
 
-/// Whether a worker that has work gets on with it.
+/// Detects a worker that has requests and makes no progress.
 struct ProgressWatch {
-    /// What was seen in one look.
+    /// The state at one look.
     struct Sample {
-        /// Requests that the kernel waits for.
+        /// The kernel's requests in flight.
         var inFlight: Int
-        /// What the worker claims, by queue.
+        /// The values that each queue reports.
         var claims: [QueueStatistics]
         /// A thread of it is stopped (SIGSTOP, a debugger).
         var isStopped: Bool
-        /// There is a file for which it may have to wait.
+        /// It has a file for which it may wait.
         var hasFile = true
     }
 
     enum Verdict: Equatable {
         case fine
-        /// It holds requests and waits for its file: a new worker would wait too.
+        /// It holds requests and waits for its file: a new worker would wait, too.
         case waitsForFile
-        /// It has requests and does not take them, or can't run, or runs in circles: a new worker helps.
+        /// It does not take its requests, cannot run, or loops: a new worker helps.
         case hung
     }
 
-    /// Nanoseconds that the thread of each queue has run in its own code.
+    /// Nanoseconds in user mode of each queue's thread.
     typealias TimeSpent = [Int: UInt64]
 
     private var last: [QueueStatistics] = []
-    /// Nanoseconds of CLOCK_MONOTONIC since when the device as a whole has given no request back.
+    /// CLOCK_MONOTONIC in nanoseconds since when the device has committed no request.
     private var wholeSince: UInt64?
-    /// The same for each queue that holds requests: that another one serves is no excuse.
+    /// The same for each queue that holds requests: another queue's progress does not excuse it.
     private var queueSince: [UInt64?] = []
-    /// The same for each queue whose thread has not woken up: it may have no work, or run in circles.
+    /// The same for each queue whose thread has not woken up: it has no work, or it loops.
     private var silentSince: [UInt64] = []
-    /// In the middle of the longest standstill: what the threads had spent by then.
+    /// Taken halfway through the longest standstill: the threads' times until then.
     private var checkpoint: (time: UInt64, spent: TimeSpent)?
     /// A wait for the file has been reported.
     var isReported = false
 
-    /// Looks at a sample taken at `now`; `limit` in nanoseconds. `spent` is asked only when nothing has moved for long.
+    /// Examines a sample taken at `now`; `limit` is in nanoseconds. `spent` is called only after a long standstill.
     mutating func look(
         _ sample: Sample, now: UInt64, limit: UInt64, spent: () -> TimeSpent = { [:] }
     ) -> Verdict {
@@ -52,8 +52,8 @@ struct ProgressWatch {
         guard max(standstill, silence) >= limit else { return .fine }
         let isRunning = runsInCircles(now, limit, spent)
         guard standstill >= limit || isRunning else { return .fine }
-        // Only a worker that runs, and sleeps, and holds a request waits for its file. Its claims are not trusted further
-        // than that: one that lies keeps its own device waiting, and nobody else.
+        // A worker waits for its file only if it holds a request, is not stopped, and sleeps. Its reported values are
+        // trusted only that far: with false values it keeps only its own device waiting.
         let holdsRequests = sample.claims.contains { $0.taken > $0.committed }
         let waits = holdsRequests && sample.hasFile && !sample.isStopped && !isRunning
         return waits ? .waitsForFile : .hung
@@ -83,8 +83,8 @@ struct ProgressWatch {
         last = sample.claims
     }
 
-    /// A thread that does not wake up has spent nearly all the time since the checkpoint in its own code. One that waits for
-    /// its file spends none.
+    /// Whether a thread that does not wake up has spent nearly all time since the checkpoint in user mode. A thread
+    /// that waits for its file spends none.
     private func runsInCircles(_ now: UInt64, _ limit: UInt64, _ spent: () -> TimeSpent) -> Bool {
         guard let checkpoint, now > checkpoint.time else { return false }
         let most = (now - checkpoint.time) / 5 * 4

@@ -4,17 +4,17 @@ import KernelABI
 import SystemCalls
 import WorkerProtocol
 
-/// What a starting broker makes of what an earlier one left: live devices are taken over, half-made ones undone. Devices
-/// of other ublk servers are never touched: the kernel's own record must carry our generation.
+/// What a starting broker does with an earlier broker's devices: it takes over live ones and undoes incomplete ones. It
+/// never touches devices of other ublk servers: the kernel's record must have our generation.
 extension Broker {
-    /// `done` is called once every record has been compared with the kernel: before that no client may ask for anything.
+    /// `done` is called when all records have been compared with the kernel; no client is served before.
     func reconcile(done: @escaping () -> Void = {}) throws {
         let (records, damaged) = store.load()
         for path in damaged {
             Log.error(
                 "record-damaged", ("file", path), ("remedy", "see whether its device is still there, then remove it"))
         }
-        // A worker may have been left stopped by a broker that died during START_DEV.
+        // A broker that died during START_DEV may have left a worker stopped.
         let workers = records.map { record in record.worker.flatMap { adopt($0) } }
         let recorded = Set(workers.compactMap { $0?.uid })
         if !records.isEmpty { try demandDriver() }
@@ -35,7 +35,7 @@ extension Broker {
             let device = ManagedDevice(info: record.device, memoryBytes: record.memoryBytes, step: record.step)
             device.worker = worker
             device.launch = record.launch
-            // Records of earlier versions have it only there.
+            // Records of earlier versions have the offset only in the launch message.
             if device.info.offset == nil, let offset = record.launch?.options.offset, offset > 0 {
                 device.info.offset = Int64(clamping: offset)
             }
@@ -61,8 +61,8 @@ extension Broker {
         }
     }
 
-    /// Without the driver there can be no device. Any other reason why it can't be asked says nothing about the devices,
-    /// and to undo them for it would be the end of what serves.
+    /// Without the driver there can be no device. Any other error says nothing about the devices, and undoing them
+    /// would end devices that serve.
     private func demandDriver() throws {
         do throws(InterfaceError) { try driver.ready() } catch {
             if case .kernelUnsupported(_, _, "ublk_drv") = error { return }
@@ -71,15 +71,15 @@ extension Broker {
         }
     }
 
-    /// The number of the device whose control node a worker has open. The launcher opened it, and a sealed worker can't change
-    /// its descriptors; nothing but the keeping of a number depends on it.
+    /// The number of the device whose control node a worker has open. The launcher opened it, and a sealed worker
+    /// cannot change its descriptors. It is used only to keep the number reserved.
     private static func device(servedBy pid: Int32) -> UInt32? {
         let name = linkTarget("/proc/\(pid)/fd/\(WorkerDescriptor.device)")?.split(separator: "/").last
         guard let name, name.hasPrefix("ublkc") else { return nil }
         return UInt32(name.dropFirst(5))
     }
 
-    /// A worker without a record, or one whose uid is recorded twice: the uid is free again when it has ended.
+    /// A worker without a record, or with a uid that two records have: its uid stays in use until it ends.
     private func keepUID(of pid: Int32, _ uid: UInt32) {
         Log.warning("worker-without-record", ("worker", "\(pid)"), ("uid", "\(uid)"))
         guard uids.adopt(uid) else { return }
@@ -93,10 +93,10 @@ extension Broker {
         return worker
     }
 
-    /// Compares the record with the kernel's device of that number.
+    /// Compares the record with the kernel's device of this number.
     private func examine(_ device: ManagedDevice, done: @escaping () -> Void) {
         do throws(InterfaceError) { try driver.ready() } catch {
-            // Without the driver there can be no device: what is left is ours alone.
+            // Without the driver there can be no device; only our own files are left.
             undo(device)
             return loop.later(done)
         }
@@ -115,7 +115,7 @@ extension Broker {
         }
     }
 
-    /// The kernel did not say what it is: left alone, whatever it is.
+    /// The kernel did not answer, so the device is left alone.
     private func leave(_ device: ManagedDevice, _ errno: Int32) {
         device.setState(.unmanaged, reason: "the kernel did not tell of it: \(SystemError.message(errno))")
         Log.error("unexamined", ("device", "\(device.id)"), ("errno", SystemError.name(errno)))
@@ -126,36 +126,36 @@ extension Broker {
         let serves = state == .live && info.serverPID == device.worker?.pid && device.worker?.isAlive == true
         switch device.step {
         case .live where device.info.state == .failed: save(device)
-        // Also one whose recovery was over and not yet recorded.
+        // Also after a recovery that had ended and was not recorded.
         case .live where serves, .recovering where serves:
             device.step = .live
             device.recoveryStarted = false
             device.recoveryAnswered = false
             takeOver(device)
-        // It may have been told to take no more requests: only a new worker helps.
+        // It may have been quiesced; only a new worker ends that.
         case .upgrading where state != .dead: mend(device, state)
-        // Its worker's death leaves a device that can be recovered QUIESCED. Only STOP_DEV makes it DEAD: its deletion had
-        // begun. (TRY_STOP_DEV has no step of its own: it may be refused, and then the device is as live as before.)
+        // The death of a recoverable device's worker leaves the device QUIESCED. Only STOP_DEV makes it DEAD, so its
+        // deletion had begun. (TRY_STOP_DEV has no step of its own: when it is refused, the device stays live.)
         case .live where state == .dead && device.info.recovery != .none: undo(device)
         case .live, .recovering, .upgrading: mend(device, state)
         case .adding, .starting, .deleting: undo(device)
         }
     }
 
-    /// A live device of an earlier broker: checked as if it were new, and its sockets taken back.
+    /// Takes over a live device: verifies its worker as if it were new, and takes its sockets back.
     private func takeOver(_ device: ManagedDevice) {
         guard let worker = device.worker else { return }
         if let problem = verification(of: worker, device, threads: Int(device.info.queues) + 1)
             ?? reclaim(device, worker) ?? listen(to: worker)
         {
-            // It serves on; only a death of its worker can't be mended.
+            // It serves on, but its worker's death cannot be recovered automatically.
             device.setState(.unmanaged, reason: "it could not be taken over: \(problem)")
         } else {
             device.setState(.live)
         }
         noteLayout(of: device)
         save(device)
-        // A change event of udev may come at any time, and must find the owner.
+        // udev may process a change event at any time and must find the owner.
         try? store.writeUdev(device.info, link: device.info.link == nil ? nil : Nodes.linkName(device.id))
         Log.info(
             "adopted", ("device", "\(device.id)"), ("worker", "\(worker.pid)"), ("state", device.info.state.rawValue))
@@ -163,7 +163,7 @@ extension Broker {
         checkNames(device)
     }
 
-    /// What is wrong; nil when both ends are ours again.
+    /// Takes back the worker's descriptors. Returns what is wrong; nil on success.
     private func reclaim(_ device: ManagedDevice, _ worker: any Worker) -> String? {
         guard let sockets = device.sockets, device.launch != nil else { return "its record has no sockets" }
         do throws(SystemError) {
@@ -174,19 +174,19 @@ extension Broker {
         } catch { return "\(error)" }
     }
 
-    /// Not to a replacement that was under way: it may have said something that nobody has read yet.
+    /// Not for a replacement in progress: it may have sent messages that nobody has read.
     private func listen(to worker: any Worker) -> String? {
         do throws(SystemError) { try worker.listen() } catch { return "\(error)" }
         return nil
     }
 
-    /// Its worker died while no broker was there, or was just being replaced.
+    /// Recovers a device whose worker died while no broker ran, or was just being replaced.
     private func mend(_ device: ManagedDevice, _ state: UblkDeviceState?) {
         if configuration.takesDown { return }
         guard device.info.recovery != .none, state != .dead, state != nil else {
             return fail(device, because: "its worker died while no broker was there; delete it and add it again")
         }
-        // The files lie in the parking socket, of which a replacement that was under way holds the last end.
+        // The files are in the parking socket, whose last end may belong to a replacement in progress.
         if let worker = device.worker, worker.isAlive {
             _ = reclaim(device, worker)
             if device.recoveryAnswered, !canRepeatRecovery { return awaitSeal(device, worker, looks: 150) }
@@ -194,8 +194,9 @@ extension Broker {
         replaceWorker(device)
     }
 
-    /// Before 6.16 it is decisive whether a replacement has fetched all or nothing: one that has fetched all is a sealed
-    /// worker, for whose death START_USER_RECOVERY may be sent. Its second filter tells: it comes after the fetches.
+    /// Before 6.16 it matters whether a replacement has fetched all queues or none. A replacement that has fetched all
+    /// is a sealed worker, after whose death START_USER_RECOVERY may be sent. Its second filter proves that, since the
+    /// filter comes after the fetches.
     private func awaitSeal(_ device: ManagedDevice, _ worker: any Worker, looks: Int) {
         guard devices[device.id] === device, device.teardown == nil else { return }
         if verification(of: worker, device, threads: Int(device.info.queues) + 1) == nil {
@@ -223,7 +224,7 @@ extension Broker {
         RecoverOperation(device, broker: self, reason: reason).begin()
     }
 
-    /// The device's files are there for a new worker, or it needs none.
+    /// Whether a new worker would have the device's files, or needs none.
     private func hasFiles(_ device: ManagedDevice) -> Bool {
         if device.parking == nil, device.launch?.target.survival == .nothing, let pair = try? makeMessagePair() {
             device.parking = consume pair.first
@@ -231,13 +232,13 @@ extension Broker {
         return device.parking != nil && device.launch != nil
     }
 
-    /// Gives a device another worker after the death of the last one. The broker calls it through `Broker.replaceWorker`.
+    /// Gives a device another worker after a death; called through `Broker.replaceWorker`.
     func replaceAfterDeath(_ device: ManagedDevice, _ change: ProcessChange) {
         if device.info.state == .unmanaged { return endedUnmanaged(device, change) }
         RecoverOperation(device, broker: self).begin()
     }
 
-    /// The worker of a device that could not be taken over has ended: what it had is lost, but not the device.
+    /// The worker of a device that could not be taken over has ended: its files are lost, but not the device.
     private func endedUnmanaged(_ device: ManagedDevice, _ change: ProcessChange) {
         release(device)
         guard hasFiles(device) else {
@@ -246,7 +247,7 @@ extension Broker {
         RecoverOperation(device, broker: self).begin()
     }
 
-    /// Only its owner can bring the files again.
+    /// Only the owner can reopen the files.
     private func waitForFiles(_ device: ManagedDevice, because reason: String) {
         device.step = .recovering
         device.setState(

@@ -4,16 +4,16 @@ import KernelABI
 import SystemCalls
 import WorkerProtocol
 
-/// Replaces the dead worker of a live device: QUIESCED, START_USER_RECOVERY, a new worker from the parked files, and
-/// END_USER_RECOVERY while it is stopped. The device's users see a pause.
+/// Replaces the dead worker of a live device: wait for QUIESCED, START_USER_RECOVERY, a new worker with the parked
+/// files, END_USER_RECOVERY while it is stopped. The device's users notice a pause.
 ///
-/// What may be sent when is the kernel's to say (docs/kernel-facts.md#half-ready). Without PER_IO_DAEMON (before 6.16) a second
-/// START_USER_RECOVERY after a replacement that made some but not all queues ready crashes the host: there it is sent
-/// once for each death of a worker that was sealed, and one more worker is tried without it.
+/// The kernel limits what may be sent when (docs/kernel-facts.md#half-ready). Without PER_IO_DAEMON (before 6.16) a
+/// second START_USER_RECOVERY crashes the host when a replacement has made some but not all queues ready. There it is
+/// sent once for each death of a sealed worker, and one more worker is tried without it.
 final class RecoverOperation: Replacement {
     /// Milliseconds.
     private enum Deadline {
-        /// Later than that it is told that it takes long. (6.12 notices the death of a server that held every tag only by its
+        /// After this time the delay is reported. (6.12 notices the death of a server that held every tag only by its
         /// request timeout.)
         static let quiesced = 10_000
         static let patientPause = 1_000
@@ -23,7 +23,7 @@ final class RecoverOperation: Replacement {
         static let longestPause = 100
     }
 
-    /// In the order in which they run. `endReplacement` leads back, to `release` or `startWorker`.
+    /// In order. `endReplacement` leads back to `release` or `startWorker`.
     private enum Step: CaseIterable {
         case endWorker
         case pause
@@ -39,13 +39,14 @@ final class RecoverOperation: Replacement {
     private let device: ManagedDevice
     private let operation: DeviceOperation<Step>
     private let began: UInt64
-    /// When the present wait began: for QUIESCED, or for START_USER_RECOVERY to be taken. Each has its own deadline.
+    /// The begin of the present wait: for QUIESCED, or for the kernel to accept START_USER_RECOVERY. Each has a
+    /// deadline of its own.
     private var waitBegan: UInt64 = 0
     private var start: WorkerStart?
     private var pause = Deadline.firstPause
-    /// That the kernel still has requests of the dead worker has been told.
+    /// The delay was reported: the kernel still has requests of the dead worker.
     private var isWaitTold = false
-    /// Why the last replacement is not the device's worker.
+    /// Why the last replacement failed.
     private var replacementError: InterfaceError?
     /// START_USER_RECOVERY was sent for this death. Recorded before it is sent.
     private var isRecovering: Bool {
@@ -55,23 +56,23 @@ final class RecoverOperation: Replacement {
             if !newValue { device.recoveryAnswered = false }
         }
     }
-    /// Replacements tried after it, one of an earlier broker included.
+    /// Replacements started since then, including one of an earlier broker.
     private var attempts: Int
-    /// What replacements are started from: the first, and the next one when one of the first has failed.
+    /// The programs for replacements. When a replacement fails, the next one gets the next program.
     private var programs: [WorkerProgram]
-    /// Why the device waits, when it is not for a death.
+    /// Why the device waits, unless for a death.
     private let reason: String?
-    /// Hears the end: nil when the device is live.
+    /// Called at the end: nil when the device is live.
     private var completion: ((InterfaceError?) -> Void)?
 
-    /// `programs`: none for the one that served before.
+    /// `programs`: empty for the program that served before.
     init(
         _ device: ManagedDevice, broker: Broker, programs: [WorkerProgram] = [], reason: String? = nil,
         completion: ((InterfaceError?) -> Void)? = nil
     ) {
         self.programs = programs
         if programs.isEmpty {
-            // What served before, again and again; something else when that can't be the reason any more.
+            // The program that served before, several times; then the broker's, in case the program is at fault.
             let own = device.program ?? broker.program
             self.programs = broker.canRepeatRecovery ? [own, own, own, broker.program] : [own]
         }
@@ -84,7 +85,7 @@ final class RecoverOperation: Replacement {
         attempts = device.recoveryAnswered ? 1 : 0
     }
 
-    /// The worker has ended, or is a replacement that an earlier broker left half-way, which is ended now.
+    /// The worker has ended, or it is a replacement that an earlier broker left incomplete and that is killed now.
     func begin() {
         device.recovery = self
         device.setState(.recovering, reason: reason ?? device.info.lastDeath.map { "its worker \($0)" })
@@ -109,7 +110,7 @@ final class RecoverOperation: Replacement {
         if delay == 0 { operation.next() } else { operation.wait(milliseconds: delay) { [self] in operation.next() } }
     }
 
-    /// Kills the worker, if there is one, and goes on when it is dead.
+    /// Kills the worker, if any, and continues after its end.
     private func endWorker(then next: @escaping () -> Void) {
         operation.kill(
             device.worker, milliseconds: Deadline.kill,
@@ -124,8 +125,8 @@ final class RecoverOperation: Replacement {
 
     let hasDevice = true
 
-    /// Somebody takes the device down: nothing more is begun, and `next` runs when the kernel has finished the command
-    /// that it is at.
+    /// The device is being taken down: begins nothing more. `next` is called when the kernel has completed the current
+    /// command.
     func abandon(then next: @escaping () -> Void) {
         start?.abandon()
         device.recovery = nil
@@ -135,7 +136,7 @@ final class RecoverOperation: Replacement {
         operation.abandon(then: next)
     }
 
-    // MARK: The kernel lets go of the dead worker
+    // MARK: The kernel releases the dead worker
 
     private func awaitRelease() {
         beginWait()
@@ -152,7 +153,7 @@ final class RecoverOperation: Replacement {
             switch answer.verdict {
             case .done: break
             case .again:
-                // Nothing is known that would be a reason to give the device up.
+                // Nothing is known that would justify giving the device up.
                 let reason = "the kernel does not tell its state: \(SystemError.message(answer.errno))"
                 device.setState(.recovering, reason: reason)
                 return operation.wait(milliseconds: Deadline.patientPause) { [self] in waitUntilQuiesced() }
@@ -168,8 +169,8 @@ final class RecoverOperation: Replacement {
         }
     }
 
-    /// The kernel lets go of a dead worker when the last request that it had made is done. That can take as long as its disk
-    /// hangs: nothing else would be quicker, STOP_DEV included.
+    /// The kernel releases a dead worker when its last request has ended. While its disk hangs, nothing can shorten
+    /// that, not even STOP_DEV.
     private func waitOn() {
         let milliseconds = (broker.now() - waitBegan) / 1_000_000
         if milliseconds >= UInt64(Deadline.quiesced), !isWaitTold {
@@ -182,13 +183,15 @@ final class RecoverOperation: Replacement {
         pause = min(pause * 2, Deadline.longestPause)
     }
 
-    /// EBUSY until the last reference to the device's control node is gone: a dying process takes its time.
+    /// The kernel returns EBUSY until the last reference to the control node is gone, and a dying process takes its
+    /// time.
     private func startRecovery() {
         if device.recoveryAnswered, !broker.canRepeatRecovery { return operation.next() }
-        // By an earlier broker, which was killed before it had recorded the answer, and so before any replacement.
+        // An earlier broker may have sent it and been killed before it recorded the answer, so before any replacement.
         let mayHaveBeenSent = isRecovering
         isRecovering = true
-        // A later broker must know of it: before 6.16 it must not be sent again once a replacement has fetched.
+        // A later broker must know of it: before 6.16 the command must not be sent again after a replacement has
+        // fetched.
         if let problem = broker.save(device) {
             isRecovering = mayHaveBeenSent
             return awaitRecord(problem) { [self] in startRecovery() }
@@ -196,7 +199,7 @@ final class RecoverOperation: Replacement {
         operation.command({ broker.driver.startRecovery(device.id, $0) }) { [self] answer in
             switch answer.verdict {
             case .done: recoveryStarted()
-            // It was: "nothing is ready" is what the kernel says when it is sent again before a replacement has fetched.
+            // It was sent before: EINVAL is the answer to a repetition before any replacement has fetched.
             case .refused where answer.errno == EINVAL && mayHaveBeenSent && !broker.canRepeatRecovery:
                 recoveryStarted()
             case .again:
@@ -209,7 +212,7 @@ final class RecoverOperation: Replacement {
         }
     }
 
-    /// Recorded before the first replacement can fetch: from then on it must not be sent again where that can crash the host.
+    /// Recorded before the first replacement can fetch: from then on a repetition can crash the host before 6.16.
     private func recoveryStarted() {
         if !broker.canRepeatRecovery {
             device.recoveryAnswered = true
@@ -218,14 +221,14 @@ final class RecoverOperation: Replacement {
         operation.next()
     }
 
-    /// Goes on later, when the record can be written: until then requests wait in the kernel, and none is lost.
+    /// Continues when the record can be written. Until then requests wait in the kernel, and none is lost.
     private func awaitRecord(_ problem: SystemError, then next: @escaping () -> Void) {
         device.setState(
             .recovering,
             reason: "its record can not be written into \(broker.store.folder): \(SystemError.message(problem.errno)); "
                 + "requests wait until it can")
         operation.wait(milliseconds: Deadline.patientPause) { [self] in
-            // What is waited for next has its own time.
+            // The next wait has a deadline of its own.
             beginWait()
             next()
         }
@@ -264,8 +267,8 @@ final class RecoverOperation: Replacement {
                 return replacementFailed(StartErrors.kernelSaysNo("END_USER_RECOVERY", answer.errno))
             }
             guard worker.isAlive else {
-                // The kernel has found every queue ready and ended the recovery: this is the death of another live worker,
-                // for which START_USER_RECOVERY may be sent.
+                // The kernel has found every queue ready and has ended the recovery, so another live worker died, for
+                // which START_USER_RECOVERY may be sent.
                 isRecovering = false
                 attempts = 0
                 return replacementFailed(StartErrors.workerBroke("it died while the kernel accepted it"))
@@ -293,7 +296,7 @@ final class RecoverOperation: Replacement {
         tell(nil)
     }
 
-    /// A replacement did not get there. It must be dead before the next one is tried.
+    /// A replacement failed. It must be dead before the next one is started.
     private func replacementFailed(_ error: InterfaceError) {
         Log.warning("replacement-failed", ("device", "\(device.id)"), ("why", error.message))
         replacementError = error
@@ -317,18 +320,19 @@ final class RecoverOperation: Replacement {
 
     // MARK: The end
 
-    /// Nothing more can be done: the device stops, so that nobody waits for ever, and stays listed with its reason.
+    /// Nothing more can be done: the device is stopped, so that nobody waits forever, and stays listed with its reason.
     private func giveUp(_ reason: String) {
         guard operation.isActive else { return }
         operation.finish()
         fail(reason)
     }
 
-    /// The device fails once the kernel has answered: nobody waits for ever, and no worker dies during END_USER_RECOVERY.
+    /// Fails the device after the kernel has answered, so that nobody waits forever and no worker dies during
+    /// END_USER_RECOVERY.
     func outOfOrder() {
         start?.abandon()
         operation.abandon { [self] in
-            // Somebody takes the device down.
+            // The device is being taken down.
             guard device.recovery === self else { return }
             // A replacement may be stopped.
             device.worker?.kill()

@@ -3,10 +3,10 @@ import Glibc
 import SystemCalls
 import WorkerProtocol
 
-/// Tries a worker program, or a file that a client brought, for a device without touching it: a worker is started as ever,
-/// with /dev/null in place of `/dev/ublkcN`. It opens the target on the parked files and tells the disk that it would be;
-/// then it makes its rings and walls and asks its device for requests, which /dev/null has none of. Whoever gets as far as
-/// that would have served. It is killed at the end, whatever came out.
+/// Tests a worker program, or a file that a client brought, without touching the device. It starts a worker as usual,
+/// with /dev/null in place of `/dev/ublkcN`. The worker opens the target with the parked files and reports its disk;
+/// then it makes its rings and walls and fetches. The first fetch must fail; a worker that gets that far is fit. It is
+/// killed at the end in any case.
 final class Rehearsal {
     /// Milliseconds.
     private static let killDeadline = 5_000
@@ -15,7 +15,7 @@ final class Rehearsal {
     private let device: ManagedDevice
     private let program: WorkerProgram
     private let launch: LaunchMessage
-    /// Where the files lie; the caller keeps it open.
+    /// The socket with the files; the caller keeps it open.
     private let parking: Int32
     private var conversation: WorkerConversation?
     private var worker: (any Worker)?
@@ -35,13 +35,13 @@ final class Rehearsal {
         self.broker = broker
     }
 
-    /// `completion` hears the disk that it would be, or why it would not, when the worker is gone.
+    /// `completion` gets the disk or an error, when the worker is gone.
     func begin(_ completion: @escaping (Result<Geometry, InterfaceError>) -> Void) {
         self.completion = completion
         let subject = WorkerConversation.Subject(
             program: program, launch: launch, node: broker.nodes.null,
             files: { [self] () throws(SystemError) in
-                // A page of its own: that of the device is the serving worker's.
+                // A page of its own: the device's page belongs to the serving worker.
                 let page = try DeviceStatistics(queues: Int(launch.queues))
                 statistics = page
                 return (parking, page)
@@ -53,7 +53,7 @@ final class Rehearsal {
         worker = conversation.begin()
     }
 
-    /// Nobody wants to know any more.
+    /// Nobody wants the result any more.
     func abandon() {
         completion = nil
         end(.failure(StartErrors.workerBroke("nobody waits for it any more")))
@@ -70,7 +70,7 @@ final class Rehearsal {
     }
 
     private func brokeOff(_ failure: WorkerConversation.Failure) {
-        // It must fail, at the one thing that it can't do without a device.
+        // The fetch must fail, since the worker has no device.
         if case .worker(let failure) = failure, let geometry, [.fetch, .mapDescriptors].contains(failure.step) {
             return end(.success(geometry))
         }
@@ -81,9 +81,9 @@ final class Rehearsal {
         if outcome != nil { return }
         outcome = result
         conversation?.end()
-        // Its closures hold this rehearsal, and with it the statistics page.
+        // Its closures refer to this object, which holds the statistics page.
         conversation = nil
-        // Later: the caller may be in the middle of an event of that worker.
+        // Later: the caller may be handling an event of this worker.
         guard let worker else { return broker.loop.later { [self] in finish() } }
         guard worker.end == nil else { return ended() }
         worker.setHandler { [self] event in
@@ -91,7 +91,7 @@ final class Rehearsal {
         }
         worker.kill()
         timer = broker.loop.after(milliseconds: Rehearsal.killDeadline) { [self] in
-            // It waits for its file, as the next one would. Its uid is free when it ends.
+            // It waits for its file, as the next worker would. Its uid stays in use until it ends.
             Log.warning("rehearsal-stuck", ("device", "\(device.id)"), ("worker", "\(worker.pid)"))
             broker.stuckRehearsals[ObjectIdentifier(self)] = (device.owner, device.memoryBytes)
             outcome = .failure(StartErrors.workerBroke("it can not be killed: its file does not answer"))
@@ -118,7 +118,8 @@ final class Rehearsal {
 }
 
 extension ManagedDevice {
-    /// What every further worker of it is told: exactly the disk that the kernel has, whatever became of the file.
+    /// The launch message of every further worker: it demands exactly the disk that the kernel has, whatever happened
+    /// to the file.
     var relaunch: LaunchMessage? {
         guard var launch else { return nil }
         if launch.target.hasSize { launch.options.size = info.sizeBytes }
@@ -126,7 +127,7 @@ extension ManagedDevice {
         return launch
     }
 
-    /// How a disk differs from the one that the kernel has, in words; nil when it does not.
+    /// How a disk differs from the kernel's, as text; nil when it does not.
     func difference(_ geometry: Geometry) -> String? {
         if geometry.size != info.sizeBytes { return "\(geometry.size) bytes instead of \(info.sizeBytes)" }
         if geometry.logicalBlock != info.blockSize {

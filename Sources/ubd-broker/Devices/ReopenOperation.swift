@@ -3,12 +3,12 @@ import Glibc
 import SystemCalls
 import WorkerProtocol
 
-/// A device's owner brings its file again, after broker and worker died together and the way to the file with them. The
-/// file is parked as for an add; a worker in a rehearsal looks at it, and only the same file as before is taken: the same
-/// inode, made at the same time, at least as large, opened for the same use. Until then the kernel is asked for nothing,
-/// so that a wrong file leaves the device waiting as before.
+/// Reopens a device's file by its owner, after broker and worker died together and the file was lost. The file is
+/// parked as for an add, and a rehearsal examines it. It must be the same file: the same inode with the same birth
+/// time, at least as large, opened with the same access. Until then no command is sent to the kernel, so that a wrong
+/// file leaves the device waiting as before.
 final class ReopenOperation: ClientOperation, Reopening {
-    /// In the order in which they run.
+    /// In order.
     private enum Step: CaseIterable {
         case files
         case rehearse
@@ -24,7 +24,7 @@ final class ReopenOperation: ClientOperation, Reopening {
     private let permission: () -> InterfaceError?
     private var answer: ((ClientAnswer) -> Void)?
 
-    /// `permission`: asked once there is something to recover; why it must not be done.
+    /// `permission`: called when there is something to recover; returns why it is not permitted.
     init(
         _ device: ManagedDevice, broker: Broker, permission: @escaping () -> InterfaceError?,
         answer: @escaping (ClientAnswer) -> Void
@@ -37,7 +37,7 @@ final class ReopenOperation: ClientOperation, Reopening {
         operation = DeviceOperation(loop: broker.loop)
     }
 
-    /// Where the client's files lie as long as the device has not got them.
+    /// The socket with the client's files, until the device owns it.
     var parkingEnd: Int32? { parking?.raw ?? handover.descriptor }
 
     func begin() {
@@ -65,7 +65,7 @@ final class ReopenOperation: ClientOperation, Reopening {
         } catch { fail(StartErrors.broken("socketpair", error)) }
     }
 
-    /// The client closed its connection. What has been handed to the device goes on without it.
+    /// The client closed its connection. A recovery that has begun goes on without it.
     func clientGone() {
         answer = nil
         if device.reopening === self {
@@ -76,7 +76,7 @@ final class ReopenOperation: ClientOperation, Reopening {
         }
     }
 
-    /// Somebody takes the device down.
+    /// The device is being taken down.
     func abandon() {
         fail(
             .failed(
@@ -177,7 +177,7 @@ final class ReopenOperation: ClientOperation, Reopening {
 }
 
 extension Broker {
-    /// Starts to bring a device's file again. The answers, all of them, come through `answer`.
+    /// Starts to reopen a device's file. `answer` gets all replies.
     func recover(
         _ request: RecoverRequest, peer: PeerCredentials, answer: @escaping (ClientAnswer) -> Void
     ) -> ReopenOperation? {

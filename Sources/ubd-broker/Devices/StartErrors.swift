@@ -6,14 +6,14 @@ import SystemCalls
 import Targets
 import WorkerProtocol
 
-/// Why a device or a worker could not be started: what was wrong, with which value, what to do.
+/// Why a device or a worker could not be started: what is wrong, with which value, and a remedy.
 enum StartErrors {
     static let late = InterfaceError.failed(
         message: "the worker was not ready in time",
         remedy: "see whether the file answers at all, and the broker's log",
         step: "worker", errno: nil)
 
-    /// An operation met an event that its phase does not allow.
+    /// An event that the operation's phase does not allow.
     static let outOfOrder = InterfaceError.failed(
         message: "the broker took its own steps out of order, and broke off",
         remedy: "try again; this is a fault of ubd: report it with 'operation-order' of the broker's log",
@@ -28,7 +28,7 @@ enum StartErrors {
             message: "device number \(id) is in use", remedy: "choose another number, or leave -n out", id: Int64(id))
     }
 
-    /// Something of an earlier device lies in the run folder that this broker does not understand.
+    /// The run folder has a file for this number that this broker does not understand.
     static func isKept(_ id: UInt32) -> InterfaceError {
         .idInUse(
             message:
@@ -56,7 +56,7 @@ enum StartErrors {
             remedy: "see the broker's log and 'ubd doctor'", step: step, errno: Int64(error.errno))
     }
 
-    /// A device that is not recorded would be lost with the broker.
+    /// A device without a record would be lost with the broker.
     static func notRecorded(_ error: SystemError, in folder: String) -> InterfaceError {
         .failed(
             message: "could not write the device's record into \(folder): \(SystemError.message(error.errno))",
@@ -67,18 +67,18 @@ enum StartErrors {
     private static func help(_ errno: Int32, _ folder: String) -> String {
         switch errno {
         case ENOSPC, EDQUOT: "make room there ('df -h \(folder)', 'df -i \(folder)')"
-        // Not restart the broker: the next one would know nothing of devices whose records are gone.
+        // Restarting the broker does not help: it would know nothing of devices whose records are gone.
         case ENOENT: "make that folder again ('mkdir -m 700 -p \(folder)')"
         default: "make that folder writable for root"
         }
     }
 
-    /// A step of the launcher's failed.
+    /// A step of the launcher failed.
     static func launcher(_ step: Int32, _ errno: Int32) -> InterfaceError {
         let what = StartFailure.launcherStep(step)
         var remedy = "see the broker's log and 'ubd doctor'"
         let files = [UBD_LAUNCH_OPEN_DEVICE, UBD_LAUNCH_FILES].map { Int32(bitPattern: $0.rawValue) }
-        // The kernel makes nodes in devtmpfs, and a container's rules for devices are the host's to set.
+        // The kernel creates nodes in devtmpfs; the host sets a container's device rules.
         if files.contains(step), errno == ENOENT {
             remedy = "the broker's /dev is not the host's: a container needs that ('-v /dev:/dev')"
         }
@@ -90,8 +90,8 @@ enum StartErrors {
         )
     }
 
-    /// `ENODEV`: something else has the name of the device's node, as a file that a program made there before. The kernel
-    /// leaves it, and so does the broker.
+    /// `ENODEV`: another file has the name of the device's node, for example one that a program created there before.
+    /// The kernel does not replace it, and neither does the broker.
     static func notPublished(_ id: UInt32, _ node: String, _ error: SystemError) -> InterfaceError {
         guard error.errno == ENODEV else { return broken("publish the device", error) }
         return .failed(
@@ -106,7 +106,7 @@ enum StartErrors {
             remedy: "see the kernel's log (dmesg) and 'ubd doctor'", step: command, errno: Int64(errno))
     }
 
-    /// The driver did not know all that the device was to have.
+    /// The driver lacks features that the device needs.
     static func lacking(_ missing: UblkFeatures, _ recovery: RecoveryMode, _ mode: DataMode) -> InterfaceError {
         .kernelUnsupported(
             message: "this kernel can not do --recovery \(recovery.rawValue) with mode \(mode.rawValue)",
@@ -135,7 +135,7 @@ enum StartErrors {
             errno: nil)
     }
 
-    /// The worker's own word on why it can't serve.
+    /// The worker's own reason why it cannot serve.
     static func explain(_ failure: WorkerFailure, _ device: ManagedDevice, workerGID: UInt32) -> InterfaceError {
         let name = device.info.file ?? "the file"
         if let (message, remedy) = StartFailure.file(failure, name: name) {
@@ -183,18 +183,18 @@ enum StartErrors {
     }
 }
 
-/// From a target's geometry to what the kernel is told.
+/// The kernel's parameters for a geometry.
 enum DiskParameters {
     static func make(_ geometry: Geometry, maxIOBytes: UInt32, mode: DataMode = .copy) -> UblkParameters {
         var parameters = UblkParameters()
-        // Without a copy users' memory goes to the backing file as it is, and what takes direct I/O wants it aligned to
-        // sectors at least. The driver would let every four bytes pass.
+        // Without a copy users' memory goes to the backing file directly, and direct I/O needs it aligned to sectors at
+        // least. The driver's default would allow any four bytes.
         if mode.isZeroCopy { parameters.dmaAlignmentMask = 511 }
         if geometry.attributes.contains(.readOnly) { parameters.attributes.insert(.readOnly) }
         if geometry.attributes.contains(.rotational) { parameters.attributes.insert(.rotational) }
         if geometry.attributes.contains(.volatileCache) {
             parameters.attributes.insert(.volatileCache)
-            // Honoured by the kernel only together with the cache.
+            // The kernel honours it only together with the cache.
             if geometry.attributes.contains(.fua) { parameters.attributes.insert(.fua) }
         }
         parameters.logicalBlockShift = UInt8(geometry.logicalBlock.trailingZeroBitCount)
@@ -205,7 +205,7 @@ enum DiskParameters {
         parameters.diskSectors = geometry.size >> 9
         if geometry.discardGranularity > 0 || geometry.maxWriteZeroesSectors > 0 {
             parameters.discard = UblkParameters.Discard(
-                // The driver wants one, also where there are only zeroes to write (ublk_validate_params).
+                // The driver requires a granularity even if only write-zeroes is supported (ublk_validate_params).
                 granularity: max(geometry.discardGranularity, geometry.logicalBlock),
                 maxDiscardSectors: geometry.maxDiscardSectors,
                 maxWriteZeroesSectors: geometry.maxWriteZeroesSectors)

@@ -3,23 +3,23 @@ import Glibc
 import KernelABI
 import SystemCalls
 
-/// Takes a device down and leaves nothing of it: worker, kernel device, names, record, uid.
+/// Takes a device down completely: worker, kernel device, names, record, uid.
 ///
-/// The order is the kernel's: a device whose worker hangs must lose its worker before STOP_DEV or DEL_DEV, because a
-/// DEL_DEV that waits holds up every ADD and DEL on the host (docs/kernel-facts.md#waiting-commands). A worker that can't be killed gets
-/// neither: the device is `stuck` until its pidfd fires.
+/// The kernel determines the order: a device whose worker hangs must lose its worker before STOP_DEV or DEL_DEV,
+/// because a waiting DEL_DEV blocks every ADD and DEL on the host (docs/kernel-facts.md#waiting-commands). An
+/// unkillable worker gets neither command: the device is `stuck` until its pidfd fires.
 final class Teardown: TakingDown {
     enum Manner {
-        /// STOP_DEV while the worker still serves what is in flight.
+        /// STOP_DEV while the worker still serves requests in flight.
         case orderly
-        /// The worker first: nothing that it holds up can hold up us.
+        /// Kill the worker first, so that nothing waits for it.
         case killFirst
     }
 
     /// Milliseconds.
     private enum Deadline {
         static let stop = 10_000
-        /// For STOP_DEV of a device whose worker is dead: all that it can wait for then is said after so long.
+        /// STOP_DEV of a device with a dead worker: after this time the delay is reported.
         static let stopDead = 5_000
         static let kill = 5_000
         static let delete = 10_000
@@ -27,7 +27,7 @@ final class Teardown: TakingDown {
         static let longestPause = 60_000
     }
 
-    /// In the order in which they run; an orderly one begins with `stop`.
+    /// In order; an orderly one begins with `stop`.
     private enum Step: CaseIterable {
         case killFirst
         case stop
@@ -39,18 +39,18 @@ final class Teardown: TakingDown {
     private let broker: Broker
     private let device: ManagedDevice
     private var operation: DeviceOperation<Step>
-    /// Whoever waits for the end.
+    /// The callers that wait for the end.
     private var completions: [(InterfaceError?) -> Void]
-    /// What they were told, or nil when it was well.
+    /// The reply that they got; the inner value is nil for success.
     private var outcome: InterfaceError??
-    /// What the kernel answered to the last STOP_DEV, when it did not stop it.
+    /// The error of the last STOP_DEV.
     private var stopProblem: String?
-    /// While STOP_DEV is in the kernel: when it is told that the device is stuck.
+    /// While STOP_DEV is in the kernel: reports the device as stuck.
     private var stopTimer: EventLoop.Timer?
     private var deleteAttempts = 0
-    /// DEL_DEV in place of DEL_DEV_ASYNC.
+    /// Send DEL_DEV instead of DEL_DEV_ASYNC.
     private var deletesWaiting = false
-    /// Milliseconds before it begins again after its steps came out of order.
+    /// Milliseconds before a restart after an event out of order.
     private var pauseAfterFault = Deadline.firstPause
 
     init(_ device: ManagedDevice, broker: Broker, completion: @escaping (InterfaceError?) -> Void) {
@@ -60,28 +60,28 @@ final class Teardown: TakingDown {
         operation = DeviceOperation(loop: broker.loop)
     }
 
-    /// One more waits for the end.
+    /// Adds a caller that waits for the end.
     func join(_ completion: @escaping (InterfaceError?) -> Void) {
         if let outcome { completion(outcome) } else { completions.append(completion) }
     }
 
-    /// Waits no longer for what the worker still serves: its death ends a STOP_DEV that hangs on it.
+    /// Stops waiting for what the worker still serves: its death ends a STOP_DEV that waits for it.
     func hurry() {
-        // While a recovery ends its command this has not begun; the worker is killed right afterwards in any case.
+        // While a recovery completes its command this operation has not begun; it then kills the worker in any case.
         guard operation.hurry(device.worker) else { return }
         if stopTimer != nil { limitStop(to: Deadline.stopDead) }
     }
 
     func begin(_ manner: Manner) {
         device.teardown = self
-        // One after another: an upgrade may be at a control command, or have handed over to a recovery.
+        // One after another: an upgrade may have a command in the kernel, or may have handed over to a recovery.
         if let upgrade = device.upgrade {
             let isRehearsal = !upgrade.hasDevice
             return upgrade.abandon { [self] in begin(isRehearsal ? manner : .killFirst) }
         }
         if let reopening = device.reopening { reopening.abandon() }
         if let recovery = device.recovery {
-            // Above all END_USER_RECOVERY must be over before its worker dies.
+            // Above all END_USER_RECOVERY must have completed before the worker dies.
             return recovery.abandon { [self] in begin(.killFirst) }
         }
         device.setState(.deleting, reason: device.info.reason)
@@ -95,7 +95,7 @@ final class Teardown: TakingDown {
             switch step {
             case .killFirst: kill { [self] in operation.go(to: device.mayBeStarted ? .stop : .delete) }
             case .stop: stop()
-            // Nothing to do when it was killed first.
+            // Does nothing when it was killed first.
             case .kill: kill { [self] in operation.next() }
             case .delete: delete()
             case .clean: clean()
@@ -103,8 +103,8 @@ final class Teardown: TakingDown {
         }
     }
 
-    /// Begins again from the first step once the kernel has answered, until nothing of the device is left. Each step may be
-    /// repeated: `isDeleted` keeps a number that is free from being stopped and deleted once more.
+    /// Begins again at the first step when the kernel has answered, until nothing of the device is left. Each step may
+    /// be repeated: `isDeleted` prevents a second stop and deletion of a number that is free.
     func outOfOrder() {
         operation.abandon { [self] in
             operation = DeviceOperation(loop: broker.loop)
@@ -114,10 +114,10 @@ final class Teardown: TakingDown {
         }
     }
 
-    /// STOP_DEV, to its very end: a DEL_DEV meanwhile would wait for it, and with it every ADD and DEL on the host. It
-    /// outlasts a dead worker whose requests to a hung disk the kernel can't take back.
+    /// Waits for STOP_DEV to complete: a DEL_DEV meanwhile would wait for it, and block every ADD and DEL on the host.
+    /// It may last longer than the worker, when the kernel cannot take back requests to a hung disk.
     private func stop() {
-        // One that is late waits for the worker: without it it ends.
+        // A late STOP_DEV waits for the worker and ends with it.
         let timer = device.worker == nil ? nil : operation.limit(milliseconds: Deadline.stop) { [self] in hurry() }
         limitStop(to: device.worker == nil ? Deadline.stopDead : 2 * Deadline.stop)
         stop(pause: Deadline.firstPause) { [self] in
@@ -128,7 +128,7 @@ final class Teardown: TakingDown {
         }
     }
 
-    /// Again and again until the kernel has stopped it, or has no disk of ours to stop.
+    /// Repeats STOP_DEV until the kernel has stopped the disk, or has none of ours.
     private func stop(pause: Int, then next: @escaping () -> Void) {
         operation.command({ broker.driver.stop(device.id, $0) }) { [self] answer in
             switch answer.verdict {
@@ -143,7 +143,7 @@ final class Teardown: TakingDown {
         }
     }
 
-    /// What a STOP_DEV that takes longer waits for is told then.
+    /// Reports after this time what STOP_DEV waits for.
     private func limitStop(to milliseconds: Int) {
         broker.loop.cancel(stopTimer)
         stopTimer = operation.limit(milliseconds: milliseconds) { [self] in
@@ -151,7 +151,7 @@ final class Teardown: TakingDown {
                 return becomeStuck("the kernel can not stop it: \(stopProblem)", step: "STOP_DEV")
             }
             if device.worker?.isAlive == true { return becomeStuck() }
-            // A disk that hangs can't be told from a kernel that does not know yet.
+            // A hung disk cannot be told from a kernel that has not noticed the death.
             let unnoticed =
                 "or the kernel has not noticed its worker's death, which takes 30 s at most before Linux 6.16"
             becomeStuck(
@@ -161,7 +161,7 @@ final class Teardown: TakingDown {
         }
     }
 
-    /// Kills the worker and goes on when it is dead.
+    /// Kills the worker and continues after its end.
     private func kill(then next: @escaping () -> Void) {
         operation.kill(device.worker, milliseconds: Deadline.kill, stuck: { [self] in becomeStuck() }) { [self] in
             broker.release(device)
@@ -185,7 +185,7 @@ final class Teardown: TakingDown {
 
     private func delete() {
         guard device.isInKernel else { return device.mayBeInKernel ? deleteIfOurs() : operation.next() }
-        // The disk is gone, and its number free at any moment from here: the next one's owner is not ours to tell.
+        // From here on the kernel may free the number at any moment, and our user must not get the next device with it.
         broker.store.removeUdev(device.id)
         let timer = operation.limit(milliseconds: Deadline.delete) { [self] in
             becomeStuck("the kernel has not deleted it yet", step: "DEL_DEV")
@@ -198,7 +198,7 @@ final class Teardown: TakingDown {
             switch answer.verdict {
             case let verdict where isDeleted(verdict): operation.next()
             case .unsupported where !deletesWaiting:
-                // Before 6.7 there is only the one that waits for whoever has the disk open.
+                // Before 6.7 only DEL_DEV exists, which waits until nobody has the disk open.
                 deletesWaiting = true
                 delete()
             default: retryDelete(answer.errno)
@@ -206,7 +206,7 @@ final class Teardown: TakingDown {
         }
     }
 
-    /// Whether the kernel still has our device under that number; another server may have got it meanwhile.
+    /// Finds out whether the device with this number is still ours; another server may have the number now.
     private func deleteIfOurs() {
         operation.command({ broker.driver.info(of: device.id, $0) }) { [self] answer in
             guard let info = answer.content else {
@@ -214,20 +214,20 @@ final class Teardown: TakingDown {
             }
             device.mayBeInKernel = false
             device.isInKernel = info.serverFlags == device.info.generation
-            // Another server's disk is not ours to stop.
+            // Another server's disk must not be stopped.
             if !device.isInKernel { device.mayBeStarted = false }
             delete()
         }
     }
 
-    /// The kernel has no such device any more, and another server may get its number.
+    /// Notes that the kernel has no such device any more, so that another server may get its number.
     private func isDeleted(_ verdict: ControlVerdict) -> Bool {
         guard [.done, .gone].contains(verdict) else { return false }
         (device.isInKernel, device.mayBeInKernel, device.mayBeStarted) = (false, false, false)
         return true
     }
 
-    /// A late command of the same device may still be in the kernel.
+    /// Repeats later: another command for the device may still be in the kernel.
     private func retryDelete(_ errno: Int32) {
         deleteAttempts += 1
         Log.warning("delete", ("device", "\(device.id)"), ("errno", SystemError.name(errno)))

@@ -1,17 +1,17 @@
 import Glibc
 import SystemCalls
 
-/// What a worker's threads have spent of the processors, from /proc/PID/stat and /proc/PID/task/TID/stat
-/// (proc_pid_stat(5)), in nanoseconds. The kernel counts in ticks of 10 ms.
+/// The processor times of a worker's threads in nanoseconds, from /proc/PID/stat and /proc/PID/task/TID/stat
+/// (proc_pid_stat(5)). The kernel's unit is 10 ms.
 enum ThreadTimes {
-    /// Of all threads together, those that have ended and the kernel's helpers included; nil when the process is gone.
+    /// The time of all threads, including ended ones and the kernel's helpers; nil when the process is gone.
     static func ofProcess(_ pid: Int32) -> UInt64? {
         guard let bytes = try? readFile("/proc/\(pid)/stat"), let stat = Stat(bytes) else { return nil }
         return stat.user &+ stat.system
     }
 
-    /// Of the worker's own threads. The kernel's helper threads of its rings work for requests: they are left out, by the
-    /// kernel's mark and not by their name, which a worker could give to a thread of its own.
+    /// The times of the worker's own threads. The kernel's helper threads of its rings work on requests and are
+    /// omitted. They are recognized by the kernel's flag, since a worker could give its threads any name.
     static func ofThreads(_ pid: Int32) -> [Int32: BusyWatch.Thread] {
         var result: [Int32: BusyWatch.Thread] = [:]
         for name in listFolder("/proc/\(pid)/task") {
@@ -23,7 +23,7 @@ enum ThreadTimes {
         return result
     }
 
-    /// Time in its own code of the thread of each queue.
+    /// The time in user mode of each queue's thread.
     static func ofQueues(_ pid: Int32) -> ProgressWatch.TimeSpent {
         var result: ProgressWatch.TimeSpent = [:]
         for thread in ofThreads(pid).values {
@@ -34,7 +34,7 @@ enum ThreadTimes {
 
     /// One such file.
     struct Stat: Equatable {
-        /// The queue whose thread it is, by its name: "ubd-q0" is that of queue 0.
+        /// The queue that the thread's name tells: "ubd-q0" is the thread of queue 0.
         var queue: Int?
         var isKernelHelper: Bool
         /// Nanoseconds.
@@ -45,12 +45,12 @@ enum ThreadTimes {
         private static let ioWorker: UInt64 = 0x10
         private static let nanosecondsPerTick = 1_000_000_000 / UInt64(max(sysconf(Int32(_SC_CLK_TCK)), 1))
 
-        /// nil when it is not what the kernel writes.
+        /// nil for malformed content.
         init?(_ bytes: [UInt8]) {
             guard let open = bytes.firstIndex(of: UInt8(ascii: "(")),
                 let close = bytes.lastIndex(of: UInt8(ascii: ")")), open < close
             else { return nil }
-            // Behind the name, which may hold anything: field 3, a letter, then numbers.
+            // After the name, which may contain anything: field 3, a letter, then numbers.
             let fields = bytes[(close + 1)...].split(separator: UInt8(ascii: " "))
             func number(_ field: Int) -> UInt64? {
                 guard fields.count > field - 3 else { return nil }

@@ -4,11 +4,11 @@ import KernelABI
 import SystemCalls
 import WorkerProtocol
 
-/// Replaces the worker of a live device by one of the program that the broker would start now. The program is tried out
-/// first (`Rehearsal`): one that crashes, or makes another disk, costs the device nothing. Then the device is quiesced
-/// where the kernel can (6.16, not in batch mode): requests under way are finished, new ones wait in the kernel. Elsewhere the worker is
-/// killed, and the kernel gives its requests to the next one, which only `--recovery reissue` asks for. The rest is a
-/// recovery, first with the new program, and with the old one should that fail.
+/// Replaces the worker of a live device by one with the current program. A rehearsal tests the program first: if it
+/// crashes or provides another disk, the device is untouched. Then the device is quiesced where the kernel can (6.16,
+/// not in batch mode): requests in flight end, new ones wait in the kernel. Elsewhere the worker is killed and the
+/// kernel gives its requests to the next one, which it does only with `--recovery reissue`. The rest is a recovery with
+/// the new program, or with the old one if that fails.
 final class UpgradeOperation: Replacement {
     /// Milliseconds.
     private enum Deadline {
@@ -19,7 +19,7 @@ final class UpgradeOperation: Replacement {
         static let pause = 2
     }
 
-    /// In the order in which they run.
+    /// In order.
     private enum Step: CaseIterable {
         case rehearse
         case takeOver
@@ -31,7 +31,7 @@ final class UpgradeOperation: Replacement {
 
     enum Outcome {
         case upgraded
-        /// Its worker is of that program already.
+        /// The worker has this program already.
         case current
         case failed(InterfaceError)
     }
@@ -43,11 +43,11 @@ final class UpgradeOperation: Replacement {
     private var completion: ((Outcome) -> Void)?
     private var rehearsal: Rehearsal?
     private var candidate: WorkerProgram?
-    /// It is no longer the worker alone that decides about the device.
+    /// The operation, and not only the worker, controls the device.
     var hasDevice: Bool { operation.step != nil && operation.step != .rehearse }
     private var drainBegan: UInt64 = 0
 
-    /// `permission`: asked once there is something to do; why it must not be done.
+    /// `permission`: called when there is something to do; returns why it is not permitted.
     init(
         _ device: ManagedDevice, broker: Broker, permission: @escaping () -> InterfaceError?,
         completion: @escaping (Outcome) -> Void
@@ -66,7 +66,7 @@ final class UpgradeOperation: Replacement {
         let candidate: WorkerProgram
         do {
             let opened = try broker.openProgram()
-            // The broker's own knows its version already.
+            // The broker's own object already knows its version.
             candidate = opened.identity == broker.program.identity ? broker.program : opened
         } catch {
             return tell(
@@ -103,7 +103,7 @@ final class UpgradeOperation: Replacement {
         }
     }
 
-    /// Why this device is not upgraded; nil when it can be.
+    /// Why this device cannot be upgraded; nil when it can.
     private var refusal: InterfaceError? {
         let name = device.info.link ?? device.info.node
         guard device.upgrade == nil, device.recovery == nil, device.teardown == nil, device.reopening == nil else {
@@ -153,7 +153,7 @@ final class UpgradeOperation: Replacement {
         !device.info.mode.isBatch && broker.driver.features.contains(.quiesce)
     }
 
-    /// Without QUIESCE_DEV the requests that the old worker has taken are the kernel's to repeat, or to fail.
+    /// Without QUIESCE_DEV the kernel repeats or fails the requests that the old worker has taken.
     private var wouldFailRequests: InterfaceError {
         .kernelUnsupported(
             message:
@@ -199,8 +199,8 @@ final class UpgradeOperation: Replacement {
                         id: Int64(device.id), holder: "the broker")))
         }
         device.setState(.recovering, reason: UpgradeOperation.reason)
-        // A broker that is killed from here on leaves a device that looks live and may have been told to take no requests:
-        // the next one must go on, not back.
+        // If the broker is killed from here on, the device looks live and may have been quiesced: the next broker must
+        // complete the replacement.
         device.step = .upgrading
         if let problem = broker.save(device) {
             device.step = .live
@@ -216,17 +216,17 @@ final class UpgradeOperation: Replacement {
 
     static let reason = "its worker is being replaced by a newer one"
 
-    /// From its answer on no request goes to the worker, until there is a new one.
+    /// After its answer the kernel sends no request to the old worker.
     private func quiesce() {
         operation.command({
             broker.driver.quiesce(device.id, patience: Deadline.quiesce, $0)
         }) { [self] answer in
-            // Its own end came first: that was waited for.
+            // The worker has ended, and only this answer was awaited.
             if device.worker?.end != nil { return ended() }
             switch answer.verdict {
             case .done: operation.next()
             case .unsupported: notQuiesced()
-            // It may keep new requests back by now, which only a new worker ends.
+            // The kernel may hold back new requests now, which only a new worker ends.
             default:
                 Log.warning("quiesce", ("device", "\(device.id)"), ("errno", SystemError.name(answer.errno)))
                 operation.go(to: .kill)
@@ -234,7 +234,7 @@ final class UpgradeOperation: Replacement {
         }
     }
 
-    /// A device that an earlier version of the broker added, which did not ask for the feature.
+    /// An earlier version of the broker added the device without this feature.
     private func notQuiesced() {
         if device.info.recovery == .reissue { return operation.go(to: .kill) }
         device.step = .live
@@ -247,8 +247,8 @@ final class UpgradeOperation: Replacement {
         tell(.failed(refusal))
     }
 
-    /// What the worker has taken it finishes. Then it is killed: some of its fetches the kernel has ended, and those that
-    /// were made since it was quiesced never end.
+    /// The worker completes the requests that it has taken. Then it must be killed: the kernel has ended some of its
+    /// fetches, and those made since never complete.
     private func drain() {
         drainBegan = monotonicNanoseconds()
         waitUntilDrained()
@@ -256,7 +256,7 @@ final class UpgradeOperation: Replacement {
 
     private func waitUntilDrained() {
         if device.worker?.end != nil { return }
-        // Not known is not drained.
+        // Unknown does not count as drained.
         let isDrained = broker.requestsInFlight(device.id) == 0
         let waited = (monotonicNanoseconds() - drainBegan) / 1_000_000
         if isDrained || waited >= UInt64(Deadline.drain) {
@@ -272,8 +272,7 @@ final class UpgradeOperation: Replacement {
         }
     }
 
-    /// The worker waits for its file, so nobody can replace it now. Once it has died after all, its death is mended like
-    /// any other.
+    /// The worker waits for its file, so it cannot be replaced now. When it dies, its death is handled like any other.
     private func becomeStuck() {
         if device.worker?.end != nil { return }
         let reason =
@@ -293,9 +292,9 @@ final class UpgradeOperation: Replacement {
         broker.watchOver(device)
     }
 
-    /// The old worker is gone, by our hand or its own: QUIESCE_DEV lets an idle one end.
+    /// The old worker has ended, killed or by itself: QUIESCE_DEV lets an idle worker end.
     private func ended() {
-        // A command is waited for first; its answer looks for this end.
+        // A command is awaited first; its handler checks for this end.
         if operation.phase == .running, operation.step != .recover { operation.go(to: .recover) }
     }
 
@@ -317,7 +316,7 @@ final class UpgradeOperation: Replacement {
                             remedy: "the old one has taken over again; install a program that works and try again",
                             step: "upgrade", errno: nil)))
             }
-            // It has shown that it can serve: from now on every new worker is one of it.
+            // The program has proved that it can serve, so all new workers get it.
             broker.program = candidate
             Log.notice(
                 "upgraded", ("device", "\(device.id)"), ("version", candidate.version ?? "unknown"),
@@ -327,10 +326,10 @@ final class UpgradeOperation: Replacement {
         recovery.begin()
     }
 
-    /// The old worker serves on, or is killed, and its death is mended like any other.
+    /// The old worker serves on, or is killed and its death is handled like any other.
     func outOfOrder() {
         operation.abandon { [self] in
-            // Somebody takes the device down.
+            // The device is being taken down.
             guard device.upgrade === self else { return }
             rehearsal?.abandon()
             rehearsal = nil
@@ -345,7 +344,7 @@ final class UpgradeOperation: Replacement {
         }
     }
 
-    /// Somebody takes the device down: `next` runs when the kernel has finished the command that it is at.
+    /// The device is being taken down: `next` is called when the kernel has completed the current command.
     func abandon(then next: @escaping () -> Void) {
         device.upgrade = nil
         rehearsal?.abandon()

@@ -3,10 +3,10 @@ import Glibc
 import SystemCalls
 import WorkerProtocol
 
-/// Looks after every live device twice a second: the kernel's own timeout does nothing for devices that root made
-/// (docs/kernel-facts.md#no-timeout), so without this a worker that hangs would hang its users for ever.
+/// Examines every live device twice a second. The kernel's request timeout does nothing for devices that root made
+/// (docs/kernel-facts.md#no-timeout), so without this a hung worker would hang its users forever.
 final class Watchdog {
-    /// Milliseconds: a worker that hangs is found at most so much later than its device's timeout says.
+    /// Milliseconds: a hung worker is found at most this much later than the device's timeout.
     private static let period = 500
 
     private let broker: Broker
@@ -21,7 +21,7 @@ final class Watchdog {
     }
 
     private func examine(_ device: ManagedDevice) {
-        // Unknown is neither none nor some: nothing is concluded from it.
+        // If the number is unknown, nothing follows from it.
         guard let worker = device.worker, worker.end == nil, let inFlight = broker.requestsInFlight(device.id)
         else {
             return
@@ -43,7 +43,7 @@ final class Watchdog {
         if doesNothing { end(device, worker, "it kept a processor busy for \(seconds) s and did nothing") }
     }
 
-    /// True when a worker with requests does not get on with them.
+    /// Returns true when a worker with requests makes no progress.
     private func lookAtProgress(
         _ device: ManagedDevice, _ worker: any Worker, _ inFlight: Int, _ claims: [QueueStatistics], _ limit: UInt64
     ) -> Bool {
@@ -89,7 +89,7 @@ final class Watchdog {
         return isStopped(stat: bytes)
     }
 
-    /// The third field of /proc/PID/stat, behind the name in brackets, which may have brackets in it.
+    /// Field 3 of /proc/PID/stat, after the name in parentheses, which may contain parentheses.
     static func isStopped(stat bytes: [UInt8]) -> Bool {
         guard let close = bytes.lastIndex(of: UInt8(ascii: ")")), close + 2 < bytes.count else { return false }
         return [UInt8(ascii: "T"), UInt8(ascii: "t")].contains(bytes[close + 2])

@@ -4,19 +4,19 @@ import Numbers
 import SystemCalls
 import WorkerProtocol
 
-/// What the broker and a new worker say to each other, from the clone to the worker's last word before it serves: launch,
-/// geometry, serve, sealed. The only place where this is done; `WorkerStart` has it with the device's node, `Rehearsal` with
-/// /dev/null.
+/// The dialogue between the broker and a new worker, from clone until it serves: launch, geometry, serve, sealed. All
+/// of it is here: `WorkerStart` uses it with the device's node, `Rehearsal` with /dev/null.
 ///
-/// It neither stops nor kills the worker and decides nothing: whoever has the conversation hears each step, and why it broke off.
+/// It neither stops nor kills the worker and makes no decisions: it passes each event, and the reason when it breaks
+/// off, to its owner.
 final class WorkerConversation {
-    /// What a conversation is about.
+    /// The parameters of a conversation.
     struct Subject {
         let program: WorkerProgram
         let launch: LaunchMessage
         /// The node that the launcher opens as the worker's device.
         let node: String
-        /// The socket in which the files lie, and the page that the worker counts in; nil when the files are gone. Asked when the
+        /// The socket with the files, and the worker's statistics page; nil when the files are gone. Called when the
         /// launch message is sent.
         let files: () throws(SystemError) -> (parking: Int32, statistics: DeviceStatistics)?
     }
@@ -24,42 +24,42 @@ final class WorkerConversation {
     enum Event {
         /// The target is open. The worker waits for `serve`.
         case geometry(Geometry)
-        /// It says that its queues have made their fetches and that it is sealed.
+        /// It reports that its queues have fetched and that it is sealed.
         case sealed(SealReport)
-        /// All its threads stand still, after `Worker.stop`.
+        /// All its threads have stopped, after `Worker.stop`.
         case stopped
     }
 
     /// Why a conversation broke off.
     enum Failure {
         case noFreeUID(of: Int)
-        /// A step of the broker's own failed.
+        /// A step of the broker failed.
         case broken(String, SystemError)
         /// A step between clone and exec failed.
         case launcher(step: Int32, errno: Int32)
         case filesGone
-        /// The worker's own word.
+        /// The worker reported a failure.
         case worker(WorkerFailure)
-        /// It sent what it must not.
+        /// It sent an unexpected message or a file.
         case violation(String)
         case ended(ProcessChange)
         case late
     }
 
-    /// Milliseconds for all of it.
+    /// Milliseconds for the whole conversation.
     private static let deadline = 20_000
 
     private let broker: Broker
     private let device: ManagedDevice
     private let subject: Subject
-    /// Both nil once it is over, so that whoever had it can go.
+    /// Both nil when it is over, so that its owner can be freed.
     private var hear: ((Event) -> Void)?
     private var broke: ((Failure) -> Void)?
     private var worker: (any Worker)?
     private var timer: EventLoop.Timer?
     private var isOver: Bool { hear == nil }
 
-    /// `broke` is called at most once, and nothing is heard afterwards.
+    /// `broke` is called at most once, and after it nothing else.
     init(
         _ subject: Subject, for device: ManagedDevice, broker: Broker, hear: @escaping (Event) -> Void,
         broke: @escaping (Failure) -> Void
@@ -71,8 +71,8 @@ final class WorkerConversation {
         self.broke = broke
     }
 
-    /// Starts a worker under a uid that nobody else has. The worker, and with it the uid, is the caller's from now on; nil when
-    /// there is none, which `broke` has been told.
+    /// Starts a worker under a unique uid. The caller owns the worker and its uid. Returns nil, after calling `broke`,
+    /// when there is none.
     func begin() -> (any Worker)? {
         guard let uid = broker.uids.lease() else {
             breakOff(.noFreeUID(of: broker.uids.range.count))
@@ -94,14 +94,14 @@ final class WorkerConversation {
         }
     }
 
-    /// The worker may make its queues; `affinity`: the processors of each, or one set for all, or nothing.
+    /// Lets the worker make its queues. `affinity`: the processors of each queue, one set for all, or empty.
     func serve(_ affinity: [[UInt64]]) {
         guard let worker, !isOver else { return }
         worker.expect(.sealed)
         do { try worker.send(ServeMessage(affinity: affinity)) } catch { sendFailed("send to the worker", error) }
     }
 
-    /// Nothing more is heard.
+    /// Ends the conversation; no more calls follow.
     func end() {
         (hear, broke) = (nil, nil)
         broker.loop.cancel(timer)
@@ -135,8 +135,8 @@ final class WorkerConversation {
         } catch { sendFailed("send the launch message", error) }
     }
 
-    /// A worker that dies closes its socket first: then its death is the reason to be told, which `.ended` brings. One that
-    /// closed it and lives has its deadline.
+    /// A dying worker closes its socket first, so its death is the better explanation and follows as `.ended`. A worker
+    /// that closed the socket and lives runs into the deadline.
     private func sendFailed(_ what: String, _ error: SystemError) {
         if error.errno != EPIPE, error.errno != ECONNRESET { breakOff(.broken(what, error)) }
     }
@@ -149,7 +149,7 @@ final class WorkerConversation {
 }
 
 extension WorkerConversation.Failure {
-    /// In words for the user. A worker's death is told by `ended`, when more is known of it than how it ended.
+    /// The error for the user. `WorkerStart` handles `ended` itself, when it can tell more about the death.
     func explained(for device: ManagedDevice, workerGID: UInt32) -> InterfaceError {
         switch self {
         case .noFreeUID(let count):
@@ -169,16 +169,16 @@ extension WorkerConversation.Failure {
 }
 
 extension WorkerLaunch {
-    /// Bytes that a worker may map beside its buffers, for its program, and for the stack, ring and tables of each queue: about
-    /// twice what it does (8 MiB and 1 MiB). All of it is locked.
+    /// Bytes that a worker may map in addition to its buffers: for its program, and for the stack, ring and tables of
+    /// each queue. This is about twice what it uses (8 MiB and 1 MiB). All of it is locked.
     private static let otherBytes: (process: UInt64, queue: UInt64) = (32 << 20, 2 << 20)
-    /// Bytes of a submission entry and of two completions, twice: a ring's sizes are powers of two.
+    /// Bytes of a submission entry and two completions, doubled because ring sizes are powers of two.
     private static let entryBytes: UInt64 = 2 * (64 + 2 * 16)
 
-    /// What the launcher needs for a worker of that device.
+    /// The launcher's parameters for a worker of this device.
     init(_ subject: WorkerConversation.Subject, of device: ManagedDevice, uid: UInt32, broker: Broker) {
         let launch = subject.launch
-        // Without a copy there are no buffers of its own. `otherBytes` has room for one ring entry a request.
+        // A zero-copy worker has no buffers. `otherBytes` includes one ring entry per request.
         let depth = launch.flags.contains(.zeroCopy) ? 0 : UInt64(launch.depth)
         let entries = launch.target.submissions.entries(depth: launch.depth) - UInt32(launch.depth)
         let queue =
@@ -193,6 +193,6 @@ extension WorkerLaunch {
             processors: device.info.allowedCPUs?.words ?? [])
     }
 
-    /// Tasks of one worker, the kernel's helpers of its rings included, with room.
+    /// The maximum number of tasks of one worker, including the kernel's helper threads for its rings, with a margin.
     static func processes(queues: UInt16) -> UInt64 { UInt64(queues) * 32 + 32 }
 }

@@ -3,23 +3,23 @@ import Glibc
 import SystemCalls
 import WorkerProtocol
 
-/// Brings one worker from its clone to the moment when the kernel may be told of it: running, its target open, its
-/// fetches made, both walls up, stopped, and verified. The same for a new device and for a replacement.
+/// Brings a worker from clone to the moment for START_DEV or END_USER_RECOVERY: running, target open, tags fetched,
+/// both walls up, stopped, and verified. It is the same for a new device and for a replacement.
 ///
-/// The owner hears three things, each at most once and in this order: `geometry` (then it calls `serve`), `ready`, and
-/// instead of either `failed`. After `ready` or `failed` the worker's events are the owner's own business.
+/// The owner gets each of these calls at most once, in this order: `geometry`, after which it calls `serve`; then
+/// `ready`. `failed` may come instead of either. After `ready` or `failed` the owner handles the worker's events.
 final class WorkerStart {
     struct Listener {
-        /// The target is open. Nothing goes on until `serve` is called.
+        /// The target is open. The worker waits until `serve` is called.
         var geometry: (Geometry) -> Void
         /// The worker is stopped and verified: the moment for START_DEV or END_USER_RECOVERY.
         var ready: () -> Void
         var failed: (InterfaceError) -> Void
-        /// It says that it is sealed; comes just before it is stopped.
+        /// It reports that it is sealed; called just before it is stopped.
         var sealed: () -> Void = {}
     }
 
-    /// Milliseconds in which a killed process is gone, also on a host that is busy.
+    /// Milliseconds in which a killed process ends, even on a busy host.
     private static let dying = 1000
 
     private let broker: Broker
@@ -29,18 +29,18 @@ final class WorkerStart {
     private let program: WorkerProgram
     private var conversation: WorkerConversation?
     private var isOver = false
-    /// Threads of its own that the worker must have, as it says itself: were one of them a queue's that has left, the kernel
-    /// would have taken that queue's fetches back.
+    /// The minimum number of its own threads, as it reports. If a queue's thread had ended, the kernel would have taken
+    /// back that queue's fetches.
     private var threads = 0
 
-    /// `program`: nil for the one that the broker starts now.
+    /// `program`: nil for the broker's current one.
     init(
         _ launch: LaunchMessage, for device: ManagedDevice, broker: Broker, program: WorkerProgram? = nil,
         listener: Listener
     ) {
         self.program = program ?? broker.program
         var launch = launch
-        // Asked anew for each worker: the kernel may have found out only now that they are not.
+        // Checked for each worker: the kernel may have found out by now that they are not steady.
         if broker.hasSteadyTicks { launch.flags.insert(.steadyTicks) }
         self.launch = launch
         self.device = device
@@ -53,7 +53,7 @@ final class WorkerStart {
             program: program, launch: launch, node: broker.nodes.char(device.id),
             files: { [device, launch] () throws(SystemError) in
                 guard let parking = device.parking?.raw else { return nil }
-                // The page is the device's: a replacement counts on where the dead worker stopped.
+                // The page is the device's: a replacement continues the dead worker's counters.
                 if let page = device.statistics { return (parking, page) }
                 let page = try DeviceStatistics(queues: Int(launch.queues))
                 device.statistics = page
@@ -68,15 +68,15 @@ final class WorkerStart {
         broker.save(device)
     }
 
-    /// The kernel knows the disk: rings, walls and fetches may follow.
+    /// The kernel knows the disk, so the worker may make its rings, fetch and seal itself.
     func serve() {
         guard let cpus = device.info.cpus else { return askAffinity(of: 0, known: []) }
         // One set for all queues.
         conversation?.serve([cpus.words])
     }
 
-    /// Which processors the kernel gives each queue's requests from: the queue's thread belongs there. A kernel that
-    /// does not tell costs speed, nothing else.
+    /// Asks from which processors the kernel sends each queue's requests: the queue's thread runs there. Without an
+    /// answer only speed is lost.
     private func askAffinity(of queue: UInt16, known: [[UInt64]]) {
         guard !isOver, queue < launch.queues else { return conversation?.serve(known) ?? () }
         broker.driver.affinity(of: device.id, queue: queue) { [self] answer in
@@ -86,7 +86,7 @@ final class WorkerStart {
         }
     }
 
-    /// The owner gives up; nothing more is heard.
+    /// The owner gives up; no more calls follow.
     func abandon() {
         isOver = true
         conversation?.end()
@@ -115,8 +115,8 @@ final class WorkerStart {
         fail(failure.explained(for: device, workerGID: broker.workerGID))
     }
 
-    /// The worker must not run, and so not die, between its fetches and START_DEV: on 6.12 that crashes
-    /// the host (docs/kernel-facts.md#start-race).
+    /// The worker must not run, and so cannot die, between its fetches and START_DEV: on 6.12 that would crash the host
+    /// (docs/kernel-facts.md#start-race).
     private func stop(_ report: SealReport) {
         guard let worker = device.worker else { return }
         guard report.contains(.rings) else { return fail(StartErrors.sandboxMissing("its rings are not sealed")) }
@@ -129,8 +129,8 @@ final class WorkerStart {
     private func verify() {
         guard let worker = device.worker else { return }
         if let problem = broker.verification(of: worker, device, threads: threads) {
-            // One that was just killed loses its threads and its status before its pidfd fires. It is stopped and gets no
-            // further; when it has died by then, `.ended` has told of that.
+            // A worker that was just killed loses its threads and its status before its pidfd fires. It is stopped and
+            // gets no further. If it has died by the end of this pause, `.ended` has reported that.
             broker.loop.after(milliseconds: WorkerStart.dying) { [self] in fail(StartErrors.sandboxMissing(problem)) }
             return
         }
