@@ -1,18 +1,18 @@
 import Targets
 
 extension BrokerAPI {
-    /// `io.ubd.Broker` in Varlink's interface definition language (UAPI.20). Comments stand on lines of their own, before
-    /// what they explain, which every parser of the language accepts. A test holds it against the Swift types.
+    /// `io.ubd.Broker` in Varlink's interface definition language (UAPI.20). Each comment is on lines of its own, before
+    /// its subject, where every parser of the language accepts it. A test compares the text with the Swift types.
     public static let description = """
-        # ubd: block devices that are served from userspace (Linux ublk), for unprivileged users.
-        # Who may do what is decided by the access policy; the caller is who connected to the socket.
+        # ubd: block devices for unprivileged users, served from userspace (Linux ublk).
+        # The access policy decides who may do what. The caller is the user who connected to the socket.
         interface io.ubd.Broker
 
-        # One device. Sizes are bytes.
+        # A device. Sizes are in bytes.
         type Device (
           # N of /dev/ublkbN.
           id: int,
-          # Tells the device from a later one with the same id.
+          # Distinguishes the device from a later one with the same id.
           generation: int,
           # Uid of the owner.
           owner: int,
@@ -20,11 +20,11 @@ extension BrokerAPI {
           target: string,
           # adding, starting, live, recovering, deleting, unmanaged, stuck or failed.
           state: string,
-          # Why it is not live, when it is not.
+          # Why it is not live; null when it is live.
           reason: ?string,
-          # The block device, as in /dev/ublkb0.
+          # The block device, for example /dev/ublkb0.
           node: string,
-          # The link, as in /dev/ubdb0; null when something else has that name.
+          # The link, for example /dev/ubdb0; null when another file has that name.
           link: ?string,
           sizeBytes: int,
           blockSize: int,
@@ -32,105 +32,106 @@ extension BrokerAPI {
           readOnly: bool,
           # Hardware queues.
           queues: int,
-          # Requests at once in each queue.
+          # Tags per queue.
           depth: int,
-          # Most bytes of one request.
+          # Maximum bytes of one request.
           maxIOBytes: int,
           # How data and requests move: copy, zero-copy, batch or batch-zero-copy.
           mode: string,
-          # The backing file goes through the page cache.
+          # The backing file is used through the page cache.
           buffered: bool,
           # What happens when the worker dies: reissue, queue, fail or none.
           recovery: string,
-          # Seconds after which a worker that has work and does nothing is replaced; null: the broker's default.
+          # Seconds without progress after which a worker with requests is replaced; null: the broker's default.
           ioTimeout: ?int,
-          # The access policy lets root's own programs look at its content (udev's probes, LVM, udisks); null: no.
+          # The access policy allows root's programs (udev's probes, LVM, udisks) to read its content; null: no.
           trustedContent: ?bool,
-          # How many workers of this device have died, and how the last one did.
+          # The number of its workers that have died, and how the last one did.
           deaths: int,
           lastDeath: ?string,
-          # In its state since, in seconds since 1970.
+          # The beginning of its state, in seconds since 1970.
           since: int,
-          # What the client calls its file: a label that is never opened.
+          # The client's name for its file: a label that is never opened.
           file: ?string,
-          # Bytes into its file where the device begins; null: at the beginning.
+          # The device's offset in its file in bytes; null: 0.
           offset: ?int,
           workerPid: ?int,
           workerUid: ?int,
-          # The version that the worker says it is.
+          # The version that the worker reports.
           workerVersion: ?string,
-          # The worker is of another program than new ones are: Upgrade would replace it.
+          # Whether Upgrade would replace the worker, since its program is not that of new workers; null: unknown.
           workerOutdated: ?bool,
-          # The CPUs where the threads of its queues run, as in 0-1,3; null when the kernel's choice for each queue is taken.
+          # The CPUs on which its queues' threads run, for example 0-1,3; null: the kernel's choice for each queue.
           cpus: ?string,
-          # The CPUs that the access policy gave its worker, which nothing of it leaves; null: all.
+          # The CPUs to which the access policy confines the worker; null: all.
           allowedCPUs: ?string,
-          # The control group of its worker, as in /proc/PID/cgroup; null: it has none of its own.
+          # The worker's control group, as in /proc/PID/cgroup; null: it has none of its own.
           controlGroup: ?string,
-          # What that group and its owner's keep.
+          # The limits of that group and of its owner's group.
           groupLimits: ?GroupLimits,
-          # Seconds since 1970.
+          # The time of Add, in seconds since 1970.
           created: int
         )
 
-        # What control groups keep. Null: no limit. The members with cpu and io, and userMemory, are for all devices of one
-        # user together.
+        # Limits of control groups. Null: no limit. userMemory and the limits of cpu and io apply to all devices of one
+        # user together, the others to one device.
         type GroupLimits (
-          # Bytes of one device: buffers, program, page cache, and what the kernel needs for it.
+          # Bytes: buffers, program, page cache, and the kernel's memory for the device.
           deviceMemory: ?int,
           deviceTasks: ?int,
           userMemory: ?int,
-          # Share of the processors beside other users; 100 is the usual one.
+          # The processor weight relative to other users; 100 is the default.
           cpuWeight: ?int,
           # Percent of one processor.
           cpuQuota: ?int,
-          # Bytes a second that are read, and as many that are written, of each disk.
+          # Bytes per second on each disk, for reads and for writes separately.
           ioBandwidth: ?int,
           ioOperations: ?int
         )
 
-        # What the caller should know though the call succeeded.
+        # Information for the caller about a call that succeeded.
         type Notice (
-          # For programs, as in read-only.
+          # For programs, for example read-only.
           code: string,
           # For people.
           message: string
         )
 
-        # What the access policy lets the caller have.
+        # The caller's limits in the access policy.
         type Limits (
           maxDevices: int,
           maxQueues: int,
           maxDepth: int,
-          # Bytes of I/O buffers of all devices together: queues times depth times maxIOBytes.
+          # Bytes of I/O buffers of all devices: queues times depth times maxIOBytes of each.
           maxMemoryBytes: int,
           # Null: no limit.
           maxSizeBytes: ?int,
           targets: []string,
           readOnlyOnly: bool,
           zeroCopy: bool,
-          # The caller's adds, upgrades and recoveries: so many at once, and then so many a minute. Null: no limit.
+          # Adds, upgrades and recoveries: this many at once, and this many a minute. Null: no limit.
           maxStarts: ?int,
-          # Seconds without a new worker after one of the caller's broke its sandbox, for the first time within a day. Null: none.
+          # Seconds without starts after a worker of the caller broke its sandbox, for the first time within a day.
+          # Null: none.
           penalty: ?int,
-          # Device numbers that may be asked for, as in 0-15,20. Null: any that is not kept for others.
+          # Device numbers that a request may name, for example 0-15,20. Null: any that is not reserved.
           ids: ?string,
-          # CPUs on which the caller's workers run, as in 0-1,3. Null: all.
+          # The CPUs on which the caller's workers run, for example 0-1,3. Null: all.
           cpus: ?string,
-          # What the control groups of the caller's devices keep. Null: nothing.
+          # The limits of the control groups of the caller's devices. Null: none.
           groups: ?GroupLimits
         )
 
-        # The requests of one operation that went back to the kernel.
+        # The committed requests of one operation.
         type OperationCount (
           requests: int,
-          # Bytes of those that succeeded.
+          # Bytes of the successful requests.
           bytes: int,
-          # How many of the requests failed.
+          # The number of failed requests.
           errors: int
         )
 
-        # What one queue has counted, or all queues of a device together: the claims of its worker.
+        # The counters of a queue, or of all queues of a device, as the worker reports them.
         type Counts (
           read: OperationCount,
           write: OperationCount,
@@ -140,40 +141,40 @@ extension BrokerAPI {
           # Requests that the worker holds.
           inFlight: int,
           wakeUps: int,
-          # Wake-ups by how many requests they brought: element n counts those of 2^n to 2^(n+1)-1. Those that brought
-          # none are not in it. Elements that are missing at the end are 0.
+          # Wake-ups by the number of requests that they brought: element n counts those with 2^n to 2^(n+1)-1. Wake-ups
+          # without requests are not counted. Missing elements at the end are 0.
           batchSizes: []int,
-          # A sample of the requests, by the time from the wake-up that brought a request to the end of the one that gave
-          # it back: element n counts those below latencyBounds[n] and not below the bound before; the last element has
-          # no bound. Elements that are missing at the end are 0. Empty on hosts whose processors' own clocks do not run
-          # in step: there no time is taken.
+          # A sample of the requests, by the time from the wake-up that brought a request to the end of the wake-up that
+          # committed it: element n counts those from latencyBounds[n-1] up to latencyBounds[n]; the last element is
+          # unbounded. Missing elements at the end are 0. Empty on hosts whose processors' counters are not steady:
+          # there no times are measured.
           latency: []int
         )
 
-        # The counters of one device. They count on when a worker is replaced.
+        # The counters of a device. A replacement worker continues them.
         type DeviceStats (
           id: int,
-          # Tells the device from a later one with the same id.
+          # Distinguishes the device from a later one with the same id.
           generation: int,
-          # When the counters began at zero, in seconds since 1970.
+          # When the counters started at zero, in seconds since 1970.
           since: ?int,
-          # All queues together. Null when there is no page to read, as while a device is being added.
+          # All queues together. Null when the broker cannot read them, for example during Add.
           total: ?Counts,
-          # Each queue by itself, when that was asked for.
+          # Each queue separately, if requested.
           queues: ?[]Counts
         )
 
-        # Add a device. To be called with more.
-        # A target that needs files is answered twice. The first reply has files and parking and carries one file
-        # descriptor, at the index that parking says: a SOCK_SEQPACKET socket. The client sends its files there as one
+        # Add a device. Must be called with more.
+        # For a target that needs files there are two replies. The first one has files and parking, and carries a file
+        # descriptor at the index given by parking: a SOCK_SEQPACKET socket. The client sends its files on it in one
         # message of one byte with at most that many descriptors, and closes the socket. For target loop these are the
-        # file opened without O_DIRECT and, when O_DIRECT is wanted and works, the same file opened with it, in this
-        # order. The last reply has device and notices. Closing the connection before it undoes the call.
+        # file opened without O_DIRECT and, if O_DIRECT is wanted and works, the same file opened with it, in this
+        # order. The last reply has device and notices. Closing the connection before the last reply undoes the call.
         # Over a transport without file descriptors only targets without files can be added.
         method Add(
           # Name of the target.
           target: string,
-          # Wanted id; null lets the broker choose.
+          # Requested id; null: the broker chooses.
           id: ?int,
           # Default 1.
           queues: ?int,
@@ -183,19 +184,19 @@ extension BrokerAPI {
           maxIOBytes: ?int,
           # Default false.
           readOnly: ?bool,
-          # How data and requests are to move: copy, zero-copy, batch, batch-zero-copy, or auto for the best of them that
-          # the kernel has and the access policy grants. Default auto.
+          # How data and requests move: copy, zero-copy, batch, batch-zero-copy, or auto for the best one that the
+          # kernel has and the access policy grants. Default auto.
           mode: ?string,
           # What happens when the worker dies: reissue, queue, fail or none. Default reissue.
           recovery: ?string,
-          # Seconds, 2 to 3600: a worker that has work and does nothing for so long is replaced. Default: the broker's.
+          # Seconds without progress, 2 to 3600, after which a worker with requests is replaced. Default: the broker's.
           ioTimeout: ?int,
-          # The CPUs where the threads of the queues are to run, as in 0-1,3. Default: for each queue those that the kernel
-          # gives it requests from.
+          # The CPUs on which the queues' threads run, for example 0-1,3. Default: for each queue the CPUs from which
+          # the kernel sends its requests.
           cpus: ?string,
-          # What the client calls its file: a label, at most 1024 bytes without control characters.
+          # The client's name for its file: a label of at most 1024 bytes without control characters.
           fileName: ?string,
-          # The options of the target; bytes and milliseconds are decimal numbers.
+          # The options of the target. Bytes and milliseconds are decimal numbers.
         \(optionComments)
           options: ?[string]string
         ) -> (
@@ -205,27 +206,27 @@ extension BrokerAPI {
           notices: ?[]Notice
         )
 
-        # Delete a device. Without force a device that is in use is left alone.
+        # Delete a device. Without force a device in use is left alone.
         method Delete(
           id: int,
           # Delete only the device of this generation.
           generation: ?int,
-          # Kill the worker first; I/O under way fails.
+          # Kill the worker first; requests in flight fail.
           force: ?bool
         ) -> ()
 
-        # Replace the worker of a live device by one of the program that the broker would start now, without an error for
-        # those who use the device. Not upgraded: its worker is of that program already. Fails when the new program is not
-        # fit; then the device is served on by the old one.
+        # Replace the worker of a live device by one with the current program, without an error for the device's users.
+        # upgraded is false when the worker has that program already. If the new program is not fit, the call fails and
+        # the old worker serves on.
         method Upgrade(
           id: int,
           # Only the device of this generation.
           generation: ?int
         ) -> (upgraded: bool, device: Device)
 
-        # Bring the file of a device again that waits for it (state recovering), because broker and worker died together.
-        # To be called with more, and answered as Add is. Only the same file is taken. With a wrong one, or when the
-        # connection is closed before the files came, the device waits on.
+        # Reopen the file of a device that waits for it (state recovering), because broker and worker died together.
+        # Must be called with more; the replies are those of Add. It must be the same file. After a wrong file, or when
+        # the connection is closed before the files arrive, the device keeps waiting.
         method Recover(
           id: int,
           # Only the device of this generation.
@@ -237,85 +238,85 @@ extension BrokerAPI {
           notices: ?[]Notice
         )
 
-        # The caller's devices; root sees everyone's. Called with more, it is answered by one reply for each device, in the
-        # order of their numbers; the client reads them at its own pace, and what is gone when its turn comes is left out.
-        # Without more all come in one reply when that has at most 256 KiB; otherwise the error is ExpectedMore.
+        # The caller's devices; root gets all devices. With more there is a reply for each device, in the order of their
+        # numbers. The client reads them at its own pace; a device that is gone when its turn comes is omitted.
+        # Without more there is one reply if it has at most 256 KiB; otherwise the error is ExpectedMore.
         method List(
           # Only this device.
           id: ?int
         ) -> (devices: []Device)
 
-        # The counters of the caller's devices; root sees everyone's. With more and without it as List.
+        # The counters of the caller's devices; root gets all devices. With and without more as for List.
         method Stats(
           # Only this device.
           id: ?int,
-          # Each queue by itself too; only together with id. Default false.
+          # Also each queue separately; only together with id. Default false.
           queues: ?bool
         ) -> (
-          # Nanoseconds.
+          # In nanoseconds.
           latencyBounds: []int,
           devices: []DeviceStats
         )
 
-        # The broker, the host, and what the caller may do.
+        # The broker, the host, and the caller's rights.
         method Info() -> (
           # Version of the broker.
           version: string,
           # Release of the kernel.
           kernel: string,
-          # What the driver said to GET_FEATURES; 0 without a driver.
+          # The driver's answer to GET_FEATURES; 0 without a driver.
           featureBits: int,
           # Names of these features.
           features: []string,
-          # Those that this broker does not use.
+          # Names of the features that this broker does not use.
           ignoredFeatures: []string,
           # Targets that this broker serves.
           targets: []string,
           # Devices of all users.
           devices: int,
           devicesOfCaller: int,
-          # Uids for workers that are free.
+          # Free uids for workers.
           workerUidsFree: int,
           # Group of the workers.
           workerGroup: string,
-          # Where the broker listens.
+          # The path of the broker's socket.
           socket: string,
-          # Where the control groups of devices are, as in /proc/PID/cgroup. Null: there are none.
+          # The parent of the devices' control groups, as in /proc/PID/cgroup. Null: there are none.
           controlGroup: ?string,
-          # Their controllers: of cpu, io, memory, pids.
+          # Their controllers, out of cpu, io, memory and pids.
           controllers: ?[]string,
-          # When the broker was started, in seconds since 1970.
+          # The broker's start, in seconds since 1970.
           started: int,
-          # The caller may add devices.
+          # Whether the caller may add devices.
           permitted: bool,
-          # The access rule that decided about the caller.
+          # The access rule that decided for the caller.
           rule: ?string,
           # Null when not permitted.
           limits: ?Limits
         )
 
-        # Every error has message (what was wrong, with which value) and remedy (what to do next).
-        # The access policy says no.
+        # Every error has message (what is wrong, with which value) and remedy (what to do next).
+        # The access policy refuses.
         error NotPermitted(message: string, remedy: string, rule: ?string)
 
-        # A limit of the access policy or of the host is reached. Again: seconds after which the same call may succeed, when
-        # that is a matter of time alone.
+        # A limit of the access policy or of the host is reached. again: seconds until the same call may succeed, when
+        # only time is needed.
         error QuotaReached(message: string, remedy: string, limit: string, value: int, again: ?int)
 
-        # A limit of the broker itself is reached, which passes: the same call succeeds later. It may come before the call
-        # was read, and then the connection is closed.
+        # A temporary limit of the broker itself is reached: the same call succeeds later. The error may come before the
+        # call is read; then the connection is closed.
         error LimitReached(message: string, remedy: string, limit: string, value: int)
 
-        # A parameter or an option has a value that can not be.
+        # A parameter or option has an invalid value.
         error InvalidOption(message: string, remedy: string, option: string, value: string)
 
-        # The file at this index can not back a device.
+        # The file at this index cannot back a device.
         error BadFile(message: string, remedy: string, index: int)
 
-        # Something else has this id.
+        # Another device has this id.
         error IdInUse(message: string, remedy: string, id: int)
 
-        # There is no such device, or it is not the caller's.
+        # The device does not exist or is not the caller's.
         error NoSuchDevice(message: string, remedy: string, id: int)
 
         # The device is in use.
@@ -324,12 +325,12 @@ extension BrokerAPI {
         # The kernel lacks a feature.
         error KernelUnsupported(message: string, remedy: string, feature: string)
 
-        # A step failed that should not have.
+        # A step failed unexpectedly.
         error Failed(message: string, remedy: string, step: string, errno: ?int)
 
         """
 
-    /// The options of each target, a comment line each.
+    /// The options of each target, one comment line each.
     private static var optionComments: String {
         TargetList.all.flatMap { target in
             target.options.map { option in

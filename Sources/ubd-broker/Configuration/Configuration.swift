@@ -45,37 +45,39 @@ struct Configuration {
         usage: ubd-broker [options]
 
         Gives unprivileged users block devices: it owns /dev/ublk-control, checks each request against the access
-        policy, and starts one confined worker for each device. Must be root. It stays in the foreground and logs to
-        stderr, one line an event.
+        policy, and starts one confined worker for each device. It must run as root. It stays in the foreground and logs
+        to stderr, one line per event.
 
           --access FILE         who may have which devices            [/etc/ubd/access.policy]
-          --policy-dir DIR      the workers' walls: seccomp/, rings/  [/usr/share/ubd/policy]
+          --policy-dir DIR      sandbox policies: seccomp/, rings/    [/usr/share/ubd/policy]
           --worker FILE         the workers' program                  [/usr/libexec/ubd/ubd-worker]
           --run-dir DIR         socket, state and lock                [/run/ubd]
           --worker-group NAME   the workers' group; owns no file      [ubd-worker]
           --uid-base N          first uid for workers                 [1879048192]
-          --uid-count N         how many of them: one a device        [4096]
+          --uid-count N         number of these uids, one per worker  [4096]
           --oom-score N         of each worker, -1000 to 1000         [0]
-          --io-timeout SECONDS  a worker that has work and does nothing
-                                for so long is replaced, 2 to 3600    [30]
+          --io-timeout SECONDS  time without progress after which a
+                                worker with requests is replaced,
+                                2 to 3600                             [30]
           --death-window SECONDS
-                                a device whose workers die more than 8
-                                times in so long fails, 1 to 3600     [60]
-          --control-group DIR   below which workers get groups of their
-                                own: DIR of cgroup v2 and empty, or
-                                none, or the group of
-                                ubd-workers.service (auto)            [auto]
-          --legacy-opcodes      command numbers of Linux before 6.4
-          --check-config        check the policies and say what they allow, then exit
-          --dump-policy NAME    print what a worker of target NAME will run under, or the broker itself (broker),
-                                as the kernel will have it, then exit
-          --take-down           delete every device that nobody uses, of all users, then exit: for the end of the host.
+                                a device fails when more than 8 of
+                                its workers die in this time, 1 to
+                                3600                                  [60]
+          --control-group DIR   parent of the workers' control groups:
+                                an empty folder of cgroup v2; none;
+                                or auto, the group of
+                                ubd-workers.service                   [auto]
+          --legacy-opcodes      use the command numbers of Linux before 6.4
+          --check-config        check the policies, print what they allow, then exit
+          --dump-policy NAME    print the compiled policies for workers of target NAME, or for the broker itself
+                                (broker), then exit
+          --take-down           delete every unused device of all users, then exit: for the end of the host.
                                 No other broker may run; ubd-shutdown calls this
-          --foreground          accepted for familiarity: there is no other way
+          --foreground          accepted and ignored: the broker always stays in the foreground
           --help, --version
 
-        Every file above must belong to root and be writable by nobody else; otherwise the broker does not start.
-        Exit status: 0 ended by SIGTERM or SIGINT; 1 could not start; 2 wrong usage or policy.
+        Every file above must belong to root and be writable by nobody else, or the broker does not start.
+        Exit status: 0 ended by SIGTERM or SIGINT; 1 could not start; 2 invalid usage or policy.
 
         """
 

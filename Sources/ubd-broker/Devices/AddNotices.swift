@@ -51,17 +51,17 @@ extension Geometry.DirectObstacle {
         case .file: "\(name) does not take direct I/O, so the page cache is used"
         case .blocks:
             "direct I/O on \(name) needs larger blocks than the device's \(geometry.logicalBlock) bytes, so the page cache "
-                + "is used; with --block-size 4096, if its content allows such blocks, direct I/O is"
+                + "is used; --block-size 4096 allows direct I/O, if the content suits such blocks"
         case .largeBlocks:
             "direct I/O on \(name) needs larger blocks than a disk can have, so the page cache is used"
         case .offset:
             "direct I/O on \(name) needs an --offset that is a multiple of its blocks (4096 always is), so the page cache "
                 + "is used"
         case .memory:
-            "direct I/O on \(name) needs memory aligned better than mode \(mode.rawValue) has it, so the page cache is used; "
+            "direct I/O on \(name) needs better aligned memory than mode \(mode.rawValue) provides, so the page cache is used; "
                 + "see --mode"
         case .fileSystem:
-            "direct I/O is not used on FUSE and on what is not known to be local, where \(name) is, but the page cache"
+            "\(name) is on FUSE or a file system that is not known to be local, so the page cache is used, not direct I/O"
         }
     }
 }

@@ -164,7 +164,7 @@ final class AddOperation: ClientOperation, PendingAdd {
                     value: Int64(clamping: limit)))
         }
         if rule.limits.readOnlyOnly, !geometry.attributes.contains(.readOnly) {
-            return fail(StartErrors.workerBroke("it made a writable disk against its orders"))
+            return fail(StartErrors.workerBroke("it made a writable disk instead of a read-only one"))
         }
         if let failure = broker.backingProblem(geometry) {
             return fail(StartErrors.explain(failure, device, workerGID: broker.workerGID))

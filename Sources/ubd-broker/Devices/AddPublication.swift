@@ -45,7 +45,7 @@ extension AddOperation {
             // The timer continues after a failed add: a child that hangs counts against the user in any case.
             timer = broker.loop.after(milliseconds: Deadline.queueSettings) {
                 writers.charge(writing)
-                goOn("not done within \(Deadline.queueSettings / 1000) s: there is a request that does not end")
+                goOn("not done within \(Deadline.queueSettings / 1000) s: a request of the disk does not end")
             }
         } catch { goOn("\(error)") }
     }

@@ -64,7 +64,7 @@ final class Holders {
         if look.numbers.isEmpty { return loop.later { completion(look.holding) } }
         let asker = Asker(look: look, completion: completion)
         if let reader, reader.isAnswered {
-            return tell([asker], nil, "the last look at the host's mounts has not ended yet")
+            return tell([asker], nil, "the previous reading of the host's mounts has not ended yet")
         }
         next.append(asker)
         if reader == nil { read() }
@@ -122,7 +122,7 @@ final class Holders {
         while readPiece(reader) {}
         switch change {
         case .exited(0) where reader.table.isWhole: answer(reader, reader.table.points, "")
-        case .exited(0): answer(reader, nil, "the host's mounts are not told as they should be")
+        case .exited(0): answer(reader, nil, "the host's table of mounts is malformed")
         case .exited(let errno):
             answer(reader, nil, "the host's mounts can not be read: \(SystemError.message(errno))")
         default: answer(reader, nil, "the child that reads the host's mounts \(change)")

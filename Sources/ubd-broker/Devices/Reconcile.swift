@@ -12,7 +12,7 @@ extension Broker {
         let (records, damaged) = store.load()
         for path in damaged {
             Log.error(
-                "record-damaged", ("file", path), ("remedy", "see whether its device is still there, then remove it"))
+                "record-damaged", ("file", path), ("remedy", "check whether its device still exists, then remove the file"))
         }
         // A broker that died during START_DEV may have left a worker stopped.
         let workers = records.map { record in record.worker.flatMap { adopt($0) } }
@@ -49,7 +49,7 @@ extension Broker {
             }
             if let worker, !uids.adopt(worker.uid) {
                 Log.warning(
-                    "uid", ("device", "\(device.id)"), ("uid", "\(worker.uid)"), ("what", "out of range or twice"))
+                    "uid", ("device", "\(device.id)"), ("uid", "\(worker.uid)"), ("what", "out of range, or in use twice"))
             }
             devices[device.id] = device
             examine(device) { [self] in
@@ -117,7 +117,7 @@ extension Broker {
 
     /// The kernel did not answer, so the device is left alone.
     private func leave(_ device: ManagedDevice, _ errno: Int32) {
-        device.setState(.unmanaged, reason: "the kernel did not tell of it: \(SystemError.message(errno))")
+        device.setState(.unmanaged, reason: "the kernel returned no information on it: \(SystemError.message(errno))")
         Log.error("unexamined", ("device", "\(device.id)"), ("errno", SystemError.name(errno)))
     }
 
@@ -184,7 +184,7 @@ extension Broker {
     private func mend(_ device: ManagedDevice, _ state: UblkDeviceState?) {
         if configuration.takesDown { return }
         guard device.info.recovery != .none, state != .dead, state != nil else {
-            return fail(device, because: "its worker died while no broker was there; delete it and add it again")
+            return fail(device, because: "its worker died while no broker ran; delete it and add it again")
         }
         // The files are in the parking socket, whose last end may belong to a replacement in progress.
         if let worker = device.worker, worker.isAlive {
@@ -212,13 +212,13 @@ extension Broker {
     private func replaceWorker(_ device: ManagedDevice) {
         if device.worker == nil, device.info.workerPid != nil {
             device.info.deaths += 1
-            device.info.lastDeath = "ended while no broker was there"
+            device.info.lastDeath = "ended while no broker ran"
             device.info.workerPid = nil
             device.info.workerUid = nil
         }
         guard hasFiles(device) else {
             return waitForFiles(
-                device, because: "its worker and the broker died together, and the way to its file with them")
+                device, because: "its worker and the broker died together, so its file was lost")
         }
         let reason = device.step == .upgrading ? UpgradeOperation.reason : nil
         RecoverOperation(device, broker: self, reason: reason).begin()
@@ -242,7 +242,7 @@ extension Broker {
     private func endedUnmanaged(_ device: ManagedDevice, _ change: ProcessChange) {
         release(device)
         guard hasFiles(device) else {
-            return waitForFiles(device, because: "its worker \(change), and the broker has no way to its file")
+            return waitForFiles(device, because: "its worker \(change), and the broker does not have its file")
         }
         RecoverOperation(device, broker: self).begin()
     }
@@ -252,7 +252,7 @@ extension Broker {
         device.step = .recovering
         device.setState(
             .recovering,
-            reason: "\(reason); requests wait: bring it again with 'ubd recover -n \(device.id) -f FILE', "
+            reason: "\(reason); requests wait: reopen the file with 'ubd recover -n \(device.id) -f FILE', "
                 + "or end their use and delete it with --force")
         save(device)
         Log.error("files-lost", ("device", "\(device.id)"), ("owner", "\(device.owner)"), ("why", reason))

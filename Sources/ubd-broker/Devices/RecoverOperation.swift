@@ -154,7 +154,7 @@ final class RecoverOperation: Replacement {
             case .done: break
             case .again:
                 // Nothing is known that would justify giving the device up.
-                let reason = "the kernel does not tell its state: \(SystemError.message(answer.errno))"
+                let reason = "the kernel does not return its state: \(SystemError.message(answer.errno))"
                 device.setState(.recovering, reason: reason)
                 return operation.wait(milliseconds: Deadline.patientPause) { [self] in waitUntilQuiesced() }
             default: return giveUp("the kernel does not know it any more: \(SystemError.message(answer.errno))")
@@ -175,7 +175,7 @@ final class RecoverOperation: Replacement {
         let milliseconds = (broker.now() - waitBegan) / 1_000_000
         if milliseconds >= UInt64(Deadline.quiesced), !isWaitTold {
             isWaitTold = true
-            let reason = "its worker is dead, but a file or disk does not answer what it had asked for"
+            let reason = "its worker is dead, but a file or disk does not answer its requests"
             device.setState(.recovering, reason: reason)
             Log.warning("not-quiesced", ("device", "\(device.id)"), ("owner", "\(device.owner)"), ("why", reason))
         }

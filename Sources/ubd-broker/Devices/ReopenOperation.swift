@@ -95,7 +95,7 @@ final class ReopenOperation: ClientOperation, Reopening {
         guard device.waitsForFile else {
             let (what, remedy) =
                 switch device.info.state {
-                case .failed: ("failed, for good", "delete it ('ubd del -n \(device.id)') and add it again")
+                case .failed: ("failed permanently", "delete it ('ubd del -n \(device.id)') and add it again")
                 case .recovering: ("recovering by itself", "wait for it: see 'ubd list -n \(device.id)'")
                 case let state: (state.rawValue, "there is nothing to recover; see 'ubd list -n \(device.id)'")
                 }
@@ -151,7 +151,7 @@ final class ReopenOperation: ClientOperation, Reopening {
         device.parking = parking.take()
         Log.notice("file-again", ("device", "\(device.id)"), ("owner", "\(device.owner)"))
         let recovery = RecoverOperation(
-            device, broker: broker, programs: [broker.program], reason: "its owner has brought its file again"
+            device, broker: broker, programs: [broker.program], reason: "its owner has reopened its file"
         ) { [self] error in
             let answer = answer
             self.answer = nil

@@ -32,7 +32,7 @@ enum StartErrors {
     static func isKept(_ id: UInt32) -> InterfaceError {
         .idInUse(
             message:
-                "device number \(id) is kept: there is a record of it that can not be read, and its device may serve",
+                "device number \(id) is reserved: its record can not be read, and its device may serve",
             remedy: "choose another number, or leave -n out; the administrator finds what to do in the broker's log",
             id: Int64(id))
     }
@@ -46,7 +46,7 @@ enum StartErrors {
                 : "the file is behind another user's device, which waits for it",
             remedy: isTheirs
                 ? "bring it: 'ubd recover -n \(other.id)'; or delete that device: 'ubd del -n \(other.id) --force'"
-                : "ask whoever may write to it too; with files of your own nobody else can",
+                : "ask the users who may write to the file; to files of your own nobody else may",
             id: Int64(other.id), holder: isTheirs ? name : "a device")
     }
 

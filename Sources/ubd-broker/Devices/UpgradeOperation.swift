@@ -115,12 +115,12 @@ final class UpgradeOperation: Replacement {
         guard device.info.state == .live, device.worker?.isAlive == true else {
             let why = device.info.reason.map { ": \($0)" } ?? ""
             return .failed(
-                message: "\(name) is \(device.info.state.rawValue), and only live devices are upgraded\(why)",
+                message: "\(name) is \(device.info.state.rawValue), and only live devices can be upgraded\(why)",
                 remedy: remedyWhenNotLive, step: "state", errno: nil)
         }
         if device.info.recovery == .none {
             return .failed(
-                message: "\(name) was added with --recovery none: the kernel lets no second worker have it",
+                message: "\(name) was added with --recovery none: the kernel allows no second worker",
                 remedy: "delete it and add it again, with another --recovery for the next time", step: "recovery",
                 errno: nil)
         }
@@ -142,7 +142,7 @@ final class UpgradeOperation: Replacement {
             } else if device.launch == nil || device.file == .none {
                 "delete it ('ubd del -n \(device.id) --force') and add it again: then it has the new program"
             } else {
-                "bring its file first ('ubd recover -n \(device.id)')"
+                "reopen its file first ('ubd recover -n \(device.id)')"
             }
         }
     }
@@ -172,7 +172,7 @@ final class UpgradeOperation: Replacement {
             if let difference = device.difference(geometry) {
                 problem = "it makes another disk: \(difference)"
             } else if geometry.file != device.file, device.file != .none {
-                problem = "it tells of another file"
+                problem = "it reports another file"
             } else {
                 return operation.next()
             }

@@ -107,8 +107,8 @@ struct HoldersTests {
             ({ _ in -EAGAIN }, "the host's mounts can not be read: Resource temporarily unavailable"),
             ({ ubd_copy("/nowhere", &$0) }, "the host's mounts can not be read: No such file or directory"),
             ({ ubd_copy("/tmp", &$0) }, "the host's mounts can not be read: Is a directory"),
-            ({ ubd_copy("/dev/null", &$0) }, "the host's mounts are not told as they should be"),
-            ({ ubd_copy(nonsense.path, &$0) }, "the host's mounts are not told as they should be"),
+            ({ ubd_copy("/dev/null", &$0) }, "the host's table of mounts is malformed"),
+            ({ ubd_copy(nonsense.path, &$0) }, "the host's table of mounts is malformed"),
         ]
         for (start, why) in cases {
             let asked = try Asked(start)

@@ -84,7 +84,7 @@ struct RemedyTests {
     private static let advice: [(text: String, applies: @Sendable (Situation, Device) -> Bool)] = [
         ("and add it again", { situation, _ in [.failed, .failedInPlace, .waitingWithoutRecord].contains(situation) }),
         ("is added anew", { situation, _ in [.unmanaged, .stuck, .deleting].contains(situation) }),
-        ("bring its file first", { situation, _ in situation == .waiting }),
+        ("reopen its file first", { situation, _ in situation == .waiting }),
         ("nothing to recover", { situation, _ in ![.failed, .failedInPlace, .waiting].contains(situation) }),
         ("wait for it", { situation, _ in situation == .replacing }),
         ("try again when it is live", { situation, _ in situation == .replacing }),
