@@ -2,31 +2,31 @@ import BrokerInterface
 import Glibc
 import SystemCalls
 
-/// All that a command takes from outside its arguments, so that a test can put something else in its place.
+/// Everything that a command uses besides its arguments, so that a test can replace it.
 struct CommandEnvironment {
     var console: any Console
-    /// Where the broker listens.
+    /// The broker's socket.
     var socketPath: String
     var host: any Machine
     /// This program, for the helper process of `ubd partitions`.
     var executable: String
-    /// Reads partition tables.
+    /// The program that reads partition tables.
     var sfdisk = "/usr/sbin/sfdisk"
-    /// How long things may take, in seconds.
+    /// Deadlines in seconds.
     var addSeconds = 60
     var callSeconds = 30
     var flushSeconds = 30
-    /// For who holds a device.
+    /// For the look-up of a device's holder.
     var lookSeconds = 5
     /// The broker may try the new program, drain the old worker, and go back to it.
     var upgradeSeconds = 120
-    /// Nanoseconds of a clock that never goes back.
+    /// Nanoseconds of a monotonic clock.
     var now: () -> UInt64 = monotonicNanoseconds
-    /// How long a call may wait for its turn where a limit passes by itself.
+    /// Seconds that a call may wait for its turn where a limit passes by itself.
     var turnSeconds = 120
-    /// Does nothing for so many milliseconds.
+    /// Sleeps for that many milliseconds.
     var pause: (UInt64) -> Void = Self.sleep
-    /// The same between two looks of a command that goes on until somebody ends it.
+    /// The same between two rounds of a command that runs until it is interrupted.
     var pauseWatching: (UInt64) -> Void = Self.sleep
 
     static func sleep(milliseconds: UInt64) {
@@ -35,7 +35,7 @@ struct CommandEnvironment {
         while nanosleep(&asked, &left) != 0, errno == EINTR { asked = left }
     }
 
-    /// The real one.
+    /// The environment of this process.
     static func live() -> CommandEnvironment {
         let variable = getenv(BrokerAPI.socketVariable).map { String(cString: $0) } ?? ""
         let console = StandardConsole()

@@ -20,26 +20,26 @@ enum ExitStatus: Int32, CaseIterable {
         switch self {
         case .success: "done"
         case .failed: "failed: kernel, I/O, worker, or no answer within the deadline"
-        case .usage: "wrong usage or a value that can not be"
+        case .usage: "wrong usage or an impossible value"
         case .notPermitted: "not permitted, or a limit is reached"
         case .noSuchDevice: "no such device"
         case .busy: "in use"
-        case .brokerNotReachable: "the broker can not be reached"
+        case .brokerNotReachable: "the broker cannot be reached"
         case .hostLacksSomething: "the host lacks something (module, kernel feature, …)"
         }
     }
 }
 
-/// Why a command ends without success: what was wrong, what to do next, and how to tell a script.
+/// Why a command failed: what was wrong, what to do next, and how a script recognises it.
 struct CommandFailure: Error, Equatable {
     var status: ExitStatus
     /// For `--json`: the full name of the broker's error, or a name of our own without dots.
     var name: String
     var message: String
     var remedy: String
-    /// Set when the same call succeeds later: after so many seconds, or 0 when that is not known.
+    /// Set when the same call can succeed later: after that many seconds; 0 when the time is not known.
     var passesAfter: Int64?
-    /// For `--json`: what of several things was done all the same.
+    /// For `--json`: the part of the request that succeeded.
     var done: JSON.Member?
 
     init(_ status: ExitStatus, _ name: String, _ message: String, remedy: String) {
@@ -49,7 +49,7 @@ struct CommandFailure: Error, Equatable {
         self.remedy = remedy
     }
 
-    /// What goes to stderr: one line, whatever the broker or a file name put into it.
+    /// The text for stderr: one line, whatever the broker or a file name put into it.
     var line: String { "ubd: " + "\(message); \(remedy)".printable }
 
     var json: JSON {
@@ -61,7 +61,7 @@ struct CommandFailure: Error, Equatable {
 }
 
 extension CommandFailure {
-    /// An error that the broker replied, or that its rules raise before it is asked.
+    /// An error that the broker replied, or that its rules give before it is asked.
     init(_ error: InterfaceError) {
         let status: ExitStatus =
             switch error {
@@ -79,7 +79,7 @@ extension CommandFailure {
         default: break
         }
         if case .invalidOption(_, _, let option, _) = error, let flag = Self.flags[option] ?? Self.sameName(option) {
-            // The user typed a flag; the wire has another name for it.
+            // The user typed a flag; the interface has another name for it.
             for text in [\CommandFailure.message, \CommandFailure.remedy] {
                 self[keyPath: text] = Self.replacing(option, by: flag, in: self[keyPath: text])
             }
@@ -96,12 +96,12 @@ extension CommandFailure {
         TargetList.all.contains { $0.option(named: option) != nil } ? "--" + option : nil
     }
 
-    /// Only at the beginning of the message: elsewhere the word may be meant as a word.
+    /// Only at the beginning of the message: elsewhere the name may be an ordinary word.
     private static func replacing(_ name: String, by flag: String, in text: String) -> String {
         text.hasPrefix(name + " ") ? flag + text.dropFirst(name.count) : text
     }
 
-    /// What helps where a limit of the caller's own process has struck; nil for any other errno.
+    /// The remedy when a limit of the caller's own process was reached; nil for any other errno.
     static func limitRemedy(_ errno: Int32) -> String? {
         switch errno {
         case EMFILE: "allow more open files, as in 'ulimit -n 64'"
@@ -112,14 +112,14 @@ extension CommandFailure {
         }
     }
 
-    /// A system call of our own that failed.
+    /// A system call of this process failed.
     init(_ error: SystemError, _ name: String = "SystemError", remedy: String) {
         self.init(.failed, name, error.description, remedy: remedy)
     }
 }
 
 extension String {
-    /// The text without anything that is no text or steers a terminal: control characters and direction overrides become "?".
+    /// The text with control characters and direction overrides, which steer a terminal, replaced by "?".
     var printable: String {
         var result = String.UnicodeScalarView()
         for scalar in readable.unicodeScalars {

@@ -3,19 +3,19 @@ import BrokerInterface
 import SystemCalls
 import Varlink
 
-/// From arguments to an exit status: parses, performs, and tells of a failure in one line.
+/// From arguments to an exit status: parses, performs, and reports a failure in one line.
 enum CommandLineTool {
     static func run(_ arguments: [String], _ environment: CommandEnvironment) -> Int32 {
         let status = perform(arguments, environment)
         environment.console.finish()
         guard let lost = environment.console.lost else { return status }
-        // A script must not take half of a device's name, or of a list, for the whole.
+        // A script must not take a part of a device's name, or of a list, for the whole.
         let changes = ["add", "del", "recover", "upgrade"].contains(arguments.first)
         let failure = CommandFailure(
             .failed, "OutputLost", outputLost(lost.errno),
             remedy: changes
-                ? "what was asked for may have been done all the same: see 'ubd list'"
-                : "send the output to where there is room and somebody reads it")
+                ? "the command itself may have succeeded: see 'ubd list'"
+                : "send the output to a place that has room and a reader")
         return max(status, report(failure, asJSON: false, environment.console))
     }
 
@@ -30,7 +30,7 @@ enum CommandLineTool {
             }
             var command = try UBD.parseAsRoot(arguments)
             guard let command = command as? any UBDCommand else {
-                // Only ArgumentParser's own commands come here: help, and the generator of shell completions.
+                // Only ArgumentParser's own commands get here: help, and the generator of shell completions.
                 try command.run()
                 return 0
             }
@@ -42,7 +42,7 @@ enum CommandLineTool {
         }
     }
 
-    /// Help and version come as errors too; everything else is a wrong command line.
+    /// Help and version are errors, too; any other error is a wrong command line.
     private static func finishParsing(_ error: any Error, _ arguments: [String], _ console: any Console) -> Int32 {
         guard UBD.exitCode(for: error) != .success else {
             console.out(UBD.fullMessage(for: error))
@@ -58,7 +58,7 @@ enum CommandLineTool {
         return report(failure, asJSON: arguments.contains("--json"), console)
     }
 
-    /// ArgumentParser takes a word that begins with a dash for an option, and says that a value is missing.
+    /// ArgumentParser takes a value that begins with a dash for an option, and says that the value is missing.
     private static func unfit(_ message: String, _ arguments: [String]) -> String {
         guard message.hasPrefix("Missing value for '") else { return "" }
         let option = message.dropFirst("Missing value for '".count).prefix { $0 != " " && $0 != "'" }

@@ -1,8 +1,9 @@
 import Glibc
 
-/// Words of the command line as Swift strings, without a byte being lost. Names of files are bytes and need not be UTF-8
-/// (path_resolution(7)); Swift would replace what is not. Each byte above 0x7F of a word that is not UTF-8 becomes a code
-/// point from U+10FF80 on, at the end of the last private area. A word that has such a code point itself is treated alike.
+/// Words of the command line as Swift strings, without losing a byte. File names are bytes and need not be UTF-8
+/// (path_resolution(7)); Swift would replace invalid bytes. In a word that is not UTF-8, each byte above 0x7F becomes a
+/// code point from U+10FF80 on, at the end of the last private area. So does each such byte of a word that contains
+/// such a code point.
 enum TypedText {
     private static let base: UInt32 = 0x10FF00
 
@@ -27,14 +28,14 @@ enum TypedText {
         return String(scalars)
     }
 
-    /// The byte that a code point stands for; nil when it stands for itself.
+    /// The byte that a code point stands for; nil for an ordinary code point.
     static func byte(of scalar: Unicode.Scalar) -> UInt8? {
         (base + 0x80...base + 0xFF).contains(scalar.value) ? UInt8(scalar.value - base) : nil
     }
 }
 
 extension String {
-    /// What was typed, byte by byte and with a NUL at its end, for a system call.
+    /// The bytes that were typed, with a NUL at the end, for a system call.
     var systemPath: [CChar] {
         unicodeScalars.flatMap { scalar in
             TypedText.byte(of: scalar).map { [CChar(bitPattern: $0)] }
@@ -42,7 +43,7 @@ extension String {
         } + [0]
     }
 
-    /// The text with each byte that is no text as "\\xFF".
+    /// The text with each byte that is not UTF-8 as "\\xFF".
     var readable: String {
         guard unicodeScalars.contains(where: { TypedText.byte(of: $0) != nil }) else { return self }
         return unicodeScalars.reduce(into: "") { result, scalar in

@@ -3,7 +3,7 @@ import Glibc
 import SystemCalls
 import Varlink
 
-/// The broker's methods as functions. Each opens a connection of its own, so that ending it ends the call.
+/// The broker's methods as functions. Each call opens a connection of its own, so that closing it ends the call.
 struct BrokerClient {
     let environment: CommandEnvironment
 
@@ -14,7 +14,7 @@ struct BrokerClient {
         }
     }
 
-    /// The counters of the caller's devices; root sees everyone's. `queues` only of one device.
+    /// The counters of the caller's devices; root sees everyone's. `queues`: for a single device only.
     func stats(id: UInt32? = nil, queues: Bool? = nil) throws(CommandFailure) -> StatsReply {
         let none = StatsReply(latencyBounds: [], devices: [])
         return try callForMore(.stats(StatsRequest(id: id, queues: queues)), first: none) {
@@ -38,7 +38,7 @@ struct BrokerClient {
         _ = try call(.delete(request), seconds: environment.callSeconds)
     }
 
-    /// Adds a device. As many of `files` as the broker wants are parked with it; they stay the caller's.
+    /// Adds a device. Parks as many of `files` as the broker wants; the caller keeps them.
     func add(_ request: AddRequest, files: [Int32]) throws(CommandFailure) -> (Device, [Notice]) {
         try Turn.take(environment) { () throws(CommandFailure) in
             try bring(.add(request), doing: "adding the device") { (count, parking) throws(CommandFailure) in
@@ -47,8 +47,8 @@ struct BrokerClient {
         }
     }
 
-    /// Brings the file of a device that waits for it: opened when the broker wants it, since a device that does not wait has it
-    /// in use itself.
+    /// Brings the file of a device that waits for it. Opens it only when the broker asks for it, since a device that
+    /// does not wait uses the file itself.
     func recover(
         _ request: RecoverRequest, open: () throws(CommandFailure) -> BackingFile
     ) throws(CommandFailure) -> Device {
@@ -109,7 +109,7 @@ struct BrokerClient {
     /// Sends the files as one message of one byte, and closes the socket.
     private static func park(_ files: [Int32], in parking: consuming FileDescriptor) throws(CommandFailure) {
         guard !files.isEmpty else { throw unexpected("the broker asked for files, but the target has none") }
-        // Files that lie in a socket count for their user, those of devices that live as well (unix(7), ETOOMANYREFS).
+        // Files in a socket count for their user, also those of live devices (unix(7), ETOOMANYREFS).
         let limit = raiseOpenFiles()
         do { try SystemCalls.send(parking.raw, [0], files: files) } catch {
             guard error.errno != ETOOMANYREFS else {
@@ -119,12 +119,12 @@ struct BrokerClient {
                     remedy: "delete a device, or let the administrator raise the limit ('ulimit -Hn')")
             }
             throw CommandFailure(
-                .failed, "FilesNotTaken", "the files could not be handed over: \(SystemError.message(error.errno))",
+                .failed, "FilesNotTaken", "the files could not be sent: \(SystemError.message(error.errno))",
                 remedy: "see 'ubd list' and the broker's log, then try again")
         }
     }
 
-    /// Raises the soft limit of open files to the hard one, which this process may; returns it.
+    /// Raises the soft limit of open files to the hard limit, which needs no privilege, and returns it.
     private static func raiseOpenFiles() -> UInt64 {
         var limit = rlimit()
         let number = __rlimit_resource_t(RLIMIT_NOFILE.rawValue)
@@ -144,7 +144,7 @@ struct BrokerClient {
         }
     }
 
-    /// A call whose answer comes in as many replies as the broker wants; `take` adds each to the result.
+    /// A call that the broker answers with any number of replies; `take` adds each to the result.
     private func callForMore<Result>(
         _ call: BrokerCall, first: Result, _ take: (inout Result, JSON) throws(InterfaceError) -> Void
     ) throws(CommandFailure) -> Result {
@@ -177,7 +177,7 @@ struct BrokerClient {
     }
 
     private static func read<Result>(_ body: () throws(InterfaceError) -> Result) throws(CommandFailure) -> Result {
-        do { return try body() } catch { throw unexpected("the broker's reply does not fit: \(error.message)") }
+        do { return try body() } catch { throw unexpected("the broker's reply is not understood: \(error.message)") }
     }
 
     private static func unexpected(_ message: String) -> CommandFailure {

@@ -13,7 +13,7 @@ struct IncomingReply: ~Copyable {
 struct BrokerConnection: ~Copyable {
     private let socket: FileDescriptor
     private let path: String
-    /// As messages name it.
+    /// How messages name the broker's log.
     private let log: String
     private var reader = FrameReader(limit: JSONLimits.reply.bytes)
     private var deadline: Deadline
@@ -51,7 +51,7 @@ struct BrokerConnection: ~Copyable {
         }
     }
 
-    /// Nothing is said by that about the broker.
+    /// The failure is this process's own and says nothing about the broker.
     private static func noSocket(_ error: Int32) -> CommandFailure {
         CommandFailure(
             SystemError("make a socket", error), remedy: CommandFailure.limitRemedy(error) ?? "see 'ubd doctor'")
@@ -72,8 +72,8 @@ struct BrokerConnection: ~Copyable {
             "no broker at \(path): \(SystemError.message(error))", remedy: remedy)
     }
 
-    /// Sends one call. A broker that has no room for the connection says so and closes it, perhaps before this: what it said
-    /// is there to be received.
+    /// Sends one call. A broker without room for the connection sends an error and closes it, perhaps before this call.
+    /// The error can still be received.
     func send(_ call: Call) throws(CommandFailure) {
         let message = call.message
         var done = 0
@@ -93,7 +93,7 @@ struct BrokerConnection: ~Copyable {
         }
     }
 
-    /// Of a call that is answered by many replies each may take as long as a single one.
+    /// Gives the next reply of a call with many replies as much time as a single one.
     mutating func extend(bySeconds seconds: Int) { deadline = Deadline(seconds: seconds) }
 
     /// Receives the next reply to the call. A file is taken only when `acceptsFile`, and only with a reply's first byte
@@ -113,7 +113,7 @@ struct BrokerConnection: ~Copyable {
         }
     }
 
-    /// Receives what is there and returns the file that came with it, if one may come.
+    /// Receives the bytes that have arrived and returns the file that came with them, if one is allowed.
     private mutating func receiveBytes(mayBringFile: Bool) throws(CommandFailure) -> FileDescriptor? {
         var buffer = [UInt8](repeating: 0, count: min(reader.room, 64 * 1024))
         let result = buffer.withUnsafeMutableBytes { bytes in
@@ -140,13 +140,13 @@ struct BrokerConnection: ~Copyable {
         return file
     }
 
-    /// The kernel drops a file that comes when this process may have no further one, and only says that something was cut off.
+    /// The kernel drops a received file when this process may have no more descriptors, and reports only truncation.
     private static func hasNoRoom(_ socket: borrowing FileDescriptor) -> Bool {
         do throws(SystemError) { _ = try socket.duplicate() } catch { return error.errno == EMFILE }
         return false
     }
 
-    /// Zero bytes: the broker closed. EMSGSIZE: it sent more files than may come.
+    /// Zero bytes: the broker closed. EMSGSIZE: it sent more files than allowed.
     private static func receive(
         _ socket: Int32, into bytes: UnsafeMutableRawBufferPointer, mayBringFile: Bool
     ) throws(SystemError) -> (bytes: Int, file: Int32?) {
@@ -187,10 +187,10 @@ struct BrokerConnection: ~Copyable {
             if deadline.hasPassed {
                 throw CommandFailure(
                     .failed, "NoAnswer", "the broker did not answer within \(deadline.seconds) s",
-                    remedy: "look at 'ubd list', and into \(log)")
+                    remedy: "see 'ubd list' and \(log)")
             }
             var waiting = pollfd(fd: socket.raw, events: events, revents: 0)
-            // A hang-up counts as readable: what was sent before it must still be read.
+            // A hang-up counts as readable: bytes that were sent before it must still be read.
             if poll(&waiting, 1, deadline.milliseconds()) > 0 { return }
             tick()
         }

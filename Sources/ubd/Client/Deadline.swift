@@ -1,9 +1,9 @@
 import SystemCalls
 
-/// A moment until which something may take.
+/// A point in time at which a wait ends.
 struct Deadline {
     private let end: UInt64
-    /// Of the whole time, for messages.
+    /// The whole time, for messages.
     let seconds: Int
 
     init(seconds: Int) {

@@ -1,7 +1,7 @@
 import BrokerInterface
 
-/// Waits where a limit passes by itself: of a user's connections, or of the workers that he may have started in a minute. So
-/// a script may run many commands at once.
+/// Waits where a limit passes by itself: the limit on a user's connections, or on the workers that the user may start
+/// in a minute. So a script may run many commands at once.
 struct Turn {
     private let environment: CommandEnvironment
     /// Monotonic nanoseconds; nil before the first refusal.
@@ -13,7 +13,7 @@ struct Turn {
         self.environment = environment
     }
 
-    /// Does it, again and again while it is not its turn.
+    /// Repeats `body` while a limit refuses it.
     ///
     /// - Throws: what `body` throws, when waiting would not help or would take too long.
     static func take<Result>(
@@ -29,7 +29,7 @@ struct Turn {
         guard let seconds = failure.passesAfter, seconds <= environment.turnSeconds else { throw failure }
         let now = environment.now()
         let end = self.end ?? now + UInt64(environment.turnSeconds) * 1_000_000_000
-        // By chance, so that those who were refused together do not come again together.
+        // Random, so that clients that were refused together do not return together.
         let longest = max(pause, UInt64(clamping: seconds) &* 1000)
         let milliseconds = longest + UInt64.random(in: 0...longest / 2)
         guard now + milliseconds * 1_000_000 < end else { throw failure }

@@ -4,7 +4,7 @@ import SystemCalls
 import Targets
 import Varlink
 
-/// `ubd add`: opens the file with the user's rights and has the broker make a device of it.
+/// `ubd add`: opens the file with the user's rights and asks the broker for a device on it.
 struct AddCommand: UBDCommand {
     static let configuration = CommandConfiguration(
         commandName: "add",
@@ -16,12 +16,12 @@ struct AddCommand: UBDCommand {
             EXAMPLES
               ubd add -t loop -f disk.img                      read-only if the file is not writable
               ubd add -t loop -f disk.img --offset 1M --size 512M --read-only
-              ubd add -t null -n 7 -q 4 -d 256                 /dev/ubdb7, for measuring
-              dev=$(ubd add -t loop -f disk.img) && mkfs.ext4 "$dev"
+                ubd add -t null -n 7 -q 4 -d 256                 /dev/ubdb7, for measurements
+                dev=$(ubd add -t loop -f disk.img) && mkfs.ext4 "$dev"
 
-            The file is opened by you, not by the broker: what you may not read or write stays closed.
-            Ctrl-C undoes an add that has not finished. Notes go to stderr as 'ubd: note: …';
-            On a terminal, a line there says what the device became: size, mode, queues.
+              You open the file, not the broker: a file that you may not read or write stays closed.
+              Ctrl-C undoes an add that has not finished. Notes go to stderr as 'ubd: note: …'.
+              On a terminal, a line there says what the device is: size, mode, queues.
             """)
 
     @Option(
@@ -32,23 +32,23 @@ struct AddCommand: UBDCommand {
 
     @Option(
         name: [.customShort("n"), .long],
-        help: ArgumentHelp("N of /dev/ubdbN; without it the first free one.", valueName: "id"))
+        help: ArgumentHelp("N of /dev/ubdbN. (default: the first free one)", valueName: "id"))
     var number: Int64?
 
-    // Inputs and options of the targets, by their manifests.
+    // Inputs and options of the targets, from their manifests.
     @OptionGroup var ofTarget: TargetArguments
 
     @Option(
         name: [.short, .long], help: ArgumentHelp("Hardware queues, at most one for each CPU.", valueName: "count"))
     var queues: Int64 = AddPlan.defaultQueues
 
-    @Option(name: [.short, .long], help: ArgumentHelp("Requests at once in each queue.", valueName: "count"))
+    @Option(name: [.short, .long], help: ArgumentHelp("Requests in flight in each queue.", valueName: "count"))
     var depth: Int64 = AddPlan.defaultDepth
 
-    // By name: ArgumentParser would make --max-iosize of the property's.
+    // Named here: ArgumentParser would make --max-iosize from the property's name.
     @Option(
         name: .customLong("max-io-size"),
-        help: ArgumentHelp("Most bytes of one request, a multiple of 4K. (default: 512K)", valueName: "bytes"))
+        help: ArgumentHelp("Largest request, a multiple of 4K. (default: 512K)", valueName: "bytes"))
     var maxIOSize: ByteCount?
 
     @Flag(help: "Make a read-only device.")
@@ -65,7 +65,7 @@ struct AddCommand: UBDCommand {
     @Option(
         name: .customLong("io-timeout"),
         help: ArgumentHelp(
-            "A worker that has work and does nothing for so long is replaced, 2 to 3600. (default: the broker's, 30)",
+            "A worker that makes no progress for this time is replaced, 2 to 3600. (default: the broker's, 30)",
             valueName: "seconds"))
     var ioTimeout: Int64?
 
@@ -73,26 +73,26 @@ struct AddCommand: UBDCommand {
         help: ArgumentHelp(
             "How data and requests move: copy, zero-copy, batch, batch-zero-copy or auto. (default: auto)",
             discussion: DataMode.allCases.map { "\($0.rawValue): \($0.summary)" }.joined(separator: "\n")
-                + "\nauto: the best of them that kernel, target and access policy allow", valueName: "mode"),
+                + "\nauto: the best mode that kernel, target and access policy allow", valueName: "mode"),
         completion: .list(DataMode.allCases.map(\.rawValue) + [DataMode.automatic]))
     var mode: String?
 
     @Option(
         help: ArgumentHelp(
-            "CPUs that the queues' threads may run on, as in 0-1,3. (default: those that the kernel gives each "
-                + "queue its requests from)", valueName: "list"))
+            "CPUs that the queues' threads may run on, as in 0-1,3. (default: the CPUs from which the kernel gives "
+                + "each queue requests)", valueName: "list"))
     var cpus: String?
 
     @Flag(
         help: ArgumentHelp(
-            "Use the file although another device or program does.",
-            discussion: "Two who write the same bytes destroy each other's data, unless what is on it is made for that."
+            "Use the file although another device or program uses it.",
+            discussion: "Two writers of the same bytes destroy each other's data, unless the content is made for that."
         ))
     var shared = false
 
     @OptionGroup var output: OutputOptions
 
-    /// The manifests as text, so that the help can't tell something else than the checks.
+    /// The manifests as text: help and checks have one source.
     private static var targetHelp: String {
         TargetList.all.map { target in
             let inputs = target.inputs.map { row("--" + $0.name, $0.help) }
@@ -123,7 +123,7 @@ struct AddCommand: UBDCommand {
             var told = backing.notices
             let smallest = ContentSectors.smallestBlock(of: backing.numbers[0])
             var content: ContentSectors?
-            // A file that does not answer is no reason to wait here. But not known is not "made for 512-byte sectors".
+            // Do not wait for a file that does not answer. But an unknown sector size is not 512.
             do throws(SystemError) {
                 content = try ContentSectors.look(
                     at: path, offset: plan.options.offset, seconds: Self.lookSeconds)
@@ -136,7 +136,7 @@ struct AddCommand: UBDCommand {
             }
             let (device, notices) = try client.add(request, files: backing.numbers)
             told += content?.notice(path, blockSize: UInt64(device.blockSize), smallest: smallest).map { [$0] } ?? []
-            // Of a file that can't be opened for direct I/O both have something to say.
+            // The broker has the same notice for a file without direct I/O.
             told += notices.filter { notice in !told.contains { $0.code == notice.code } }
             show(device, told, environment)
         } else {
@@ -154,8 +154,8 @@ struct AddCommand: UBDCommand {
                 Notice(
                     code: "node",
                     message:
-                        "\(device.node) is on the host, and not in the /dev of this container: give it the host's /dev, or "
-                        + "this device"))
+                        "\(device.node) is on the host, and not in the /dev of this container: give the container the "
+                        + "host's /dev, or this device"))
         }
         for notice in notices { console.error("ubd: note: " + notice.message.printable) }
         if output.asJSON {
@@ -166,7 +166,7 @@ struct AddCommand: UBDCommand {
         }
     }
 
-    /// What the device became, in one line: what was chosen for its owner is named.
+    /// The device in one line, with the values that ubd or the broker chose.
     static func summary(_ device: Device) -> String {
         let file = device.file.map { " \($0.printable)" } ?? ""
         let access = (device.readOnly ? ", read-only" : "") + (device.buffered ? ", buffered" : "")
@@ -175,7 +175,7 @@ struct AddCommand: UBDCommand {
             + "mode \(device.mode.rawValue), \(queues) of \(device.depth) requests, recovery \(device.recovery.rawValue)"
     }
 
-    /// What is asked of the broker, before the file is looked at.
+    /// The request to the broker, before the file is opened.
     var request: AddRequest {
         get throws(CommandFailure) {
             AddRequest(
@@ -185,8 +185,8 @@ struct AddCommand: UBDCommand {
         }
     }
 
-    /// The file of a target, and what it is to the target; nil when there is none. Only files can be brought so far, one of
-    /// them (a test holds the manifests to that).
+    /// The file of a target, and its role; nil when the target takes none. So far an input is a file, and there is at
+    /// most one (a test checks the manifests).
     private func file(for target: TargetManifest) throws(CommandFailure) -> (String, TargetInput)? {
         let input = target.inputs.first
         if let (name, path) = ofTarget.inputs.first(where: { $0.name != input?.name }) {
@@ -212,15 +212,16 @@ struct AddCommand: UBDCommand {
         return (path, input)
     }
 
-    /// How long the content of a file may take to be read.
+    /// Seconds that reading the content of a file may take.
     private static let lookSeconds = 3
 
-    /// The block size in bytes when none was asked for and the content has a better one than the usual. A disk keeps its own.
+    /// The block size in bytes when none was given and the content needs another than 512; nil otherwise. A disk keeps
+    /// its own.
     private func defaultBlockSize(_ options: DeviceOptions, _ content: ContentSectors?, _ smallest: UInt64) -> UInt64? {
         options.blockSize == nil && smallest == 512 ? content?.otherThanUsual : nil
     }
 
-    /// What its user is told of a device that has the blocks of its content.
+    /// The note for a device whose block size follows the content.
     private static func followed(_ path: String, _ blockSize: UInt64) -> Notice {
         Notice(
             code: "block-size",
@@ -229,16 +230,17 @@ struct AddCommand: UBDCommand {
                 + "--block-size 512 would make others")
     }
 
-    /// What its user is told of a device whose content could not be looked at.
+    /// The note for a device whose content could not be read.
     private static func unseen(_ path: String, _ error: SystemError) -> Notice {
         Notice(
             code: "block-size",
             message:
-                "which sectors \(path) is made for could not be seen (\(error)); a disk of 4096-byte sectors needs "
+                "the sector size that \(path) is made for is not known (\(error)); a disk of 4096-byte sectors needs "
                 + "--block-size 4096")
     }
 
-    /// The path as a label that the interface takes: its end when it is long, nothing that steers a terminal.
+    /// The path as a label that the interface accepts: its end when it is long, without characters that steer a
+    /// terminal.
     static func label(_ path: String) -> String {
         var scalars = path.printable.unicodeScalars
         while String(scalars).utf8.count > AddPlan.longestFileName { scalars.removeFirst() }

@@ -4,19 +4,19 @@ import Glibc
 import SystemCalls
 import Varlink
 
-/// `ubd del`: flushes a device as its user, then has the broker delete it.
+/// `ubd del`: flushes a device as its user, then asks the broker to delete it.
 struct DeleteCommand: UBDCommand {
     static let configuration = CommandConfiguration(
         commandName: "del",
         abstract: "Flush and delete a device.",
         discussion: """
             EXAMPLES
-              ubd del -n 0            refuses when it is mounted, swap or held, and names the holder
-              ubd del -a              all your devices (as root: everyone's)
-              ubd del -n 0 --force    kills the worker first: for a device that hangs; I/O under way fails
+                ubd del -n 0            refuses when it is mounted, swap or held, and names the holder
+                ubd del -a              all your devices (as root: everyone's)
+                ubd del -n 0 --force    kills the worker first: for a device that hangs; I/O under way fails
 
-            Before Linux 7.0 nobody can tell that a program merely has the device open, as a virtual machine has:
-            it goes all the same, and the program's reads and writes fail. Flushing may take at most 30 s.
+              Before Linux 7.0 nobody can tell that a program merely has the device open, as a virtual machine has:
+              the device is deleted, and the program's reads and writes fail. Flushing may take at most 30 s.
             """)
 
     @Option(
@@ -26,7 +26,7 @@ struct DeleteCommand: UBDCommand {
     @Flag(name: [.short, .long], help: "Delete all your devices.")
     var all = false
 
-    @Flag(help: "Do not flush, do not ask who uses it, kill the worker first.")
+    @Flag(help: "Do not flush, do not check who uses the device, kill the worker first.")
     var force = false
 
     @OptionGroup var output: OutputOptions
@@ -48,9 +48,9 @@ struct DeleteCommand: UBDCommand {
                 try delete(device, client)
                 deleted.append(.integer(Int64(device.id)))
             } catch {
-                // Somebody else has deleted it since it was listed: that is what was asked for.
+                // Another process has deleted it since it was listed.
                 if all, error.status == .noSuchDevice { continue }
-                // With --all the others are still tried. The first failure decides the status and is told last.
+                // With --all the others are still tried. The first failure decides the status and is printed last.
                 if !failures.isEmpty { environment.console.error(error.line) }
                 failures.append(error)
             }
@@ -69,7 +69,7 @@ struct DeleteCommand: UBDCommand {
             try client.delete(
                 DeleteRequest(id: device.id, generation: device.generation, force: force ? true : nil))
         } catch {
-            // The broker does not look into users' processes; their user may.
+            // The broker does not look into users' processes; the user may.
             guard error.status == .busy, let opener = DeviceOpener.find(device.node) else { throw error }
             var named = error
             named.message = error.message.replacing(BrokerAPI.openSomewhere, with: "open in \(opener)")
@@ -77,7 +77,7 @@ struct DeleteCommand: UBDCommand {
         }
     }
 
-    /// Who has it, when an exclusive open said that somebody has.
+    /// The holder of a device whose exclusive open gave EBUSY.
     private func holder(of device: Device, _ environment: CommandEnvironment) -> String {
         let disk = device.node.split(separator: "/").last.map(String.init) ?? device.node
         let holding = HolderName.find(
@@ -85,12 +85,13 @@ struct DeleteCommand: UBDCommand {
         switch holding {
         case .held(let holder): return holder
         case .free: return "open exclusively in some program"
-        case .unknown(let why): return "in use, and by whom can not be told (\(why))"
+        case .unknown(let why): return "in use, and the holder is not known (\(why))"
         }
     }
 
-    /// What helps where a flush does not end, and where it fails, besides giving up; nothing for a device that is lost.
-    static func remedies(_ device: Device) -> (wait: String, mend: String) {
+    /// Remedies for a flush that does not end, and for one that fails, besides --force; empty for a device that is
+    /// lost.
+    static func remedies(_ device: Device) -> (wait: String, repair: String) {
         switch (device.state, device.hasFile) {
         case (.failed, _): ("", "")
         case (.recovering, true):
@@ -98,12 +99,12 @@ struct DeleteCommand: UBDCommand {
                 "bring its file if it waits for that ('ubd recover -n \(device.id)'), or ",
                 "try again when it is live, or "
             )
-        case (_, true): ("wait until its file answers, or ", "mend its file and try again, or ")
+        case (_, true): ("wait until its file answers, or ", "repair its file and try again, or ")
         case (_, false): ("try again when 'ubd list' shows it as live, or ", "try again, or ")
         }
     }
 
-    /// The kernel drops what a stopping device has not written yet, so it is written before.
+    /// The kernel drops unwritten data of a device that stops, so it is flushed first.
     private func flush(_ device: Device, _ environment: CommandEnvironment) throws(CommandFailure) {
         let outcome: DeviceFlush.Outcome
         do {
@@ -116,7 +117,7 @@ struct DeleteCommand: UBDCommand {
                 remedy: CommandFailure.limitRemedy(error.errno) ?? "try again, or delete it unflushed with --force")
         }
         let force = "'ubd del -n \(device.id) --force'"
-        let (wait, mend) = Self.remedies(device)
+        let (wait, repair) = Self.remedies(device)
         switch outcome {
         case .flushed, .noNode: return
         case .busy:
@@ -127,7 +128,7 @@ struct DeleteCommand: UBDCommand {
         case .timedOut:
             throw CommandFailure(
                 .failed, "Hangs", "\(device.node) could not be flushed within \(environment.flushSeconds) s",
-                remedy: wait + "give up what is not written with \(force)")
+                remedy: wait + "discard unwritten data with \(force)")
         case .failed("open", EACCES), .failed("open", EPERM):
             throw CommandFailure(
                 .notPermitted, "NotPermitted", "you may not open \(device.node), so it can not be flushed",
@@ -135,7 +136,7 @@ struct DeleteCommand: UBDCommand {
         case .failed(let step, let number):
             throw CommandFailure(
                 .failed, "NotFlushed", "\(step) \(device.node): \(SystemError.message(number))",
-                remedy: mend + "give up what is not written with \(force)")
+                remedy: repair + "discard unwritten data with \(force)")
         }
     }
 }

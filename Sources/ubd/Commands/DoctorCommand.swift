@@ -7,7 +7,7 @@ struct DoctorCommand: UBDCommand {
     static let configuration = CommandConfiguration(
         commandName: "doctor", abstract: "Check what ubd needs on this host, and say how to get what is missing.",
         discussion: """
-            One line for each check: ok, warning or missing, what was found, and what mends it.
+            One line for each check: ok, warning or missing, what was found, and what fixes it.
             Exits with 7 when something is missing.
             """)
 

@@ -7,7 +7,7 @@ struct FeaturesCommand: UBDCommand {
     static let configuration = CommandConfiguration(
         commandName: "features", abstract: "Show the features of the kernel's ublk driver.",
         discussion: """
-            HERE: this kernel has it. USED: ubd uses it where it is there. SINCE: the first Linux release with it.
+            HERE: this kernel has it. USED: ubd uses it where the kernel has it. SINCE: the first Linux release with it.
             """)
 
     @OptionGroup var output: OutputOptions

@@ -6,7 +6,7 @@ struct InfoCommand: UBDCommand {
     static let configuration = CommandConfiguration(
         commandName: "info", abstract: "Show the broker and what you may do.",
         discussion: """
-            Your limits come from the access policy, /etc/ubd/access.policy; the rule that decided is shown.
+            Your limits come from the access policy, /etc/ubd/access.policy. The rule that applies to you is shown.
             """)
 
     @OptionGroup var output: OutputOptions
@@ -30,17 +30,17 @@ struct InfoCommand: UBDCommand {
         return "\(info.controllers.joined(separator: ", ")) in \(path)"
     }
 
-    /// What they keep, a row each.
+    /// Their limits, one row each.
     private static func rows(_ limits: GroupLimits) -> [String] {
         func size(_ bytes: Int64) -> String { ByteSize.text(UInt64(clamping: bytes)) }
         return [
-            limits.deviceMemory.map { "\(size($0)) of memory a device" },
+            limits.deviceMemory.map { "\(size($0)) of memory per device" },
             limits.userMemory.map { "\(size($0)) of memory for all devices together" },
-            limits.deviceTasks.map { "\($0) tasks a device" },
+            limits.deviceTasks.map { "\($0) tasks per device" },
             limits.cpuWeight.map { "processor weight \($0)" },
             limits.cpuQuota.map { "\($0) % of a processor" },
-            limits.ioBandwidth.map { "\(size($0)) a second read and as much written, of each disk" },
-            limits.ioOperations.map { "\($0) reads and as many writes a second, of each disk" },
+            limits.ioBandwidth.map { "\(size($0)) per second read and as much written, on each disk" },
+            limits.ioOperations.map { "\($0) reads and as many writes per second, on each disk" },
         ].compactMap { $0 }
     }
 

@@ -16,13 +16,13 @@ struct ListCommand: UBDCommand {
             STATE is one of
               adding, starting   not ready yet
               live               serves
-              recovering         the worker died or is being replaced; I/O waits
-              deleting           is being taken down
-              unmanaged          serves, but was an earlier broker's: its file must be
-                                 brought again ('ubd recover') when its worker dies
-              stuck              its worker can't be killed
-              failed             its worker died; requests fail until it is deleted
-            QUEUES is queues x depth. A line below tells since when and why a device is not live.
+                recovering         the worker died or is being replaced; I/O waits
+                deleting           is being deleted
+                unmanaged          serves, but an earlier broker started its worker: when that
+                                   dies, its file must be brought again ('ubd recover')
+                stuck              its worker can't be killed, or the kernel does not stop it
+                failed             its worker died; requests fail until the device is deleted
+              QUEUES is queues x depth. A line below a device says since when and why it is not live.
             """)
 
     @Option(
@@ -52,7 +52,7 @@ struct ListCommand: UBDCommand {
             remedy: "see 'ubd list'")
     }
 
-    /// What is worth a line below the device's own: why it does not serve, and how its workers died.
+    /// The lines below a device: why it does not serve, and how its workers died.
     private static func notes(_ device: Device) -> [String] {
         var notes: [String] = []
         if let reason = device.reason {
@@ -65,19 +65,19 @@ struct ListCommand: UBDCommand {
         }
         if device.workerOutdated == true {
             let version = device.workerVersion.map { " (\($0))" } ?? ""
-            notes.append("its worker\(version) is of another program than is installed: \(upgrade(device))")
+            notes.append("its worker\(version) runs another program than the installed one: \(upgrade(device))")
         }
         return notes
     }
 
-    /// How a device comes to have the installed program: `ubd upgrade` refuses one that lets no second worker have it.
+    /// How a device gets the installed program: `ubd upgrade` refuses a device that cannot get a second worker.
     static func upgrade(_ device: Device) -> String {
         switch device.recovery {
-        case .none: "with --recovery none only a device that is added anew has that"
+        case .none: "with --recovery none only a device that is added again gets it"
         case .reissue: "'ubd upgrade -n \(device.id)'"
         case .queue, .fail:
             device.mode.isBatch
-                ? "in batch mode with --recovery \(device.recovery.rawValue) only a device that is added anew has that"
+                ? "in batch mode with --recovery \(device.recovery.rawValue) only a device that is added again gets it"
                 : "'ubd upgrade -n \(device.id)', on Linux 6.16 or later"
         }
     }

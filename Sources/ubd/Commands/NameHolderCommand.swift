@@ -1,7 +1,7 @@
 import ArgumentParser
 import SystemCalls
 
-/// The helper process of `ubd del` that looks for the holder of a disk; not for people.
+/// The helper process of `ubd del` that looks for the holder of a disk; no command for people.
 struct NameHolderCommand: UBDCommand {
     static let configuration = CommandConfiguration(
         commandName: "name-holder", abstract: "Say who holds a disk (used by 'ubd del').", shouldDisplay: false)

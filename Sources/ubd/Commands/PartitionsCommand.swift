@@ -14,11 +14,10 @@ struct PartitionsCommand: UBDCommand {
               ubd partitions -n 0
               ubd add -t loop -f disk.img --offset 1048576 --size 536870912      one of its partitions as a device
 
-            The kernel never looks for partitions on a ubd device by itself: what a user writes there is not for the
-            kernel to parse, and there is no /dev/ublkb0p1. This reads the table as you, with sfdisk, and when you are
-            root as the owner of the device. OFFSET and BYTES
-            are what 'ubd add' wants to make a device of a partition, of the same file; if the device itself has an
-            --offset, add it.
+            The kernel never looks for partitions on a ubd device by itself: it must not parse what a user writes there,
+            and there is no /dev/ublkb0p1. This command reads the table with sfdisk, as you, or when you are root as the
+            owner of the device. OFFSET and BYTES are the --offset and --size with which 'ubd add' makes a device of a
+            partition, from the same file; if the device itself has an --offset, add it.
             """)
 
     @Option(name: [.customShort("n"), .long], help: ArgumentHelp("The device.", valueName: "id"))
@@ -33,7 +32,7 @@ struct PartitionsCommand: UBDCommand {
         let table = try read(device, environment)
         if table.hidesGPT {
             let failure = try unseenGPT(device, environment)
-            // Some tables have both: then the others are real.
+            // A table can have the protective partition and real ones.
             if table.partitions.isEmpty { throw failure }
             environment.console.error("ubd: note: " + "\(failure.message); \(failure.remedy)".printable)
         }
@@ -56,7 +55,7 @@ struct PartitionsCommand: UBDCommand {
         return .success
     }
 
-    /// For root the disk is read as its owner: what somebody else has written on it is not for root's programs to parse.
+    /// Root reads the disk as its owner: root's programs must not parse what another user has written on it.
     private func reader(of device: Device, _ environment: CommandEnvironment) -> UInt32? {
         environment.host.uid == 0 && device.owner != 0 ? device.owner : nil
     }
@@ -84,7 +83,7 @@ struct PartitionsCommand: UBDCommand {
         }
         if printed.status == HelperProcess.isStillRoot, reader(of: device, environment) != nil {
             throw CommandFailure(
-                .notPermitted, "NotPermitted", "\(device.node) can not be read as its owner from here",
+                .notPermitted, "NotPermitted", "\(device.node) cannot be read as its owner from here",
                 remedy: "run it as its owner, uid \(device.owner)")
         }
         guard printed.status == 0 else {
@@ -101,14 +100,14 @@ struct PartitionsCommand: UBDCommand {
         }
         guard let table = PartitionTable(sfdisk: printed.text, node: device.node) else {
             throw CommandFailure(
-                .failed, "BadPartitionTable", "what sfdisk prints of \(device.node) makes no sense",
+                .failed, "BadPartitionTable", "the output of sfdisk for \(device.node) is not understood",
                 remedy: "see 'sfdisk --json \(device.node)'")
         }
         return table
     }
 
-    /// sfdisk has one status for a disk without a table and for one that it cannot read; whoever takes the second for the first,
-    /// and makes a table, loses what is there.
+    /// sfdisk has one status for a disk without a table and for a disk that it cannot read. A user who mistakes the
+    /// second for the first, and makes a table, loses data.
     private func checkReadable(_ device: Device, _ environment: CommandEnvironment) throws(CommandFailure) {
         do throws(SystemError) {
             _ = try ContentSectors.look(at: device.node, offset: 0, seconds: environment.callSeconds)
@@ -127,16 +126,16 @@ struct PartitionsCommand: UBDCommand {
 
     static func remedy(withoutTable device: Device) -> String {
         switch true {
-        case !device.hasFile: "a device without a file keeps nothing, so there is none to find"
+        case !device.hasFile: "a device without a file stores nothing, so it has no table"
         case device.state != .live && device.state != .unmanaged: "it does not serve; 'ubd list' says why"
-        case device.readOnly: "use the device as a whole; it is read-only, so none can be made"
+        case device.readOnly: "use the device as a whole; it is read-only, so no table can be made"
         default:
             "make one with sfdisk or sgdisk (parted fails: it tells the kernel of partitions, which only root may), or use "
                 + "the device as a whole"
         }
     }
 
-    /// Why sfdisk sees nothing but the protective partition of a GPT.
+    /// Why sfdisk sees only the protective partition of a GPT.
     private func unseenGPT(
         _ device: Device, _ environment: CommandEnvironment
     ) throws(CommandFailure) -> CommandFailure {

@@ -1,22 +1,22 @@
 import ArgumentParser
 import BrokerInterface
 
-/// A command that is read without ArgumentParser when its line is plain: options that the command has, each once and each
-/// with a value that it takes. ArgumentParser costs ten million instructions, most of them for the runtime's search for
-/// conformances; it reads every other line, so help, errors and completion are its own.
+/// A command that parses its own arguments when its line is plain: only options that the command has, each once and
+/// each with a valid value. ArgumentParser costs ten million instructions, most of them for the runtime's search for
+/// conformances. It parses every other line, so help, errors and completion come from it.
 protocol PlainCommand: UBDCommand {
-    /// Takes its options from the line. Sets every property: ArgumentParser ends the program when one is read that has no
-    /// value. nil when an option is missing that must be there.
+    /// Takes its options from the line. Sets every property: ArgumentParser ends the program when a property without a
+    /// value is read. nil when a required option is missing.
     init?(_ line: inout PlainLine)
 }
 
-/// The arguments behind a command's name, taken option by option.
+/// The arguments after a command's name, taken option by option.
 struct PlainLine {
     /// nil: taken.
     private var arguments: [String?]
     private var isPlain = true
 
-    /// The command that these arguments are; nil when ArgumentParser has to read them.
+    /// The command of these arguments; nil when ArgumentParser has to parse them.
     static func command(_ arguments: [String]) -> (any UBDCommand)? {
         switch arguments.first {
         case "add": command(AddCommand.self, arguments)
@@ -53,7 +53,7 @@ struct PlainLine {
         return value
     }
 
-    /// The same for an option whose value is more than text.
+    /// Takes an option whose value is not just text.
     mutating func value<Value: ExpressibleByArgument>(_ name: String, _ short: String? = nil) -> Value? {
         guard let text = text(name, short) else { return nil }
         let value = Value(argument: text)

@@ -3,21 +3,21 @@ import BrokerInterface
 import Targets
 import Varlink
 
-/// `ubd recover`: opens a device's file again, with the user's rights, and brings it to the broker that lost it.
+/// `ubd recover`: opens a device's file again, with the user's rights, and hands it to the broker that lost it.
 struct RecoverCommand: UBDCommand {
     static let configuration = CommandConfiguration(
         commandName: "recover",
-        abstract: "Bring the file of a device again that waits for it.",
+        abstract: "Bring back the file of a device that waits for it.",
         discussion: """
-            When the broker and a device's worker die together the way to the device's file is lost with them. The
-            device waits ('ubd list': recovering), and so do those who use it, until its owner brings the file again.
+            When the broker and a device's worker die together, the device's open file is lost with them. The device
+            ('ubd list': recovering), and the programs that use it, wait until its owner brings the file again.
 
             EXAMPLES
               ubd recover -n 0                 opens the file of the name that 'ubd list' shows
-              ubd recover -n 0 -f disk.img     the same file by another name, or from another folder
+              ubd recover -n 0 -f disk.img     the same file by another name, or from another directory
 
-            Only the same file is taken: the same inode, and large enough. With another one the device waits on.
-            Root must name the file of another user's device: the name on record is that user's word.
+            Only the same file is accepted: the same inode, and large enough. After any other file the device waits on.
+            Root must name the file of another user's device: that user chose the name on record.
             """)
 
     @Option(name: [.customShort("n"), .long], help: ArgumentHelp("N of /dev/ubdbN.", valueName: "id"))
@@ -26,11 +26,11 @@ struct RecoverCommand: UBDCommand {
     @Option(
         name: [.short, .long],
         help: ArgumentHelp(
-            "The file or block device behind it. (default: the name that it was added with)", valueName: "path"),
+            "The file or block device behind it. (default: the name that the device was added with)", valueName: "path"),
         completion: .file())
     var file: String?
 
-    @Flag(help: "Use the file although another device or program does.")
+    @Flag(help: "Use the file although another device or program uses it.")
     var shared = false
 
     @OptionGroup var output: OutputOptions
@@ -45,7 +45,7 @@ struct RecoverCommand: UBDCommand {
         let claim = FileClaim(bytes: offset..<offset + device.sizeBytes)
         let request = RecoverRequest(id: device.id, generation: device.generation)
         let recovered = try client.recover(request) { () throws(CommandFailure) in
-            // Asked for only when the device really waits for it: before, the broker says why it does not.
+            // Opened only when the device really waits for it: otherwise the broker says first why it does not.
             let path = try path(for: device, environment)
             do throws(CommandFailure) {
                 return try BackingFile.open(
@@ -66,8 +66,9 @@ struct RecoverCommand: UBDCommand {
         return .success
     }
 
-    /// The file to open. The name that the device was added with is a label: whether it is the right file, the worker sees.
-    /// It is text of whoever added it, so nobody else opens what it says: root would open any file, or wait for any server.
+    /// The file to open. The name that the device was added with is only a label; the worker checks whether it is the
+    /// right file. The user who added the device chose that text, so nobody else opens it: root would open any file, or
+    /// wait for any server.
     private func path(for device: Device, _ environment: CommandEnvironment) throws(CommandFailure) -> String {
         if let file { return file }
         guard device.owner == environment.host.uid else {

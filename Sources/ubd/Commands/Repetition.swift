@@ -1,12 +1,12 @@
 import Targets
 
-/// Options that are given twice. ArgumentParser takes the last value and says nothing of the others: `ubd del -n 0 -n 1` would
-/// delete one device of two, with status 0.
+/// Refuses options that are given twice. ArgumentParser takes the last value and ignores the others: `ubd del -n 0 -n
+/// 1` would delete one device of two, with status 0.
 enum Repetition {
-    /// Short names of options with a value, beside those of the inputs, and what they are long. (A test holds them to the
+    /// Short names of options with a value, other than inputs, with their long names. (A test compares them with the
     /// commands.)
     static let letters = ["-n": "--number", "-t": "--target", "-q": "--queues", "-d": "--depth"]
-    /// Options without a value: given twice they mean the same.
+    /// Options without a value: giving one twice changes nothing.
     static let flags: Set<String> = [
         "--all", "-a", "--force", "--json", "--read-only", "--shared", "--help", "-h", "--version",
     ]

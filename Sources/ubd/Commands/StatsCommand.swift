@@ -2,7 +2,7 @@ import ArgumentParser
 import BrokerInterface
 import Varlink
 
-/// `ubd stats`: what the queues of the caller's devices have counted.
+/// `ubd stats`: the counters of the caller's devices.
 struct StatsCommand: UBDCommand {
     static let configuration = CommandConfiguration(
         commandName: "stats",
@@ -11,20 +11,20 @@ struct StatsCommand: UBDCommand {
             EXAMPLES
               ubd stats                        totals of every device since it was added
               ubd stats -n 0                   one device: its queues, operations and histograms
-              ubd stats --watch                every second, what the second brought
-              ubd stats -n 0 --watch 5 --json  one JSON object a line
+                ubd stats --watch                the changes of each second
+                ubd stats -n 0 --watch 5 --json  one JSON object per line
 
-            COLUMNS
-              AVG         bytes of the average request; K, M, G are powers of 1024, MB are 1000000 bytes
-              OTHER       flush, discard and write-zeroes requests
-              ERRORS      requests of any kind that failed
-              HELD        requests that the worker has taken and not given back, at this moment
-              P50, P99    half, and 99 of 100, of the measured requests took less: the time from the wake-up
-                          that brought a request to the end of the one that gave it back. One request in about
-                          64 is measured, and put into a class twice as wide as the one before (… 8us, 16us,
-                          32us …): '<16us' says that the value lies between 8 and 16 us. '-': none was measured;
-                          on hosts whose processors' clocks the kernel itself distrusts none ever is.
-            Requests are counted when they end, and on across a replaced worker. The numbers are the worker's own.
+              COLUMNS
+                AVG         bytes of the average request; K, M, G are powers of 1024, MB are 1000000 bytes
+                OTHER       flush, discard and write-zeroes requests
+                ERRORS      requests of any kind that failed
+                HELD        requests that the worker has taken and not given back, at this moment
+                P50, P99    half, and 99 of 100, of the measured requests took less: the time from the wake-up
+                            that brought a request to the end of the wake-up that gave it back. One request in about
+                            64 is measured. Each class of times is twice as wide as the one before (… 8us, 16us,
+                            32us …): '<16us' means that the value lies between 8 and 16 us. '-': none was measured,
+                            as always on hosts where the kernel does not trust the processors' own clocks.
+              Requests are counted when they end. The counters go on when a worker is replaced; they are the worker's claims.
             """)
 
     @Option(name: [.customShort("n"), .long], help: ArgumentHelp("Only this device, in detail.", valueName: "id"))
@@ -32,7 +32,7 @@ struct StatsCommand: UBDCommand {
 
     @Option(
         name: .customLong("watch"), defaultAsFlag: Interval.second,
-        help: ArgumentHelp("Go on, and show what each interval brought.", valueName: "seconds"))
+        help: ArgumentHelp("Continue, and show the changes of each interval.", valueName: "seconds"))
     var interval: Interval? = nil
 
     @OptionGroup var output: OutputOptions
@@ -71,14 +71,13 @@ struct StatsCommand: UBDCommand {
         if !uncounted.isEmpty { lines.append("") }
         return lines
             + uncounted.map {
-                "ubdb\($0.id) has no counts: it has no worker ('ubd list -n \($0.id)' says why), or, when it is live, one of "
-                    + "another version of ubd than the broker; then 'ubd upgrade -n \($0.id)' replaces it, or the broker has "
-                    + "to be restarted."
+                "ubdb\($0.id) has no counts: it has no worker ('ubd list -n \($0.id)' says why), or its worker is of another "
+                    + "version of ubd than the broker: then run 'ubd upgrade -n \($0.id)' or restart the broker."
             }
     }
 }
 
-/// The pause between two looks, as it was typed: ArgumentParser takes a value that it can't read for none at all.
+/// The interval of --watch as typed: for ArgumentParser a value that does not parse is a missing value.
 struct Interval: ExpressibleByArgument, CustomStringConvertible, Equatable {
     let description: String
 
@@ -96,18 +95,18 @@ struct Interval: ExpressibleByArgument, CustomStringConvertible, Equatable {
     }
 }
 
-/// Looks again and again, and shows the differences.
+/// Reads the counters again and again, and shows the differences.
 struct StatsWatch {
     let number: UInt32?
     /// Milliseconds.
     let pause: UInt64
     let asJSON: Bool
     let environment: CommandEnvironment
-    /// The last look, and when it was.
+    /// The last counters, and when they were read, in monotonic nanoseconds.
     private var last: (devices: [DeviceStats], at: UInt64)?
     private var linesSinceHeader = Int.max
 
-    /// So many lines are shown before their titles are repeated.
+    /// Lines between two headers.
     private static let linesPerHeader = 20
 
     init(number: UInt32?, pause: UInt64, asJSON: Bool, environment: CommandEnvironment) {
@@ -137,7 +136,7 @@ struct StatsWatch {
         }
     }
 
-    /// What a device did since the last look: all, when it was not there then.
+    /// What a device did since `before`: everything, when it was not there then.
     static func change(of device: DeviceStats, since before: [DeviceStats]) -> Counts? {
         let earlier = before.first {
             $0.id == device.id && $0.generation == device.generation && $0.since == device.since

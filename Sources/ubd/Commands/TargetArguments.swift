@@ -2,19 +2,19 @@ import ArgumentParser
 import BrokerInterface
 import Targets
 
-/// The inputs and options of all targets, as their manifests have them, on the command line.
+/// The inputs and options of all targets on the command line, from their manifests.
 ///
-/// ArgumentParser looks for options among the properties of a type, in its mirror. Here the mirror is made from the manifests
-/// instead, so help and completions know every option, and a new target needs none of this changed.
+/// ArgumentParser looks for options among the properties of a type, in its mirror. Here the mirror is built from the
+/// manifests, so help and completions have every option, and a new target needs no change here.
 struct TargetArguments: ParsableArguments {
-    /// What was given of inputs: names without dashes, paths.
+    /// Inputs that were given: names without dashes, paths.
     private(set) var inputs: [(name: String, value: String)] = []
-    /// What was given of options; nil for a flag.
+    /// Options that were given; nil for a flag.
     private var given: [(name: String, value: String?)] = []
 
     init() {}
 
-    /// An option under one name, of every target that has it.
+    /// One option of the command line, for all targets that have it.
     private struct Declared {
         let name: String
         var letter: Character?
@@ -61,7 +61,7 @@ struct TargetArguments: ParsableArguments {
 
     private static var everyInput: [TargetInput] { unique(TargetList.all.flatMap(\.inputs), \.name) }
 
-    /// One of each name: options of the same name are of the same kind (a test holds the manifests to that).
+    /// One for each name: options of the same name are of the same kind (a test checks the manifests).
     private static var everyOption: [TargetOption] { unique(TargetList.all.flatMap(\.options), \.name) }
 
     private static func unique<Element>(_ all: [Element], _ name: (Element) -> String) -> [Element] {
@@ -70,19 +70,19 @@ struct TargetArguments: ParsableArguments {
         return result
     }
 
-    /// Which targets have it, where not all do.
+    /// The targets that have it, in parentheses; empty when all do.
     private static func only(_ targets: [TargetManifest]) -> String {
         targets.count == TargetList.all.count ? "" : " (\(targets.map(\.name).joined(separator: ", ")))"
     }
 }
 
-// What ArgumentParser asks.
+// For ArgumentParser.
 extension TargetArguments: CustomReflectable {
     var customMirror: Mirror {
         let children: [Mirror.Child] = Self.declared.map { declared in
             let letter: [NameSpecification.Element] = declared.letter.map { [.customShort($0)] } ?? []
             let names = NameSpecification(letter + [.customLong(declared.name)])
-            // As for a property wrapper: the storage's name has an underscore more than its key.
+            // As for a property wrapper: the storage's name is the key with an underscore before it.
             let label = "_" + declared.name
             if declared.isFlag {
                 return (label, Flag<Bool>(wrappedValue: false, name: names, help: ArgumentHelp(declared.help)))
@@ -125,7 +125,7 @@ extension TargetArguments: CustomReflectable {
     }
 }
 
-// A plain line has each option at most once.
+// For a plain line, which has each option at most once.
 extension TargetArguments {
     init(_ line: inout PlainLine) {
         for input in Self.everyInput {
@@ -144,12 +144,12 @@ extension TargetArguments {
 }
 
 extension TargetArguments: CustomStringConvertible {
-    /// For tests: the mirror tells no values.
+    /// For tests: the mirror has no values.
     var description: String { "\(inputs) \(given)" }
 }
 
 extension TargetArguments {
-    /// What goes to the broker: bytes and times without their units.
+    /// The options for the broker: bytes and times without their units.
     var options: [OptionValue] {
         get throws(CommandFailure) {
             var options: [OptionValue] = []
@@ -178,7 +178,7 @@ extension TargetArguments {
         }
     }
 
-    /// A time as it is typed; nil when it is none.
+    /// A time as typed, in milliseconds; nil when it is none.
     static func milliseconds(_ text: String) -> UInt64? {
         for (unit, factor) in [("ms", 1), ("s", 1000), ("m", 60_000), ("", 1000)] as [(String, UInt64)]
         where text.hasSuffix(unit) {

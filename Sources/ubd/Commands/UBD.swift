@@ -2,12 +2,12 @@ import ArgumentParser
 import BrokerInterface
 import Numbers
 
-/// A command of `ubd`: ArgumentParser fills its properties, then it is performed in an environment.
+/// A command of `ubd`: its properties are its arguments, and it is performed in an environment.
 protocol UBDCommand: ParsableCommand {
     func perform(_ environment: CommandEnvironment) throws(CommandFailure) -> ExitStatus
 }
 
-/// The command without a subcommand: shows what there is.
+/// The command without a subcommand: shows the help.
 struct UBD: ParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "ubd",
@@ -18,7 +18,7 @@ struct UBD: ParsableCommand {
               ubd add -t loop -f 1.img         prints the new device, as in /dev/ubdb0
               mkfs.ext4 /dev/ubdb0             the device belongs to you
               ubd list                         your devices and what they do
-              ubd stats --watch                requests and bytes a second
+              ubd stats --watch                requests and bytes per second
               ubd del -n 0                     flushes and removes it
               ubd doctor                       what this host lacks, and how to get it
 
@@ -40,19 +40,19 @@ struct UBD: ParsableCommand {
         ])
 }
 
-/// Bytes on the command line: a number, or one with K, M, G or T. ArgumentParser can only say that a value is invalid, so
-/// what is none is told by `checked`.
+/// Bytes on the command line: a number, or one with K, M, G or T. ArgumentParser can only say that a value is invalid,
+/// so `checked` reports an invalid size.
 struct ByteCount: ExpressibleByArgument, Equatable {
-    /// As it was typed.
+    /// As typed.
     let text: String
-    /// 0 for what is no size.
+    /// 0 when the text is no size.
     let bytes: UInt64
     private let isValid: Bool
 
     init(argument: String) {
         text = argument
         let bytes = ByteSize.typed(argument)
-        // What is beyond all sizes is told with the text that was typed, not with the largest number that there is.
+        // A value beyond the maximum is reported with the text that was typed, not with the maximum.
         isValid = bytes.map { $0 < ByteSize.maximum } ?? false
         self.bytes = isValid ? bytes ?? 0 : 0
     }
@@ -66,7 +66,7 @@ struct ByteCount: ExpressibleByArgument, Equatable {
     }
 }
 
-/// What every command has that can answer a script.
+/// The options of every command that can print JSON.
 struct OutputOptions: ParsableArguments {
     @Flag(name: .customLong("json"), help: "Print JSON, errors too.")
     var asJSON = false

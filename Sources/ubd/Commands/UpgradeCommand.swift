@@ -2,21 +2,21 @@ import ArgumentParser
 import BrokerInterface
 import Varlink
 
-/// `ubd upgrade`: replaces the workers of live devices by those of the installed program.
+/// `ubd upgrade`: replaces the workers of live devices by workers of the installed program.
 struct UpgradeCommand: UBDCommand {
     static let configuration = CommandConfiguration(
         commandName: "upgrade",
-        abstract: "Replace a device's worker by the installed version, while it is used.",
+        abstract: "Replace a device's worker by the installed version while the device is in use.",
         discussion: """
             EXAMPLES
-              ubd upgrade -n 0        the device's users see a pause, no error
+              ubd upgrade -n 0        programs that use the device see a pause and no error
               ubd upgrade --all       all your devices (as root: everyone's)
               ubd list --json | jq '.[] | select(.workerOutdated) | .id'
 
-            The new program is tried out beside the device first: one that does not work is refused, and the device
-            stays as it is. Should it fail only when it has the device, the old program takes over again.
-            A device that was added with --recovery none can not be upgraded. Before Linux 6.16, and in batch mode
-            (which is what --mode auto chooses since 7.0), only those with --recovery reissue (the default) can.
+            The new program is tried beside the device first. If it does not work it is refused, and the device stays as
+            it is. If it fails only after it got the device, the old program takes over again.
+            A device that was added with --recovery none cannot be upgraded. Before Linux 6.16, and in batch mode
+            (which --mode auto chooses since 7.0), only devices with --recovery reissue (the default) can.
             """)
 
     @Option(name: [.customShort("n"), .long], help: ArgumentHelp("N of /dev/ubdbN.", valueName: "id"))
@@ -43,9 +43,9 @@ struct UpgradeCommand: UBDCommand {
                 replies.append(reply)
                 if !output.asJSON { environment.console.out(Self.line(reply).printable) }
             } catch {
-                // Deleted since it was listed.
+                // It was deleted after it was listed.
                 if all, error.status == .noSuchDevice { continue }
-                // With --all the others are still tried. The first failure decides the status and is told last.
+                // With --all the others are still tried. The first failure decides the status and is printed last.
                 if !failures.isEmpty { environment.console.error(error.line) }
                 failures.append(error)
             }
@@ -63,6 +63,6 @@ struct UpgradeCommand: UBDCommand {
         let version = reply.device.workerVersion.map { " \($0)" } ?? ""
         return reply.upgraded
             ? "\(name): upgraded to\(version.isEmpty ? " the installed program" : version)"
-            : "\(name): is of the installed program\(version) already"
+            : "\(name): runs the installed program\(version) already"
     }
 }

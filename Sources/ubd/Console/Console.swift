@@ -1,25 +1,26 @@
 import Glibc
 import SystemCalls
 
-/// Where a command writes. Each call is one or more whole lines, without the last newline.
+/// The output of a command. Each call is one or more whole lines, without the last newline.
 protocol Console: AnyObject {
     /// Results, for scripts as well: stdout.
     func out(_ text: String)
     /// Errors and notes, for people: stderr.
     func error(_ text: String)
-    /// What a person may like to know and a script does not: stderr, when somebody is looking at it.
+    /// Extra information for people: stderr, when it is a terminal.
     func aside(_ text: String)
-    /// Replaces the line of progress, when somebody is looking at stderr; nil takes it away.
+    /// Replaces the progress line, when stderr is a terminal; nil removes it.
     func progress(_ text: String?)
-    /// Does nothing for so many milliseconds, and ends early when nobody reads any more what `out` writes: then that is lost.
+    /// Sleeps for that many milliseconds. Returns early when the reader of `out` is gone: then output is lost.
     func wait(milliseconds: UInt64)
-    /// Nothing will follow: errors that only the close of a file tells of are `lost` now.
+    /// The end of the output: errors that only a close reports become `lost` now.
     func finish()
-    /// Why something of what `out` was given is not where it should be; nil when all of it is.
+    /// Why output of `out` was lost; nil when all of it was written.
     var lost: SystemError? { get }
 }
 
-/// The real one: writes without buffering, so that nothing is lost or out of order when a signal ends the program.
+/// Standard output and standard error, unbuffered, so that nothing is lost or out of order when a signal ends the
+/// program.
 final class StandardConsole: Console {
     private let isWatched = isatty(2) == 1
     private var progressIsShown = false
@@ -40,7 +41,7 @@ final class StandardConsole: Console {
         while true {
             let now = monotonicNanoseconds()
             guard now < end else { return }
-            // Without events it tells of a pipe, a socket or a terminal whose other end is gone, and of nothing else.
+            // Without events poll reports only that the other end of a pipe, a socket or a terminal is gone.
             var output = pollfd(fd: STDOUT_FILENO, events: 0, revents: 0)
             guard poll(&output, 1, Int32(clamping: (end - now) / 1_000_000 + 1)) > 0 else { continue }
             let error = output.revents & Int16(POLLNVAL) != 0 ? EBADF : EPIPE
@@ -50,7 +51,7 @@ final class StandardConsole: Console {
     }
 
     func finish() {
-        // Network file systems and quotas tell of a failed write only there (close(2)).
+        // With network file systems and quotas only close(2) reports a failed write.
         let copy = dup(STDOUT_FILENO)
         if copy >= 0, close(copy) != 0, lost == nil { lost = SystemError("close", errno) }
     }

@@ -2,7 +2,8 @@ import BrokerInterface
 
 /// Counters as text for people.
 enum StatsText {
-    /// One column of the lines that follow each other in `--watch`: of a fixed width, so that they stay below their titles.
+    /// Widths of the columns, fixed so that the lines of `--watch` stay below their header; negative: aligned to the
+    /// left.
     private static let widths = [-8, 9, 8, 7, 9, 8, 7, 8, 7, 6, 9, 9]
 
     static let totalsHeader = line([
@@ -12,26 +13,26 @@ enum StatsText {
         "DEVICE", "READ/S", "MB/S", "AVG", "WRITE/S", "MB/S", "AVG", "OTHER/S", "ERR/S", "HELD", "P50", "P99",
     ])
 
-    /// What was counted so far.
+    /// All counts so far.
     static func totals(_ name: String, _ counts: Counts?, bounds: [UInt64]) -> String {
         guard let counts else { return unknown(name) }
         return row(name, counts, bounds, number: { "\($0)" }, bytes: short)
     }
 
-    /// What was counted in so many milliseconds, for each second of them.
+    /// The counts of an interval of that many milliseconds, per second.
     static func rates(_ name: String, _ change: Counts?, milliseconds: UInt64, bounds: [UInt64]) -> String {
         guard let change else { return unknown(name) }
         let span = max(milliseconds, 1)
         return row(
             name, change, bounds, number: { "\(scaled($0, 1000, span))" },
-            // Bytes in a millisecond are thousands a second, so tenths of megabytes are a hundredth of them.
+            // Bytes per millisecond are thousands of bytes per second, so tenths of megabytes are a hundredth of them.
             bytes: { bytes in
                 let tenths = scaled(bytes, 1, span * 100)
                 return "\(tenths / 10).\(tenths % 10)"
             })
     }
 
-    /// `value` × `factor` / `divisor`, or the largest number there is.
+    /// `value` × `factor` / `divisor`, or the largest number.
     private static func scaled(_ value: UInt64, _ factor: UInt64, _ divisor: UInt64) -> UInt64 {
         let product = value.multipliedFullWidth(by: factor)
         return product.high < divisor ? divisor.dividingFullWidth(product).quotient : .max
@@ -64,7 +65,7 @@ enum StatsText {
 
     // MARK: Numbers
 
-    /// Bytes of the average request that succeeded; "-" when none had any.
+    /// Bytes of the average successful request; "-" when none had data.
     static func average(_ count: OperationCount) -> String {
         let done = count.requests > count.errors ? count.requests - count.errors : 0
         return done == 0 || count.bytes == 0 ? "-" : short(count.bytes / done)
@@ -80,8 +81,8 @@ enum StatsText {
         return whole >= 100 || tenths == 0 ? "\(whole)\(units[unit])" : "\(whole).\(tenths)\(units[unit])"
     }
 
-    /// A time below which `percent` of the measured requests stayed: the bound of the class in which the slowest of them
-    /// lies. "-" when none was measured.
+    /// A time below which `percent` of the measured requests lie: the bound of the class of the slowest of them. "-"
+    /// when none was measured.
     static func quantile(_ latency: [UInt64], _ percent: UInt64, bounds: [UInt64]) -> String {
         let all = latency.reduce(0.0) { $0 + Double($1) }
         guard all > 0 else { return "-" }
@@ -99,7 +100,7 @@ enum StatsText {
         return bounds.last.map { ">" + time($0) } ?? "-"
     }
 
-    /// Nanoseconds in three digits, rounded up: what is less than the time is less than its text.
+    /// Nanoseconds in three digits, rounded up: a smaller time is also smaller than the text.
     static func time(_ nanoseconds: UInt64) -> String {
         let units: [(name: String, scale: UInt64)] = [
             ("s", 1_000_000_000), ("ms", 1_000_000), ("us", 1_000), ("ns", 1),

@@ -1,8 +1,8 @@
-/// Lines of columns for people. The last column is cut so that a line fits the width.
+/// Lines of columns for people. The last column is truncated so that a line fits the width.
 struct Table {
     var header: [String]
     var rows: [[String]] = []
-    /// Columns of a terminal that a line may take.
+    /// Longest line, in columns of a terminal.
     var width = 100
 
     /// The lines, without spaces at their ends.

@@ -4,14 +4,14 @@ import Glibc
 import SystemCalls
 import Targets
 
-/// The file behind a loop device, opened with the user's own rights: once through the page cache, and once more for
-/// direct I/O where that works. The worker checks all of this again; here it makes for better messages.
+/// The file behind a loop device, opened with the user's own rights: once for the page cache, and once more for direct
+/// I/O where the file supports it. The worker checks everything again; the checks here give better messages.
 struct BackingFile: ~Copyable {
     private let buffered: FileDescriptor
     private let direct: FileDescriptor?
-    /// The file can not be written, or need not be.
+    /// The file cannot be written, or need not be.
     let readOnly: Bool
-    /// What the user should know.
+    /// Notes for the user.
     let notices: [Notice]
 
     /// The files in the order of the interface: buffered, then direct.
@@ -26,10 +26,10 @@ struct BackingFile: ~Copyable {
     ///
     /// - Parameters:
     ///   - readOnly: the user asked for a read-only device.
-    ///   - options: what the device is to be; its bounds are compared with the size of a regular file.
-    ///   - hasTwin: the target takes the file opened for direct I/O, too.
-    ///   - shared: others may use the same bytes (see FileClaim).
-    ///   - claim: how long others have to let go of them.
+    ///   - options: the options of the device; its bounds are compared with the size of a regular file.
+    ///   - hasTwin: the target also takes the file opened for direct I/O.
+    ///   - shared: other devices and programs may use the same bytes (see FileClaim).
+    ///   - claim: the bytes to claim, and how long to wait until others release them.
     static func open(
         _ path: String, readOnly: Bool, options: DeviceOptions, hasTwin: Bool = true, shared: Bool = false,
         claim: FileClaim = FileClaim()
@@ -44,12 +44,12 @@ struct BackingFile: ~Copyable {
                 Notice(code: "read-only", message: "\(path) is not writable, so the device is read-only"))
         }
         let status = try status(of: opened.file, path)
-        // Once more: what was looked at by name may be something else than what was opened.
+        // Once more: the opened file may be another one than the name had before.
         try checkKind(status, path)
         try checkSize(status, path, options)
         try checkOutput(status, path)
         if shared {
-            // So that others who ask hear of it. Who has it already is no reason here.
+            // A lock for others to find. An existing lock of others is no reason to refuse.
             do { try claim.lock(opened.file, path, readOnly: opened.readOnly, options) } catch {
                 let notice = unclaimed(path)
                 if !notices.contains(notice) { notices.append(notice) }
@@ -74,7 +74,7 @@ struct BackingFile: ~Copyable {
         self.notices = notices
     }
 
-    // MARK: What it is
+    // MARK: Checks
 
     private static func status(_ path: String) throws(CommandFailure) -> stat {
         var result = stat()
@@ -100,7 +100,7 @@ struct BackingFile: ~Copyable {
             .usage, "BadFile", "\(path) is \(kind)", remedy: "give a regular file or a block device to --file")
     }
 
-    /// What is printed must not land in the file: `ubd add -f disk.img >>disk.img`.
+    /// The command's output must not go into the file: `ubd add -f disk.img >>disk.img`.
     private static func checkOutput(_ file: stat, _ path: String) throws(CommandFailure) {
         for number in [STDOUT_FILENO, STDERR_FILENO] {
             var output = stat()
@@ -109,7 +109,7 @@ struct BackingFile: ~Copyable {
             guard isDisk ? output.st_rdev == file.st_rdev : output.st_dev == file.st_dev && output.st_ino == file.st_ino
             else { continue }
             throw CommandFailure(
-                .usage, "BadFile", "\(path) is where this command prints", remedy: "send the output to somewhere else")
+                .usage, "BadFile", "\(path) is where this command prints", remedy: "send the output somewhere else")
         }
     }
 
@@ -138,7 +138,7 @@ struct BackingFile: ~Copyable {
         var readOnly: Bool
     }
 
-    /// A shared disk is claimed, too, unless somebody else has it.
+    /// Claims a shared disk, too, unless another program has it.
     private static func openClaimed(
         _ path: String, readOnly: Bool, isDisk: Bool, shared: Bool, _ claim: FileClaim, _ notices: inout [Notice]
     ) throws(CommandFailure) -> Opened {
@@ -158,12 +158,12 @@ struct BackingFile: ~Copyable {
         Notice(
             code: "shared",
             message:
-                "\(path) is in use by another; when that one is gone, nothing keeps a third from using it beside this device"
+                "\(path) is in use already, so this device has no claim on it: later users are not refused, even without --shared"
         )
     }
 
-    /// `exclusively`: a disk that is to be written must not be mounted, nor in use by LVM, MD or another such device; while
-    /// the file is open, it can not become so (O_EXCL, open(2)).
+    /// `exclusively`: a disk that is to be written must not be mounted, nor in use by LVM, MD or another such device,
+    /// and cannot become so while the file is open (O_EXCL, open(2)).
     private static func openAsAllowed(
         _ path: String, wantsReadOnly: Bool, exclusively: Bool
     ) throws(CommandFailure) -> Opened {
@@ -179,8 +179,8 @@ struct BackingFile: ~Copyable {
         }
     }
 
-    /// Opens without waiting for the other end of a FIFO that took the file's place meanwhile. The flag is taken back:
-    /// the worker shares the open file, and io_uring fails requests of such a file where it would have waited.
+    /// Opens without waiting for the other end of a FIFO that replaced the file meanwhile. Clears O_NONBLOCK
+    /// afterwards: the worker shares the open file, and io_uring would fail its requests instead of waiting.
     private static func openWaitless(_ path: String, _ flags: Int32) throws(SystemError) -> FileDescriptor {
         let file = try FileDescriptor.open(bytes: path.systemPath, name: path, flags | O_NONBLOCK | O_NOCTTY)
         let current = try call("fcntl \(path)") { fcntl(file.raw, F_GETFL) }
@@ -198,13 +198,13 @@ struct BackingFile: ~Copyable {
                 Notice(code: "buffered", message: "\(path) does not take direct I/O, so the page cache is used"))
             return nil
         }
-        // A device's node lies on tmpfs as well; its data does not.
+        // The node of a block device lies on tmpfs, too, but not its data.
         if first.st_mode & S_IFMT == S_IFREG, isInMemory(file) { stayWaitless(file) }
         let second = try status(of: file, path)
         guard second.st_dev == first.st_dev, second.st_ino == first.st_ino else {
             throw CommandFailure(
                 .failed, "BadFile", "\(path) was replaced by another file while it was being opened",
-                remedy: "try again when nothing moves it")
+                remedy: "try again when no program replaces it")
         }
         return file
     }
@@ -215,12 +215,12 @@ struct BackingFile: ~Copyable {
         return fstatfs(file.raw, &system) == 0 && system.f_type == 0x0102_1994
     }
 
-    /// tmpfs does direct I/O at once but does not say so (FMODE_NOWAIT), and io_uring would hand every request to a helper
-    /// thread. It takes O_NONBLOCK for saying so when a file is registered with a ring (io_file_get_flags). Only here: on
-    /// file systems that do wait, the queue would wait with them.
+    /// tmpfs completes direct I/O at once but does not set FMODE_NOWAIT, so io_uring would hand every request to a
+    /// helper thread. O_NONBLOCK on the file has the same effect as that flag when a ring registers it
+    /// (io_file_get_flags). Only for tmpfs: on file systems that wait, the queue's thread would wait.
     private static func stayWaitless(_ file: borrowing FileDescriptor) {
         let current = fcntl(file.raw, F_GETFL)
-        // Without it the same happens, more slowly.
+        // Without the flag I/O works, too, but slower.
         if current >= 0 { _ = fcntl(file.raw, F_SETFL, current | O_NONBLOCK) }
     }
 
@@ -235,11 +235,11 @@ struct BackingFile: ~Copyable {
         switch error {
         case ENOENT where !path.hasPrefix("/") && workingFolderIsGone:
             return CommandFailure(
-                .usage, "BadFile", "\(path): the working folder is gone", remedy: "change into one that exists")
+                .usage, "BadFile", "\(path): the working directory is gone", remedy: "change into one that exists")
         case EMFILE:
-            return CommandFailure(.failed, "BadFile", text, remedy: "allow more, as in 'ulimit -n 64'")
+            return CommandFailure(.failed, "BadFile", text, remedy: "allow more open files, as in 'ulimit -n 64'")
         case ENOENT where path.hasPrefix("/dev/"):
-            return CommandFailure(.usage, "BadFile", text, remedy: "'lsblk' shows the disks that there are")
+            return CommandFailure(.usage, "BadFile", text, remedy: "'lsblk' lists the disks")
         case ENOENT, ENOTDIR:
             return CommandFailure(
                 .usage, "BadFile", text, remedy: "create it first, as in 'truncate -s 1G FILE'")

@@ -3,19 +3,19 @@ import CShims
 import Glibc
 import SystemCalls
 
-/// The size of sectors that a disk's content was made for, as far as its beginning tells. A partition table counts in sectors,
-/// and most file systems cannot be mounted from blocks larger than their own: the same bytes are another disk, or none, when
-/// the device has blocks of another size.
+/// The sector size that a disk's content was made for, as far as its first bytes show. A partition table counts in
+/// sectors, and most file systems cannot be mounted from blocks larger than their own: with another block size the same
+/// bytes are another disk, or no disk.
 enum ContentSectors: Equatable {
     /// A GUID partition table (GPT) of sectors of so many bytes.
     case table(UInt64)
     /// A file system, by its name, on blocks of at most so many bytes.
     case fileSystem(String, UInt64)
 
-    /// How much of the beginning of a disk is looked at, in bytes.
+    /// How many bytes of the beginning of a disk are read.
     static let headBytes = 36 << 10
 
-    /// What the beginning of a disk says; nil when it says nothing, or two things.
+    /// The content by the beginning of a disk; nil when it is unknown or ambiguous.
     init?(head: [UInt8]) {
         let head = DiskHead(bytes: head)
         let tables: [UInt64] = [512, 4096].filter { head.hasPartitionTable(at: $0) }
@@ -28,12 +28,12 @@ enum ContentSectors: Equatable {
         }
     }
 
-    /// What a file has from `offset` (bytes) on; nil when it has nothing to tell. A child reads it: on a disk that hangs a read
-    /// cannot be ended from outside, and who waits for it could not end either. (RWF_NOWAIT is no way out: it begins to read
-    /// ahead, and that may wait for the file system's own blocks.)
-    /// `user`: with whose rights the child reads, when the caller is root.
+    /// The content of a file from `offset` (bytes) on; nil when it is unknown. A child reads it: nothing can end a read
+    /// on a disk that hangs, and a process that waits for it could not end either. (RWF_NOWAIT does not help: it starts
+    /// read-ahead, which may wait for the file system's own blocks.) `user`: the user as whom the child reads, when the
+    /// caller is root.
     ///
-    /// - Throws: SystemError, ETIMEDOUT when the file does not answer, and what else keeps it from being read.
+    /// - Throws: SystemError; ETIMEDOUT when the file does not answer.
     static func look(
         at path: String, offset: UInt64, as user: UInt32? = nil, seconds: Int
     ) throws(SystemError) -> ContentSectors? {
@@ -59,22 +59,22 @@ enum ContentSectors: Equatable {
         }
     }
 
-    /// The block size of a device of a regular file when none was asked for and 512 bytes, which such a device has, would be
-    /// wrong; nil when they are right. A table of 4096-byte sectors, and none of 512, can be read in no other way.
+    /// The block size for a device on a regular file for which none was given and the default, 512 bytes, would be
+    /// wrong; nil when 512 is right. No other size can read a table of 4096-byte sectors.
     var otherThanUsual: UInt64? { self == .table(4096) ? 4096 : nil }
 
-    /// The block size that the content needs in place of this one; nil when this one will do.
+    /// The block size that the content needs instead; nil when this one fits.
     func needed(insteadOf blockSize: UInt64) -> UInt64? {
         switch self {
         case .table(let bytes): bytes == blockSize ? nil : bytes
-        // Larger ones of its own it can put together from the device's.
+        // A file system builds larger blocks from smaller ones of the device.
         case .fileSystem(_, let bytes): bytes < blockSize ? bytes : nil
         }
     }
 
-    /// What the user is told of a device that has such blocks; nil when they fit.
+    /// The note for a device whose blocks do not fit the content; nil when they fit.
     ///
-    /// `smallest`: bytes, the smallest block that the file can have; more than 512 when it is a disk itself.
+    /// `smallest`: bytes, the smallest block that the file can have; more than 512 only for a disk.
     func notice(_ name: String, blockSize: UInt64, smallest: UInt64) -> Notice? {
         guard let needed = needed(insteadOf: blockSize) else { return nil }
         let what = "\(name) has \(text), which cannot be read from the device's blocks of \(blockSize) bytes; "
@@ -86,7 +86,7 @@ enum ContentSectors: Equatable {
                     : "delete the device and add it with --block-size \(needed)"))
     }
 
-    /// The smallest block in bytes that a device of that open file can have.
+    /// The smallest block in bytes that a device on that open file can have.
     static func smallestBlock(of file: Int32) -> UInt64 {
         var (status, bytes) = (stat(), Int32(0))
         guard fstat(file, &status) == 0, status.st_mode & S_IFMT == S_IFBLK, ioctl(file, ubd_BLKSSZGET, &bytes) == 0
@@ -95,7 +95,7 @@ enum ContentSectors: Equatable {
     }
 }
 
-/// The first bytes of a disk. Whatever they are, nothing here goes beyond them.
+/// The first bytes of a disk. Reads beyond them give 0 or false.
 private struct DiskHead {
     var bytes: [UInt8]
 
@@ -131,7 +131,7 @@ private struct DiskHead {
         return UInt64(~value)
     }
 
-    /// A file system that cannot be mounted from larger blocks than it names: its name and those blocks in bytes.
+    /// A file system that cannot be mounted from larger blocks: its name and the size of these blocks in bytes.
     var fileSystem: (String, UInt64)? {
         let sector = number(at: 11, bytes: 2)
         if has("NTFS    ", at: 3), isSector(sector) { return ("NTFS", sector) }
@@ -153,7 +153,8 @@ private struct DiskHead {
 
     private func isSector(_ bytes: UInt64) -> Bool { [512, 1024, 2048, 4096].contains(bytes) }
 
-    /// The signature of a boot sector is that of a partition table as well: what FAT keeps before it must make sense.
+    /// A partition table has the same signature as a boot sector, so the fields of FAT before it must be plausible,
+    /// too.
     private var isFAT: Bool {
         let cluster = number(at: 13, bytes: 1)
         return number(at: 510, bytes: 2) == 0xaa55 && [0xeb, 0xe9].contains(number(at: 0, bytes: 1))

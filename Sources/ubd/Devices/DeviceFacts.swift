@@ -2,7 +2,7 @@ import BrokerInterface
 import Targets
 
 extension Device {
-    /// Something of the user's is behind it that can answer or not.
+    /// The user's file is behind it, which may not answer.
     var hasFile: Bool {
         (try? TargetManifest.named(target)).map { !$0.inputs.isEmpty } ?? (file != nil)
     }

@@ -2,22 +2,22 @@ import CShims
 import Glibc
 import SystemCalls
 
-/// Opens a block device for oneself alone and flushes it, in a child process: on a device that hangs either call
-/// waits for ever and no signal ends it. A thread would not do, since the whole program could not end before it.
+/// Opens a block device exclusively and flushes it, in a child process: on a device that hangs both calls wait for ever
+/// and no signal ends them. A thread would not do, since the program cannot end before its threads.
 struct DeviceFlush {
-    /// How it went.
+    /// The result.
     enum Outcome: Equatable {
         case flushed
-        /// Somebody else has it.
+        /// Another program or driver has it.
         case busy
-        /// There is no such block device any more.
+        /// The block device no longer exists.
         case noNode
         /// A call failed; `step` is "open" or "fsync".
         case failed(step: String, errno: Int32)
         case timedOut
     }
 
-    /// Starts the child and waits for it, at most until the deadline.
+    /// Starts the child and waits for it until the deadline.
     static func run(node: String, readOnly: Bool, deadline: Deadline) throws(SystemError) -> Outcome {
         let child = try HelperProcess { (output, null) throws(SystemError) in
             // O_EXCL on a block device: EBUSY when it is mounted, swap, or held by another driver (open(2)).

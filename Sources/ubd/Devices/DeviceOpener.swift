@@ -1,9 +1,11 @@
 import Glibc
 import SystemCalls
 
-/// Who has a device open, among the processes that the caller may look at: for a message, since processes come and go.
+/// Finds a process that has a device open, among those that the caller may inspect. For a message only: processes come
+/// and go.
 enum DeviceOpener {
-    /// "process 17 (bash)"; nil when none of them has. Links in /proc are read and not followed: what is behind one may hang.
+    /// "process 17 (bash)"; nil when none has it open. Links in /proc are read and not followed: what is behind one may
+    /// hang.
     static func find(_ node: String, proc: String = "/proc") -> String? {
         for pid in listFolder(proc) where Int32(pid) != nil && pid != "\(getpid())" {
             let folder = "\(proc)/\(pid)/fd"

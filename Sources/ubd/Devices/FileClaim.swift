@@ -4,21 +4,21 @@ import Glibc
 import SystemCalls
 import Targets
 
-/// Keeps the bytes of a device for itself: two devices, or a device and another program, that write the same bytes without
-/// knowing of each other destroy what is there. A disk that is to be written is opened O_EXCL (open(2)). A file's bytes are
-/// locked (F_OFD_SETLK, fcntl(2)): the lock belongs to the open file, so it goes with it to the worker, to the next worker
-/// when that one dies, and ends with the device. It binds only those who ask for it: ubd, QEMU and some others.
+/// Claims the bytes of a device: two devices, or a device and another program, that write the same bytes without
+/// knowing of each other destroy the data. A disk that is to be written is opened O_EXCL (open(2)). A file's bytes are
+/// locked (F_OFD_SETLK, fcntl(2)). The lock belongs to the open file, so the worker and its replacements have it, and
+/// it ends with the device. It binds only programs that ask for such locks: ubd, QEMU and some others.
 struct FileClaim {
-    /// Milliseconds that others have to let go. A device that was just deleted closes its file a moment later.
+    /// Milliseconds in which others may release them. A device that was just deleted closes its file a moment later.
     var patience: UInt64 = 1000
-    /// What the device has of its file, where its options do not tell: that is of a device that there is already.
+    /// The bytes that an existing device uses, whose options do not say it; nil for a new device.
     var bytes: Range<UInt64>?
     var pause: (UInt64) -> Void = CommandEnvironment.sleep
 
     /// Milliseconds.
     private static let interval: UInt64 = 20
 
-    /// Does it again and again while somebody else has what it wants.
+    /// Repeats `body` while another program has the claim.
     func patiently<Result: ~Copyable>(
         _ body: () throws(CommandFailure) -> Result
     ) throws(CommandFailure) -> Result {
@@ -32,14 +32,14 @@ struct FileClaim {
         }
     }
 
-    /// Locks what the device will have of the file: against all others when it writes, against writers when it only reads.
+    /// Locks the bytes that the device will use: exclusively when it writes, shared when it only reads.
     func lock(
         _ file: borrowing FileDescriptor, _ path: String, readOnly: Bool, _ options: DeviceOptions
     ) throws(CommandFailure) {
         let (offset, size) =
             bytes.map { ($0.lowerBound, $0.upperBound - $0.lowerBound) } ?? (options.offset, options.size ?? 0)
-        // There a lock is the server's business, may keep the worker's other open file out, and is lost with the connection
-        // (fcntl_locking(2)).
+        // On a network file system the server handles locks: a lock may keep the worker's other open file out, and is
+        // lost with the connection (fcntl_locking(2)).
         var system = statfs()
         if fstatfs(file.raw, &system) == 0,
             FileSystem(magic: UInt32(truncatingIfNeeded: system.f_type)).kind == .network
@@ -50,15 +50,16 @@ struct FileClaim {
         range.l_type = Int16(readOnly ? F_RDLCK : F_WRLCK)
         range.l_whence = Int16(SEEK_SET)
         range.l_start = off_t(clamping: offset)
-        // 0: up to the end of the file, wherever that will be.
+        // 0: up to the end of the file, also after it grows.
         range.l_len = off_t(clamping: size)
         guard fcntl(file.raw, F_OFD_SETLK, &range) != 0 else { return }
-        // Some file systems have no locks: then nobody could have one.
+        // A file system without locks has no lock of others either.
         guard errno == EAGAIN || errno == EACCES else { return }
         throw inUse(file, path, range)
     }
 
-    /// Who has locked it, as far as the kernel tells: a process by its number, the owner of an open file not at all.
+    /// The failure with the holder of the lock, as far as the kernel tells it: a process by its number, the owner of an
+    /// open file not at all.
     private func inUse(_ file: borrowing FileDescriptor, _ path: String, _ wanted: flock) -> CommandFailure {
         var found = wanted
         let part = wanted.l_start == 0 && wanted.l_len == 0 ? "it" : "these bytes of it"
@@ -87,5 +88,5 @@ struct FileClaim {
     }
 
     static let code = "FileInUse"
-    private static let sharedRemedy = "with --shared nobody is asked, and two who write destroy each other's data"
+    private static let sharedRemedy = "--shared skips this check, but two writers destroy each other's data"
 }

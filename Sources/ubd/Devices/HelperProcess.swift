@@ -2,17 +2,17 @@ import CShims
 import Glibc
 import SystemCalls
 
-/// A program that is run for what it prints, and given up when it takes too long: on a device that hangs no signal ends it,
-/// and nobody waits for it.
+/// A program that is run for its output, and abandoned when it takes too long: on a device that hangs no signal ends
+/// it, and no process waits for it.
 struct HelperProcess: ~Copyable {
     private let pid: pid_t
     private let pipe: FileDescriptor
 
-    /// The exit status of one that was to run as another user and could not.
+    /// The exit status of a helper that could not become the other user.
     static let isStillRoot = Int32(UBD_CHILD_IS_ROOT)
 
-    /// Starts a program with nothing of ours but the pipe: one that hangs must not keep the caller's terminal or files
-    /// open. `arguments` with its name; the environment is empty. `user`: as that one; only root can.
+    /// Starts a program that inherits only the pipe: one that hangs must not keep the caller's terminal or files open.
+    /// `arguments` include its name; the environment is empty. `user`: runs it as that user; for root only.
     init(_ executable: String, _ arguments: [String], as user: UInt32? = nil) throws(SystemError) {
         try self.init { (output, null) throws(SystemError) in
             guard let user else {
@@ -27,22 +27,22 @@ struct HelperProcess: ~Copyable {
         }
     }
 
-    /// Starts a process in another way: `start` is given the end of the pipe that it writes to, and /dev/null.
+    /// Starts a process in another way: `start` gets the end of the pipe for the output, and /dev/null.
     init(_ start: (_ output: Int32, _ null: Int32) throws(SystemError) -> pid_t) throws(SystemError) {
         var pipe = try makePipe()
         let null = try FileDescriptor.null()
         pid = try start(pipe.second.raw, null.raw)
-        // The helper must be the only one with that end, or its death would not be seen.
+        // The helper must be the only process with that end: otherwise its death would go unnoticed.
         pipe.second = null
         self.pipe = consume pipe.first
     }
 
-    /// What it printed as text: see `bytes`.
+    /// Its output as text: see `bytes`.
     consuming func output(most: Int, _ deadline: Deadline) throws(SystemError) -> (text: String, status: Int32)? {
         try bytes(most: most, deadline).map { (String(decoding: $0.bytes, as: UTF8.self), $0.status) }
     }
 
-    /// What it printed and its exit status (-1: a signal ended it), once it has ended or printed more than `most` bytes; nil
+    /// Its output and exit status (-1: a signal ended it), once it has ended or printed more than `most` bytes; nil
     /// when the deadline passes first.
     consuming func bytes(most: Int, _ deadline: Deadline) throws(SystemError) -> (bytes: [UInt8], status: Int32)? {
         var bytes: [UInt8] = []
@@ -60,7 +60,7 @@ struct HelperProcess: ~Copyable {
             _ = try? call("waitpid") { waitpid(pid, &status, 0) }
             return (bytes, status & 0x7F == 0 ? status >> 8 & 0xFF : -1)
         }
-        // In an uninterruptible wait it stays until the device answers or is deleted.
+        // A process in an uninterruptible wait stays until the device answers or is deleted.
         kill(pid, SIGKILL)
         return nil
     }
@@ -75,7 +75,7 @@ struct HelperProcess: ~Copyable {
         posix_spawn_file_actions_adddup2(&actions, output, 1)
         posix_spawn_file_actions_adddup2(&actions, null, 2)
         posix_spawn_file_actions_addclosefrom_np(&actions, 3)
-        // The signals that we ignore are ours to ignore, not the program's.
+        // The program must not inherit the signals that this process ignores.
         var attributes = posix_spawnattr_t()
         posix_spawnattr_init(&attributes)
         defer { posix_spawnattr_destroy(&attributes) }
@@ -92,7 +92,7 @@ struct HelperProcess: ~Copyable {
         }
     }
 
-    /// Texts as exec wants them: an array of C strings that ends with a null.
+    /// Texts for exec: an array of C strings that ends with a null.
     private static func withArray(
         _ texts: [String],
         _ body: (UnsafeMutablePointer<UnsafeMutablePointer<CChar>?>) throws(SystemError) -> pid_t

@@ -1,9 +1,9 @@
 import SystemCalls
 
-/// Who holds a disk, for a message. A process of its own looks for it, as with `DeviceFlush`: the host's table of mounts can
-/// take long to read, or for ever (btrfs asks its disk for the name of a subvolume).
+/// The holder of a disk, for a message. A process of its own looks for it, as with `DeviceFlush`: reading the host's
+/// table of mounts can take long, or for ever (btrfs reads the name of a subvolume from its disk).
 enum HolderName {
-    /// What the helper says on its standard output.
+    /// The helper's output.
     static func report(_ holding: Holding) -> String {
         switch holding {
         case .free: "free"
@@ -12,7 +12,7 @@ enum HolderName {
         }
     }
 
-    /// `disk`: the kernel's name for it. `executable`: this program.
+    /// `disk`: the kernel's name of the disk. `executable`: this program.
     static func find(_ disk: String, executable: String, deadline: Deadline) -> Holding {
         do throws(SystemError) {
             let helper = try HelperProcess(executable, ["ubd", NameHolderCommand._commandName, "--", disk])
@@ -30,7 +30,7 @@ enum HolderName {
         case "free": return .free
         case "held" where !rest.isEmpty: return .held(rest)
         case "unknown" where !rest.isEmpty: return .unknown(rest)
-        default: return .unknown("the helper that looks for it ended without a word")
+        default: return .unknown("the helper that looks for it ended without an answer")
         }
     }
 }

@@ -1,10 +1,10 @@
 import BrokerInterface
 import Varlink
 
-/// A disk's partition table as sfdisk(8) tells of it with --json. Nothing of its content is believed but numbers.
+/// A disk's partition table in the JSON of sfdisk(8). Its content is untrusted, except for plain numbers.
 struct PartitionTable: Equatable {
     struct Partition: Equatable {
-        /// From 1 on, as the disk numbers it.
+        /// The disk's own number, from 1 on.
         var number: Int
         /// Bytes from the disk's start.
         var offset: UInt64
@@ -28,11 +28,11 @@ struct PartitionTable: Equatable {
     var label: String
     var partitions: [Partition]
 
-    /// Where a GPT is, the old table has one partition of type EE over all of it, so that old programs leave it alone. To see
-    /// that one means that the GPT was not seen.
+    /// A disk with a GPT also has an old table with one partition of type EE over all of it, which keeps old programs
+    /// away. When sfdisk shows that partition, it did not find the GPT.
     private(set) var hidesGPT = false
 
-    /// nil when that is not what sfdisk prints.
+    /// nil when the text is no output of sfdisk.
     init?(sfdisk text: String, node: String) {
         let limits = JSONLimits(bytes: 1 << 20, depth: 8)
         guard let document = try? JSON(parsing: Array(text.utf8), limits: limits),
@@ -40,7 +40,7 @@ struct PartitionTable: Equatable {
             case .string(let label)? = table["label"], case .string("sectors")? = table["unit"]
         else { return nil }
         self.label = label
-        // Old ones leave the size of a sector out: it was 512.
+        // Old versions leave the sector size out: it was 512.
         var sector: UInt64 = 512
         if case .integer(let bytes)? = table["sectorsize"], bytes > 0 { sector = UInt64(bytes) }
         partitions = []

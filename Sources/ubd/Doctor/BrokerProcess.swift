@@ -1,14 +1,15 @@
 import SystemCalls
 
-/// The process that has the broker's lock, when no broker answers: it may hang, or have been killed and be unable to end.
+/// The process that holds the broker's lock while no broker answers: it may hang, or have been killed and be unable to
+/// end.
 struct BrokerProcess: Equatable {
     var pid: Int32
     var state: ProcessState
-    /// In which function of the kernel it waits; known to root alone.
+    /// The kernel function in which it waits; only root can read it.
     var place: String?
 
-    /// `lock`: the file. Its lock is found in /proc/locks (proc_locks(5)), which everybody may read:
-    /// "1: POSIX  ADVISORY  WRITE 17 00:1a:4711 0 0". Of several the one that lives.
+    /// `lock`: the lock file. /proc/locks (proc_locks(5)), which everybody may read, has its lock: "1: POSIX  ADVISORY
+    /// WRITE 17 00:1a:4711 0 0". Of several holders the one that lives.
     static func find(_ host: any Machine, lock: String) -> BrokerProcess? {
         guard let file = host.lockID(of: lock), let table = host.text(of: "/proc/locks") else { return nil }
         let found = table.split(whereSeparator: \.isNewline).compactMap { line -> BrokerProcess? in
@@ -31,7 +32,7 @@ struct BrokerProcess: Equatable {
         place = text.isEmpty || text == "0" ? nil : text
     }
 
-    /// A failure to reach the broker, with what became of its process and what helps.
+    /// A failure to reach the broker, with the state of its process and the remedy.
     static func explain(_ failure: CommandFailure, _ environment: CommandEnvironment) -> CommandFailure {
         guard failure.status == .brokerNotReachable || failure.name == "NoAnswer" else { return failure }
         let folder = environment.socketPath.split(separator: "/", omittingEmptySubsequences: false).dropLast()
@@ -46,13 +47,13 @@ struct BrokerProcess: Equatable {
     }
 
     private var remedy: String? {
-        if state.isPast { return "start another broker, as root: it takes over, although that one can not end" }
+        if state.isPast { return "start another broker, as root: it takes over, although that one cannot end" }
         switch state.letter {
         case "T", "t":
-            return "let it go on ('kill -CONT \(pid)'), or end it ('kill -9 \(pid)') and start another, as root"
+            return "continue it ('kill -CONT \(pid)'), or end it ('kill -9 \(pid)') and start another, as root"
         case "D":
             return
-                "end it ('kill -9 \(pid)') and start another, as root: that takes over, even when this one can not end"
+                "end it ('kill -9 \(pid)') and start another, as root: that takes over, even if this one cannot end"
         default: return nil
         }
     }

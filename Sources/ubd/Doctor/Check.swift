@@ -1,10 +1,10 @@
 import Varlink
 
-/// What one check found.
+/// The result of one check.
 struct Check: Equatable {
     enum Status: String {
         case ok
-        /// ubd can not work without it.
+        /// ubd cannot work without it.
         case missing
         /// It may work, but the user should know.
         case warning
@@ -13,9 +13,9 @@ struct Check: Equatable {
     /// One word for scripts and for the first column.
     var name: String
     var status: Status
-    /// What was found.
+    /// The finding.
     var message: String
-    /// The command or the act that mends it; nil when all is well.
+    /// The command or action that fixes it; nil when nothing is wrong.
     var remedy: String?
 
     static func ok(_ name: String, _ message: String) -> Check {

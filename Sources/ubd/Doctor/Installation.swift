@@ -1,15 +1,15 @@
 import BrokerInterface
 
-/// What lies on the host for the broker, as far as a user can see.
+/// The broker's files on the host, as far as a user can see them.
 enum Installation {
-    /// Where `make install` puts things, PREFIX by PREFIX.
+    /// The PREFIXes of `make install` that are searched.
     private static let prefixes = ["/usr", "/usr/local"]
 
     private static func prefix(_ host: any Machine) -> String? {
         prefixes.first { host.kind(of: $0 + "/libexec/ubd/ubd-broker", followsLinks: true) == .file }
     }
 
-    /// systemd's own test for a host that it runs (sd_booted(3)).
+    /// systemd's own test whether it runs the host (sd_booted(3)).
     private static func runsSystemd(_ host: any Machine) -> Bool {
         host.kind(of: "/run/systemd/system", followsLinks: true) == .directory
     }
@@ -19,13 +19,13 @@ enum Installation {
         runsSystemd(host) ? "its log ('journalctl -u ubd-broker')" : "its log (what the broker prints)"
     }
 
-    /// What root types to have a broker.
+    /// The command with which root starts a broker.
     static func startCommand(_ host: any Machine) -> String {
         runsSystemd(host)
             ? "systemctl start ubd-broker.socket" : (prefix(host) ?? "/usr") + "/libexec/ubd/ubd-broker"
     }
 
-    /// Why a broker does not answer, when it could not even start. One that answers has found all it needs.
+    /// The reasons why a broker could not start; none when a broker answers, since it has found everything.
     static func checks(_ host: any Machine, broker: Result<InfoReply, CommandFailure>) -> [Check] {
         guard case .failure = broker else { return [] }
         guard let prefix = prefix(host) else {

@@ -1,4 +1,4 @@
-/// What the kernel must offer.
+/// The checks of the kernel.
 enum KernelChecks {
     static func all(_ host: any Machine) -> [Check] {
         let module = module(host)
@@ -25,12 +25,12 @@ enum KernelChecks {
         }
         if version < (6, 4) {
             return .missing(
-                "kernel", "Linux \(release) knows ublk's commands only by numbers that ubd does not use by default",
+                "kernel", "Linux \(release) has only ublk's old command numbers, which ubd does not use by default",
                 remedy: "boot Linux 6.12 or newer (6.12 and 7.3 are tested), or start ubd-broker with --legacy-opcodes")
         }
         if version < (6, 12) {
             return .warning(
-                "kernel", "Linux \(release) is older than what ubd is tested with",
+                "kernel", "Linux \(release) is older than the kernels that ubd is tested with",
                 remedy: "use Linux 6.12 or newer where you can (6.12 and 7.3 are tested)")
         }
         return .ok("kernel", "Linux \(release)")
@@ -75,7 +75,7 @@ enum KernelChecks {
             .missing(
                 "control", "there is no /dev/ublk-control",
                 remedy: "run 'modprobe -r ublk_drv && modprobe ublk_drv' as root")
-        // It comes with the module.
+        // The module creates it.
         case nil: .missing("control", "there is no /dev/ublk-control", remedy: module.remedy ?? "")
         case .some:
             .missing(

@@ -2,7 +2,7 @@ import CShims
 import Glibc
 import SystemCalls
 
-/// What kind of thing a path names.
+/// The kind of file that a path names.
 enum PathKind: Equatable {
     case file, directory, characterDevice, socket, other
     /// A block device with its number.
@@ -11,14 +11,14 @@ enum PathKind: Equatable {
     case link(String)
 }
 
-/// What a name in /etc/group stands for.
+/// A group of /etc/group.
 struct Group: Equatable {
     var gid: UInt32
     /// Names of the members that the group itself lists.
     var members: [String]
 }
 
-/// The machine as `ubd doctor` looks at it; a test describes another one.
+/// The machine as `ubd doctor` sees it; tests describe others.
 protocol Machine {
     /// The text of a small file of /proc or /sys; nil when it can't be read.
     func text(of path: String) -> String?
@@ -34,9 +34,10 @@ protocol Machine {
     var openFileLimit: UInt64 { get }
     func group(named name: String) -> Group?
     func userName(of uid: UInt32) -> String?
-    /// What the path names; links are followed unless `followsLinks` is false. Nil when there is nothing.
+    /// The kind of the path; links are followed unless `followsLinks` is false. nil when nothing has that name.
     func kind(of path: String, followsLinks: Bool) -> PathKind?
-    /// How /proc/locks calls a file: "MAJOR:MINOR:INODE", the first two in hexadecimal; nil when there is none.
+    /// The name of a file in /proc/locks: "MAJOR:MINOR:INODE", the first two in hexadecimal; nil when there is no such
+    /// file.
     func lockID(of path: String) -> String?
 }
 
@@ -44,7 +45,7 @@ extension Machine {
     /// /dev is not the kernel's own (devtmpfs), as in most containers: no node appears there by itself.
     var hasPrivateDev: Bool {
         guard let table = text(of: "/proc/self/mountinfo") else { return false }
-        // The last mount of a name is the one that is seen. Its type comes behind the dash (proc(5)).
+        // The last mount on a path is the visible one. Its type comes behind the dash (proc(5)).
         let mount = table.split(whereSeparator: \.isNewline).map { $0.split(separator: " ") }
             .last { $0.count > 4 && $0[4] == "/dev" }
         guard let mount, let dash = mount.firstIndex(of: "-"), dash + 1 < mount.count else { return true }

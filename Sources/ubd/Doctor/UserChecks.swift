@@ -1,6 +1,6 @@
 import BrokerInterface
 
-/// What the user and the installation must have.
+/// The checks of the user and the installation.
 enum UserChecks {
     static func all(_ host: any Machine, broker: Result<InfoReply, CommandFailure>) -> [Check] {
         [
@@ -17,10 +17,10 @@ enum UserChecks {
         }
     }
 
-    /// What the broker itself says of the caller is worth more than any guess from groups.
+    /// The broker's own answer about the caller is better than a guess from groups.
     private static func access(_ answer: Result<InfoReply, CommandFailure>) -> Check {
         guard case .success(let info) = answer else {
-            return .warning("access", "not known while the broker does not answer", remedy: "mend the broker first")
+            return .warning("access", "not known while the broker does not answer", remedy: "fix the broker first")
         }
         if info.permitted {
             return .ok("access", "you may add devices" + (info.rule.map { " (rule: \($0))" } ?? ""))
@@ -31,7 +31,7 @@ enum UserChecks {
             remedy: "ask the administrator for group ubd or a rule in /etc/ubd/access.policy")
     }
 
-    /// Group ubd is the way in of the access policy that ubd brings; whom another rule lets in needs no group.
+    /// The installed access policy allows group ubd; users whom another rule allows need no group.
     private static func group(_ host: any Machine, isPermitted: Bool) -> Check {
         let isMember = host.group(named: "ubd").map { host.groups.contains($0.gid) } ?? false
         if host.uid == 0, !isMember { return .ok("group", "root needs no group") }
@@ -93,7 +93,7 @@ enum UserChecks {
             remedy: "install it ('make install'), then run 'udevadm control --reload' as root")
     }
 
-    /// Names that our links would have but something else took: user-mode Linux calls its disks /dev/ubda and so on.
+    /// Names of our links that another program took: user-mode Linux calls its disks /dev/ubda and so on.
     private static func names(_ host: any Machine) -> [Check] {
         let taken = host.entries(of: "/dev").filter { name in
             guard name.hasPrefix("ubdb"), name.dropFirst(4).allSatisfy({ $0.isASCII && $0.isNumber }) else {

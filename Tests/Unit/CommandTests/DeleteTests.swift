@@ -69,7 +69,7 @@ struct DeleteTests {
         #expect(CommandLineTool.run(["del", "-n", "3"], broker.environment(console)) == 1)
         #expect(
             console.errors == [
-                "ubd: open /tmp: Is a directory; mend its file and try again, or give up what is not written with "
+                "ubd: open /tmp: Is a directory; repair its file and try again, or discard unwritten data with "
                     + "'ubd del -n 3 --force'"
             ])
         #expect(try deletes(broker) == [])

@@ -75,7 +75,7 @@ struct DoctorTests {
         #expect(try hanging("T").remedy?.contains("kill -CONT 17") == true)
         for killed in [try hanging("D", pending: "100"), try hanging("D", flags: 4)] {
             #expect(killed.message.hasSuffix("; it was killed and has not ended yet"))
-            #expect(killed.remedy == "start another broker, as root: it takes over, although that one can not end")
+            #expect(killed.remedy == "start another broker, as root: it takes over, although that one cannot end")
         }
         // It may be about to answer.
         #expect(try hanging("S").remedy?.contains("systemctl start") == true)

@@ -93,7 +93,7 @@ struct InheritedTests {
             for limit in 4...7 {
                 let result = try Program.run(
                     arguments, socket: broker.socketPath, shell: "ulimit -n \(limit); exec \"$0\" \"$@\"")
-                if result.errors.hasPrefix("ubd: note: which sectors \(image) is made for could not be seen") {
+                if result.errors.hasPrefix("ubd: note: the sector size that \(image) is made for is not known") {
                     // There was room for all but for the child that looks at the content.
                     #expect(result.status == 0)
                     said.insert("note")
@@ -147,13 +147,13 @@ struct InheritedTests {
         }
     }
 
-    @Test("a working folder that is gone is told, and not taken for a file that is to be made first")
+    @Test("a working directory that is gone is reported, and not taken for a file that does not exist yet")
     func workingFolderGone() throws {
         let folder = TemporaryFolder()
         let script = "mkdir '\(folder.path)/w'; cd '\(folder.path)/w'; rmdir '\(folder.path)/w'; exec \"$0\" \"$@\""
         let result = try Program.run(["add", "-t", "loop", "-f", "disk.img"], socket: "/nowhere", shell: script)
         #expect(result.status == 2)
-        #expect(result.errors.contains("disk.img: the working folder is gone; change into one that exists"))
+        #expect(result.errors.contains("disk.img: the working directory is gone; change into one that exists"))
         let version = try Program.run(["--version"], socket: "/nowhere", shell: script)
         #expect(version.status == 0)
     }

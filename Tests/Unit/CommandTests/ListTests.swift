@@ -151,8 +151,8 @@ struct InfoTests {
         info.limits?.groups = limits
         let lines = run(["info"], info).console.output
         for line in [
-            "groups    cpu, memory in /system.slice/ubd-workers.service", "          1 GiB of memory a device",
-            "          200 % of a processor", "          100 MiB a second read and as much written, of each disk",
+            "groups    cpu, memory in /system.slice/ubd-workers.service", "          1 GiB of memory per device",
+            "          200 % of a processor", "          100 MiB per second read and as much written, on each disk",
         ] { #expect(lines.contains(line), "\(line)") }
     }
 

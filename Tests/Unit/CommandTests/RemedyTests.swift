@@ -28,7 +28,7 @@ struct RemedyTests {
     /// Each piece of advice, and to which devices it applies.
     private static let advice: [(text: String, applies: @Sendable (Device) -> Bool)] = [
         ("its file answers", { $0.target == "loop" && $0.state != .failed }),
-        ("mend its file", { $0.target == "loop" && ![.failed, .recovering].contains($0.state) }),
+        ("repair its file", { $0.target == "loop" && ![.failed, .recovering].contains($0.state) }),
         ("ubd recover", { $0.target == "loop" && $0.state == .recovering }),
         ("'ubd upgrade", { $0.recovery != .none && ($0.recovery == .reissue || !$0.mode.isBatch) }),
         ("make one with sfdisk", { $0.target == "loop" && !$0.readOnly && [.live, .unmanaged].contains($0.state) }),
@@ -89,7 +89,7 @@ struct RemedyTests {
         }
         #expect(remedy("/nowhere/1.img") == "create it first, as in 'truncate -s 1G FILE'")
         // A disk can not be made by truncate, and a file in /dev is no disk.
-        #expect(remedy("/dev/no-such-disk") == "'lsblk' shows the disks that there are")
+        #expect(remedy("/dev/no-such-disk") == "'lsblk' lists the disks")
         #expect(remedy("/dev/null") == "give a regular file or a block device to --file")
     }
 

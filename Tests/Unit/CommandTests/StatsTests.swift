@@ -60,8 +60,8 @@ struct StatsTests {
                 "ubdb0     1234567    4.7G     4K        4    192K    64K       7      1     3     <8us    <16us",
                 "ubdb12          -       -      -        -       -      -       -      -     -        -        -",
                 "",
-                "ubdb12 has no counts: it has no worker ('ubd list -n 12' says why), or, when it is live, one of another "
-                    + "version of ubd than the broker; then 'ubd upgrade -n 12' replaces it, or the broker has to be restarted.",
+                "ubdb12 has no counts: it has no worker ('ubd list -n 12' says why), or its worker is of another version of "
+                    + "ubd than the broker: then run 'ubd upgrade -n 12' or restart the broker.",
             ])
         #expect(try BrokerCall(#require(broker.received.first)) == .stats(StatsRequest()))
     }

@@ -37,12 +37,12 @@ struct UpgradeTests {
         #expect(try BrokerCall(#require(broker.received.last)) == .upgrade(UpgradeRequest(id: 3, generation: 43)))
     }
 
-    @Test("says so when a worker was of the installed program already")
+    @Test("says so when a worker runs the installed program already")
     func current() throws {
         let broker = broker([FakeBroker.device()], upgrades: 1) { Self.reply($0.id, upgraded: false) }
         let console = Recorder()
         #expect(CommandLineTool.run(["upgrade", "-n", "0"], broker.environment(console)) == 0)
-        #expect(console.output == ["/dev/ubdb0: is of the installed program 0.2.0 already"])
+        #expect(console.output == ["/dev/ubdb0: runs the installed program 0.2.0 already"])
     }
 
     @Test("goes on with the other devices when one fails, and fails in the end")
