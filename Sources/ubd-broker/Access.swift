@@ -135,8 +135,8 @@ extension Broker {
         guard peer.uid != 0, lingering.devices > 0 else { return }
         let usage = usage(of: peer.uid)
         let place =
-            rule.map { "line \($0.location.line) of \(configuration.accessPolicy)" } 
-                ?? "users without a rule in \(configuration.accessPolicy)"
+            rule.map { "line \($0.location.line) of \(configuration.accessPolicy)" }
+            ?? "users without a rule in \(configuration.accessPolicy)"
         let checks = [
             ("max-devices", limits.maxDevices, usage.devices, lingering.devices),
             ("max-memory", limits.maxMemoryBytes, usage.memoryBytes, lingering.memoryBytes),

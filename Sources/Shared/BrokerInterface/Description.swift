@@ -1,8 +1,8 @@
 import Targets
 
 extension BrokerAPI {
-    /// `io.ubd.Broker` in Varlink's interface definition language (UAPI.20). Each comment is on lines of its own, before
-    /// its subject, where every parser of the language accepts it. A test compares the text with the Swift types.
+    /// `io.ubd.Broker` in Varlink's interface definition language (UAPI.20). Each comment is on lines of its own,
+    /// before its subject, where every parser of the language accepts it. A test compares the text with the Swift types.
     public static let description = """
         # ubd: block devices for unprivileged users, served from userspace (Linux ublk).
         # The access policy decides who may do what. The caller is the user who connected to the socket.

@@ -12,7 +12,7 @@ extension Broker {
         let (records, damaged) = store.load()
         for path in damaged {
             Log.error(
-                "record-damaged", ("file", path), ("remedy", "check whether its device still exists, then remove the file"))
+                "record-damaged", ("file", path), ("remedy", "see whether its device still exists, then remove it"))
         }
         // A broker that died during START_DEV may have left a worker stopped.
         let workers = records.map { record in record.worker.flatMap { adopt($0) } }
@@ -49,7 +49,7 @@ extension Broker {
             }
             if let worker, !uids.adopt(worker.uid) {
                 Log.warning(
-                    "uid", ("device", "\(device.id)"), ("uid", "\(worker.uid)"), ("what", "out of range, or in use twice"))
+                    "uid", ("device", "\(device.id)"), ("uid", "\(worker.uid)"), ("what", "out of range or in use"))
             }
             devices[device.id] = device
             examine(device) { [self] in
