@@ -5,7 +5,6 @@ public struct OptionValue: Equatable, Sendable {
     public var name: String
     public var value: String
 
-    /// An option with this name and value.
     public init(_ name: String, _ value: String) {
         self.name = name
         self.value = value
@@ -38,7 +37,6 @@ public struct AddRequest: Equatable, Sendable {
     /// The target's own options.
     public var options: [OptionValue]
 
-    /// A request for a device of this target.
     public init(
         target: String, id: Int64? = nil, queues: Int64? = nil, depth: Int64? = nil, maxIOBytes: Int64? = nil,
         readOnly: Bool? = nil, mode: String? = nil, recovery: String? = nil, ioTimeout: Int64? = nil,
@@ -88,7 +86,6 @@ public struct AddRequest: Equatable, Sendable {
         try fields.finish()
     }
 
-    /// The encoded parameters.
     public var json: JSON {
         let map = JSON.object(options.map { JSON.Member($0.name, .string($0.value)) })
         return .record([
@@ -110,7 +107,6 @@ public struct Notice: Equatable, Sendable {
     /// For people, one sentence without a full stop.
     public var message: String
 
-    /// A notice with this code and message.
     public init(code: String, message: String) {
         self.code = code
         self.message = message
@@ -128,7 +124,6 @@ public struct Notice: Equatable, Sendable {
         try fields.finish()
     }
 
-    /// The encoded notice.
     public var json: JSON { .record([("code", .string(code)), ("message", .string(message))]) }
 }
 
@@ -163,7 +158,6 @@ public enum AddReply: Equatable, Sendable {
         }
     }
 
-    /// The encoded parameters.
     public var json: JSON {
         switch self {
         case .files(let count, let parking):

@@ -89,7 +89,6 @@ public struct Device: Equatable, Sendable {
     /// The time of Add, in seconds since 1970.
     public var created: Int64
 
-    /// A device with these properties.
     public init(
         id: UInt32, generation: UInt64, owner: UInt32, target: String, state: DeviceState, reason: String? = nil,
         node: String, link: String?, sizeBytes: UInt64, blockSize: UInt32, physicalBlockSize: UInt32, readOnly: Bool,
@@ -198,7 +197,6 @@ public struct Device: Equatable, Sendable {
         return cpus
     }
 
-    /// The encoded device.
     public var json: JSON {
         .record([
             ("id", .integer(clamping: id)), ("generation", .integer(clamping: generation)),

@@ -36,7 +36,6 @@ public struct GroupLimits: Equatable, Sendable {
         try fields.finish()
     }
 
-    /// The encoded limits.
     public var json: JSON {
         .record([
             ("deviceMemory", deviceMemory.map(JSON.integer)), ("deviceTasks", deviceTasks.map(JSON.integer)),

@@ -28,7 +28,6 @@ public struct Limits: Equatable, Sendable {
     /// The limits of the control groups of the caller's devices; nil: none.
     public var groups: GroupLimits?
 
-    /// Limits with these values.
     public init(
         maxDevices: Int64, maxQueues: Int64, maxDepth: Int64, maxMemoryBytes: Int64, maxSizeBytes: Int64?,
         targets: [String], readOnlyOnly: Bool, zeroCopy: Bool, maxStarts: Int64? = nil, penalty: Int64? = nil,
@@ -75,7 +74,6 @@ public struct Limits: Equatable, Sendable {
         try fields.finish()
     }
 
-    /// The encoded limits.
     public var json: JSON {
         .record([
             ("maxDevices", .integer(maxDevices)), ("maxQueues", .integer(maxQueues)), ("maxDepth", .integer(maxDepth)),
@@ -125,7 +123,6 @@ public struct InfoReply: Equatable, Sendable {
     /// The caller's limits; nil when it may add no device.
     public var limits: Limits?
 
-    /// A reply with these values.
     public init(
         version: String, kernel: String, featureBits: UInt64, features: [String], ignoredFeatures: [String],
         targets: [String], devices: Int64, devicesOfCaller: Int64, workerUidsFree: Int64, workerGroup: String,
@@ -183,7 +180,6 @@ public struct InfoReply: Equatable, Sendable {
         try fields.finish()
     }
 
-    /// The encoded parameters.
     public var json: JSON {
         .record([
             ("version", .string(version)), ("kernel", .string(kernel)),

@@ -11,7 +11,6 @@ public struct KernelFeature: Sendable {
     /// Whether ubd uses the feature where the kernel has it.
     public let used: Bool
 
-    /// The flag's value.
     public var mask: UInt64 { 1 << UInt64(bit) }
 
     private init(_ bit: Int, _ name: String, since: String, used: Bool, _ meaning: String) {

@@ -8,7 +8,6 @@ public struct DeleteRequest: Equatable, Sendable {
     /// Kill the worker first and skip all checks; requests in flight fail.
     public var force: Bool?
 
-    /// A request to delete this device.
     public init(id: UInt32, generation: UInt64? = nil, force: Bool? = nil) {
         self.id = id
         self.generation = generation
@@ -26,7 +25,6 @@ public struct DeleteRequest: Equatable, Sendable {
         try fields.finish()
     }
 
-    /// The encoded parameters.
     public var json: JSON {
         .record([
             ("id", .integer(clamping: id)), ("generation", generation.map { .integer(clamping: $0) }),
@@ -40,7 +38,6 @@ public struct ListRequest: Equatable, Sendable {
     /// Only this device; nil: all that the caller may see.
     public var id: UInt32?
 
-    /// A request for this device, or for all.
     public init(id: UInt32? = nil) {
         self.id = id
     }
@@ -54,7 +51,6 @@ public struct ListRequest: Equatable, Sendable {
         try fields.finish()
     }
 
-    /// The encoded parameters.
     public var json: JSON { .record([("id", id.map { .integer(clamping: $0) })]) }
 }
 
@@ -62,7 +58,6 @@ public struct ListRequest: Equatable, Sendable {
 public struct ListReply: Equatable, Sendable {
     public var devices: [Device]
 
-    /// A reply with these devices.
     public init(devices: [Device]) {
         self.devices = devices
     }
@@ -78,6 +73,5 @@ public struct ListReply: Equatable, Sendable {
         try fields.finish()
     }
 
-    /// The encoded parameters.
     public var json: JSON { .record([("devices", .array(devices.map(\.json)))]) }
 }

@@ -9,7 +9,6 @@ public struct ServiceInfoReply: Equatable, Sendable {
     /// The names of all interfaces of the service.
     public var interfaces: [String]
 
-    /// The reply of a broker of this version.
     public init(version: String) {
         vendor = "ubd"
         product = "ubd-broker"
@@ -31,7 +30,6 @@ public struct ServiceInfoReply: Equatable, Sendable {
         try fields.finish()
     }
 
-    /// The encoded parameters.
     public var json: JSON {
         .record([
             ("vendor", .string(vendor)), ("product", .string(product)), ("version", .string(version)),
@@ -45,7 +43,6 @@ public struct InterfaceDescriptionReply: Equatable, Sendable {
     /// The interface in Varlink's definition language.
     public var description: String
 
-    /// A reply with this text.
     public init(description: String) {
         self.description = description
     }
@@ -59,6 +56,5 @@ public struct InterfaceDescriptionReply: Equatable, Sendable {
         try fields.finish()
     }
 
-    /// The encoded parameters.
     public var json: JSON { .record([("description", .string(description))]) }
 }

@@ -7,7 +7,6 @@ public struct StatsRequest: Equatable, Sendable {
     /// Also each queue separately; only together with `id`.
     public var queues: Bool?
 
-    /// A request for this device, or for all.
     public init(id: UInt32? = nil, queues: Bool? = nil) {
         self.id = id
         self.queues = queues
@@ -23,7 +22,6 @@ public struct StatsRequest: Equatable, Sendable {
         try fields.finish()
     }
 
-    /// The encoded parameters.
     public var json: JSON { .record([("id", id.map { .integer(clamping: $0) }), ("queues", queues.map(JSON.bool))]) }
 }
 
@@ -35,7 +33,6 @@ public struct OperationCount: Equatable, Sendable {
     /// The number of failed requests.
     public var errors: UInt64
 
-    /// A count with these values.
     public init(requests: UInt64 = 0, bytes: UInt64 = 0, errors: UInt64 = 0) {
         self.requests = requests
         self.bytes = bytes
@@ -53,7 +50,6 @@ public struct OperationCount: Equatable, Sendable {
         try fields.finish()
     }
 
-    /// The encoded count.
     public var json: JSON {
         .record([
             ("requests", .integer(clamping: requests)), ("bytes", .integer(clamping: bytes)),
@@ -79,7 +75,6 @@ public struct Counts: Equatable, Sendable {
     /// the reply; the last element is unbounded.
     public var latency: [UInt64]
 
-    /// Counters with these values.
     public init(
         read: OperationCount = OperationCount(), write: OperationCount = OperationCount(),
         flush: OperationCount = OperationCount(), discard: OperationCount = OperationCount(),
@@ -114,7 +109,6 @@ public struct Counts: Equatable, Sendable {
         try fields.finish()
     }
 
-    /// The encoded counters.
     public var json: JSON {
         .record(
             Counts.operations.map { ($0.name, self[keyPath: $0.place].json) } + [
@@ -178,7 +172,6 @@ public struct DeviceStats: Equatable, Sendable {
     /// Each queue separately, if requested.
     public var queues: [Counts]?
 
-    /// The counters of a device.
     public init(id: UInt32, generation: UInt64, since: Int64?, total: Counts?, queues: [Counts]? = nil) {
         self.id = id
         self.generation = generation
@@ -204,7 +197,6 @@ public struct DeviceStats: Equatable, Sendable {
         try fields.finish()
     }
 
-    /// The encoded counters.
     public var json: JSON {
         .record([
             ("id", .integer(clamping: id)), ("generation", .integer(clamping: generation)),
@@ -220,7 +212,6 @@ public struct StatsReply: Equatable, Sendable {
     public var latencyBounds: [UInt64]
     public var devices: [DeviceStats]
 
-    /// A reply with these devices.
     public init(latencyBounds: [UInt64], devices: [DeviceStats]) {
         self.latencyBounds = latencyBounds
         self.devices = devices
@@ -238,7 +229,6 @@ public struct StatsReply: Equatable, Sendable {
         try fields.finish()
     }
 
-    /// The encoded parameters.
     public var json: JSON {
         .record([
             ("latencyBounds", .array(latencyBounds.map { .integer(clamping: $0) })),

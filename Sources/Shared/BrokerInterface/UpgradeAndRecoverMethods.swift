@@ -6,7 +6,6 @@ public struct UpgradeRequest: Equatable, Sendable {
     /// Only the device of this generation, not a later one with the same id.
     public var generation: UInt64?
 
-    /// A request to upgrade this device's worker.
     public init(id: UInt32, generation: UInt64? = nil) {
         self.id = id
         self.generation = generation
@@ -22,7 +21,6 @@ public struct UpgradeRequest: Equatable, Sendable {
         try fields.finish()
     }
 
-    /// The encoded parameters.
     public var json: JSON {
         .record([("id", .integer(clamping: id)), ("generation", generation.map { .integer(clamping: $0) })])
     }
@@ -35,7 +33,6 @@ public struct UpgradeReply: Equatable, Sendable {
     /// The device after the call.
     public var device: Device
 
-    /// A reply about this device.
     public init(upgraded: Bool, device: Device) {
         self.upgraded = upgraded
         self.device = device
@@ -52,7 +49,6 @@ public struct UpgradeReply: Equatable, Sendable {
         try fields.finish()
     }
 
-    /// The encoded parameters.
     public var json: JSON { .record([("upgraded", .bool(upgraded)), ("device", device.json)]) }
 }
 
@@ -62,7 +58,6 @@ public struct RecoverRequest: Equatable, Sendable {
     /// Only the device of this generation, not a later one with the same id.
     public var generation: UInt64?
 
-    /// A request to reopen this device's file.
     public init(id: UInt32, generation: UInt64? = nil) {
         self.id = id
         self.generation = generation
@@ -78,7 +73,6 @@ public struct RecoverRequest: Equatable, Sendable {
         try fields.finish()
     }
 
-    /// The encoded parameters.
     public var json: JSON {
         .record([("id", .integer(clamping: id)), ("generation", generation.map { .integer(clamping: $0) })])
     }

@@ -36,7 +36,6 @@ public struct Call: Equatable, Sendable {
     /// The client wants to use another protocol on the connection afterwards.
     public var upgrade: Bool
 
-    /// A call of that method.
     public init(
         method: String, parameters: JSON = .empty, more: Bool = false, oneway: Bool = false,
         upgrade: Bool = false

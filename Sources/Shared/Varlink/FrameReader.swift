@@ -25,7 +25,6 @@ public struct FrameReader: Sendable {
     /// The prefix of `buffer` that holds no NUL, so that no byte is searched twice.
     private var searched = 0
 
-    /// A reader of messages of at most `limit` bytes.
     public init(limit: Int = JSONLimits.call.bytes) {
         self.limit = limit
     }

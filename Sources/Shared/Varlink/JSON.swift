@@ -15,10 +15,8 @@ public indirect enum JSON: Sendable {
     public struct Member: Sendable, Equatable {
         /// The member's name, compared byte for byte.
         public var name: String
-        /// The member's value.
         public var value: JSON
 
-        /// A member of that name and value.
         public init(_ name: String, _ value: JSON) {
             self.name = name
             self.value = value
@@ -45,7 +43,6 @@ extension JSON: Equatable {
 }
 
 extension JSON {
-    /// An object without members.
     public static var empty: JSON { .object([]) }
 
     /// An object of these members. It omits those with value nil, as Varlink recommends for absent nullable fields.

@@ -5,7 +5,6 @@ public struct JSONLimits: Sendable, Equatable {
     /// Nesting depth of objects and arrays; 1 allows `{}` with nothing nested.
     public var depth: Int
 
-    /// Limits of that many bytes and levels.
     public init(bytes: Int, depth: Int) {
         self.bytes = bytes
         self.depth = depth
@@ -19,7 +18,6 @@ public struct JSONLimits: Sendable, Equatable {
 
 /// Why and where a text is not an acceptable JSON document.
 public struct JSONError: Error, Equatable, Sendable, CustomStringConvertible {
-    /// What was wrong.
     public enum Reason: String, Equatable, Sendable {
         case tooLong = "longer than the limit"
         case tooDeep = "nested deeper than the limit"
@@ -39,12 +37,10 @@ public struct JSONError: Error, Equatable, Sendable, CustomStringConvertible {
         case notUTF8 = "bytes that are not UTF-8"
     }
 
-    /// What was wrong.
     public var reason: Reason
     /// Offset in bytes where the error was found.
     public var offset: Int
 
-    /// An error of that reason, noticed at that byte.
     public init(_ reason: Reason, at offset: Int) {
         self.reason = reason
         self.offset = offset

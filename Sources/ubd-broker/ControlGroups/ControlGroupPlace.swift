@@ -24,7 +24,6 @@ enum ControlGroupPlace: Equatable {
         }
     }
 
-    /// Why there are no groups.
     struct Problem: Error {
         let what: String
     }

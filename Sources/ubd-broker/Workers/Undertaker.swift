@@ -188,7 +188,6 @@ final class Undertaker {
         if !kept.isEmpty || closing.values.contains(where: \.isOwing) { tryLater() }
     }
 
-    /// The pids of the children.
     var children: [Int32] { closing.values.map(\.pid) + leaving.values.map(\.pid) }
 
     // MARK: The broker's end
