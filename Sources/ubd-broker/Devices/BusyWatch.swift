@@ -78,7 +78,7 @@ struct BusyWatch {
         for (number, thread) in current.threads {
             guard let earlier = snapshot.detail.threads[number], thread.total >= earlier.total else { continue }
             idleTime &+= thread.total - earlier.total
-            // The main thread only waits, so all its time counts.
+            // Other threads hardly use user time: the main thread waits, and the range thread makes system calls.
             let stands = thread.queue.map {
                 turns.indices.contains($0) && snapshot.turns.indices.contains($0) && turns[$0] == snapshot.turns[$0]
             }
