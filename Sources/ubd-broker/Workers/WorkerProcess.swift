@@ -242,7 +242,7 @@ final class WorkerProcess: Worker {
         case .closed:
             // It closed its end; the pidfd reports the rest.
             endWatch(of: end)
-        case .filesAttached: violate("a file, or hid whether a message has one", end)
+        case .filesAttached: violate("files in a message, or tampered with the check for them", end)
         case .tooLong: violate("a message that is too long", end)
         case .bytes(let count): accept(Array(buffer[0..<count]), end)
         }
