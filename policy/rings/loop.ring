@@ -1,5 +1,5 @@
-# Target loop: reads and writes its backing file, flushes it (FSYNC), discards and zeroes in it. The worker takes out what its
-# file has no use for (Targets/Loop/LoopOpen.swift): each ring has at most one of the last two.
+# Target loop: reads and writes its backing file, flushes it (FSYNC), discards and zeroes in it. The worker removes the
+# operations that its file does not need (Targets/Loop/LoopOpen.swift): each ring has at most one of the last two.
 @include common.ring
 in copy op READ
 in copy op WRITE
@@ -7,8 +7,9 @@ in copy op WRITE
 in zero-copy op READ_FIXED
 in zero-copy op WRITE_FIXED
 op FSYNC
-# Only of a block device, where nothing can be allocated: its mode can't be restricted. Ranges of a regular file are done by
-# system calls, whose mode is (policy/seccomp/target-loop.policy).
+# Only for a block device, where it cannot allocate: a ring cannot restrict its mode. For a regular file system calls do
+# this,
+# whose mode seccomp restricts (policy/seccomp/target-loop.policy).
 op FALLOCATE
-# Only of a regular file: by this the queue waits for the thread that makes those calls.
+# Only for a regular file: the queue waits with it for the thread that makes those calls.
 op FUTEX_WAIT
