@@ -2,13 +2,13 @@ import KernelABI
 import Ring
 import SystemCalls
 
-/// The memory by which requests come and go in batch mode (Linux 7.0, BATCH_IO): buffers that the driver fills with the
-/// tags of new requests, and the list of requests to give back. Made before the ring is sealed, and never grows.
+/// The memory of batch mode (Linux 7.0, BATCH_IO): buffers that the driver fills with the tags of new requests, and the
+/// list of requests to commit. Allocated before the ring is sealed; never grows.
 struct Batch: ~Copyable {
-    /// Bytes of one buffer for tags: as many as the driver ever puts into one (MAX_NR_TAG, ublk_drv.c).
+    /// Bytes of one buffer for tags: the most that the driver puts into one (MAX_NR_TAG, ublk_drv.c).
     static let bytesPerBuffer: UInt32 = 256
-    /// Buffers are given back at every wake-up, so a few do. When they run out all the same the driver keeps the requests
-    /// and ends the fetch, which is begun again (ENOBUFS).
+    /// Buffers are returned at every wake-up, so a few are enough. When they run out, the driver keeps the requests and
+    /// ends the fetch (ENOBUFS); the loop starts it again.
     static let mostBuffers: UInt32 = 64
 
     /// Buffers for tags; a power of two.
@@ -17,25 +17,25 @@ struct Batch: ~Copyable {
     /// The ring of provided buffers, tags, and list follow each other in the memory.
     private let tags: UnsafeMutableRawPointer
     private let list: UnsafeMutableRawPointer
-    /// Bytes of the list that are written, and of those, that the ring knows of.
+    /// Bytes of the list that are written, and the part of them for which the ring has a command.
     private var written = 0
     private var pushed = 0
-    /// Lists that the ring knows of and the kernel has not taken yet: each completes as soon as it is taken.
+    /// Lists that the ring has and the kernel has not taken yet: each completes as soon as it is taken.
     private(set) var lists: UInt32 = 0
-    /// Buffers given to the kernel so far.
+    /// Buffers returned to the kernel so far.
     private var given: UInt16 = 0
     /// Bytes of one element: 16 with a buffer's address, 8 without.
     let elementBytes: Int
     /// First half of struct ublk_batch_io of a list, but for the count.
     private let listPayload: UInt64
 
-    /// `depth`: the most requests that a list can hold.
+    /// `depth`: the most requests in a list.
     init(queue: UInt16, depth: UInt16, zeroCopy: Bool) throws(SystemError) {
         var buffers: UInt32 = 1
         while buffers < min(UInt32(depth), Batch.mostBuffers) { buffers *= 2 }
         let ringBytes = Int(buffers) * 16
         let tagBytes = Int(buffers * Batch.bytesPerBuffer)
-        // One word more than the list: an element is written with its address, whether it has one or not.
+        // One word more than the list: an element is always written with an address, also where it has none.
         memory = try Mapping.anonymous(bytes: ringBytes + tagBytes + Int(depth) * 16 + 8)
         tags = memory.base + ringBytes
         list = tags + tagBytes
@@ -46,7 +46,7 @@ struct Batch: ~Copyable {
             elementBytes: zeroCopy ? 8 : 16)
     }
 
-    /// What the ring is given before it is sealed.
+    /// The memory for the ring, registered before it is sealed.
     var bufferRing: UnsafeMutableRawPointer { memory.base }
 
     // MARK: Tags of new requests
@@ -60,7 +60,7 @@ struct Batch: ~Copyable {
     /// Puts a buffer back into the ring; the kernel sees it after `publish`.
     @inline(__always)
     mutating func give(_ buffer: UInt32) {
-        // struct io_uring_buf: address, length, number. The two bytes behind the number of the first one are the tail.
+        // struct io_uring_buf: address, length, number. The two bytes after the number of the first one are the tail.
         let entry = memory.base + Int(UInt32(given) & (buffers &- 1)) &* 16
         entry.storeBytes(
             of: UInt64(UInt(bitPattern: tags)) &+ UInt64(buffer &* Batch.bytesPerBuffer), as: UInt64.self)
@@ -69,15 +69,16 @@ struct Batch: ~Copyable {
         given &+= 1
     }
 
-    /// Tells the kernel of the buffers given back.
+    /// Publishes the returned buffers to the kernel.
     @inline(__always)
     func publish() {
         publishBufferTail(memory.base, given)
     }
 
-    // MARK: Requests to give back
+    // MARK: Requests to commit
 
-    /// All that was pushed has been taken by the kernel, which reads a list when it takes it: its memory is free again.
+    /// The kernel has taken everything that was pushed. It reads a list when it takes it, so the memory of the list is
+    /// free again.
     @inline(__always)
     mutating func rewind() {
         written = 0
@@ -85,7 +86,7 @@ struct Batch: ~Copyable {
         lists = 0
     }
 
-    /// Adds a request to the list. Each tag is in it once at most, so there is room.
+    /// Adds a request to the list. Each tag is in it at most once, so there is room.
     @inline(__always)
     mutating func add(_ tag: UInt16, result: Int32, address: UInt64) {
         let element = list + written
@@ -94,8 +95,8 @@ struct Batch: ~Copyable {
         written &+= elementBytes
     }
 
-    /// The command that gives the list to the driver; nil when nothing is in it. Its completion tells how much of the list
-    /// was handled, which is compared with what its key remembers; one that is not `counted` completes with 0.
+    /// The command that commits the list; nil when it is empty. Its completion reports how much of the list the driver
+    /// handled, which is compared with the number in its key; a command that is not `counted` completes with 0.
     @inline(__always)
     mutating func takeList(_ command: UInt32, head: UInt64, counted: Bool = true) -> SubmissionEntry? {
         let bytes = written &- pushed

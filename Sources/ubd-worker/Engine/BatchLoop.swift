@@ -4,8 +4,8 @@ import Ring
 import SystemCalls
 import Targets
 
-/// The loop of one queue in batch mode: one command brings the tags of many requests, again and again, and one command
-/// gives many back. For the target it is all the same.
+/// The loop of one queue in batch mode: a multishot command brings the tags of many requests, and one command commits
+/// many. For the target nothing changes.
 struct BatchLoop<T: Target>: RequestLoop, ~Copyable {
     var queue: Queue<T>
     var target: T
@@ -23,11 +23,11 @@ struct BatchLoop<T: Target>: RequestLoop, ~Copyable {
         self.queue = queue
         self.target = target
         self.batch = batch
-        // The driver takes back the fetch, not the tags.
+        // When the device stops, the driver ends the fetch, not the tags.
         self.queue.live = 1
     }
 
-    /// Prepares all tags and begins to fetch. The driver takes the tags as a whole or not at all.
+    /// Prepares all tags and starts the fetch. The driver accepts the tags as a whole or not at all.
     mutating func fetchAll() throws(SystemError) {
         pushPreparation()
         try queue.submitFetches()
@@ -45,14 +45,15 @@ struct BatchLoop<T: Target>: RequestLoop, ~Copyable {
 
     @inline(never)
     mutating func turn() -> Int {
-        // The lists' own completions are no reason to wake up: without them there is nothing to do.
+        // The completions of the lists are no reason to wake up: with them alone there is nothing to do.
         let status = queue.ring.submit(waitingFor: 1 &+ batch.lists, forIO: queue.pending != 0)
         if status < 0, !isPassing(status) { return status }
         return handleCompletions()
     }
 
-    /// All completions that are there, after a submission. None while a part of it is left, because the kernel is short of
-    /// memory: the list is the last of it, and what comes now would be added to a list that still waits to be taken.
+    /// Handles all completions that have arrived, after a submission. None while the kernel, out of memory, has left a
+    /// part of the submission: the list is its last part, and further requests would be added to a list that still
+    /// waits to be taken.
     @inline(__always)
     mutating func handleCompletions() -> Int {
         if queue.ring.untaken != 0 { return 0 }
@@ -87,7 +88,7 @@ struct BatchLoop<T: Target>: RequestLoop, ~Copyable {
         return 0
     }
 
-    /// What a wake-up leaves behind: buffers and requests go back to the driver.
+    /// The end of a wake-up: returns buffers and commits requests.
     @inline(__always)
     mutating func pushList() {
         batch.publish()
@@ -104,10 +105,10 @@ struct BatchLoop<T: Target>: RequestLoop, ~Copyable {
         let tags = batch.tags(inBuffer: buffer & (batch.buffers &- 1))
         let count = Int(completion.result) &>> 1
         queue.counters.take(UInt64(count))
-        // The kernel does not see it before this turn ends.
+        // The kernel sees it only at the end of this turn.
         batch.give(buffer)
         var index = 0
-        // Not a range: its iterator would look twice whether it has ended.
+        // A range's iterator would check its end twice.
         while index != count {
             let tag = tags[index]
             index &+= 1
@@ -150,7 +151,7 @@ struct BatchLoop<T: Target>: RequestLoop, ~Copyable {
         batch.add(tag, result: outcome.rawValue, address: queue.buffer(of: tag))
     }
 
-    /// A submission of the queue's own has completed. Returns 0, or a negated errno as `turn` does.
+    /// A submission of the queue itself has completed. Returns 0, or a negated errno as `turn` does.
     @inline(never)
     private mutating func finishOwn(_ completion: CompletionEntry) -> Int {
         let key = RequestKey(rawValue: completion.userData)
@@ -159,7 +160,7 @@ struct BatchLoop<T: Target>: RequestLoop, ~Copyable {
         return 0
     }
 
-    /// Adds the requests that completions of other things have ended to the list.
+    /// Adds the requests that `Queue.complete` ended to the list.
     @inline(never)
     private mutating func giveBackEnded() {
         for index in 0..<queue.ledger.endedCount {
@@ -170,7 +171,7 @@ struct BatchLoop<T: Target>: RequestLoop, ~Copyable {
         queue.ledger.forgetEnded()
     }
 
-    /// Takes the time of the first request that this turn begins; when it begins none, the next turn tries.
+    /// Samples the first request that this turn begins; if it begins none, the next turn tries.
     @inline(never)
     private mutating func beginSample(_ completions: CompletionBatch) {
         var completions = completions
@@ -183,8 +184,9 @@ struct BatchLoop<T: Target>: RequestLoop, ~Copyable {
         }
     }
 
-    /// Out of buffers the driver ends the fetch and keeps the requests: those of this wake-up are given back at its end,
-    /// before the next fetch is seen. When the device stops it takes the fetch back.
+    /// The fetch has ended. When the driver is out of buffers it keeps the requests; this wake-up's buffers are
+    /// returned at its end, before the driver sees the next fetch. When the device stops, the driver ends the fetch for
+    /// good.
     @inline(never)
     private mutating func fetchEnded(_ completion: CompletionEntry) -> Int {
         if completion.result == UblkIOCommand.abortedResult {
@@ -206,7 +208,7 @@ struct BatchLoop<T: Target>: RequestLoop, ~Copyable {
                 bufferGroup: 0, userData: RequestKey(tag: 0, .command).rawValue))
     }
 
-    /// The driver takes a list as a whole, unless it and we disagree about a request.
+    /// The driver takes a list as a whole, unless it and the worker disagree about a request.
     @inline(__always)
     func listEnded(_ key: RequestKey, _ result: Int32) -> Int {
         if Int(result) == Int(key.tag) &* batch.elementBytes { return 0 }

@@ -4,31 +4,31 @@ import KernelABI
 import Ring
 import WorkerProtocol
 
-/// What a queue tells of itself: words in a shared page (StatisticsPage), changed in place with plain loads and stores.
-/// A common request costs four of them; all that is rare is counted out of line.
+/// The counters of a queue: words in a shared page (StatisticsPage), updated in place with plain loads and stores. A
+/// common request costs four of them; rare events are counted out of line.
 struct Counters {
-    /// A request in so many has its time taken; never two at once.
+    /// One request in this many is sampled, that is timed; never two at once.
     static let sampleInterval: UInt64 = 64
 
     /// This queue's part of the page.
     let words: UnsafeMutablePointer<UInt64>
-    /// The request whose time is being taken: its tag, or one of the three values below, which no tag has.
+    /// The request that is being sampled: its tag, or one of the three values below, which no tag has.
     private(set) var sampled: UInt32 = Counters.nothing
-    /// At the end of a turn `moveSample` is called when so many requests have come: the next one is to be sampled, or (0) the
-    /// sampled one is done. One comparison a turn serves both.
+    /// `moveSample` is called at the end of the turn in which `taken` reaches this: the next request is to be sampled,
+    /// or (0) the sampled one is done. One comparison per turn serves both.
     private var due: UInt64
     private var sampleBegan: UInt64 = 0
-    /// What `taken` was at the end of the last turn: requests are taken in turns alone.
+    /// The value of `taken` at the end of the last turn: requests are taken only in turns.
     private var takenBefore: UInt64 = 0
     private let clock: TickClock
 
     private static let nothing: UInt32 = .max
-    /// The sampled request is done, and goes back to the kernel at the end of this turn.
+    /// The sampled request is done, and is committed at the end of this turn.
     private static let givenBack: UInt32 = .max - 1
     /// The next turn that begins a request samples it.
     private static let awaited: UInt32 = .max - 2
 
-    /// `words`: what a dead worker counted before, or zeros. What one of another layout counted is lost.
+    /// `words`: the counts of a dead worker, or zeros. Counts of another layout are lost.
     init(words: UnsafeMutablePointer<UInt64>, clock: TickClock) {
         if ![0, StatisticsPage.layout].contains(words[StatisticsPage.Word.layout]) {
             words.update(repeating: 0, count: StatisticsPage.Word.count)
@@ -37,7 +37,7 @@ struct Counters {
         self.words = words
         self.clock = clock
         due = .max
-        // What the dead one held is brought again.
+        // The kernel reissues the requests that the dead worker held.
         words[StatisticsPage.Word.taken] = committed
         takenBefore = committed
         if clock.isSteady { due = words[StatisticsPage.Word.taken] &+ Counters.sampleInterval }
@@ -47,7 +47,7 @@ struct Counters {
     @inline(__always)
     var taken: UInt64 { words[StatisticsPage.Word.taken] }
 
-    /// Requests given back.
+    /// Requests committed.
     var committed: UInt64 {
         (0..<8).reduce(0) { $0 &+ words[StatisticsPage.Word.requests + $1] }
     }
@@ -57,10 +57,10 @@ struct Counters {
         words[StatisticsPage.Word.taken] &+= count
     }
 
-    /// A read or write has moved its bytes. Anything else comes to `settle`.
+    /// A read or write has moved all its bytes. `settle` counts everything else.
     @inline(__always)
     mutating func complete(_ tag: UInt16, _ descriptor: UblkIODescriptor, bytes: Int32) {
-        // Read or write: 0 or 1. Masked, so that nothing the driver could write there reaches beyond the page.
+        // Read or write: 0 or 1. Masked, so that no value from the driver reaches beyond the page.
         let operation = Int(descriptor.operation & 1)
         words[StatisticsPage.Word.requests &+ operation] &+= 1
         words[StatisticsPage.Word.bytes &+ operation] &+= UInt64(UInt32(bitPattern: bytes))
@@ -74,7 +74,7 @@ struct Counters {
         words[StatisticsPage.Word.requests + operation.rawValue] &+= 1
         let isRange = operation == .discard || operation == .writeZeroes
         if outcome.rawValue < 0 {
-            // "Not supported" is no error of a range: the kernel writes the zeros itself, or does without the discard.
+            // "Not supported" is no error of a range: the kernel writes the zeros itself, or skips the discard.
             if !isRange || outcome != .failed(EOPNOTSUPP) {
                 words[StatisticsPage.Word.errors + operation.rawValue] &+= 1
             }
@@ -113,7 +113,7 @@ struct Counters {
 
     // MARK: Time
 
-    /// It is time to take the time of a request that this turn begins.
+    /// A request that this turn begins is to be sampled.
     @inline(__always)
     var isSampleDue: Bool { sampled == Counters.awaited }
 
@@ -139,15 +139,16 @@ struct Counters {
         sampled = Counters.nothing
         due = taken &+ Counters.sampleInterval
         let ticks = ubd_ticks() &- sampleBegan
-        // Two processors' clocks may differ by a little: such a time is none.
+        // Two processors' clocks may differ a little: a negative time is dropped.
         guard ticks < 1 << 62 else { return }
         words[StatisticsPage.Word.latencies + StatisticsPage.Latency.index(units: clock.units(ticks))] &+= 1
     }
 }
 
-/// What a tick of the processor's own clock is in `StatisticsPage.Latency.unit`s. Found before the worker is sealed.
+/// The length of a tick of the processor's own clock in `StatisticsPage.Latency.unit`s. Determined before the worker is
+/// sealed.
 struct TickClock: Equatable, Sendable {
-    /// Units in 2^32 ticks; 0: not known, and no time is taken.
+    /// Units in 2^32 ticks; 0: not known, and no request is timed.
     let scale: UInt64
 
     var isSteady: Bool { scale != 0 }
@@ -165,7 +166,7 @@ struct TickClock: Equatable, Sendable {
         /// Of CLOCK_MONOTONIC.
         var nanoseconds: UInt64
 
-        /// Takes the closest of a few: a thread may lose its processor between the two looks.
+        /// Takes the closest of a few: the thread may be preempted between the two reads.
         static func now() -> Reading {
             var best: (reading: Reading, width: UInt64)?
             for _ in 0..<5 {
@@ -184,12 +185,12 @@ struct TickClock: Equatable, Sendable {
         }
     }
 
-    /// Nanoseconds between two readings that tell the frequency well enough for classes of a factor of two.
+    /// Nanoseconds between two readings that give the frequency precisely enough for classes of a factor of two.
     static let shortest: UInt64 = 1_000_000
 
     init(scale: UInt64) { self.scale = scale }
 
-    /// The clock by two readings at least `shortest` apart.
+    /// The clock from two readings at least `shortest` apart.
     init(_ first: Reading, _ second: Reading) {
         let ticks = second.ticks &- first.ticks
         let nanoseconds = second.nanoseconds &- first.nanoseconds

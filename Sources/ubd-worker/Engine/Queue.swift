@@ -7,14 +7,15 @@ import WorkerProtocol
 
 /// Where the data of requests lies.
 enum RequestBuffers {
-    /// In memory of ours, one buffer per tag: the kernel copies between it and the request (every driver).
+    /// In the worker's memory, one buffer per tag: the kernel copies between it and the request (every driver).
     case own
     /// Zero copy: in the request's own pages, which the driver has put into slot `tag` of the ring's buffer table; only
-    /// the kernel can reach them. `base` is the address of a buffer's first byte: 0, but for tests that register their own.
+    /// the kernel can reach them. `base` is the address of a buffer's first byte: 0, except for tests that register
+    /// their own.
     case registered(base: UInt64 = 0)
 }
 
-/// Places in a ring's file table. Files of the target's follow the device.
+/// Slots of a ring's file table. The target's files follow the device.
 enum RingFiles {
     /// /dev/ublkcN
     static let device: Int32 = 0
@@ -32,7 +33,7 @@ enum RingFiles {
 /// here, once.
 struct Queue<T: Target>: ~Copyable {
     var ring: Ring
-    /// Requests whose target waits for something. None: the queue waits for the next request, and not for I/O.
+    /// Requests whose target waits for I/O. 0: the queue waits for the next request, which is no wait for I/O.
     var pending: UInt32 = 0
     let number: UInt16
     let depth: UInt16
@@ -41,38 +42,38 @@ struct Queue<T: Target>: ~Copyable {
     /// Bytes between the buffers of two tags: the largest request, rounded up to pages. 0 with registered buffers.
     let bufferStride: UInt64
     let bufferBase: UInt64
-    /// Data moves between the file and the requests' own pages; nobody here sees it.
+    /// Data moves between the file and the requests' own pages; the worker cannot see it.
     let isZeroCopy: Bool
     /// The first word of every fetch and commit: URING_CMD on /dev/ublkcN. A test puts a NOP there and plays the kernel.
     let commandHead: UInt64
-    /// The numbers of the two commands: drivers before Linux 6.4 know plain ones.
+    /// The numbers of the two commands: drivers before Linux 6.4 use plain numbers.
     let fetchCommand: UInt32
     let commitCommand: UInt32
     /// The kernel's description of each tag's request; read-only and valid from its command's completion to its commit.
     var descriptors: UnsafePointer<UblkIODescriptor>
-    /// Tags that the driver has not taken back yet.
+    /// Tags that the driver has not aborted yet.
     var live: Int
     #if UBD_TEST_CRASH
         var crash = TestCrash()
     #endif
-    /// What the broker can see of it.
+    /// The counters, which the broker can read.
     var counters: Counters
-    /// What is under way, when the target's submissions are not single.
+    /// The submissions under way, when the target's submissions are not single.
     var ledger: SubmissionLedger
     /// Discards and write-zeroes.
     var ranges: RangeLimit
-    /// Where those of a regular file are done; nil when none are.
+    /// The board for those of a regular file; nil when there are none.
     let board: RangeBoard?
 
-    /// In force until the kernel's are mapped: what a test plays the kernel with.
+    /// Used until the kernel's descriptors are mapped; a test plays the kernel with them.
     let ownDescriptors: UnsafeMutablePointer<UblkIODescriptor>
-    /// Where it counts when no broker gave it a page.
+    /// The counters' memory when no broker gave it a page.
     private let ownWords: UnsafeMutablePointer<UInt64>
     private let buffers: Mapping?
     private var descriptorMemory: Mapping?
 
-    /// `maxIOBytes` in bytes. `words`: where it counts, StatisticsPage.stride bytes. Throws ENOBUFS when the ring has fewer
-    /// entries than the target's submissions need at this depth.
+    /// `maxIOBytes` in bytes. `words`: memory for the counters, StatisticsPage.stride bytes. Throws ENOBUFS when the
+    /// ring has fewer entries than the target's submissions need at this depth.
     init(
         number: UInt16, depth: UInt16, maxIOBytes: UInt32, ring: consuming Ring, buffers: RequestBuffers = .own,
         commandHead: UInt64 = RingFiles.deviceHead, legacyOpcodes: Bool = false,
@@ -88,7 +89,7 @@ struct Queue<T: Target>: ~Copyable {
             let page = Int(sysconf(Int32(_SC_PAGESIZE)))
             let stride = (Int(maxIOBytes) + page - 1) / page * page
             let memory = try Mapping.anonymous(bytes: stride * Int(depth))
-            // What users wrote to their disk does not belong into a core dump.
+            // Users' data must not get into a core dump.
             madvise(memory.base, memory.count, Int32(MADV_DONTDUMP))
             bufferStride = UInt64(stride)
             bufferBase = UInt64(UInt(bitPattern: memory.base))
@@ -131,8 +132,9 @@ struct Queue<T: Target>: ~Copyable {
         ranges.deallocate()
     }
 
-    /// Maps the kernel's descriptors of this queue. After the fetches: a mapping before them would keep a replacement
-    /// from ever mapping its own when this worker dies half-way (Linux 6.12; docs/kernel-facts.md#map-after-fetch).
+    /// Maps the kernel's descriptors of this queue. Called after the fetches: a mapping before them would keep a
+    /// replacement from mapping its own if this worker dies half-way (Linux 6.12;
+    /// docs/kernel-facts.md#map-after-fetch).
     mutating func mapDescriptors(device: Int32) throws(SystemError) {
         let page = Int(sysconf(Int32(_SC_PAGESIZE)))
         let memory = try Mapping.shared(
@@ -146,7 +148,7 @@ struct Queue<T: Target>: ~Copyable {
     @inline(__always)
     func buffer(of tag: UInt16) -> UInt64 { bufferBase &+ UInt64(tag) &* bufferStride }
 
-    /// Only where the buffers are ours.
+    /// Only with buffers in the worker's memory.
     @inline(__always)
     func bufferPointer(of tag: UInt16) -> UnsafeMutableRawPointer {
         UnsafeMutableRawPointer(bitPattern: UInt(buffer(of: tag)))!
@@ -154,53 +156,53 @@ struct Queue<T: Target>: ~Copyable {
 
     // MARK: For the target
 
-    /// Queues a submission of the target's, whose user_data is a RequestKey; the kernel sees it at the end of the turn.
+    /// Queues a submission of the target, whose user_data is a RequestKey; the kernel sees it at the end of the turn.
     @inline(__always)
     mutating func push(_ entry: SubmissionEntry) {
         if !T.submissions.areSingle { ledger.begin(RequestKey(rawValue: entry.userData)) }
         ring.push(entry)
     }
 
-    /// Ends a request by the completion of something else, which may end any number of them; each is given back at the end of
-    /// this turn. Only for a target whose submissions are not single: others end a request by the outcome that they return.
+    /// Ends a request; any completion may end any number of requests. Each is committed at the end of this turn. Only
+    /// for a target whose submissions are not single: others end a request by the outcome that they return.
     mutating func complete(_ tag: UInt16, _ outcome: Outcome) {
         precondition(!T.submissions.areSingle, "this target ends each request by its own completion")
         ledger.end(tag, outcome)
     }
 
-    /// How many submissions of a request are under way; those that have completed in this turn are not, once the target has
-    /// been told. Not known for a target whose submissions are single.
+    /// The number of submissions of a request that are under way. A submission that has completed no longer counts once
+    /// the target has got the completion. Not known for a target whose submissions are single.
     func underWay(_ tag: UInt16) -> Int { ledger.count(tag) }
 
     // MARK: For the loop
 
-    /// A submission of the queue's own has completed; false when none was under way in that slot.
+    /// A submission of the queue itself has completed; false when none was under way in that slot.
     mutating func ownCompleted(_ key: RequestKey, _ completion: CompletionEntry) -> Bool {
         if completion.flags & IOUring.CompletionFlags.more != 0 { return ledger.isUnderWay(key) }
         return ledger.finish(key)
     }
 
-    /// Asks the kernel for a request on every tag, in one system call. Throws when it refuses one; a queue must never be
-    /// left half-fetched, so the caller ends the process then.
+    /// Asks the kernel for a request on every tag, in one system call. Throws when it refuses one. A queue must never
+    /// be left half-fetched, so the caller then ends the process.
     mutating func fetchAll() throws(SystemError) {
         for tag in 0..<depth { pushCommand(fetchCommand, tag: tag, result: 0) }
         try submitFetches()
     }
 
-    /// Submits the fetches that were pushed, and sees to it that none was refused.
+    /// Submits the fetches that were pushed, and checks that none was refused.
     mutating func submitFetches() throws(SystemError) {
         let status = ring.submit(waitingFor: 0)
         if status < 0 { throw SystemError("fetch on queue \(number)", Int32(-status)) }
         if ring.untaken != 0 { throw SystemError("fetch on queue \(number)", EAGAIN) }
-        // A fetch that was taken completes when a request comes. One that has completed already was refused. The
-        // completions are left where they are: the loop will take them.
+        // An accepted fetch completes when a request arrives, so one that has completed already was refused. The
+        // completions stay in the ring for the loop.
         var batch = ring.completions()
         while let completion = batch.take() {
             if completion.result < 0 { throw SystemError("fetch on queue \(number)", -completion.result) }
         }
     }
 
-    /// Gives a read or write that moved its bytes back, and asks for the next request on the same tag.
+    /// Commits a read or write that moved all its bytes, and asks for the next request on the same tag.
     @inline(__always)
     mutating func commit(_ tag: UInt16, _ descriptor: UblkIODescriptor, _ outcome: Outcome) {
         counters.complete(tag, descriptor, bytes: outcome.rawValue)
@@ -220,7 +222,7 @@ struct Queue<T: Target>: ~Copyable {
             .command(
                 head: commandHead, command, payload: UblkIOCommand.payload(queue: number, tag: tag, result: result),
                 address: buffer(of: tag), userData: RequestKey(tag: tag, .command).rawValue,
-                // Zero copy: the slot of the buffer table for the request's pages. Copy: not looked at.
+                // Zero copy: the slot of the buffer table for the request's pages. Copy: ignored.
                 entryAddress: UInt64(tag)))
     }
 }

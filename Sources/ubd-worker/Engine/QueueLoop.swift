@@ -4,11 +4,11 @@ import Ring
 import SystemCalls
 import Targets
 
-/// The loop of one queue: takes requests from the kernel, lets the target work, gives results back.
+/// The loop of one queue: takes requests from the kernel, passes them to the target, commits results.
 ///
 /// Generic and not an existential: the compiler makes one piece of the loop and its target. Queue and target are two
-/// stored properties of one value, so that lending the queue to the target needs no run-time exclusivity check.
-/// Tests/checks/engine-symbols and engine-instructions watch over both.
+/// stored properties of one value, so that passing the queue to the target needs no run-time exclusivity check.
+/// Tests/checks/engine-symbols and engine-instructions check both.
 struct QueueLoop<T: Target>: RequestLoop, ~Copyable {
     var queue: Queue<T>
     var target: T
@@ -27,7 +27,7 @@ struct QueueLoop<T: Target>: RequestLoop, ~Copyable {
         return handleCompletions()
     }
 
-    /// All completions that are there, after a submission.
+    /// Handles all completions that have arrived, after a submission.
     @inline(__always)
     mutating func handleCompletions() -> Int {
         var batch = queue.ring.completions()
@@ -81,7 +81,7 @@ struct QueueLoop<T: Target>: RequestLoop, ~Copyable {
         return 0
     }
 
-    /// A submission of the queue's own has completed. Returns 0, or a negated errno as `turn` does.
+    /// A submission of the queue itself has completed. Returns 0, or a negated errno as `turn` does.
     @inline(never)
     private mutating func finishOwn(_ completion: CompletionEntry) -> Int {
         let key = RequestKey(rawValue: completion.userData)
@@ -90,7 +90,7 @@ struct QueueLoop<T: Target>: RequestLoop, ~Copyable {
         return 0
     }
 
-    /// Gives back the requests that completions of other things have ended.
+    /// Commits the requests that `Queue.complete` ended.
     @inline(never)
     private mutating func giveBackEnded() {
         for index in 0..<queue.ledger.endedCount {
@@ -105,7 +105,7 @@ struct QueueLoop<T: Target>: RequestLoop, ~Copyable {
         queue.ledger.forgetEnded()
     }
 
-    /// Takes the time of the first request that this turn begins; when it begins none, the next turn tries.
+    /// Samples the first request that this turn begins; if it begins none, the next turn tries.
     @inline(never)
     private mutating func beginSample(_ batch: CompletionBatch) {
         var batch = batch
@@ -115,7 +115,8 @@ struct QueueLoop<T: Target>: RequestLoop, ~Copyable {
         }
     }
 
-    /// The driver takes tags back when the device stops. Anything else means that it and we disagree about a tag.
+    /// The driver aborts the tags when the device stops. Any other error means that it and the worker disagree about a
+    /// tag.
     @inline(never)
     private mutating func commandFailed(_ result: Int32) -> Int {
         guard result == UblkIOCommand.abortedResult else { return result < 0 ? Int(result) : -Int(EPROTO) }

@@ -2,25 +2,26 @@ import Glibc
 import Synchronization
 import SystemCalls
 
-/// The discards and write-zeroes of a device, as its queues' threads hand them to the one thread that does them
-/// (RangeThread). A place for each tag of each queue, and a bell. It belongs to the process and is never freed.
+/// The discards and write-zeroes of a device. Its queues' threads hand them to the one thread that does them
+/// (RangeThread). The board has a place for each tag of each queue, and a bell. It belongs to the process and is never
+/// freed.
 ///
-/// A ring's FALLOCATE can't be restricted to one mode, and the other modes allocate blocks past the end of the file, which
-/// RLIMIT_FSIZE does not forbid. A system call's mode is compared by seccomp (policy/seccomp/target-loop.policy). So a file's
-/// ranges are done by system calls, which block, and so by a thread of their own. The queue waits for one as for everything
-/// else, by a submission in its ring: FUTEX_WAIT on the place's word (Linux 6.7).
+/// A ring's FALLOCATE can't be restricted to one mode, and the other modes allocate blocks past the end of the file,
+/// which RLIMIT_FSIZE does not forbid. seccomp compares the mode of a system call (policy/seccomp/target-loop.policy).
+/// So system calls do the ranges of a file. They block, so they need a thread of their own. The queue waits for a range
+/// by a submission in its ring, as for everything else: FUTEX_WAIT on the place's word (Linux 6.7).
 struct RangeBoard: Sendable {
-    /// What is to be done with a range of the file.
+    /// An operation on a range of the file.
     enum Kind: UInt32 {
-        /// Its space is given back, and it reads as zeros.
+        /// Its space is freed, and it reads as zeros.
         case discard = 1
-        /// It reads as zeros; whether its space is given back does not matter.
+        /// It reads as zeros; its space may be freed.
         case zero
         /// It reads as zeros and keeps its space.
         case zeroAllocated
     }
 
-    /// What a place's word says.
+    /// The values of a place's word.
     private enum Word {
         static let asked: UInt32 = 1
         static let done: UInt32 = 2
@@ -28,7 +29,7 @@ struct RangeBoard: Sendable {
 
     /// Bytes of one place: word, kind, offset, bytes, result.
     private static let placeBytes = 32
-    /// Bytes before the first place; the bell lies there.
+    /// Bytes before the first place; they contain the bell.
     private static let headBytes = 64
 
     let queues: Int
@@ -68,7 +69,7 @@ struct RangeBoard: Sendable {
         wakeWord(UnsafeRawPointer(bell))
     }
 
-    /// Where the ring waits, and the value with which it does.
+    /// The address on which the ring waits, and the value that it expects there.
     func waitingPoint(queue: UInt16, tag: UInt16) -> (address: UInt64, value: UInt32) {
         (UInt64(UInt(bitPattern: place(Int(queue), Int(tag)))), Word.asked)
     }
@@ -80,9 +81,9 @@ struct RangeBoard: Sendable {
         return place.load(fromByteOffset: 24, as: Int32.self)
     }
 
-    // MARK: For the thread that does them
+    // MARK: For the range thread
 
-    /// Does what is asked for, one after another, and sleeps when nothing is. Never returns.
+    /// Does the requested ranges, one after another, and sleeps when there is none. Never returns.
     func serve(_ work: (Kind, _ offset: UInt64, _ bytes: UInt64) -> Int32) -> Never {
         while true {
             let heard = bell.pointee.load(ordering: .acquiring)
@@ -90,7 +91,7 @@ struct RangeBoard: Sendable {
         }
     }
 
-    /// Does all that is asked for now; false when that is nothing.
+    /// Does all ranges that are requested now; false when there is none.
     func serveOnce(_ work: (Kind, _ offset: UInt64, _ bytes: UInt64) -> Int32) -> Bool {
         var found = false
         for queue in 0..<queues {

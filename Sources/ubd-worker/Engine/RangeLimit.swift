@@ -1,12 +1,12 @@
-/// Lets few discards and write-zeroes of a queue be under way at once; the others wait here, in their order. Each can keep
-/// one of the ring's helper threads for minutes, and where a file's reads need a helper too (a block device that can't say
-/// EAGAIN, a network file) no reader would be answered before some range has ended.
+/// Limits how many discards and write-zeroes of a queue are under way at once; the others wait here, in order. Each can
+/// keep one of the ring's helper threads busy for minutes. Where a file's reads need a helper, too (a block device that
+/// can't return EAGAIN, a network file), no read would be answered before a range has ended.
 struct RangeLimit {
-    /// Half of a ring's helpers for files (SealedRing.fileWorkers).
+    /// Half of a ring's helper threads for files (SealedRing.fileWorkers).
     static let most = 4
 
     private(set) var underWay = 0
-    /// Tags, a ring of as many places as there are tags.
+    /// A ring buffer of tags, with as many places as there are tags.
     private let waiting: UnsafeMutablePointer<UInt16>
     private let depth: Int
     private var first = 0
@@ -18,7 +18,7 @@ struct RangeLimit {
         waiting.initialize(repeating: 0, count: Int(depth))
     }
 
-    /// True when the range of that tag may begin. False: it waits, and `end` gives its tag when it is its turn.
+    /// True when the range of that tag may begin. False: it waits, and `end` returns its tag later.
     mutating func begin(_ tag: UInt16) -> Bool {
         if underWay < RangeLimit.most {
             underWay += 1
@@ -29,7 +29,7 @@ struct RangeLimit {
         return false
     }
 
-    /// One range has ended: the tag of the one that begins in its place; nil when none waits.
+    /// One range has ended. Returns the tag of the range that begins in its place; nil when none waits.
     mutating func end() -> UInt16? {
         guard count > 0 else {
             underWay -= 1

@@ -4,12 +4,12 @@ import Ring
 import SystemCalls
 import Targets
 
-/// The engine without a device, for Benchmarks/engine: commands are NOPs, so that every commit brings the next request at
-/// once, and the descriptors are written here. Loop and targets are the ones that serve; it lies in their module, because
-/// the compiler specialises the loop only there. The worker itself never calls it.
+/// The engine without a device, for Benchmarks/engine: commands are NOPs, so that every commit brings the next request
+/// at once, and this function writes the descriptors. Loop and targets are the real ones. It is in their module,
+/// because the compiler specialises the loop only there. The worker never calls it.
 ///
-/// Handles reads of 4 KiB on `depth` tags until `requests` have been committed; returns how many it were.
-/// `target`: null, or loop. `file`: loop's, at least `depth` × 4 KiB long.
+/// Handles reads of 4 KiB on `depth` tags until `requests` have been committed; returns their number. `target`: null,
+/// or loop. `file`: loop's, at least `depth` × 4 KiB long.
 public func rehearse(
     _ target: TargetManifest, depth: UInt16, requests: UInt64, file: Int32 = -1
 ) throws(SystemError) -> UInt64 {

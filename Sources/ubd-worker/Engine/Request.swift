@@ -1,23 +1,23 @@
-/// What null and loop remember of a request while they work on it, beyond the kernel's descriptor of it, which stays valid
-/// until the commit. All zeros unless something out of the ordinary happens: the common path only looks at `troubled`.
+/// The data of null and loop for a request, beyond the kernel's descriptor of it, which stays valid until the commit.
+/// All zeros unless something unusual happens: the common path only checks `troubled`.
 struct Request: RequestState {
-    /// 1 from the moment something went otherwise than planned to the end of the request.
+    /// 1 from the first unusual event to the end of the request.
     var troubled: UInt32 = 0
     /// Bytes moved so far.
     var moved: UInt32 = 0
-    /// At least as many bytes as, from the start of the buffer, may be something else than zeros: the lengths of all
-    /// writes since then, or-ed together (null target; outlives the request).
+    /// An upper bound of the bytes, from the start of the buffer, that may not be zero: the lengths of all writes since
+    /// it was cleared, or-ed together (null target; outlives the request).
     var dirty: UInt32 = 0
     var retries: UInt16 = 0
-    /// Where what remains of the request is read from or written to, when it is not where it normally is.
+    /// Where the rest of the request is read from or written to, when this is not the normal file.
     var detour: Detour = .none
 
-    /// So often a submission that was interrupted is made again.
+    /// How often an interrupted submission is repeated.
     static let mostRetries: UInt16 = 16
 
     mutating func bufferWasFilled(bytes: UInt32) { dirty = max(dirty, bytes) }
 
-    /// Makes it ready for the next request.
+    /// Resets it for the next request.
     mutating func settle() {
         troubled = 0
         moved = 0
@@ -27,11 +27,11 @@ struct Request: RequestState {
 
     enum Detour: UInt16, BitwiseCopyable {
         case none
-        /// Not through the direct file any more.
+        /// The buffered file instead of the direct one.
         case buffered
-        /// Not from the file: zeros, since the file has ended (zero copy only).
+        /// Zeros instead of the file, which has ended (zero copy only).
         case zeroes
-        /// It is with the thread that does ranges of a file.
+        /// The range thread has it.
         case board
     }
 }

@@ -1,13 +1,13 @@
 import Targets
 
-/// What is under way on a queue whose target has several submissions for a request, or some that belong to no request. It
-/// sees to it that no slot is used twice at once, that no request ends while something of it is under way, and that none is
-/// given back twice. A target that does one of these ends the process: going on would give a reader somebody else's data.
+/// The submissions under way on a queue whose target has several for a request, or some that belong to no request. It
+/// ensures that no slot is used twice at once, that no request ends while one of its submissions is under way, and that
+/// none is committed twice. A target that does one of these ends the process: otherwise a reader would get other data.
 ///
 /// All memory is allocated when the queue is made; none for a target with single submissions, for which nothing here is
-/// ever called.
+/// called.
 struct SubmissionLedger {
-    /// A request that was ended by the completion of something else.
+    /// A request that `Queue.complete` ended.
     struct Ended {
         var tag: UInt16
         var outcome: Outcome
@@ -17,11 +17,11 @@ struct SubmissionLedger {
     private let depth: Int
     /// One for each slot of each tag, then those of the queue.
     private let underWay: UnsafeMutablePointer<Bool>
-    /// How many of a tag's slots are under way.
+    /// The number of a tag's slots that are under way.
     private let counts: UnsafeMutablePointer<UInt16>
-    /// The request on that tag is with the target.
+    /// Whether the target has the request on that tag.
     private let isOpen: UnsafeMutablePointer<Bool>
-    /// Requests that were ended since the loop last looked. Each tag is in it once at most, so there is room.
+    /// Requests that were ended since the loop last checked. Each tag is in it at most once, so there is room.
     private let ended: UnsafeMutablePointer<Ended>
     private(set) var endedCount = 0
 
@@ -50,21 +50,21 @@ struct SubmissionLedger {
 
     // MARK: Requests
 
-    /// A request has come. False: the target has one with this tag already, so the driver and we disagree.
+    /// A request has arrived. False: the target has one with this tag already, so the driver and the worker disagree.
     mutating func open(_ tag: UInt16) -> Bool {
         if isOpen[Int(tag)] { return false }
         isOpen[Int(tag)] = true
         return true
     }
 
-    /// The request is given back.
+    /// The request is committed.
     mutating func close(_ tag: UInt16) {
         precondition(Int(tag) < depth && isOpen[Int(tag)], "a request is ended that the target does not have")
         precondition(counts[Int(tag)] == 0, "a request is ended while a submission of it is under way")
         isOpen[Int(tag)] = false
     }
 
-    /// A request is ended by the completion of something else; the loop gives it back at the end of the turn.
+    /// A request is ended by another completion; the loop commits it at the end of the turn.
     mutating func end(_ tag: UInt16, _ outcome: Outcome) {
         precondition(outcome != .pending, "a request is ended as one that goes on")
         close(tag)
@@ -72,14 +72,14 @@ struct SubmissionLedger {
         endedCount += 1
     }
 
-    /// The `index`th of those that were ended, 0 to `endedCount`.
+    /// The ended request at `index`, 0 to `endedCount`.
     func ended(_ index: Int) -> Ended { ended[index] }
 
     mutating func forgetEnded() { endedCount = 0 }
 
     // MARK: Submissions
 
-    /// How many submissions of a request are under way.
+    /// The number of submissions of a request that are under way.
     func count(_ tag: UInt16) -> Int { Int(counts[Int(tag)]) }
 
     /// The slot's place.
@@ -105,7 +105,7 @@ struct SubmissionLedger {
         counts[Int(key.tag)] += 1
     }
 
-    /// A submission has completed. False: there was none, so the kernel and we disagree.
+    /// A submission has completed. False: none was under way, so the kernel and the worker disagree.
     mutating func finish(_ key: RequestKey) -> Bool {
         let place = place(key)
         guard underWay[place] else { return false }

@@ -3,13 +3,12 @@
     import KernelABI
     import Ring
 
-    /// For tests only, and only where the compiler is told so (`make crash-worker`): a read of a magic block breaks the
-    /// worker. The init of a pid namespace ignores SIGSEGV, SIGILL and SIGSYS from outside, so a crash must come from
-    /// inside.
+    /// For tests only (`make crash-worker` compiles it): a read of a magic block breaks the worker. The init of a pid
+    /// namespace ignores SIGSEGV, SIGILL and SIGSYS from outside, so a crash must come from inside.
     ///
-    /// Magic are reads of exactly one of the sixteen blocks of 4 KiB at 512 KiB. Block `i` breaks the worker as `Kind(i)`
-    /// says, once the read has been answered, so that no replacement is given it again; block `8 + i` before, so that each
-    /// replacement breaks, too. A load beside it stays beyond them: fio --offset=1M.
+    /// Magic are reads of exactly one of the sixteen blocks of 4 KiB at 512 KiB. Block `i` breaks the worker as
+    /// `Kind(i)` says, after the read was answered, so that no replacement gets it again; block `8 + i` before, so that
+    /// each replacement breaks, too. A parallel load stays beyond them: fio --offset=1M.
     struct TestCrash: Sendable {
         enum Kind: UInt64, Sendable {
             case segmentation
@@ -28,7 +27,7 @@
 
         private var doom: Kind?
 
-        /// What becomes of a magic request; nil for all others.
+        /// The crash for a magic request; nil for all others.
         @inline(never)
         mutating func outcome(_ descriptor: UblkIODescriptor) -> Outcome? {
             guard descriptor.operation == UblkIOOperation.read, descriptor.startSector >= TestCrash.start,
@@ -41,7 +40,7 @@
             return .done(descriptor.sectors << 9)
         }
 
-        /// After a turn: the kernel hears what was answered, then comes the crash.
+        /// After a turn: commits the answers to the kernel, then crashes.
         @inline(never)
         static func end<T: Target>(_ queue: inout Queue<T>) {
             guard let kind = queue.crash.doom else { return }

@@ -2,8 +2,9 @@ import Glibc
 import KernelABI
 import Ring
 
-/// Zeros for a read whose buffer only the kernel can reach: read into it from /dev/zero. In zero-copy mode a positive
-/// result completes the whole request, and what was not filled would show the reader old memory (docs/kernel-facts.md#short-result).
+/// Zeros for a read whose buffer only the kernel can reach: a read into it from /dev/zero. In zero-copy mode a positive
+/// result completes the whole request, and unfilled bytes would show the reader old memory
+/// (docs/kernel-facts.md#short-result).
 extension Queue where T.State == Request {
     /// Submits zeros for the bytes from `from` on to the request's end at `length`.
     @inline(never)
@@ -14,14 +15,15 @@ extension Queue where T.State == Request {
                 operationFlags: 0, userData: RequestKey(tag: tag, .data).rawValue, bufferIndex: tag))
     }
 
-    /// Zeros have come, but not up to the end of the request, or not at all: goes on, or ends it as an error.
+    /// The read of zeros ended before the end of the request, or failed: continues it, or ends the request with an
+    /// error.
     @inline(never)
     mutating func continueZeroes(_ tag: UInt16, _ result: Int32, length: UInt32) -> Outcome {
         let request = requests + Int(tag)
         request.pointee.troubled = 1
         var outcome = Outcome.pending
         switch result {
-        // The length comes from memory that is shared with the kernel, and may be less than it was.
+        // The length comes from memory that is shared with the kernel, and may be smaller than before.
         case _ where request.pointee.moved >= length: outcome = .failed(EIO)
         case 1...:
             let moved = UInt64(request.pointee.moved) + UInt64(result)
