@@ -3,18 +3,18 @@ import Glibc
 import SystemCalls
 import WorkerProtocol
 
-/// What a file wants of direct I/O, in bytes.
+/// The alignment that a file's direct I/O needs, in bytes.
 struct DirectNeeds: Equatable, Sendable {
-    /// Offset and length are multiples of it.
+    /// For offset and length.
     var block: UInt32
-    /// Memory begins at multiples of it.
+    /// For the address of the memory.
     var memory: UInt32 = 512
 }
 
-/// One of the client's files, checked: it may back a device. The client is not trusted and shares the open file: it can
-/// spoil its own disk with it, but nothing here may crash over it.
+/// One of the client's files that was checked and may back a device. The client is not trusted and shares the open
+/// file: it can damage its own disk, but must not be able to crash the worker.
 package struct ClientFile {
-    /// Open as long as the process lives.
+    /// Stays open as long as the process lives.
     package let descriptor: Int32
     let status: stat
     /// O_RDONLY, O_RDWR and so on, from F_GETFL.
@@ -22,13 +22,13 @@ package struct ClientFile {
     /// nil for a block device.
     let fileSystem: FileSystem?
 
-    /// A file system that is not known to keep its word, such as FUSE's: what it says of a read or write is checked where that
-    /// can be done, and what can't be checked is not used.
+    /// The file system is not known to be reliable, such as FUSE: results of reads and writes are checked where
+    /// possible, and features that cannot be checked are not used.
     var isOnOtherFileSystem: Bool { fileSystem?.kind == .other }
     var isBlockDevice: Bool { status.st_mode & S_IFMT == S_IFBLK }
     var isWritable: Bool { flags & O_ACCMODE == O_RDWR }
 
-    /// Refuses all that can't, or must not, back a device. `index` is the file's place in the client's message.
+    /// Refuses a file that cannot, or must not, back a device. `index` is the file's place in the client's message.
     init(checking descriptor: Int32, index: Int, _ launch: LaunchMessage) throws(WorkerFailure) {
         let detail = UInt64(index)
         func refuse(_ step: WorkerFailure.Step, _ errno: Int32 = 0) -> WorkerFailure {
@@ -41,7 +41,7 @@ package struct ClientFile {
         if fstat(descriptor, &status) != 0 { throw refuse(.fileStatus, errno) }
         self.status = status
 
-        // O_PATH first: all else is meaningless for such a descriptor.
+        // O_PATH first: the other checks are meaningless for such a descriptor.
         if flags & O_PATH != 0 { throw refuse(.fileIsPathOnly) }
         switch status.st_mode & S_IFMT {
         case S_IFREG, S_IFBLK: break
@@ -54,12 +54,12 @@ package struct ClientFile {
         }
         if flags & O_APPEND != 0 { throw refuse(.fileIsAppendOnly) }
         if flags & O_ACCMODE == O_WRONLY || flags & O_ACCMODE == O_ACCMODE { throw refuse(.fileIsWriteOnly) }
-        // A block device's data is not on the file system that its node lies on.
+        // A block device's data is not on the file system of its node.
         if status.st_mode & S_IFMT == S_IFBLK {
             fileSystem = nil
         } else {
             var system = statfs()
-            // May wait for a FUSE or network server for ever: that is why a worker does it and not the broker.
+            // May wait for a FUSE or network server for ever: that is why the worker does it and not the broker.
             if fstatfs(descriptor, &system) != 0 { throw refuse(.fileStatus, errno) }
             let found = FileSystem(
                 magic: UInt32(truncatingIfNeeded: system.f_type), device: UInt64(status.st_dev),
@@ -91,7 +91,7 @@ package struct ClientFile {
         }
     }
 
-    /// Which file it is.
+    /// The identity of the file.
     var identity: FileIdentity {
         if isBlockDevice { return FileIdentity(device: UInt64(status.st_rdev)) }
         var identity = FileIdentity(device: UInt64(status.st_dev), inode: UInt64(status.st_ino))
@@ -115,7 +115,7 @@ package struct ClientFile {
         return value
     }
 
-    /// What direct I/O on the file demands; nil when it does none.
+    /// The alignment for direct I/O on the file; nil when it does not support it.
     func directNeeds(smallest: UInt32) -> DirectNeeds? {
         let mask = UInt32(STATX_DIOALIGN)
         if let result = ClientFile.details(of: descriptor, mask), result.stx_mask & mask != 0 {
@@ -125,7 +125,7 @@ package struct ClientFile {
         return probeDirectBlock(smallest: smallest).map { DirectNeeds(block: $0, memory: 512) }
     }
 
-    /// For file systems that don't tell: the smallest block that can be read. Reading changes nothing, whatever the file.
+    /// For file systems that do not report it: the smallest block that can be read. Reading never changes the file.
     private func probeDirectBlock(smallest: UInt32) -> UInt32? {
         var memory: UnsafeMutableRawPointer?
         guard posix_memalign(&memory, 4096, 4096) == 0, let memory else { return nil }

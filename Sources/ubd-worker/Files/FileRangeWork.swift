@@ -2,22 +2,22 @@ import CShims
 import Glibc
 import SystemCalls
 
-/// Discards and zeroes ranges of a regular file by system calls. No other mode of fallocate(2) is used than the one that
-/// makes holes: it is the only one that gives the file no block that it had not.
+/// Discards and zeroes ranges of a regular file by system calls. It uses only the mode of fallocate(2) that makes
+/// holes, since every other mode can allocate blocks.
 struct FileRangeWork: Sendable {
-    /// The file through the page cache: holes are made in it.
+    /// The file through the page cache, for holes.
     let file: Int32
-    /// The file that data goes to: zeros are written to it. Not both ways: direct writes and pages of one file that are written
-    /// at the same time may undo each other.
+    /// The file that data is written to, for zeros. Only one of the two files gets data: direct writes and pages of one
+    /// file that are written at the same time may undo each other.
     let dataFile: Int32
-    /// The end of the disk in the file, in bytes: nothing is done beyond it.
+    /// The end of the disk in the file, in bytes; no range goes beyond it.
     let end: UInt64
-    /// Pages of zeros, which take no memory: the kernel shows its page of zeros to whoever only reads.
+    /// Pages of zeros, which take no memory: the kernel maps its page of zeros for memory that is only read.
     private let zeroes: UInt
 
     /// Bytes of one write.
     private static let writeBytes = 1 << 20
-    /// How often a call that was interrupted is begun anew.
+    /// How often an interrupted call is repeated.
     private static let mostRetries = 16
 
     init(file: Int32, dataFile: Int32, end: UInt64) throws(SystemError) {
@@ -31,13 +31,13 @@ struct FileRangeWork: Sendable {
 
     /// 0, or a negated errno. `offset` and `bytes` of the file.
     func perform(_ kind: RangeBoard.Kind, _ offset: UInt64, _ bytes: UInt64) -> Int32 {
-        // Checked by whoever asks, and again here: a hole beyond the disk would be in the rest of its owner's file.
+        // The caller has checked this, too: a hole beyond the disk would be in the rest of its owner's file.
         guard offset <= end, bytes <= end - offset else { return -EIO }
         switch kind {
         case .discard: return punch(offset, bytes)
         case .zero:
             switch punch(offset, bytes) {
-            // What a file system says that makes no holes, or not at this place.
+            // The errors of a file system that makes no holes, or not at this place.
             case -EOPNOTSUPP, -EINVAL, -ENOSYS: return write(offset, bytes)
             case let result: return result
             }
@@ -64,7 +64,7 @@ struct FileRangeWork: Sendable {
         return 0
     }
 
-    /// What the call returns; nil when it fails, and `errno` says why.
+    /// The result of the call; nil when it fails, with the reason in `errno`.
     private func repeated(_ body: () -> Int) -> Int? {
         for _ in 0..<FileRangeWork.mostRetries {
             let result = body()

@@ -1,10 +1,11 @@
 import CShims
 import Glibc
 
-/// What of fallocate(2) a regular file's file system has. Where it lacks something the disk does not offer it, and the
-/// kernel's block layer writes zeros itself: without an error for each request in its log and in the counters.
+/// The operations of fallocate(2) that a regular file's file system supports. The disk does not offer missing ones, and
+/// the kernel's block layer writes zeros itself: without an error for each request in its log and in the counters.
 struct FileRanges: Equatable, Sendable {
-    /// FALLOC_FL_PUNCH_HOLE: a discard is a hole, and so are zeros that need not keep their space. Those that must are written.
+    /// FALLOC_FL_PUNCH_HOLE: for discards, and for zeros that need not keep their space. Zeros that must keep it are
+    /// written.
     var holes: Bool
 
     static let all = FileRanges(holes: true)
@@ -13,8 +14,8 @@ struct FileRanges: Equatable, Sendable {
         self.holes = holes
     }
 
-    /// By the magic number of its file system (linux/magic.h). There is no harmless way to try; one that is not named here
-    /// and lacks something says so at the first request.
+    /// From the magic number of its file system (linux/magic.h). There is no harmless way to try; a file system that
+    /// lacks an operation and is not listed here fails the first request.
     init(magic: UInt32) {
         switch magic {
         // vfat and msdos (fs/fat/file.c, fat_fallocate), exfat.
@@ -25,7 +26,7 @@ struct FileRanges: Equatable, Sendable {
         }
     }
 
-    /// What the file that is open as `descriptor` has; everything when that can't be asked.
+    /// For the open file `descriptor`; everything when the file system is not known.
     init(of descriptor: Int32) {
         var system = statfs()
         self = fstatfs(descriptor, &system) == 0 ? FileRanges(magic: UInt32(truncatingIfNeeded: system.f_type)) : .all

@@ -31,7 +31,7 @@ package enum ClientFiles {
             do {
                 return try receiveWithFiles(WorkerDescriptor.parking, into: buffer, maximum: maximum, peek: true).files
             } catch {
-                // A client that closed its end with something unread leaves an error in front of the message, once.
+                // A client that closed its end with unread data leaves one error in front of the message.
                 guard error.errno == ECONNRESET, again else {
                     throw WorkerFailure(.peekFiles, errno: error.errno)
                 }

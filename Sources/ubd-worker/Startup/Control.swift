@@ -3,39 +3,39 @@ import Ring
 import SystemCalls
 import WorkerProtocol
 
-/// How a worker ends.
+/// The exit statuses of a worker.
 enum WorkerExit {
-    /// The driver has taken all requests back: the device is stopped.
+    /// The driver has aborted all tags: the device is stopped.
     static let done: Int32 = 0
-    /// It could not start serving, and has said why.
+    /// It could not start to serve, and has reported why.
     static let failed: Int32 = 1
-    /// Wrong use: not started by the broker.
+    /// Wrong usage: not started by the broker.
     static let usage: Int32 = 2
-    /// The ring or the driver refused to go on; a replacement starts anew.
+    /// The ring or the driver failed; a replacement starts again.
     static let ringFailed: Int32 = 3
-    /// The broker said something that has no meaning at that time.
+    /// The broker sent a message that is not valid in this state.
     static let protocolViolation: Int32 = 4
 }
 
-/// The worker's end of the control socket. Only read(2) and write(2): that is what the filter of the loop leaves.
+/// The worker's end of the control socket. Uses only read(2) and write(2), which stage B allows.
 package enum Control {
-    /// Says something; a broker that is gone is no reason to stop.
+    /// Sends a message. A missing broker is no reason to stop.
     static func say(_ message: WorkerMessage) {
         say(message.encoded())
     }
 
-    /// The same for a message that was encoded while memory could still grow.
+    /// Sends a message that was encoded while memory could still grow.
     package static func say(_ bytes: [UInt8]) {
         _ = bytes.withUnsafeBytes { write(WorkerDescriptor.control, $0.baseAddress, $0.count) }
     }
 
-    /// Says why it can't be done, and ends the process.
+    /// Reports the failure, and ends the process.
     package static func fail(_ failure: WorkerFailure) -> Never {
         say(.failed(failure))
         _exit(WorkerExit.failed)
     }
 
-    /// Takes the launch message, whose files land on fixed numbers.
+    /// Receives the launch message, whose files get fixed numbers.
     static func receiveLaunch() throws(WorkerFailure) -> LaunchMessage {
         let buffer = UnsafeMutableRawBufferPointer.allocate(byteCount: LaunchMessage.longest, alignment: 8)
         defer { buffer.deallocate() }
@@ -59,12 +59,12 @@ package enum Control {
         }
     }
 
-    /// Reads the walls' description and closes it, so that its number is free for the client's files.
+    /// Reads the sandbox bundle and closes it, so that its number is free for the client's files.
     static func readBundle() throws(WorkerFailure) -> SandboxBundle {
         let file = FileDescriptor(owning: WorkerDescriptor.bundle)
         let bytes: [UInt8]
         do {
-            // All workers of a target share this open file, so its offset means nothing.
+            // All workers of a target share this open file, so its offset is meaningless.
             bytes = try file.readWhole(limit: SandboxBundle.longest)
         } catch {
             throw WorkerFailure(.launchMessage, errno: error.errno, detail: UInt64(WorkerDescriptor.bundle))
@@ -90,11 +90,11 @@ package enum Control {
         return message
     }
 
-    /// The main thread's life once the worker serves. The broker has nothing more to say in this version of the protocol,
-    /// so any message is a violation; silence, even a closed socket, is not: the device outlives the broker.
+    /// The main thread while the worker serves. No message of this version of the protocol is meant for a worker that
+    /// serves, so any message is a violation. Silence, even a closed socket, is not: the device outlives the broker.
     ///
-    /// Allocates nothing. read(2) goes on by itself when the process was stopped and continued. It returns at once when
-    /// somebody shut the socket down; then the thread sleeps in a ring of its own where nothing can ever happen.
+    /// Allocates nothing. read(2) continues by itself when the process was stopped and continued. It returns at once
+    /// when the socket was shut down; then the thread sleeps in a ring of its own, where nothing ever completes.
     package static func linger(_ idle: consuming Ring) -> Never {
         var byte: UInt8 = 0
         while true {

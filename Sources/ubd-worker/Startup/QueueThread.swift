@@ -5,7 +5,7 @@ import Ring
 import SystemCalls
 import WorkerProtocol
 
-/// What the thread of one queue needs to know. A value that is made before the thread and never changed.
+/// The data for the thread of one queue. A value that is made before the thread and never changes.
 struct QueueAssignment: Sendable {
     var number: UInt16
     /// Requests per queue.
@@ -13,23 +13,23 @@ struct QueueAssignment: Sendable {
     /// Bytes.
     var maxIOBytes: UInt32
     var target: any ServedTarget
-    /// The driver was told to put the pages of requests into the ring's buffer table.
+    /// The driver puts the pages of requests into the ring's buffer table.
     var zeroCopy: Bool
-    /// The driver was told that requests come and go many at a time.
+    /// The driver delivers and takes many requests at a time.
     var batch: Bool
     /// The ring's file table: /dev/ublkcN, then the target's files.
     var files: [Int32]
-    /// Set of processors, one bit each, that the kernel gives this queue requests from; empty: not known.
+    /// The processors, one bit each, from which the kernel gives this queue requests; empty: not known.
     var processors: [UInt64]
-    /// nil only in Benchmarks/system/bare, which no broker takes for a worker.
+    /// nil only in Benchmarks/system/bare, which no broker accepts as a worker.
     var seal: RingSeal?
     /// Command numbers of drivers before Linux 6.4.
     var legacyOpcodes: Bool
     /// Address of this queue's part of the statistics page.
     var statistics: UInt
-    /// What takes the time of requests; none where the processors' own clocks are not good for it.
+    /// The clock for requests; none where the processors' own clocks are not reliable.
     var clock: TickClock
-    /// Where discards and write-zeroes of a regular file are done; nil when none are.
+    /// The board for discards and write-zeroes of a regular file; nil when there are none.
     var board: RangeBoard?
     var rendezvous: Rendezvous
 
@@ -46,7 +46,7 @@ struct QueueAssignment: Sendable {
 }
 
 enum QueueThread {
-    /// Bytes. Small: the loop keeps nothing on it.
+    /// Bytes. Small: the loop needs little stack.
     static let stackBytes = 256 << 10
 
     /// Carries an assignment through pthread_create.
@@ -79,18 +79,19 @@ enum QueueThread {
         return pthread_create(&thread, &attributes, body, argument)
     }
 
-    /// The thread's whole life.
+    /// The thread, from its start to its end.
     static func run(_ parcel: UnsafeMutableRawPointer) {
         let assignment = Unmanaged<Parcel>.fromOpaque(parcel).takeRetainedValue().assignment
         pthread_setname_np(pthread_self(), "ubd-q\(assignment.number)")
-        // Before the thread narrows its own place: all that the process may use.
+        // Read before the thread pins itself: all processors that the process may use.
         let helperProcessors = SealedRing.Tables.processorsOfThread()
         if !assignment.processors.isEmpty {
-            // Where the requests come from their data is warm. A cpuset of the administrator's may forbid it: no harm.
+            // On the processors of the requests their data is in the cache. A cpuset of the administrator may forbid
+            // it; this is harmless.
             _ = ubd_pin_thread(assignment.processors, assignment.processors.count)
         }
         do {
-            // Once for the life of the thread: from here on the types of target and loop are known.
+            // Once in the life of the thread: from here on the types of target and loop are known.
             try assignment.target.serve(assignment, helperProcessors)
         } catch {
             assignment.rendezvous.report(error)
@@ -113,7 +114,7 @@ enum QueueThread {
         }
     }
 
-    /// Ring, wall, memory. Nothing that the driver sees.
+    /// Makes ring, seal and memory. The driver sees nothing of it.
     private static func prepare<T: Target>(
         _ assignment: QueueAssignment, _ helperProcessors: [UInt64]
     ) throws(WorkerFailure) -> Prepared<T> {
@@ -155,12 +156,12 @@ enum QueueThread {
         }
     }
 
-    /// Fetches, maps, and serves until the driver takes all tags back.
+    /// Fetches, maps, and serves until the driver aborts all tags.
     private static func serve<Loop: RequestLoop & ~Copyable>(
         _ loop: consuming Loop, _ assignment: QueueAssignment
     ) throws(WorkerFailure) {
         let detail = UInt64(assignment.number)
-        // No queue fetches before every queue can: a device is fetched as a whole or not at all.
+        // No queue fetches before every queue is ready: a device is fetched as a whole or not at all.
         assignment.rendezvous.waitUntilMayFetch(assignment.number)
         do {
             try loop.fetchAll()
@@ -174,7 +175,7 @@ enum QueueThread {
         }
         assignment.rendezvous.reportServing()
         loop.start()
-        // From here on only what the loop's filter allows: io_uring_enter and exit_group.
+        // From here on it makes only the system calls of stage B: io_uring_enter and exit_group.
         while loop.queue.live > 0 {
             if loop.turn() < 0 { _exit(WorkerExit.ringFailed) }
         }
@@ -184,7 +185,8 @@ enum QueueThread {
     }
 }
 
-/// A plain function: closures for threads made in main.swift would be taken for the main actor's, and trap.
+/// A plain function: the compiler takes a closure in main.swift for the main actor's, and it would trap on another
+/// thread.
 private func queueThreadMain(_ parcel: UnsafeMutableRawPointer?) -> UnsafeMutableRawPointer? {
     if let parcel { QueueThread.run(parcel) }
     return nil

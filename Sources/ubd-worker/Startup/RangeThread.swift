@@ -4,13 +4,13 @@ import Ring
 import SystemCalls
 import WorkerProtocol
 
-/// The thread that discards and zeroes ranges of a device's file for all of its queues: see RangeBoard. It is there only where
-/// there is a regular file to be written, and sleeps until a range is asked for.
+/// The thread that discards and zeroes ranges of a device's file for all of its queues: see RangeBoard. It exists only
+/// for a writable regular file, and sleeps until a range is requested.
 enum RangeThread {
     /// Bytes.
     private static let stackBytes = 64 << 10
 
-    /// Carries what it needs through pthread_create.
+    /// Carries its data through pthread_create.
     private final class Parcel {
         let board: RangeBoard
         let work: FileRangeWork
@@ -37,19 +37,20 @@ enum RangeThread {
         let parcel = Unmanaged<Parcel>.fromOpaque(parcel).takeRetainedValue()
         pthread_setname_np(pthread_self(), "ubd-ranges")
         do {
-            // It needs none, so that where the kernel can see to it it makes none.
+            // It needs no ring, so it makes itself unable to make one where the kernel supports that.
             let ringless = try forbidFutureRings()
             parcel.rendezvous.reportPrepared(canMakeRings: !ringless)
         } catch {
             return parcel.rendezvous.report(WorkerFailure(.ringSeal, errno: error.errno, detail: .max))
         }
         let work = parcel.work
-        // From here on only futex(2) and what the work takes; nothing is allocated.
+        // From here on it makes only futex(2) and the system calls of its work, and allocates nothing.
         parcel.board.serve { kind, offset, bytes in work.perform(kind, offset, bytes) }
     }
 }
 
-/// A plain function: closures for threads made in main.swift would be taken for the main actor's, and trap.
+/// A plain function: the compiler takes a closure in main.swift for the main actor's, and it would trap on another
+/// thread.
 private func rangeThreadMain(_ parcel: UnsafeMutableRawPointer?) -> UnsafeMutableRawPointer? {
     if let parcel { RangeThread.run(parcel) }
     return nil

@@ -2,20 +2,20 @@ import Glibc
 import Synchronization
 import WorkerProtocol
 
-/// What the threads of a worker know of each other while it starts. Numbers that only grow, looked at now and then: the
-/// filter of the loop has no futex.
+/// The state that a worker's threads share during its start. Numbers that only grow, and that the threads poll: stage B
+/// allows no futex.
 package final class Rendezvous: Sendable {
     let queues: Int
-    /// Threads beside those of the queues that prepare themselves, too.
+    /// Other threads than those of the queues that prepare themselves.
     let helpers: Int
     private let prepared = Atomic<Int>(0)
     private let serving = Atomic<Int>(0)
     private let finished = Atomic<Int>(0)
-    /// Queues that may fetch: those of lower numbers.
+    /// Queues with lower numbers than this may fetch.
     private let mayFetch = Atomic<Int>(0)
-    /// Queues whose thread could still make a ring that may do anything (before Linux 7.0, only the filter forbids it).
+    /// Queues whose thread could still make an unrestricted ring (before Linux 7.0 only the filter forbids it).
     private let unbound = Atomic<Int>(0)
-    /// 0: nobody has failed; 1: somebody is writing why; 2: it can be read.
+    /// 0: no failure; 1: a thread writes the failure; 2: it can be read.
     private let failureState = Atomic<Int>(0)
     private let failureStep = Atomic<UInt32>(0)
     private let failureErrno = Atomic<Int32>(0)
@@ -50,7 +50,7 @@ package final class Rendezvous: Sendable {
         failureState.store(2, ordering: .releasing)
     }
 
-    /// The driver has taken all tags of a queue back. Returns true for the last queue.
+    /// The driver has aborted all tags of a queue. Returns true for the last queue.
     func reportFinished() -> Bool {
         finished.add(1, ordering: .acquiringAndReleasing).newValue == queues
     }
@@ -64,7 +64,7 @@ package final class Rendezvous: Sendable {
         try throwFailure()
     }
 
-    /// `count`: of queues; nil for all.
+    /// `count`: the number of queues; nil for all.
     func letFetch(_ count: Int? = nil) {
         mayFetch.store(count ?? queues, ordering: .releasing)
     }

@@ -5,19 +5,19 @@ import Ring
 import SystemCalls
 import WorkerProtocol
 
-/// Makes a queue's ring with its wall around it, and tries the wall. Must run on the thread that will use the ring: with
-/// SINGLE_ISSUER the kernel takes nobody else's calls.
+/// Makes and seals a queue's ring, and tries the seal. Must run on the thread that will use the ring: with
+/// SINGLE_ISSUER the kernel accepts no calls of other threads.
 package enum SealedRing {
     package static let flags =
         IOUring.Setup.disabled | IOUring.Setup.submitAll | IOUring.Setup.singleIssuer | IOUring.Setup.deferTaskRun
         | IOUring.Setup.cooperativeTaskRun
 
-    /// The kernel's helper threads per queue: those that wait for the file (fsync, fallocate, writes that could not be
-    /// done at once), and those for all else. They count against RLIMIT_NPROC.
+    /// The kernel's helper threads per queue: those that wait for the file (fsync, fallocate, writes that would block),
+    /// and those for everything else. They count against RLIMIT_NPROC.
     static let fileWorkers: UInt32 = 8
     static let otherWorkers: UInt32 = 2
 
-    /// What a ring is given before it is sealed.
+    /// The tables that a ring gets before it is sealed.
     package struct Tables {
         /// The file table; -1 is an empty slot.
         package var files: [Int32] = []
@@ -26,11 +26,11 @@ package enum SealedRing {
         /// Memory and number of the entries of a ring of provided buffers; only in batch mode.
         package var bufferRing: (memory: UnsafeMutableRawPointer, entries: UInt32)?
 
-        /// Where the kernel's helper threads run, one bit for each processor; empty: where the kernel likes. By itself it does
-        /// not hold them to where the process may run (io_uring_register(2), IORING_REGISTER_IOWQ_AFF).
+        /// The processors of the kernel's helper threads, one bit for each; empty: any processor. By default the kernel
+        /// does not restrict them to the processors of the process (io_uring_register(2), IORING_REGISTER_IOWQ_AFF).
         package var helperProcessors: [UInt64] = []
 
-        /// What the calling thread may use; empty when the kernel does not tell.
+        /// The processors that the calling thread may use; empty when the kernel does not report them.
         package static func processorsOfThread() -> [UInt64] {
             // Room for 8192 processors.
             var words = [UInt64](repeating: 0, count: 128)
@@ -41,7 +41,8 @@ package enum SealedRing {
         package init(files: [Int32] = []) { self.files = files }
     }
 
-    /// `detail` of a failure is the queue. Without a seal only for programs that are no workers: Benchmarks/system/bare.
+    /// `detail` of a failure is the queue. Without a seal only for programs that are not workers:
+    /// Benchmarks/system/bare.
     package static func make(
         queue: UInt16, entries: UInt32, tables: Tables, seal: RingSeal?
     ) throws(WorkerFailure) -> Ring {
@@ -70,14 +71,15 @@ package enum SealedRing {
         }
     }
 
-    /// What the kernel let through although it should not.
+    /// A forbidden operation that the kernel allowed.
     package enum Hole: Equatable {
         case operation(UInt8, result: Int32)
         case registration(UInt32, result: Int)
     }
 
-    /// Tries what the seal forbids: an operation that is not listed, one without a required flag, one with a flag that is
-    /// not allowed, and a registration. All four must be refused with EACCES. Returns the first that was not.
+    /// Tries what the seal forbids: an operation that is not listed, one without a required flag, one with a flag that
+    /// is not allowed, and a registration. The kernel must refuse all four with EACCES. Returns the first one that it
+    /// did not.
     package static func probe(_ ring: inout Ring, _ seal: RingSeal) throws(SystemError) -> Hole? {
         let attempts = forbiddenEntries(seal)
         let key = RequestKey(tag: 0, .probe).rawValue

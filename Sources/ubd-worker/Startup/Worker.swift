@@ -11,10 +11,10 @@ import WorkerProtocol
     public let workerVersion = UBDVersion.text
 #endif
 
-/// The program: parses the command line, which is for curious people, and becomes the worker of one device.
-/// Returns the exit status when it is not a worker's place to be; a worker ends by itself.
+/// The program: parses the command line, and becomes the worker of one device. Returns an exit status for --help,
+/// --version and wrong usage; a worker ends by itself.
 public func runWorker(arguments: [String] = CommandLine.arguments) -> Int32 {
-    // First of all: nobody of our uid may look into this process.
+    // First of all: no process of the same uid may inspect this one.
     processControl(PR_SET_DUMPABLE, 0)
     switch arguments.dropFirst().first {
     case nil: break
@@ -56,7 +56,7 @@ func becomeWorker() throws(WorkerFailure) -> Never {
     let rendezvous = try start.startQueues(target, serve, seal: start.seal(for: target))
     let idle = try start.sealRings(of: rendezvous)
     try start.fetch(rendezvous)
-    // Made before the last wall: behind it memory can't grow.
+    // Encoded before the last filter, behind which memory cannot grow.
     let sealed = WorkerMessage.sealed(start.report).encoded()
     try start.giveUpNewFiles()
     try start.loadLoopFilter()
@@ -70,7 +70,7 @@ private func isMessageSocket(_ descriptor: Int32) -> Bool {
     return getsockopt(descriptor, SOL_SOCKET, SO_TYPE, &type, &size) == 0 && type == Int32(SOCK_SEQPACKET.rawValue)
 }
 
-/// Prints for a curious person; returns the exit status.
+/// Prints a text; returns the exit status.
 private func show(_ text: String) -> Int32 {
     let error = writeStandard(text, to: STDOUT_FILENO)
     if error == 0 { return 0 }

@@ -7,27 +7,28 @@ import Sandbox
 import SystemCalls
 import WorkerProtocol
 
-/// The start of a worker, step by step (docs/design.md §3). Every step may fail, and then the worker says why and ends.
+/// The start of a worker, step by step (docs/design.md §3). Each step may fail; then the worker reports why and ends.
 ///
-/// The worker's program takes all of them, in the order of `becomeWorker`. They are visible in the package so that the
-/// programs of Tests/escape can try things between them, or leave one out, and be everything else that a worker is.
+/// The worker's program takes all steps, in the order of `becomeWorker`. They are visible in the package so that the
+/// programs of Tests/escape can try attacks between them, or leave one out, and otherwise behave as a worker.
 package struct WorkerStart {
     package let launch: LaunchMessage
     package let bundle: SandboxBundle
     private let kernel: KernelVersion
     private let began = TickClock.Reading.now()
-    /// What the broker will be told of the walls that it can't see.
+    /// The report to the broker about the walls that it cannot see.
     package private(set) var report: SealReport = []
 
     /// Takes the launch message.
     package init() throws(WorkerFailure) {
         launch = try Control.receiveLaunch()
         bundle = try Control.readBundle()
-        // Stage A has no uname(2).
+        // Stage A does not allow uname(2).
         kernel = KernelVersion.running()
     }
 
-    /// What the queues' rings may do: what the broker's policy lets them, less what this target's file has no use for.
+    /// The seal of the queues' rings: the operations of the broker's policy, less those that this target's file does
+    /// not need.
     package func seal(for target: OpenTarget) -> RingSeal {
         RingSeal(
             operations: bundle.ringOperations.filter { !target.unneeded.contains($0) },
@@ -35,14 +36,14 @@ package struct WorkerStart {
             flagsAllowed: bundle.ringFlagsAllowed, flagsRequired: bundle.ringFlagsRequired)
     }
 
-    /// Nothing that this process has touched once is ever swapped out or dropped, its program included: to get that back it
-    /// might need the very disk that it serves, and memory that only its own writes can free. Costs nothing at once. The
-    /// launcher's limit allows it; the report tells when something does not.
+    /// Memory that this process has touched, its program included, is never swapped out or dropped: to get it back the
+    /// process might need the very disk that it serves, and memory that only its own writes can free. This costs
+    /// nothing at once. The launcher's limit allows it; the report says when it failed.
     package mutating func lockMemory() {
         if mlockall(MCL_CURRENT | MCL_FUTURE | MCL_ONFAULT) == 0 { report.insert(.lockedMemory) }
     }
 
-    // Before the first touch of anything that comes from the client.
+    // Before the first access to anything from the client.
 
     /// Landlock.
     package mutating func denyFiles() throws(WorkerFailure) {
@@ -60,13 +61,13 @@ package struct WorkerStart {
 
     /// Takes the client's files and opens the target on them.
     package func openTarget() throws(WorkerFailure) -> OpenTarget {
-        // A broker of an earlier version has policies without it, and none of the system calls that go with it.
+        // The policies of an earlier broker lack this operation, and the system calls that belong to it.
         let canWait = bundle.ringOperations.contains(IOUring.Operation.futexWait)
         return try launch.target.open(
             launch, files: try ClientFiles.peek(launch), kernel: kernel, canWait: canWait)
     }
 
-    /// Tells the broker what disk it will be, and waits until the kernel knows.
+    /// Reports the geometry to the broker, and waits until the kernel has it.
     package func announce(_ target: OpenTarget) throws(WorkerFailure) -> ServeMessage {
         if let limit = target.fileSizeLimit {
             do { try setLimit(.fileSize, to: limit) } catch { throw WorkerFailure(.geometry, errno: error.errno) }
@@ -77,7 +78,7 @@ package struct WorkerStart {
         return try Control.waitForServe()
     }
 
-    /// The address of the page that the queues' counters are published in. It stays mapped for good.
+    /// Maps the statistics page, for good, and returns its address.
     private func mapStatistics() throws(WorkerFailure) -> UInt {
         let bytes = StatisticsPage.bytes(queues: Int(launch.queues))
         let memory = mmap(nil, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, WorkerDescriptor.statistics, 0)
@@ -87,7 +88,7 @@ package struct WorkerStart {
         return UInt(bitPattern: memory)
     }
 
-    /// What takes the time of requests once this process is sealed, which then has no call that tells it.
+    /// The clock for requests once this process is sealed and has no call that tells the time.
     private func calibrateClock() -> TickClock {
         guard launch.flags.contains(.steadyTicks) else { return .none }
         var now = TickClock.Reading.now()
@@ -99,16 +100,16 @@ package struct WorkerStart {
         return TickClock(began, now)
     }
 
-    /// The files of each queue's ring: /dev/ublkcN, then the target's; where zeros come from has the same place for all.
+    /// The files of each queue's ring: /dev/ublkcN, then the target's; the source of zeros has the same slot in all.
     package func fileTable(of target: OpenTarget) throws(WorkerFailure) -> [Int32] {
         try QueueAssignment.fileTable(target.files, zeroCopy: launch.flags.contains(.zeroCopy))
     }
 
-    /// Starts the threads of all queues; each makes its ring, with that seal, and waits.
+    /// Starts the threads of all queues; each makes its ring with that seal, and waits.
     package func startQueues(
         _ target: OpenTarget, _ serve: ServeMessage, seal: RingSeal?
     ) throws(WorkerFailure) -> Rendezvous {
-        // One arena: those of threads are made with mmap, at their first allocation.
+        // One arena: malloc makes those of threads with mmap, at their first allocation.
         mallopt(M_ARENA_MAX, 1)
         let rendezvous = Rendezvous(queues: Int(launch.queues), helpers: target.ranges == nil ? 0 : 1)
         var board: RangeBoard?
@@ -136,8 +137,9 @@ package struct WorkerStart {
         return rendezvous
     }
 
-    /// Waits until the queues' rings are sealed and probed, and makes the main thread's own: the one in which it sleeps
-    /// when its socket is dead, where nothing is allowed. After it no thread makes another where the kernel can see to that.
+    /// Waits until the queues' rings are sealed and probed, and makes the main thread's own ring, in which no operation
+    /// is allowed: it sleeps there when its socket is dead. Afterwards no thread can make a ring, where the kernel
+    /// supports that.
     package mutating func sealRings(of rendezvous: Rendezvous) throws(WorkerFailure) -> Ring {
         try rendezvous.waitUntilPrepared()
         let nothing = RingSeal(
@@ -154,13 +156,13 @@ package struct WorkerStart {
         return idle
     }
 
-    /// Lets all queues fetch, now that all of them can, and waits until they have. (For a test: only the first `count`.)
+    /// Lets all queues fetch, now that all are ready, and waits until they have. (For a test: only the first `count`.)
     package func fetch(_ rendezvous: Rendezvous, count: Int? = nil) throws(WorkerFailure) {
         rendezvous.letFetch(count)
         try rendezvous.waitUntilServing(count)
     }
 
-    /// From here on no call can make a descriptor.
+    /// Afterwards no call can make a descriptor.
     package func giveUpNewFiles() throws(WorkerFailure) {
         do { try setLimit(.openFiles, to: 0) } catch { throw WorkerFailure(.loopFilter, errno: error.errno) }
     }

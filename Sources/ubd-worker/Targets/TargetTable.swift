@@ -3,17 +3,18 @@ import SystemCalls
 import Targets
 import WorkerProtocol
 
-/// A target that the worker can open for a device. Its manifest says what it is given.
+/// A target that the worker can open for a device. Its manifest declares its inputs and options.
 protocol ServedTarget: Target {
     static var manifest: TargetManifest { get }
 
-    /// Opens it. `files` are as many as its manifest says. `canWait`: the ring policy has FUTEX_WAIT.
+    /// Opens the target on `files`, the number of which its manifest declares. `canWait`: the ring policy has
+    /// FUTEX_WAIT.
     static func open(
         _ launch: LaunchMessage, files: [ClientFile], kernel: KernelVersion, canWait: Bool
     ) throws(WorkerFailure) -> OpenTarget
 
-    /// Makes the ring of one queue and serves it, in the loop that the compiler makes for this target alone.
-    /// `helperProcessors`: one bit each, where the ring's helper threads may run.
+    /// Makes the ring of one queue and serves it, in the loop that the compiler makes for this target.
+    /// `helperProcessors`: the processors of the ring's helper threads, one bit each.
     func serve(_ assignment: QueueAssignment, _ helperProcessors: [UInt64]) throws(WorkerFailure)
 }
 
@@ -23,20 +24,21 @@ extension ServedTarget {
     }
 }
 
-/// The targets that there is code for: each is a folder beside this file. A test holds the list against `TargetList`.
+/// The targets of this worker: each is a folder beside this file. A test compares the list with `TargetList`.
 let servedTargets: [any ServedTarget.Type] = [NullTarget.self, LoopTarget.self]
 
-/// A target that is ready: what serves, the disk that it makes, and what the queues need for it.
+/// A target that is ready: the target itself, its disk, and what the queues need for it.
 package struct OpenTarget: Sendable {
     var served: any ServedTarget
     var geometry: Geometry
     /// Descriptors that follow /dev/ublkcN in each ring's file table.
     package var files: [Int32]
-    /// Bytes: no write may go beyond; nil where that makes no sense.
+    /// Bytes: no write may go beyond; nil for no limit.
     var fileSizeLimit: UInt64?
-    /// Discards and zeroes ranges of the file, in a thread of its own; nil when nothing is to be done there.
+    /// Discards and zeroes ranges of the file, in a thread of its own; nil when there is no such work.
     var ranges: FileRangeWork?
-    /// Operations (IORING_OP_*) of the ring policy that this file, or this kernel, has no use for: its rings don't get them.
+    /// Operations (IORING_OP_*) of the ring policy that this file, or this kernel, does not need: its rings do not get
+    /// them.
     var unneeded: [UInt8] = []
 }
 
@@ -53,11 +55,11 @@ extension TargetManifest {
 }
 
 extension Geometry {
-    /// 512-byte sectors of the longest discard or write-zeroes that a target takes at once: 2 GiB.
+    /// The longest discard or write-zeroes that a target accepts, in 512-byte sectors: 2 GiB.
     static let longestRangeSectors: UInt32 = 1 << 22
 }
 
-/// A block size is a power of two from 512 bytes to the 4096 that every kernel takes. `minimum` in bytes.
+/// A block size is a power of two from 512 bytes to 4096, the largest that every kernel accepts. `minimum` in bytes.
 func checkBlockSize(_ size: UInt32, minimum: UInt32) throws(WorkerFailure) {
     guard size.nonzeroBitCount == 1, size <= 4096 else {
         throw WorkerFailure(.geometry, errno: EINVAL, detail: UInt64(size))

@@ -2,35 +2,35 @@ import Glibc
 import SystemCalls
 import WorkerProtocol
 
-/// What a loop disk is decided from: the backing file as the worker found it.
+/// The properties of the backing file, as the worker found them, which determine the disk.
 struct BackingFile: Equatable, Sendable {
     /// Bytes.
     var size: UInt64
     var isBlockDevice = false
-    /// The file can be written: through this descriptor, and the device is not read-only itself.
+    /// The file can be written through this descriptor, and the device is not read-only.
     var writable = true
     /// Bytes; 512 for a regular file.
     var logicalBlock: UInt32 = 512
-    /// Bytes that the storage prefers to get at once: a file's st_blksize, a device's physical block.
+    /// The I/O size that the storage prefers, in bytes: a file's st_blksize, a device's physical block.
     var preferredBlock: UInt32 = 4096
-    /// nil when there is no direct file, or when it turned out that it can't do direct I/O.
+    /// nil when there is no direct file, or when it does not support direct I/O.
     var direct: DirectNeeds?
-    /// Direct I/O may be used where the file has it.
+    /// Direct I/O is safe on this file system.
     var isSafeDirectly = true
-    /// What of fallocate(2) the file's file system has.
+    /// The operations of fallocate(2) that the file's file system supports.
     var ranges = FileRanges.all
-    /// A forced write is on stable storage when it is done. FUSE passes direct writes to its server without that wish,
-    /// and what is not known may lie on FUSE.
+    /// A forced write is on stable storage when it completes. Not so on FUSE, which passes direct writes to its server
+    /// without that flag, and on unknown file systems, which may lie on FUSE.
     var forcesWrites = true
     var major: UInt32 = 0
     var minor: UInt32 = 0
-    /// Ranges of a regular file can be discarded and zeroed: its queues can wait for the thread that does it (Linux 6.7).
+    /// Ranges of a regular file can be discarded and zeroed: the queues can wait for the range thread (Linux 6.7).
     var doesRanges = true
     /// The kernel discards blocks of a block device through a ring (Linux 6.12).
     var discardsBlocks = true
 }
 
-/// The disk that a backing file and the launch message's wishes give. Pure: no system call.
+/// The disk for a backing file and the options of the launch message. Pure: no system call.
 struct LoopPlan: Equatable, Sendable {
     var geometry: Geometry
     var direct: Bool
@@ -40,7 +40,8 @@ struct LoopPlan: Equatable, Sendable {
         if let asked = launch.options.blockSize {
             try checkBlockSize(asked, minimum: min(file.logicalBlock, 4096))
         }
-        // What every disk image is made for, whatever the file's direct I/O needs: a disk must not change with its host.
+        // Disk images are made for 512 bytes. A disk must not change with its host, whatever the file's direct I/O
+        // needs.
         let logical = min(max(512, launch.options.blockSize ?? 0, file.logicalBlock), 4096)
         let obstacle = LoopPlan.obstacle(file, launch, block: logical)
         direct = obstacle == nil && !launch.options.buffered
@@ -63,11 +64,11 @@ struct LoopPlan: Equatable, Sendable {
         if !readOnly { allowWrites(file, launch) }
     }
 
-    /// What keeps the disk's requests from the direct file; nil when all of them fit it.
+    /// The reason why the disk's requests do not use the direct file; nil when all of them fit it.
     ///
-    /// Either all of them go there, or none. The kernel does not keep direct writes and the page cache of one file coherent
-    /// while both are written: a buffered write next to a direct one can leave the old data of both in a folio that is
-    /// written later.
+    /// Either all of them use it, or none. The kernel does not keep direct writes and the page cache of one file
+    /// coherent while both are written: a buffered write next to a direct one can leave the old data of both in a folio
+    /// that is written later.
     private static func obstacle(
         _ file: BackingFile, _ launch: LaunchMessage, block: UInt32
     ) -> Geometry.DirectObstacle? {
@@ -76,7 +77,8 @@ struct LoopPlan: Equatable, Sendable {
         guard needs.block <= 4096, needs.block.nonzeroBitCount == 1 else { return .largeBlocks }
         if block < needs.block { return .blocks }
         if !launch.options.offset.isMultiple(of: UInt64(needs.block)) { return .offset }
-        // Without a copy it is users' memory, which the block layer aligns to 512 bytes; our own buffers begin pages.
+        // Without a copy it is users' memory, which the block layer aligns to 512 bytes; the worker's own buffers are
+        // page-aligned.
         return needs.memory <= (launch.flags.contains(.zeroCopy) ? 512 : 4096) ? nil : .memory
     }
 
@@ -86,12 +88,12 @@ struct LoopPlan: Equatable, Sendable {
         if file.forcesWrites { geometry.attributes.insert(.fua) }
         if !file.isBlockDevice, !file.doesRanges { return }
         let block = geometry.logicalBlock
-        // A file's holes come in its own blocks; those of a disk that starts in mid-block are never aligned to them.
+        // A file's holes consist of its own blocks; those of a disk that starts in mid-block are never aligned to them.
         let unit =
             file.isBlockDevice ? block : max(block, min(LoopPlan.powerOfTwo(notAbove: file.preferredBlock), 1 << 20))
         let aligned = launch.options.offset % UInt64(file.isBlockDevice ? file.logicalBlock : unit) == 0
         if file.isBlockDevice ? aligned : file.ranges.holes {
-            // Where there is nothing better zeros are written: a range at a time, so that none takes longer than a few seconds.
+            // Otherwise the worker writes zeros: in limited ranges, so that none takes longer than a few seconds.
             geometry.maxWriteZeroesSectors = 64 << 11
         }
         if aligned, file.isBlockDevice ? file.discardsBlocks : file.ranges.holes {

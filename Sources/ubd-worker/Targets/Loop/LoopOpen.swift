@@ -8,7 +8,7 @@ import WorkerProtocol
 extension LoopTarget: ServedTarget {
     static var manifest: TargetManifest { .loop }
 
-    /// Opens the target on the client's files: the buffered one, then, when the file takes it, the direct one.
+    /// Opens the target on the client's files: the buffered one, then, if the file supports it, the direct one.
     static func open(
         _ launch: LaunchMessage, files: [ClientFile], kernel: KernelVersion, canWait: Bool
     ) throws(WorkerFailure) -> OpenTarget {
@@ -47,8 +47,8 @@ extension LoopTarget: ServedTarget {
         return open
     }
 
-    /// What of policy/rings/loop.ring such a file has no use for. FALLOCATE least of all: in a ring nothing compares its mode,
-    /// and most of its modes give a regular file blocks past the end of the disk.
+    /// The operations of policy/rings/loop.ring that such a file does not need. FALLOCATE in particular: in a ring
+    /// nothing compares its mode, and most of its modes give a regular file blocks past the end of the disk.
     private static func unneeded(_ file: BackingFile, _ plan: LoopPlan) -> [UInt8] {
         typealias Operation = IOUring.Operation
         if plan.readOnly {
@@ -78,9 +78,9 @@ extension BackingFile {
                 preferredBlock = UInt32(clamping: file.status.st_blksize)
                 writable = file.isWritable
                 forcesWrites = !file.isOnOtherFileSystem
-                // On FUSE a short direct read or write would be gone on with by io_uring itself, at the wrong place: FUSE does
-                // not tell it how far it got (seen on Linux 6.12 and 7.3; Tests/lab/groups/faults). What else is not known may
-                // lie on top of FUSE.
+                // On FUSE io_uring itself would continue a short direct read or write, at the wrong place: FUSE does
+                // not report how far it got (seen on Linux 6.12 and 7.3; Tests/lab/groups/faults). An unknown file
+                // system may lie on top of FUSE.
                 isSafeDirectly = !file.isOnOtherFileSystem
                 ranges = FileRanges(of: file.descriptor)
             }

@@ -3,10 +3,10 @@ import Glibc
 import KernelABI
 import Ring
 
-/// Everything but a read or write that ends at the first try: out of line, so that the common path stays small.
+/// Everything but a read or write that completes at the first try: out of line, so that the common path stays small.
 extension LoopTarget {
-    /// Flush, discard and write-zeroes, as the kernel's own loop driver does them (drivers/block/loop.c), and reads and
-    /// writes that can't be done.
+    /// Flush, discard and write-zeroes, as the kernel's own loop driver does them (drivers/block/loop.c), and invalid
+    /// reads and writes.
     @inline(never)
     mutating func beginRare(_ tag: UInt16, on queue: inout Queue<LoopTarget>) -> Outcome {
         let descriptor = queue.descriptors[Int(tag)]
@@ -16,7 +16,7 @@ extension LoopTarget {
         case UblkIOOperation.read: return .failed(EIO)
         case UblkIOOperation.write: return .failed(readOnly ? EROFS : EIO)
         case UblkIOOperation.flush:
-            // A read-only disk has no write cache, so none comes; if one does there is nothing to do.
+            // A read-only disk has no write cache, so it gets no flush; if one comes there is nothing to do.
             if readOnly { return .done(0) }
             queue.push(.syncData(file: file, userData: key))
         case UblkIOOperation.discard, UblkIOOperation.writeZeroes:
@@ -35,12 +35,12 @@ extension LoopTarget {
         let key = RequestKey(tag: tag, .control).rawValue
         let file = LoopTarget.bufferedFile
         let offset = start &+ descriptor.startSector << 9
-        // Checked when it came; one that has changed since does nothing, and is refused by the kernel.
+        // It was checked on arrival. If it has changed since, the length becomes 0, and the kernel refuses it.
         let bytes = bounds.contains(descriptor) ? UInt64(descriptor.sectors) << 9 : 0
         if isBlockDevice, descriptor.operation == UblkIOOperation.discard {
             queue.push(.discardBlocks(file: file, offset: offset, bytes: bytes, userData: key))
         } else if isBlockDevice {
-            // Nothing can be allocated there, whatever the mode.
+            // On a block device no mode can allocate.
             let mode = FALLOC_FL_KEEP_SIZE | (descriptor.mustNotUnmap ? FALLOC_FL_ZERO_RANGE : FALLOC_FL_PUNCH_HOLE)
             queue.push(.allocate(file: file, mode: Int32(mode), offset: offset, bytes: bytes, userData: key))
         } else if let board = queue.board {
@@ -52,7 +52,7 @@ extension LoopTarget {
         }
     }
 
-    /// The request's one submission: it completes when the thread that does the range has done it.
+    /// The request's one submission: it completes when the range thread has done the range.
     private func waitForBoard(_ tag: UInt16, _ board: RangeBoard, on queue: inout Queue<LoopTarget>) {
         let (address, value) = board.waitingPoint(queue: queue.number, tag: tag)
         queue.push(
@@ -65,7 +65,7 @@ extension LoopTarget {
         request.pointee.troubled = 1
         let outcome: Outcome
         if let board = queue.board, request.pointee.detour == .board {
-            // Whatever the wait came to, what counts is whether the range is done.
+            // Whatever the result of the wait, only the result on the board counts.
             guard let result = board.result(queue: queue.number, tag: key.tag) else {
                 waitForBoard(key.tag, board, on: &queue)
                 return .pending
@@ -87,7 +87,7 @@ extension LoopTarget {
         return outcome
     }
 
-    /// What a flush, discard or write-zeroes came to. One that was interrupted is begun anew: doing it twice is harmless.
+    /// The result of a flush, discard or write-zeroes. An interrupted one is repeated: doing it twice is harmless.
     private mutating func continueControl(_ tag: UInt16, _ result: Int32, on queue: inout Queue<LoopTarget>) -> Outcome
     {
         switch result {
@@ -109,25 +109,25 @@ extension LoopTarget {
     private func rangeOutcome(_ result: Int32) -> Outcome {
         switch result {
         case 0...: .done(0)
-        // "Not supported" makes the block layer write zeros itself, or stop discarding. A file system that can't do it at
-        // this alignment says EINVAL, a kernel that lacks it ENOSYS: for us that is the same.
+        // "Not supported" makes the block layer write zeros itself, or stop discarding. EINVAL (a file system that
+        // cannot do it at this alignment) and ENOSYS (a kernel that lacks it) mean the same.
         case -EINVAL, -ENOSYS: .failed(EOPNOTSUPP)
         default: LoopTarget.failure(-result)
         }
     }
 
-    /// The block layer passes few errors on to the writer; all others arrive as EIO. It has no word for a quota or for a
-    /// limit of the file's size, but one for "no room", which is what both come to.
+    /// The block layer passes few errors on to the writer; all others arrive as EIO. It has no code for a quota or for
+    /// a limit of the file's size, so these become ENOSPC.
     private static func failure(_ errno: Int32) -> Outcome {
         .failed(errno == EDQUOT || errno == EFBIG ? ENOSPC : errno)
     }
 
-    /// A read or write that did not move all of its bytes at the first try: goes on where it stopped, or ends as an
-    /// error. Never passes a part on.
+    /// A read or write that did not move all of its bytes at the first try: continues where it stopped, or ends as an
+    /// error. Never passes a partial result on.
     private func continueData(_ tag: UInt16, _ result: Int32, on queue: inout Queue<LoopTarget>) -> Outcome {
         let request = queue.requests + Int(tag)
         let descriptor = queue.descriptors[Int(tag)]
-        // The descriptor lies in memory that is shared with the kernel: checked before, checked again.
+        // The descriptor is in memory that is shared with the kernel, so it is checked again.
         let isRead = descriptor.operation == UblkIOOperation.read
         guard bounds.containsData(descriptor), isRead || !readOnly else { return .failed(EIO) }
         let length = descriptor.sectors << 9
@@ -138,14 +138,14 @@ extension LoopTarget {
             guard UInt32(result) <= length - request.pointee.moved else { return .failed(EIO) }
             request.pointee.moved += UInt32(result)
             if request.pointee.moved == length { return .done(length) }
-            // What remains need not fit the direct file's alignment. A write tries all the same: what it left in the page
-            // cache would get in the way of direct writes beside it.
+            // The rest may not fit the direct file's alignment. A write tries all the same: pages that it left in the
+            // page cache would disturb direct writes beside it.
             if isRead { request.pointee.detour = .buffered }
             request.pointee.retries = 0
         case 0:
-            // A block device that ends early has been unplugged: its data is not zeros, it is gone.
+            // A block device that ends early has been unplugged: its data is lost, not zero.
             guard isRead, !isBlockDevice else { return .failed(EIO) }
-            // The file has become shorter than the disk: what is not there reads as zeros, as in a hole.
+            // The file has become shorter than the disk: the missing part reads as zeros, as a hole does.
             if queue.isZeroCopy {
                 request.pointee.detour = .zeroes
                 request.pointee.retries = 0
@@ -157,11 +157,11 @@ extension LoopTarget {
             return .done(length)
         case -EINTR, -EAGAIN:
             request.pointee.retries += 1
-            // EAGAIN does not end when the owner has set O_NONBLOCK on the open file that he shares with us.
+            // EAGAIN does not end when the owner has set O_NONBLOCK on the shared open file.
             if request.pointee.retries > Request.mostRetries { return .failed(EIO) }
         case -EINVAL where direct && request.pointee.detour == .none:
-            // Alignment needs of the moment: an extent that the file system handles otherwise, or, without a copy, the
-            // place of the data in the user's own memory.
+            // Another alignment is needed here: for an extent that the file system handles differently, or, without a
+            // copy, for the user's own memory.
             request.pointee.detour = .buffered
         default:
             return LoopTarget.failure(-result)
@@ -170,7 +170,7 @@ extension LoopTarget {
         return .pending
     }
 
-    /// Submits what remains of a read or write.
+    /// Submits the rest of a read or write.
     private func resubmit(_ tag: UInt16, _ descriptor: UblkIODescriptor, on queue: inout Queue<LoopTarget>) {
         let request = queue.requests + Int(tag)
         let isRead = descriptor.operation == UblkIOOperation.read

@@ -3,9 +3,9 @@ import KernelABI
 import Ring
 import Targets
 
-/// A disk in a file or block device. When all requests of the disk fit the direct file, reads and writes go there; otherwise
-/// all of them go to the buffered file (`LoopPlan.obstacle` has the reason). Everything else goes to the buffered file, and
-/// so does what remains of a request that the direct file refused or cut short.
+/// A disk in a file or block device. When all requests of the disk fit the direct file, reads and writes use it;
+/// otherwise all of them use the buffered file (`LoopPlan.obstacle` has the reason). Everything else uses the buffered
+/// file, and so does the rest of a request that the direct file refused or cut short.
 struct LoopTarget: Target {
     typealias State = Request
     @inline(__always)
@@ -16,11 +16,11 @@ struct LoopTarget: Target {
     let bounds: DiskBounds
     let readOnly: Bool
     let isBlockDevice: Bool
-    /// The last operation that is common: write, or read when it is read-only. All others are rare.
+    /// The highest common operation: write, or read when the disk is read-only. All others are rare.
     private let lastCommon: UInt8
     /// IOUring.ReadWrite flags of every write.
     let writeFlags: UInt32
-    /// First words of reads and writes, to the file that data normally goes to.
+    /// First words of reads and writes, to the file that data normally uses.
     let readHead: UInt64
     let writeHead: UInt64
 
@@ -28,7 +28,7 @@ struct LoopTarget: Target {
     static let bufferedFile: Int32 = 1
     static let directFile: Int32 = 2
 
-    /// `zeroCopy`: data goes to and from the requests' registered pages.
+    /// `zeroCopy`: data moves to and from the requests' registered pages.
     init(
         start: UInt64, bounds: DiskBounds, readOnly: Bool, isBlockDevice: Bool, direct: Bool, writeFlags: UInt32,
         zeroCopy: Bool = false
@@ -48,7 +48,7 @@ struct LoopTarget: Target {
         SubmissionEntry.head(operation: operation, flags: IOUring.EntryFlags.fixedFile, file: file)
     }
 
-    /// The first word of a read or write that goes to the buffered file.
+    /// The first word of a read or write on the buffered file.
     func bufferedHead(isRead: Bool) -> UInt64 {
         let normal = isRead ? readHead : writeHead
         return LoopTarget.head(UInt8(truncatingIfNeeded: normal), LoopTarget.bufferedFile)
@@ -88,6 +88,6 @@ struct LoopTarget: Target {
         writeFlags | (descriptor.forceUnitAccess ? IOUring.ReadWrite.dataSync : 0)
     }
 
-    /// Whether data normally goes through a file opened with O_DIRECT.
+    /// Whether data normally uses a file opened with O_DIRECT.
     var direct: Bool { readHead >> 32 == UInt64(LoopTarget.directFile) }
 }

@@ -15,7 +15,7 @@ extension NullTarget: ServedTarget {
     static func open(_ launch: LaunchMessage) throws(WorkerFailure) -> OpenTarget {
         let block = launch.options.blockSize ?? 512
         try checkBlockSize(block, minimum: 512)
-        // The broker always says it: the manifest has a default.
+        // The broker always sends the size: the manifest has a default.
         guard let asked = launch.options.size else { throw WorkerFailure(.geometry, errno: EINVAL) }
         guard asked <= UInt64(Int64.max) else { throw WorkerFailure(.sizeBeyondEnd, detail: UInt64(Int64.max)) }
         let size = asked / UInt64(block) * UInt64(block)

@@ -10,7 +10,7 @@ struct NullTarget: Target {
 
     let bounds: DiskBounds
     let readOnly: Bool
-    /// The last operation that is common: write, or read when it is read-only. All others are rare.
+    /// The highest common operation: write, or read when the disk is read-only. All others are rare.
     private let lastCommon: UInt8
 
     init(bounds: DiskBounds, readOnly: Bool) {
@@ -27,14 +27,14 @@ struct NullTarget: Target {
             if queue.isZeroCopy || queue.requests[Int(tag)].dirty != 0 { return clear(tag, descriptor, &queue) }
             return .done(descriptor.sectors << 9)
         }
-        // The kernel has copied the writer's bytes into the buffer, and would copy them out to the next reader.
+        // The kernel has copied the writer's bytes into the buffer; without this the next reader would get them.
         queue.requests[Int(tag)].dirty |= descriptor.sectors << 9
         return .done(descriptor.sectors << 9)
     }
 
     @inline(__always)
     mutating func finish(_ key: RequestKey, result: Int32, on queue: inout Queue<NullTarget>) -> Outcome {
-        // All that is ever submitted are the zeros of a zero-copy read.
+        // The only submissions are the zeros of a zero-copy read.
         let length = queue.descriptors[Int(key.tag)].sectors << 9
         if UInt32(bitPattern: result) == length, queue.requests[Int(key.tag)].troubled == 0 { return .done(length) }
         return finishRare(key.tag, result, &queue)
@@ -50,7 +50,7 @@ struct NullTarget: Target {
         return queue.continueZeroes(tag, result, length: descriptor.sectors << 9)
     }
 
-    /// All but a read or write that can be done.
+    /// Everything but valid reads and writes.
     @inline(never)
     private mutating func rare(_ tag: UInt16, _ queue: inout Queue<NullTarget>) -> Outcome {
         let descriptor = queue.descriptors[Int(tag)]
@@ -65,7 +65,7 @@ struct NullTarget: Target {
         }
     }
 
-    /// A read whose buffer is not all zeros: what an earlier write left there, or the reader's own memory.
+    /// A read whose buffer is not all zeros: it has data of an earlier write, or is the reader's own memory.
     @inline(never)
     private func clear(_ tag: UInt16, _ descriptor: UblkIODescriptor, _ queue: inout Queue<NullTarget>) -> Outcome {
         let length = descriptor.sectors << 9
