@@ -24,8 +24,8 @@ public func runWorker(arguments: [String] = CommandLine.arguments) -> Int32 {
         return show(
             """
             usage: ubd-worker [--help | --version]
-            Serves one ubd device. ubd-broker starts it with the device and a control socket; it has no options, and reads
-            no policy: what it runs under, ubd-broker prints (see its --help).
+            Serves one ubd device. ubd-broker starts it with the device and a control socket. It has no options and reads
+            no policy; ubd-broker prints what confines it (see its --help).
 
             """)
     case .some(let argument):
