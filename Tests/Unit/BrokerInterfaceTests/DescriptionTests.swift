@@ -2,7 +2,7 @@ import BrokerInterface
 import Testing
 import Varlink
 
-/// What the description declares, looked up by place.
+/// The declarations of the description, by place.
 struct Declared {
     let idl: IDL
 

@@ -60,9 +60,9 @@ struct ManifestTests {
             #expect(Set(target.modes).count == target.modes.count)
             #expect((1...16).contains(target.submissions.perRequest))
             #expect((target.survival == .nothing) == target.inputs.isEmpty || target.survival == .memory)
-            // Which descriptor is which is told by nothing but their order.
+            // Only their order identifies the descriptors.
             #expect(target.inputs.dropLast().allSatisfy { $0.count.count == 1 && !$0.hasTwin })
-            // What AddReply can ask for.
+            // The most that AddReply can ask for.
             #expect(target.descriptors(DeviceOptions(), queues: 1).upperBound <= 8)
         }
     }
@@ -99,7 +99,7 @@ struct ManifestTests {
     }
 }
 
-/// What the targets of tomorrow need to say.
+/// Declarations that future targets need.
 @Suite("A manifest can say")
 struct ManifestLanguageTests {
     static let everything = TargetManifest(

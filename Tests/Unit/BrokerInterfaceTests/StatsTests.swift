@@ -24,7 +24,7 @@ struct CountsTests {
         let change = now.since(before)
         #expect(change.write == OperationCount(requests: 6, bytes: 0, errors: 0))
         #expect(change.wakeUps == 0 && change.latency == [3, 0])
-        // It is no sum: what is in flight is so now.
+        // The number in flight is a current value and no sum.
         #expect(change.inFlight == 3)
     }
 }

@@ -14,7 +14,7 @@ struct StructureTests {
         #expect(throws: InterfaceError.invalidParameter(parameter: "bogus")) {
             try sample.pass(Self.adding("bogus", 1, to: sample.full), .refuse)
         }
-        // Null says nothing, but under an unknown name it is a misspelt member all the same.
+        // null is no value, but an unknown name is still a misspelt member.
         #expect(throws: InterfaceError.invalidParameter(parameter: "bogus")) {
             try sample.pass(Self.adding("bogus", .null, to: sample.full), .refuse)
         }

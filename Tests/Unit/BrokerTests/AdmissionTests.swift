@@ -6,7 +6,7 @@ import Testing
 
 @Suite("Which connections are kept")
 struct AdmissionTests {
-    /// Connections by number, and what a further one would get.
+    /// Connections by number, and the verdict for a further one.
     private struct Table {
         var all: [Admission.Candidate<Int>] = []
         var noisy: Set<Int> = []
@@ -100,7 +100,7 @@ struct AdmissionTests {
         #expect(table.verdict(2000, .stranger) == "user-connections 8")
         #expect(table.verdict(3000, .stranger) == (strangers == 32 ? "connections 32" : "kept"))
         table.add(224 - 5, 1003, .permitted, idle: 0)
-        // Of the one who has three such; root's has been idle longer.
+        // Of the account with three such connections; root's has been idle longer.
         #expect(table.verdict(1004, .permitted) == "instead of \(others + 2)")
         #expect(table.verdict(0, .root) == "kept")
     }
@@ -130,7 +130,7 @@ struct AdmissionTests {
         #expect(host.broker.standing(of: Host.bob) == .permitted)
         #expect(host.broker.standing(of: Host.mallory) == .stranger)
         _ = try host.add().get()
-        // Out of the group since.
+        // The user has left the group since.
         var alice = Host.alice
         alice.groups = []
         #expect(host.broker.standing(of: alice) == .permitted)

@@ -53,7 +53,7 @@ struct BrokerLockTests {
         let holder = try Holder(path, first, count)
         let text = try #require(message(path))
         #expect(text.contains("another ubd-broker runs already: process \(holder.process.processIdentifier) (python3)"))
-        // One that is stopped is no reason to take over: it may go on.
+        // A stopped broker is no reason to take over: it may continue.
         kill(holder.process.processIdentifier, SIGSTOP)
         var stopped = try #require(message(path))
         for _ in 0..<1000 where !stopped.contains("is stopped") {

@@ -3,10 +3,10 @@ import Testing
 
 @testable import ubd_broker
 
-/// Two looks a second at a worker whose numbers a test makes up; the limit is 10 s.
+/// Two looks per second at a worker whose numbers a test defines; the limit is 10 s.
 @Suite("A worker that spends time")
 struct BusyWatchTests {
-    /// What the kernel and the worker say at a moment, in nanoseconds.
+    /// The values of the kernel and the worker at one moment, in nanoseconds.
     struct Host {
         var inFlight: (UInt64) -> Int = { _ in 0 }
         var turns: (UInt64) -> [UInt64] = { _ in [7, 7] }
@@ -21,7 +21,7 @@ struct BusyWatchTests {
 
     private static let limit: UInt64 = 10_000_000_000
 
-    /// Second of the first verdict; nil when there is none in a minute.
+    /// The second of the first verdict; nil when there is none within a minute.
     private func killed(_ host: Host) -> Double? {
         var watch = BusyWatch()
         for look in 0..<120 {
@@ -76,7 +76,7 @@ struct BusyWatchTests {
         host.inFlight = { _ in 0 }
         host.activity = { now in Array("\(now)".utf8) }
         #expect(killed(host) == nil)
-        // What the kernel does not tell is not held against it.
+        // Unknown values do not count against the worker.
         host.activity = { _ in nil }
         #expect(killed(host) == nil)
     }

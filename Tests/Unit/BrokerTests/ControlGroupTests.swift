@@ -7,11 +7,11 @@ import WorkerProtocol
 
 @testable import ubd_broker
 
-/// A folder for groups that keeps what was asked of it.
+/// A folder for groups that records the operations on it.
 final class FakeGroups: DeviceGroups {
     let path = "/ubd"
     let controllers: [String]
-    /// With what a group can't be made.
+    /// The error with which making a group fails.
     var problem: Int32?
     private(set) var entered: [DeviceGroup] = []
     private(set) var removed: [DeviceGroup] = []
@@ -64,7 +64,7 @@ struct ControlGroupTests {
         let groups = FakeGroups(["cpu", "memory", "pids"])
         let host = try Host(policy: policy, groups: groups)
         let limits = try #require(try host.add(AddRequest(target: "null", queues: 2)).get().0.groupLimits)
-        // One line says nothing of a weight, the other nothing of a quota: the user has neither limit.
+        // One line has no weight, the other no quota: the user has neither limit.
         #expect(limits.deviceFiles.map(\.name) == ["memory.max", "memory.oom.group", "pids.max"])
         #expect(limits.deviceFiles.map(\.text) == ["201326592", "1", "192"])
         #expect(limits.userFiles.map { "\($0.name) \($0.text)" } == ["memory.max 2147483648"])
@@ -83,7 +83,7 @@ struct ControlGroupTests {
             Issue.record("it was added")
             return
         }
-        // 256 MiB of buffers and 64 MiB besides.
+        // 256 MiB of buffers and 64 MiB more.
         #expect(message.hasPrefix("335544320 exceeds device-memory=201326592") && value == 192 << 20)
     }
 

@@ -7,12 +7,12 @@ import Testing
 
 @Suite("What follows from the kernel's answer to a control command")
 struct ControlVerdictTests {
-    /// All that Linux knows, and one that it does not.
+    /// All errnos of Linux, and one unknown errno.
     static let errnos = [Int32](1...134)
 
     static let operations: [UblkControlOperation] = (0...255).compactMap { UblkControlOperation(rawValue: $0) }
 
-    /// Written down by hand: command, errno, what follows. Whatever is not here is in `otherwise`.
+    /// Written by hand: command, errno, verdict. Other errnos are in `otherwise`.
     static let table: [UblkControlOperation: [Int32: ControlVerdict]] = [
         .getQueueAffinity: questions, .getDeviceInfo: questions, .getDeviceInfo2: questions, .getParameters: questions,
         .getFeatures: questions,
@@ -62,7 +62,7 @@ struct ControlVerdictTests {
 
     @Test("of a command that changes something is never given up: its caller hears what became of it")
     func heardOut() {
-        // SET_PARAMS of a device that nobody serves yet: undone with it. UPDATE_SIZE is not used.
+        // SET_PARAMS of a device that has no worker yet is undone with it. UPDATE_SIZE is not used.
         let others: [UblkControlOperation] = [
             .getQueueAffinity, .getDeviceInfo, .getDeviceInfo2, .getParameters, .getFeatures, .setParameters,
             .updateSize,

@@ -14,7 +14,7 @@ struct DeathTests {
         + "ses=4294967295 subj=unconfined pid=4711 comm=\"ubd-q0\" exe=\"/ubd-worker\" sig=31 arch=c000003e "
         + "syscall=62 compat=0 ip=0x7f0000000000 code=0x80000000"
 
-    /// That of the first fake worker, and of the record above.
+    /// The pid of the first fake worker, and of the record above.
     private static let workerUID: UInt32 = 0x7100_0000
 
     @Test("the kernel's records of seccomp and of memory are understood, and nothing else is")
@@ -104,7 +104,7 @@ struct DeathTests {
     func strangersDeath(isTheWorkers: Bool) throws {
         let (host, path) = try host(policy: "allow uid=* target=* penalty=60\n")
         defer { unlink(path) }
-        // Of a worker that an earlier broker started nobody but the kernel's log tells how it died.
+        // Only the kernel's log shows how a worker of an earlier broker died.
         host.workers[0].die(.gone)
         let uid = isTheWorkers ? DeathTests.workerUID : 1002
         say(DeathTests.audit.replacing("uid=1895825408", with: "uid=\(uid)"), in: path)
@@ -159,7 +159,7 @@ struct DeathTests {
         var isOver = false
         host.broker.delete(DeleteRequest(id: 0, force: true), peer: Host.alice) { _ in isOver = true }
         try host.run { host.kernel.log.contains("stopDevice 0") }
-        // Others get theirs meanwhile.
+        // Other devices get their workers meanwhile.
         #expect(try host.add(as: Host.bob).get().0.id == 1)
         #expect(!host.kernel.log.contains("deleteDeviceAsync 0"))
         mayEnd = true

@@ -262,7 +262,7 @@ struct DeleteTests {
         #expect(try host.delete(0, force: true)?.message.contains("stuck") == true)
         #expect(host.broker.devices[0]?.info.state == .stuck)
         #expect(host.kernel.log.count == before)
-        // Nobody else notices.
+        // Other devices are not affected.
         #expect(try host.add(as: Host.bob).get().0.state == .live)
         host.workers[0].die(.killed(signal: SIGKILL))
         try host.run { host.broker.devices[0] == nil }

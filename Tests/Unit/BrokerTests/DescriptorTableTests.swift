@@ -29,7 +29,7 @@ struct DescriptorTableTests {
         other[4] = entry("/dev/ublkc7")
         other[9] = nil
         #expect(table.problem(in: other) == nil)
-        // A path that is too long to be told; a deleted one; a memfd; one that may only be read.
+        // A path that is too long to report; a deleted one; a memfd; a read-only one.
         for link in [nil, "/home/alice/disk (deleted)", "/memfd:disk (deleted)"] {
             other[8] = entry(link, "r")
             #expect(table.problem(in: other) == nil)

@@ -7,7 +7,7 @@ import Testing
 
 @Suite("An operation on a device")
 struct DeviceOperationTests {
-    /// The table as it is meant, one line for each phase: what each event leads to and what follows. `!`: refused.
+    /// The intended table, one line for each phase: the next phase and the action for each event. `!`: refused.
     private static let table = """
                    step       time       command       commit        answer     kill       hurry       ended      late          abandon    finish
         fresh      running    !          !             !             !          !          -           !          !             over:free  over
@@ -29,7 +29,7 @@ struct DeviceOperationTests {
         case .tell: return "\(next):tell"
         case .release: return "\(next):free"
         case .wait: return "\(next):wait"
-        // What is ignored or refused changes nothing.
+        // Ignored and refused events change nothing.
         case .ignore: return next == phase ? "-" : "ignored, but \(next)"
         case .refuse: return next == phase ? "!" : "refused, but \(next)"
         }
@@ -73,7 +73,7 @@ struct DeviceOperationTests {
         #expect(OperationPhase.committing.after(.abandon).effect == .wait)
     }
 
-    // MARK: The class that does what the table says
+    // MARK: The class that follows the table
 
     fileprivate enum Step: CaseIterable {
         case first
@@ -108,7 +108,7 @@ struct DeviceOperationTests {
             try loop.run()
         }
 
-        /// An owner who ends it when its events come out of order.
+        /// An owner that ends it when its events come out of order.
         func begin() {
             let end = { [unowned self] in
                 log.append("disordered")
@@ -249,7 +249,7 @@ struct DeviceOperationTests {
 }
 
 extension DeviceOperationTests.Bench {
-    /// As the operations of the broker are: nobody holds it but its own steps.
+    /// As with the broker's operations, only its own steps hold a reference to it.
     fileprivate final class Owner {
         let operation: DeviceOperation<DeviceOperationTests.Step>
         var steps = 0

@@ -6,7 +6,7 @@ import Testing
 
 @testable import ubd_broker
 
-/// An event that comes in the wrong phase is a fault of ubd. `DeviceOperation` then calls the owner's `outOfOrder`.
+/// An event in the wrong phase is a bug in ubd. `DeviceOperation` then calls the owner's `outOfOrder`.
 @Suite("When its steps come out of order")
 struct DisorderTests {
     private func device(_ host: Host) throws -> ManagedDevice { try #require(host.broker.devices[0]) }
@@ -114,7 +114,7 @@ struct DisorderTests {
         #expect(failure == StartErrors.outOfOrder)
         let info = try device(host).info
         #expect(info.deaths == 1 && info.lastDeath == "was killed for an upgrade")
-        // The first, the one that was tried out, and the one that serves now.
+        // The first worker, the rehearsing one, and the one that serves now.
         #expect(host.workers.map(\.hasEnded) == [true, true, false])
     }
 
@@ -150,7 +150,7 @@ struct DisorderTests {
         host.kernel.beforeAnswer[operation] = {
             host.kernel.beforeAnswer = [:]
             (host.broker.devices[0]?.teardown as? Teardown)?.outOfOrder()
-            // Once the kernel has answered.
+            // After the kernel has answered.
             if operation == .deleteDeviceAsync { host.loop.later { host.kernel.addForeignDevice(0) } }
         }
         #expect(try host.delete(0) == nil)

@@ -7,15 +7,15 @@ import SystemCalls
 /// A kernel that keeps ublk devices in a dictionary and their nodes in a folder, and fails where a test says so.
 final class FakeKernel: ControlDevice {
     var features: UblkFeatures = []
-    /// Features that ADD_DEV drops without a word.
+    /// Features that ADD_DEV drops silently.
     var unknownFeatures: UblkFeatures = []
     /// Commands that fail, with their errno.
     var failures: [UblkControlOperation: Int32] = [:]
     /// Run just before a command is answered.
     var beforeAnswer: [UblkControlOperation: () -> Void] = [:]
-    /// Commands that are not answered before this holds.
+    /// Commands that get no answer before this holds.
     var hangsUntil: [UblkControlOperation: () -> Bool] = [:]
-    /// By queue, one word of CPUs each: what GET_QUEUE_AFFINITY answers; without it that fails.
+    /// The answers of GET_QUEUE_AFFINITY by queue, one word of CPUs each; without them the command fails.
     var affinity: [[UInt64]] = []
     private(set) var log: [String] = []
     private(set) var devices: [UInt32: UblkDeviceInfo] = [:]
@@ -23,7 +23,7 @@ final class FakeKernel: ControlDevice {
     private let loop: EventLoop
     private let folder: String
 
-    /// Something else has the name of a device's node: the kernel leaves it.
+    /// Another file has the name of a device's node; the kernel leaves it alone.
     var leavesForeignNode = false
 
     init(loop: EventLoop, nodes folder: String) {
@@ -119,7 +119,7 @@ final class FakeKernel: ControlDevice {
     private func add(_ request: ControlRequest) -> ControlAnswer {
         guard devices[request.device] == nil else { return .result(-EEXIST, request.buffer) }
         var info = request.buffer.withUnsafeBytes { $0.loadUnaligned(as: UblkDeviceInfo.self) }
-        // As a kernel does that has two CPUs.
+        // As a kernel with two CPUs does.
         info.queues = min(info.queues, 2)
         info.flags = (info.flags & ~unknownFeatures.rawValue) | UblkFeatures.ioctlEncoding.rawValue
         devices[request.device] = info

@@ -4,15 +4,15 @@ import WorkerProtocol
 
 @testable import ubd_broker
 
-/// A worker that does what it must, until a test says that it does something else at some point.
+/// A worker that behaves correctly until a test makes it misbehave at some point.
 final class FakeWorker: Worker {
-    /// Where it leaves the path.
+    /// The point at which it misbehaves.
     enum Fault: CaseIterable {
         case launchFails
-        /// The broker can't watch it.
+        /// The broker cannot watch it.
         case unusable
         case diesAtLaunch
-        /// Its end of the socket is closed before its death is known.
+        /// Its end of the socket closes before its death is known.
         case closesSocket
         case refusesFile
         case diesAfterGeometry
@@ -23,7 +23,7 @@ final class FakeWorker: Worker {
         case diesInRehearsal
     }
 
-    /// Where a test can interfere.
+    /// The moments at which a test can interfere.
     enum Moment: CaseIterable {
         /// The launcher's child runs the program.
         case running
@@ -46,17 +46,17 @@ final class FakeWorker: Worker {
     /// A worker that waits for a dead disk.
     var survivesKill = false
     private let fault: Fault?
-    /// Called at each moment; true: it did something in place of what the worker does. What it throws, the broker's call does.
+    /// Called at each moment; true: it replaced the worker's action. The broker's call throws what it throws.
     var interfere: ((Moment, FakeWorker) throws(SystemError) -> Bool)?
-    /// What it says when it refuses the file.
+    /// The failure with which it refuses the file.
     var failure = WorkerFailure(.fileIsDirectory)
-    /// It was given /dev/null: it must not get anywhere.
+    /// It got /dev/null: it must fail at its first fetch.
     let isRehearsal: Bool
     /// The descriptor of its program.
     let binary: Int32
-    /// Where the launcher is to keep it.
+    /// The processors that the launcher keeps it on.
     let processors: [UInt64]
-    /// Where it is to move itself.
+    /// The control group that it moves to.
     let group: Int32?
     private let geometry: Geometry
     private let loop: EventLoop
@@ -98,7 +98,7 @@ final class FakeWorker: Worker {
     func listen() {}
     func expect(_ expectation: WorkerExpectation) {}
 
-    /// What it was told.
+    /// The messages that it received.
     private(set) var launch: LaunchMessage?
     private(set) var serve: ServeMessage?
 
@@ -152,7 +152,7 @@ final class FakeWorker: Worker {
         _ = try interfere?(.resume, self)
     }
 
-    /// Tells the broker something, in a while.
+    /// Sends the broker a message after a moment.
     func tell(_ event: WorkerEvent) {
         loop.later { [self] in
             if hasEnded { return }
@@ -161,7 +161,7 @@ final class FakeWorker: Worker {
         }
     }
 
-    /// Dies in a while.
+    /// Dies after a moment.
     func dieSoon(_ change: ProcessChange) { loop.later { [self] in die(change) } }
 
     func kill() {

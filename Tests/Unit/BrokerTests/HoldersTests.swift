@@ -48,7 +48,7 @@ struct HoldersTests {
         }
     }
 
-    /// A file with that text, for as long as this is there.
+    /// A file with that text, as long as this value exists.
     private final class Table {
         private let file: FileDescriptor
         var path: String { "/proc/\(getpid())/fd/\(file.raw)" }
@@ -126,7 +126,7 @@ struct HoldersTests {
         var ends: [Int32] = [0, 0]
         #expect(pipe2(&ends, O_CLOEXEC) == 0)
         defer { for end in ends { close(end) } }
-        // A pipe that nobody writes into: the child reads it for ever.
+        // A pipe without a writer: the child reads it for ever.
         let path = "/proc/\(getpid())/fd/\(ends[0])"
         let table = try Table(line)
         var hangs = true

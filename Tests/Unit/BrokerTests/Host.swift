@@ -23,25 +23,25 @@ final class Host {
     private(set) var workers: [FakeWorker] = []
     var fault: FakeWorker.Fault?
     var interfere: ((FakeWorker.Moment, FakeWorker) throws(SystemError) -> Bool)?
-    /// With what starting a worker fails.
+    /// The error with which starting a worker fails.
     var startError: Int32?
-    /// What a worker does wrong that is to be started, when it is not the same for all of them.
+    /// The fault of the next worker, when it differs from that of the others.
     var faultOf: ((WorkerLaunch) -> FakeWorker.Fault?)?
-    /// What has the worker program's name now.
+    /// The program that has the worker program's name now.
     var installed: WorkerProgram
     var geometry = Geometry(size: 1 << 20, logicalBlock: 512, physicalBlock: 4096)
     var failure = WorkerFailure(.fileIsDirectory)
     var sandboxProblem: String?
-    /// Who uses the device of which that is asked.
+    /// The users of the device that is asked about.
     var holding = Holding.free
-    /// What happens between that question and its answer.
+    /// Runs between that question and its answer.
     var whileAsked: (() -> Void)?
     /// nil: the host has none.
     let groups: FakeGroups?
-    /// What the block layer says.
+    /// The answer of the block layer.
     var requestsInFlight: Int? = 0
     var requestsDone: () -> Int? = { 0 }
-    /// What happens when it is asked for the requests under way.
+    /// Runs when it is asked for the requests under way.
     var whileCounted: (() -> Void)?
     /// Nanoseconds by which the clock of its recoveries is ahead.
     var clockAdvance: UInt64 = 0
@@ -132,7 +132,7 @@ final class Host {
         return String(decoding: template.prefix { $0 != 0 }.map { UInt8(bitPattern: $0) }, as: UTF8.self)
     }
 
-    /// A program like no other.
+    /// A program that differs from all others.
     static func program() throws -> WorkerProgram {
         let file = FileDescriptor(owning: try call("memfd_create") { memfd_create("program", UInt32(MFD_CLOEXEC)) })
         let status = try file.status()
@@ -204,7 +204,7 @@ final class Host {
         return try StatsReply(parameters: replies.whole(limit: .max).parameters)
     }
 
-    /// What is left of devices; empty when nothing is.
+    /// The remains of devices; empty when there are none.
     var leftovers: [String] {
         var result: [String] = []
         if !broker.devices.isEmpty { result.append("devices \(broker.devices.keys.sorted())") }

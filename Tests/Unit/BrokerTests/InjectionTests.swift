@@ -8,10 +8,10 @@ import WorkerProtocol
 
 @testable import ubd_broker
 
-/// Every step of an add fails, one at a time: everything is undone, the error says what it was, and the next add works.
+/// Every step of an add fails, one at a time: everything is undone, the error names the step, and the next add works.
 @Suite("Every step of an add, failing")
 struct InjectionTests {
-    /// Adds with whatever the host is made to do wrong, and once more without it.
+    /// Adds a device with a fault of the host, and once more without it.
     private func fails(_ host: Host, _ what: String, saying part: String? = nil) throws {
         let result = try host.add()
         host.interfere = nil

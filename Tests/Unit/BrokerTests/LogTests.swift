@@ -135,7 +135,7 @@ struct LogLimitsTests {
 struct LogOutputTests {
     private let line = Array("<5>event=x\n".utf8)
 
-    /// Writes until nothing more goes; how many lines went. It must not wait.
+    /// Writes until no more fits, without waiting; returns the number of lines.
     private func fill(_ output: LogOutput) -> Int {
         let started = monotonicNanoseconds()
         let taken = (0..<1_000_000).prefix { _ in output.write(line) }.count
@@ -151,7 +151,7 @@ struct LogOutputTests {
         let pipe = try makePipe()
         let output = LogOutput(pipe.second.raw)
         #expect(fill(output) > 100)
-        // Those who share the end notice nothing.
+        // Other processes that share the end are not affected.
         #expect(try call("fcntl") { fcntl(pipe.second.raw, F_GETFL) } & O_NONBLOCK == 0)
         var scratch = [UInt8](repeating: 0, count: 1 << 16)
         #expect(read(pipe.first.raw, &scratch, scratch.count) > 0)
@@ -282,7 +282,7 @@ struct NotificationTests {
             #expect(said == "WATCHDOG=1")
             times.append(monotonicNanoseconds())
             if times.count == 4 { loop.stop() }
-            // The first two are not taken.
+            // The first two are not accepted.
             return times.count > 2
         }
         try loop.run()

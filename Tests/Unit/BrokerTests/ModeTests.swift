@@ -26,7 +26,7 @@ struct ModeTests {
         #expect(try choose(mode, kernel: Self.zeroCopy) == .zeroCopy)
         #expect(try choose(mode, kernel: Self.zeroCopy, granted: false) == .copy)
         #expect(try choose(mode, kernel: [.batchIO]) == .batch)
-        // Buffers that the driver does not register by itself would cost two commands more for each request.
+        // Buffers that the driver does not register by itself would cost two more commands for each request.
         #expect(try choose(mode, kernel: [.supportZeroCopy]) == .copy)
         #expect(try choose(mode, kernel: []) == .copy)
         #expect(try choose(mode, target: "null") == .batch)
@@ -61,7 +61,7 @@ struct ModeTests {
             (.batchZeroCopy, "SUPPORT_ZERO_COPY,AUTO_BUF_REG,BATCH_IO", "Linux 7.0"),
         ]
         for (mode, feature, since) in missing {
-            // Of what stands in the way the kernel is named first: no administrator could help.
+            // Of several obstacles the kernel is named first, since no administrator could help.
             let error = #expect(throws: InterfaceError.self) { try choose(mode.rawValue, kernel: [], granted: false) }
             guard case .kernelUnsupported(let message, let remedy, feature)? = error else {
                 Issue.record("\(String(describing: error))")

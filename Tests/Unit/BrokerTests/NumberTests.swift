@@ -76,7 +76,7 @@ struct NumberTests {
         #expect(message.contains("can not be read"))
         #expect(try readFile(path) == Array("{".utf8))
         #expect(host.kernel.log.contains("addDevice 0") == false)
-        // The next broker's start throws away what was half written.
+        // The next broker's start removes half-written records.
         unlink(path)
         #expect(try host.add(AddRequest(target: "null", id: 0)).get().0.id == 0)
     }
@@ -89,7 +89,7 @@ struct NumberTests {
         let record = try #require(store.load().records.first)
         #expect(throws: SystemError.self) { try store.create(record) }
         #expect(listFolder(store.folder) == ["\(device.id)"])
-        // Another server has 1, and udev's record of it is whoever's: EEXIST is no reason to remove it.
+        // Another server has 1, and the owner of udev's record of it is unknown: EEXIST is no reason to remove it.
         host.kernel.addForeignDevice(1)
         host.kernel.beforeAnswer[.addDevice] = {
             try? replaceFile(host.folder + "/udev/1", with: Array("UBD_OWNER=1".utf8), mode: 0o644)

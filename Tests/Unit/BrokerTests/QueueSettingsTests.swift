@@ -80,7 +80,7 @@ struct QueueSettingsTests {
             try FileDescriptor.open("\(folder)/\(name)", O_WRONLY).writeAll(Array(text.utf8))
         }
         _ = try host.add().get()
-        // What is written lies behind what was read: these are no files of the kernel's.
+        // New text follows the old text, since these are no files of the kernel.
         #expect(text(folder + "/scheduler") == "[none] mq-deadline\n")
         #expect(text(folder + "/io_timeout") == "30000\n2000")
     }
@@ -102,7 +102,7 @@ struct QueueSettingsTests {
         #expect(host.broker.undertaker.waiting(for: 1000) == 1)
         #expect(text(folder + "/io_timeout") == "")
         #expect(try host.delete(0) == nil)
-        // Somebody reads: the child goes on to the end.
+        // With a reader the child continues to the end.
         var scratch = [UInt8](repeating: 0, count: 1 << 16)
         while scratch.withUnsafeMutableBytes({ read(pipe.raw, $0.baseAddress!, $0.count) }) > 0 {}
         try host.run(until: { host.broker.undertaker.waiting(for: 1000) == 0 })

@@ -103,7 +103,7 @@ struct ReconcileTests {
         let host = try Host()
         try leave(.live, in: host)
         host.kernel.addDevice(3, generation: 77, state: .quiesced, pid: -1)
-        // 4 is nobody's, 5 has a record that is damaged, 6 is somebody else's.
+        // 4 has no owner, 5 has a damaged record, 6 belongs to another server.
         try replaceFile(host.folder + "/state/5", with: [0x7b], mode: 0o600)
         for (name, target) in [("ubdb4", "ublkb4"), ("ubdb5", "ublkb5"), ("ubdb6", "elsewhere")] {
             #expect(symlink(target, "\(host.folder)/\(name)") == 0)

@@ -20,7 +20,7 @@ struct RecordVersionTests {
         return record
     }
 
-    /// As ubd 0.1.0 wrote it before there were manifests (f99e5e6), but for the numbers of the processes.
+    /// As ubd 0.1.0 wrote it before there were manifests (f99e5e6), except for the pids.
     private static let old = #"""
         {"version":1,"step":"live","device":{"id":3,"generation":17,"owner":1000,"target":"loop",\#
         "state":"live","node":"/dev/ublkb3","link":"/dev/ubdb3","sizeBytes":1073741824,"blockSize":512,\#
@@ -87,7 +87,7 @@ struct RecordVersionTests {
         var answers: [ClientAnswer] = []
         let operation = host.broker.recover(RecoverRequest(id: 3), peer: Host.alice) { answer in
             if case .files(let count, let socket) = answer {
-                // The disk goes through the page cache: there is no second descriptor.
+                // The disk uses the page cache, so there is no second descriptor.
                 #expect(count == 1)
                 _ = try? send(socket, [0], files: [0])
                 close(socket)

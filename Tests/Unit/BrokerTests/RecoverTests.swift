@@ -97,7 +97,7 @@ struct RecoverTests {
         var looks = 0
         host.kernel.beforeAnswer[.getDeviceInfo] = {
             looks += 1
-            // The first look begins the wait; then the disk hangs for a minute.
+            // The first query begins the wait; then the disk hangs for a minute.
             if looks == 2 { host.clockAdvance = 60_000_000_000 }
             if looks == 4 { host.kernel.quiesce(0) }
         }

@@ -62,7 +62,7 @@ struct RemedyTests {
         }
     }
 
-    /// What recover and upgrade say; nothing of one that is begun.
+    /// The answers of recover and upgrade; none for an operation that has begun.
     private func refusals(_ host: Host) throws -> [InterfaceError] {
         var errors: [InterfaceError] = []
         if host.broker.devices[0]?.info.state != .live {

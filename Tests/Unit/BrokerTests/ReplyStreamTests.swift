@@ -13,7 +13,7 @@ struct ReplyStreamTests {
     private static let count = 1000
     private static let label = String(repeating: "/long/name/of/a/backing/file", count: 100).suffix(1000)
 
-    /// A broker that serves on a socket, with so many devices of this process's user.
+    /// A broker that serves on a socket, with that many devices of this process's user.
     private final class Serving {
         let host: Host
         let server: Server
@@ -60,7 +60,7 @@ struct ReplyStreamTests {
             _ = try send(socket.raw, call.message)
         }
 
-        /// Reads at most `most` bytes of what is there.
+        /// Reads at most `most` bytes of the available data.
         func read(most: Int = 1 << 20) {
             var bytes = [UInt8](repeating: 0, count: min(most, reader.room))
             let count = recv(socket.raw, &bytes, bytes.count, Int32(MSG_DONTWAIT))
@@ -72,7 +72,7 @@ struct ReplyStreamTests {
             }
         }
 
-        /// All replies to the call at hand are there.
+        /// All replies to the current call have arrived.
         var isAnswered: Bool { replies.last?.continues == false }
     }
 
@@ -89,7 +89,7 @@ struct ReplyStreamTests {
         let devices = try client.replies.flatMap { try ListReply(parameters: $0.parameters).devices }
         #expect(devices.map(\.id) == Array(0..<UInt32(Self.count)))
         #expect(devices.allSatisfy { $0.file == String(Self.label) })
-        // The connection is good for another call.
+        // The connection can be used for another call.
         try client.call("Stats", more: true)
         try serving.host.run {
             client.read()
@@ -146,7 +146,7 @@ struct ReplyStreamTests {
         try serving.host.run { serving.server.connections.values.contains { $0.backlog.count > 0 } }
         let kept = serving.server.connections.values.map(\.backlog.count).max() ?? 0
         #expect(kept > 0 && kept < 40_000)
-        // It gets everything in the end, however slowly it reads.
+        // It gets all replies in the end, however slowly it reads.
         try serving.host.run {
             for _ in 0..<10 { slow.read(most: 5000) }
             let most = serving.server.connections.values.map(\.backlog.count).max() ?? 0

@@ -94,7 +94,7 @@ struct VerificationTests {
 }
 
 extension String {
-    /// The first place where `part` stands.
+    /// The first position of `part`.
     fileprivate func range(of part: String) -> Range<Index>? {
         for start in indices where self[start...].hasPrefix(part) {
             return start..<index(start, offsetBy: part.count)
@@ -180,12 +180,12 @@ struct UndertakerTests {
         }
         #expect(undertaker.waiting(for: 1000) == 40)
         #expect(undertaker.waiting(for: 1001) == 0)
-        // The bin, the way to the child, and its pidfd, however many files.
+        // The bin, the socket to the child, and its pidfd, however many files.
         #expect(openFiles() <= before + 4)
         let most = 1 + Int(ClosingChild.closers)
         try run(loop, until: { processes(of: undertaker).count == most })
         #expect(processes(of: undertaker).count == most)
-        // Another user's is closed meanwhile.
+        // Another user's file is closed meanwhile.
         let pair = try makeMessagePair()
         let harmless = try makePipe()
         try SystemCalls.send(pair.first.raw, [1], files: [harmless.first.raw])
@@ -210,7 +210,7 @@ struct UndertakerTests {
             try SystemCalls.send(pair.first.raw, [1], files: [ends[1]])
             undertaker.letGo(pair.second, owner: 1000)
             for pid in undertaker.children where round < 2 { kill(pid, SIGKILL) }
-            // The other end of the pipe tells when nobody has this one any more.
+            // The other end of the pipe shows when no process has this one any more.
             close(ends[1])
             let reader = FileDescriptor(owning: ends[0])
             try reader.setNonBlocking()
@@ -280,7 +280,7 @@ struct UndertakerTests {
 
     private func openFiles() -> Int { listFolder("/proc/self/fd").count }
 
-    /// Those that close files for it, and their children.
+    /// The processes that close files for it, and their children.
     private func processes(of undertaker: Undertaker) -> [Int32] {
         let parents = undertaker.children
         return parents
@@ -301,7 +301,7 @@ struct UndertakerTests {
         try lingering.move(into: pair.first.raw)
         let before = monotonicNanoseconds()
         Undertaker.leave([pair.second.raw])
-        // The number is open on something else, which is closed like anything.
+        // The number is open on another file, which is closed as usual.
         let status = try pair.second.status()
         #expect(status.st_mode & S_IFMT == S_IFIFO)
         #expect(monotonicNanoseconds() - before < 1_000_000_000)

@@ -27,7 +27,7 @@ struct StartLimitsTests {
                 if start.take(uid: 1000, line: 1, limits(starts: 6), now: now) == nil { taken.append(now) }
                 now += max(pace, 1)
             }
-            // In no minute more than the bucket and its refilling: twice the limit, once.
+            // In no minute more than the bucket and its refill: twice the limit, once.
             for first in taken { #expect(taken.filter { first <= $0 && $0 < first + 60 * Self.second }.count <= 12) }
             #expect(taken.count == (pace == 0 ? 6 : pace == 5 * Self.second ? 55 : 100), "\(pace)")
         }
@@ -51,7 +51,7 @@ struct StartLimitsTests {
         #expect(start.take(uid: 1, line: 1, limits(starts: 1), now: 5) == nil)
         #expect(start.take(uid: 1, line: 1, limits(starts: 1), now: 5) != nil)
         #expect(start.take(uid: 2, line: 1, limits(starts: 1), now: 5) == nil)
-        // One line of the policy takes nothing of another's.
+        // One line of the policy does not count against another's limit.
         #expect(start.take(uid: 1, line: 2, limits(starts: 1), now: 5) == nil)
         for _ in 0..<1000 { #expect(start.take(uid: 3, line: 1, limits(), now: 5) == nil) }
     }
@@ -143,7 +143,7 @@ struct StartLimitsTests {
         #expect(error.remedy == "try again in 30 s")
         _ = try host.add(as: Host.bob).get()
         #expect(host.broker.devices.count == 3)
-        // An upgrade starts a worker, too, if there is something to upgrade to.
+        // An upgrade starts a worker, too, if there is another program.
         host.broker.upgrade(UpgradeRequest(id: 0), peer: Host.alice) { result in
             #expect((try? result.get())?.upgraded == false)
         }
@@ -165,7 +165,7 @@ struct StartLimitsTests {
                 _ = try host.add().get()
                 host.kernel.quiesce(0)
                 host.workers[0].die(.killed(signal: SIGSYS))
-                // The device that is there gets its next worker all the same.
+                // The existing device still gets its next worker.
                 try host.run { host.broker.devices[0]?.info.state == .live && host.workers.count == 2 }
             } else {
                 host.fault = .violates

@@ -63,7 +63,7 @@ struct StatsTests {
         for taken in [value, 0, .max] {
             write(taken, Word.taken, to: page)
             let reply = try host.stats(StatsRequest(id: 0, queues: true), peer: Host.alice)
-            // What it says survives the wire, whose numbers are signed.
+            // The numbers survive the wire, whose numbers are signed.
             #expect(try StatsReply(parameters: reply.json).devices.first?.queues == reply.devices.first?.queues)
             for queue in try #require(reply.devices.first?.queues) {
                 #expect(queue.inFlight <= 8)
@@ -127,7 +127,7 @@ struct StatsTests {
         let page = try page(host, 0)
         write(5, Word.requests, to: page)
         write(StatisticsPage.layout + 1, Word.layout, to: page)
-        // It counted as this broker reads when it began; what it says of itself later is not heard.
+        // Its layout was known when it began; a later change of the layout word is ignored.
         #expect(try host.stats(StatsRequest(id: 0), peer: Host.alice).devices.first?.total?.read.requests == 5)
         func next() throws {
             let count = host.workers.count

@@ -4,7 +4,7 @@ import Testing
 
 @testable import ubd_broker
 
-/// In /run, which is root's on every host; /tmp is everybody's.
+/// In /run, which belongs to root on every host; everybody can write to /tmp.
 @Suite("A file that decides what root does", .enabled(if: getuid() == 0, "only root can make such files"))
 struct TrustedFileTests {
     private let top = "/run/ubd-trust-\(getpid())-\(UInt32.random(in: 0 ... .max))"

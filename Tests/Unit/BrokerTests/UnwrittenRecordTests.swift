@@ -13,7 +13,7 @@ struct UnwrittenRecordTests {
 
     private func info(_ host: Host) -> Device? { host.broker.devices[0]?.info }
 
-    /// What the record on disk says.
+    /// The record on disk.
     private func record(_ host: Host) -> DeviceRecord? { host.broker.store.load().records.first }
 
     @Test(
@@ -27,7 +27,7 @@ struct UnwrittenRecordTests {
         let error = #expect(throws: InterfaceError.self) { try host.add().get() }
         #expect(error?.message.hasPrefix("could not write the device's record into \(host.folder)/state: ") == true)
         #expect(error?.remedy.contains("that folder") == true)
-        // Before START_DEV when it is known by then.
+        // Before START_DEV, when it is known by then.
         #expect(started == (moment == .startDevice || moment == .getParameters))
         host.mendRecord(0)
         #expect(host.leftovers == [])

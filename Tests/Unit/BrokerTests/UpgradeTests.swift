@@ -48,7 +48,7 @@ struct UpgradeTests {
         }
         #expect(rehearsal != nil)
         try host.run { isOver }
-        // As a real worker does that is forgotten.
+        // As a real worker does when its owner drops it.
         host.workers.last?.setHandler { _ in }
         #expect(rehearsal == nil)
     }
@@ -59,7 +59,7 @@ struct UpgradeTests {
     func upgrades(inFlight: Int?) throws {
         let host = try host()
         #expect(info(host)?.workerOutdated == true)
-        // The program that the first worker was started from is still what new ones are.
+        // New workers still run the program of the first worker.
         // Not known is not none.
         host.requestsInFlight = inFlight
         var drained = false

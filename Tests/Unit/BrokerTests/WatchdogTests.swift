@@ -34,7 +34,7 @@ struct WatchdogTests {
         return ProgressWatch.Sample(inFlight: inFlight, claims: [claims], isStopped: stopped, hasFile: hasFile)
     }
 
-    /// What it says in the end of the same sample every second for so long; the limit is 10 s.
+    /// The last verdict for the same sample every second for that long; the limit is 10 s.
     private func verdict(after seconds: Int, of sample: ProgressWatch.Sample) -> ProgressWatch.Verdict {
         var watch = ProgressWatch()
         var verdict = ProgressWatch.Verdict.fine
@@ -73,7 +73,7 @@ struct WatchdogTests {
         #expect(verdict(after: 11, of: sample(hasFile: false)) == .hung)
     }
 
-    /// A device of two queues; the first moves with every look.
+    /// A device of two queues; the first makes progress with every look.
     private func busySample(_ second: Int, holding taken: UInt64) -> ProgressWatch.Sample {
         var busy = QueueStatistics()
         busy.committed = UInt64(second)
@@ -178,7 +178,7 @@ struct DeviceStatisticsTests {
         #expect(statistics.isReadable)
         for other in [StatisticsPage.layout + 1, .max] {
             memory.base.storeBytes(of: other, toByteOffset: place, as: UInt64.self)
-            // Not because the worker wants it.
+            // Not because the worker says so.
             #expect(statistics.isReadable)
             statistics.readLayout()
             #expect(!statistics.isReadable)

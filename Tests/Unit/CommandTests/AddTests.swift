@@ -48,7 +48,7 @@ struct AddTests {
         #expect(files[0].flags & O_DIRECT == 0)
         #expect(files[1].flags & O_DIRECT != 0)
         #expect(files[0].flags & O_NONBLOCK == 0)
-        // Where reads and writes never wait, io_uring is told so.
+        // On tmpfs, where reads and writes never wait, O_NONBLOCK tells io_uring so.
         #expect((files[1].flags & O_NONBLOCK != 0) == isInMemory(file))
         for file in files {
             #expect(file.flags & O_ACCMODE == O_RDWR)

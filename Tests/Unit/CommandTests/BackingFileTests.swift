@@ -71,7 +71,7 @@ struct BackingFileTests {
             let numbers = backing.numbers
             for fd in numbers { #expect(fcntl(fd, F_GETFL) & O_ACCMODE == O_RDONLY) }
         }
-        // Asked for, it is nothing to tell.
+        // A read-only device that was asked for needs no note.
         let backing = try BackingFile.open(file, readOnly: true, options: DeviceOptions())
         let readOnly = backing.readOnly
         let notices = backing.notices
@@ -103,10 +103,10 @@ struct BackingFileTests {
         #expect(notices.map(\.code) == ["read-only", "buffered"])
     }
 
-    /// Fails at once when somebody has the bytes.
+    /// Fails at once when the bytes are claimed.
     private static var impatient: FileClaim { FileClaim(patience: 0, pause: { _ in }) }
 
-    /// What a second device of the same file is told while a first one has `bytes` from `offset` on.
+    /// The message for a second device of the same file while a first one has `bytes` from `offset` on.
     private func second(
         _ path: String, first: (offset: UInt64, size: UInt64?), readOnly: Bool = false,
         second: (offset: UInt64, size: UInt64?), secondReadOnly: Bool = false, shared: Bool = false
@@ -154,7 +154,7 @@ struct BackingFileTests {
         #expect(overlapping.message.hasSuffix("has locked these bytes of it"))
         #expect(try second(file, first: whole, readOnly: true, second: whole) != nil)
         #expect(try second(file, first: whole, second: whole, secondReadOnly: true) != nil)
-        // Afterwards it is free again.
+        // Afterwards the file is free again.
         #expect(failure(file) == nil)
     }
 

@@ -9,7 +9,7 @@ import Varlink
 
 @Suite("The sectors that a disk's content was made for")
 struct ContentSectorsTests {
-    /// A GPT's header as sgdisk writes one, for sectors of so many bytes, with a checksum that is right.
+    /// A GPT header as sgdisk writes it, for sectors of that many bytes, with a valid checksum.
     static func header(sector: Int, bytes: Int = 64 << 10) -> [UInt8] {
         var disk = [UInt8](repeating: 0, count: bytes)
         var header = [UInt8](repeating: 0, count: 92)
@@ -49,7 +49,7 @@ struct ContentSectorsTests {
             disk[sector + 40] ^= 1
             #expect(ContentSectors(head: disk) == nil)
         }
-        // One of an older life of the disk tells as much as the other: nothing.
+        // With an old header of another sector size the result is ambiguous.
         var both = Self.header(sector: 512)
         both.replaceSubrange(4096..<4188, with: Self.header(sector: 4096)[4096..<4188])
         #expect(ContentSectors(head: both) == nil)
@@ -62,7 +62,7 @@ struct ContentSectorsTests {
         let signature: (Int, [UInt8]) = (510, [0x55, 0xaa])
         #expect(ContentSectors(head: disk([(0, fat), signature])) == .fileSystem("FAT", 512))
         #expect(ContentSectors(head: disk([(0, fat)])) == nil)
-        // An MBR has the signature too, and a program where FAT has numbers.
+        // An MBR has the same signature, and code where FAT has numbers.
         #expect(ContentSectors(head: disk([(0, [0xeb, 0x63, 0x90]), signature])) == nil)
         let ntfs: [UInt8] = [0xeb, 0x52, 0x90] + Array("NTFS    ".utf8) + [0, 2]
         #expect(ContentSectors(head: disk([(0, ntfs), signature])) == .fileSystem("NTFS", 512))
@@ -104,7 +104,7 @@ struct ContentSectorsTests {
         #expect(try look(path) == nil)
         #expect(try look(path, offset: 5 << 10) == .table(4096))
         #expect(try look(path, offset: 1 << 40) == nil)
-        // The beginning is read as far as anything is looked for.
+        // Enough of the beginning is read for every check.
         try Data(self.disk([(32769, Array("CD001".utf8))])).write(to: URL(filePath: path))
         #expect(try look(path) == .fileSystem("ISO 9660", 2048))
         for (name, errno) in [("", EISDIR), ("/nothing", ENOENT)] {
@@ -126,12 +126,12 @@ struct ContentSectorsTests {
             table.notice("/dev/sda", blockSize: 4096, smallest: 4096)?.message.contains("copy its content into a file")
                 == true)
         #expect(ContentSectors.table(4096).needed(insteadOf: 512) == 4096)
-        // A file system puts larger sectors together, and cannot take smaller ones apart.
+        // A file system can combine the device's sectors into larger ones, but not split them.
         #expect(ContentSectors.fileSystem("FAT", 4096).needed(insteadOf: 512) == nil)
         #expect(ContentSectors.fileSystem("FAT", 512).needed(insteadOf: 4096) == 512)
     }
 
-    /// `ubd add` of a file with that content: what the broker was asked for, and what the user was told.
+    /// `ubd add` of a file with that content: the request to the broker, and the notes for the user.
     private func add(
         _ content: [UInt8], _ arguments: [String] = [], blockSize: UInt32
     ) throws -> (options: [OptionValue], told: [String]) {

@@ -48,7 +48,7 @@ struct DeleteTests {
     func force() throws {
         let broker = broker([FakeBroker.device(id: 3, state: .stuck, node: "/dev/null")], deletes: 1)
         let console = Recorder()
-        // The node would let nobody flush it.
+        // No user could flush this node.
         #expect(CommandLineTool.run(["del", "-n", "3", "--force", "--json"], broker.environment(console)) == 0)
         #expect(console.output == [#"{"deleted":[3]}"#])
         #expect(try deletes(broker) == [DeleteRequest(id: 3, generation: 43, force: true)])
@@ -154,7 +154,7 @@ struct DeleteTests {
         #expect(try outcome(UBD_FLUSH_SYNC, EIO) == .failed(step: "fsync", errno: EIO))
         #expect(throws: SystemError.self) { try outcome(UBD_FLUSH_DONE, 5) }
         #expect(throws: SystemError.self) { try outcome(9, 0) }
-        // It died before it could say anything, or something else wrote into the pipe.
+        // The child died before it reported, or something else wrote into the pipe.
         for nonsense in [[], [0], [UInt8](repeating: 0, count: 9)] {
             #expect(throws: SystemError.self) { try DeviceFlush.outcome(nonsense) }
         }
@@ -170,7 +170,7 @@ struct DeleteTests {
         #expect(try run(folder.file("file", bytes: 4096), readOnly: false) == .flushed)
         #expect(try run(folder.path + "/nothing", readOnly: false) == .noNode)
         #expect(try run(folder.path, readOnly: false) == .failed(step: "open", errno: EISDIR))
-        // What can't be flushed: EINVAL.
+        // A file that cannot be flushed: EINVAL.
         #expect(try run("/dev/null", readOnly: false) == .failed(step: "fsync", errno: EINVAL))
         #expect(try run("/dev/null", readOnly: true) == .flushed)
     }
@@ -183,7 +183,7 @@ struct DeleteTests {
         // A descriptor that a careless shell would leave to its children.
         let leaky = dup(2)
         defer { close(leaky) }
-        // A thread of its own: the pool of the tests may have none to spare for as long as this waits.
+        // A thread of its own: the tests' pool may have no free thread for this wait.
         let outcome = Answer()
         let ended = DispatchSemaphore(value: 0)
         Thread.detachNewThread {
@@ -202,12 +202,13 @@ struct DeleteTests {
         #expect(outcome.value.withLock { $0 } == .flushed)
     }
 
-    /// What a thread came to.
+    /// The result of a thread.
     private final class Answer: Sendable {
         let value = Mutex<DeviceFlush.Outcome?>(nil)
     }
 
-    /// What the child has open that waits in open(2), in the order of the numbers; nil when there is none within 30 s.
+    /// The open files of the child that waits in open(2), in the order of the numbers; nil when there is none within 30
+    /// s.
     private static func filesOfChild(reading fifo: String) -> [String]? {
         let deadline = Deadline(seconds: 30)
         while !deadline.hasPassed {
@@ -217,7 +218,7 @@ struct DeleteTests {
                     String(decoding: stat, as: UTF8.self).contains(") S \(getpid()) ")
                 else { continue }
                 let numbers = listFolder("/proc/\(pid)/fd").compactMap { Int($0) }.sorted()
-                // Until it has closed what is not its own it does not wait for the FIFO's writer.
+                // The child first closes inherited descriptors, then waits for the FIFO's writer.
                 guard let call = try? readFile("/proc/\(pid)/syscall"), call.starts(with: Array("257 ".utf8)) else {
                     continue
                 }

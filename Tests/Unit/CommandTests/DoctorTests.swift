@@ -77,7 +77,7 @@ struct DoctorTests {
             #expect(killed.message.hasSuffix("; it was killed and has not ended yet"))
             #expect(killed.remedy == "start another broker, as root: it takes over, although that one cannot end")
         }
-        // It may be about to answer.
+        // A sleeping broker may be about to answer.
         #expect(try hanging("S").remedy?.contains("systemctl start") == true)
     }
 

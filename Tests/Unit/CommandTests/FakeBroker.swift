@@ -7,7 +7,7 @@ import Varlink
 
 @testable import ubd
 
-/// A broker that does what a test tells it, on a real socket in a thread of its own.
+/// A broker whose behaviour a test defines, on a real socket in a thread of its own.
 final class FakeBroker: Sendable {
     /// One connection, seen from the broker.
     struct Connection: ~Copyable {
@@ -47,7 +47,7 @@ final class FakeBroker: Sendable {
         func askForFiles(_ count: Int) -> [Int32] {
             guard let pair = try? makeMessagePair() else { return [] }
             send(AddReply.files(count: count, parking: 0).reply, files: [pair.second.raw])
-            // A client that never gets its end is not waited for.
+            // Do not wait for a client that never gets its end.
             close(pair.second.release())
             let ours = FileDescriptor(owning: pair.first.release())
             shutdown(ours.raw, Int32(SHUT_WR))
@@ -66,7 +66,7 @@ final class FakeBroker: Sendable {
     private let calls = Mutex<[Call]>([])
     private let finished = DispatchSemaphore(value: 0)
     var socketPath: String { folder.path + "/socket" }
-    /// All calls that came so far.
+    /// All calls received so far.
     var received: [Call] { calls.withLock { $0 } }
 
     /// Serves that many connections, one after another, each with the first call that it brings.
@@ -91,7 +91,7 @@ final class FakeBroker: Sendable {
     /// True when all connections were served.
     func finish() -> Bool { finished.wait(timeout: .now() + 20) == .success }
 
-    /// The world as a command sees it with this broker.
+    /// The environment of a command with this broker.
     func environment(_ console: Recorder, host: any Machine = FakeMachine.healthy) -> CommandEnvironment {
         CommandEnvironment(
             console: console, socketPath: socketPath, host: host, executable: Program.path, addSeconds: 10,

@@ -7,7 +7,7 @@ import Varlink
 
 @testable import ubd
 
-/// What a program is started with, and must not depend on. The cases are made by a shell that then executes `ubd`.
+/// State that a program inherits and must not depend on. A shell makes each case and then executes `ubd`.
 @Suite("What the program ubd inherits")
 struct InheritedTests {
     private static let commands: [(name: String, arguments: [String])] = [
@@ -94,7 +94,7 @@ struct InheritedTests {
                 let result = try Program.run(
                     arguments, socket: broker.socketPath, shell: "ulimit -n \(limit); exec \"$0\" \"$@\"")
                 if result.errors.hasPrefix("ubd: note: the sector size that \(image) is made for is not known") {
-                    // There was room for all but for the child that looks at the content.
+                    // Only the child that reads the content had no room.
                     #expect(result.status == 0)
                     said.insert("note")
                 } else if result.errors.contains("Too many open files") {
@@ -102,7 +102,7 @@ struct InheritedTests {
                     #expect(result.errors.contains("; allow more"), "\(arguments) \(limit): \(result.errors)")
                     said.insert(result.errors.components(separatedBy: ": Too many")[0])
                 } else {
-                    // There was room, or too little even for the libraries.
+                    // There was enough room, or too little even for the libraries.
                     let hasEnded =
                         result.status == 0 || result.status == 127 || result.errors.contains("no partition table")
                     #expect(hasEnded, "\(arguments) \(limit): \(result.errors)")
@@ -124,7 +124,7 @@ struct InheritedTests {
         process.standardOutput = output
         try process.run()
         try output.fileHandleForWriting.close()
-        // Full by then, had it not ended for that.
+        // By then the pipe would be full, if the program had not ended.
         usleep(300_000)
         let text = output.fileHandleForReading.readDataToEndOfFile()
         process.waitUntilExit()

@@ -89,7 +89,7 @@ struct ParsingTests {
 
     @Test("a flag may be given twice, and thousands of options are read in no time")
     func flagsTwice() throws {
-        // There is no broker: the line itself was good.
+        // There is no broker, so the line was valid.
         #expect(run(["list", "--json", "--json"]).status == 6)
         #expect(run(["del", "-a", "--all", "--force", "--force"]).status == 6)
         let began = monotonicNanoseconds()

@@ -96,7 +96,7 @@ struct PartitionsTests {
 
     @Test("has the disk read as its owner when root asks: no right of root's is left to the program that parses it")
     func asOwner() throws {
-        // The program tells whose rights it has, in the place of a table.
+        // The program prints its user instead of a table.
         let program = FileManager.default.temporaryDirectory.appending(path: "ubd-sfdisk-\(UUID())").path
         let seen = program + ".seen"
         try Data("#!/bin/sh\ngrep -E '^(Uid|Gid|Groups|CapEff)' /proc/self/status >\(seen)\n".utf8)
@@ -119,7 +119,7 @@ struct PartitionsTests {
                 ])
             #expect(status == ExitStatus.failed.rawValue)
         } else {
-            // Only root can become somebody else, so nothing may have run.
+            // Only root can become another user, so no program may have run.
             #expect(text.isEmpty && status == ExitStatus.notPermitted.rawValue)
             #expect(console.errors.joined().contains("run it as its owner, uid 1000"))
         }
@@ -142,7 +142,7 @@ struct PartitionsTests {
             console.errors == [
                 "ubd: /nowhere/ublkb0 could not be read: No such file or directory; 'ubd list -n 0' says what the device does"
             ])
-        // Read as a file it is a folder.
+        // A directory cannot be read as a file.
         #expect(
             run(node: "/", sfdisk: "/bin/false").console.errors.first?.contains("could not be read: Is a directory")
                 == true)
@@ -161,7 +161,7 @@ struct PartitionsTests {
         }
     }
 
-    /// The first bytes of a disk with a GPT: the protective partition, of type EE, and the header at that byte.
+    /// The first bytes of a disk with a GPT: the protective partition, of type EE, and the header at byte `sector`.
     private func protected(header sector: Int?) -> [UInt8] {
         var bytes = sector.map { ContentSectorsTests.header(sector: $0) } ?? [UInt8](repeating: 0, count: 64 << 10)
         bytes.replaceSubrange(

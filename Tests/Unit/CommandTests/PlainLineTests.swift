@@ -4,7 +4,7 @@ import Testing
 
 @testable import ubd
 
-/// The short way of `add` and `del`: it must read nothing in another way than ArgumentParser.
+/// The fast parser of `add` and `del`: it must give the same results as ArgumentParser.
 @Suite("A plain command line")
 struct PlainLineTests {
     /// All properties of a command, with their values.
@@ -12,7 +12,7 @@ struct PlainLineTests {
         Mirror(reflecting: command).children.map { "\($0.label ?? "") = \($0.value)" }
     }
 
-    /// What ArgumentParser makes of the line; nil when it refuses it.
+    /// ArgumentParser's result for the line; nil when it refuses it.
     private func parsed(_ arguments: [String]) -> [String]? {
         guard let command = try? UBD.parseAsRoot(arguments), command is any UBDCommand else { return nil }
         return values(command)
@@ -69,7 +69,7 @@ struct PlainLineTests {
                 seen += 1
                 let needed = name == "add" ? ["-t", "null"] : ["-a"]
                 let others = ["-t", "--target", "-n", "--number", "-a", "--all"].contains(option) ? [] : needed
-                // Whichever of these ArgumentParser takes.
+                // All of these that ArgumentParser accepts.
                 let lines =
                     [[], ["7"], ["4K"]].map { [name, option] + $0 + others }
                     + [[], ["7"], ["4K"]].map { [name, option] + $0 + needed }

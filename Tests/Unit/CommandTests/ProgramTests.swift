@@ -8,7 +8,7 @@ import Varlink
 
 @testable import ubd
 
-/// The program itself, as a process: what only shows there.
+/// The program as a process: behaviour that unit tests of its parts cannot show.
 @Suite("The program ubd")
 struct ProgramTests {
     @Test("prints the device on stdout, notes on stderr, and ends with 0")
@@ -113,7 +113,7 @@ struct ProgramTests {
                     .trimmingCharacters(in: .whitespacesAndNewlines)
             let why = how == "full" ? "No space left on device" : "Broken pipe"
             #expect(status == "1", "\(arguments)")
-            // Of a device that this host does not have there is a note, too.
+            // There is also a note that this host does not have the device.
             let lines = result.errors.split(separator: "\n").filter { !$0.hasPrefix("ubd: note: ") }
             #expect(lines.count == 1, "\(arguments): \(result.errors)")
             let lost = "ubd: the output could not be written: \(why); "

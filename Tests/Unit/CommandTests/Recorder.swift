@@ -4,7 +4,7 @@ import SystemCalls
 
 @testable import ubd
 
-/// A console that keeps what was written.
+/// A console that records its output.
 final class Recorder: Console {
     private(set) var output: [String] = []
     private(set) var errors: [String] = []
@@ -20,7 +20,7 @@ final class Recorder: Console {
     func progress(_ text: String?) { if let text { progressLines.append(text) } }
 }
 
-/// A folder for one test, gone with it. Its path is short, since the path of a socket must be.
+/// A folder for one test, removed at its end. Its path is short, since a socket's path must be.
 final class TemporaryFolder: Sendable {
     let path: String
 
@@ -45,7 +45,7 @@ final class TemporaryFolder: Sendable {
     }
 }
 
-/// The program as it was built beside these tests.
+/// The program that was built beside these tests.
 enum Program {
     static let path = URL(fileURLWithPath: CommandLine.arguments[0]).deletingLastPathComponent()
         .appendingPathComponent("ubd").path

@@ -6,7 +6,7 @@ import Testing
 
 @testable import ubd
 
-/// What `ubd` says is to be done applies to the device at hand: its target, its state, how it was added.
+/// Each remedy of `ubd` fits the device: its target, its state, how it was added.
 @Suite("What ubd says is to be done")
 struct RemedyTests {
     private static let states: [DeviceState] = [
@@ -88,7 +88,7 @@ struct RemedyTests {
             } catch { return error.remedy }
         }
         #expect(remedy("/nowhere/1.img") == "create it first, as in 'truncate -s 1G FILE'")
-        // A disk can not be made by truncate, and a file in /dev is no disk.
+        // truncate cannot create a disk, and a file in /dev is no disk.
         #expect(remedy("/dev/no-such-disk") == "'lsblk' lists the disks")
         #expect(remedy("/dev/null") == "give a regular file or a block device to --file")
     }
@@ -124,7 +124,7 @@ struct FileNameTests {
         let path = TypedText.text(bytes)
         _ = try BackingFile.open(path, readOnly: false, options: DeviceOptions())
         #expect(AddCommand.label(path) == folder.path + "/d\\xC3\\xA9\\xFF\\xE4.img")
-        // The whole way, from the program's arguments on: only the broker is missing.
+        // From the program's arguments on; only the broker is missing.
         let script = "exec \"$0\" add --json -t loop -f \"$(printf '\(folder.path)/d\\303\\251\\377\\344.img')\""
         let result = try Program.run([], socket: "/nowhere/socket", shell: script)
         #expect(result.status == 6)

@@ -14,7 +14,7 @@ struct TurnTests {
     private static let starts = InterfaceError.quotaReached(
         message: "more than max-starts=60", remedy: "try again in 3 s", limit: "max-starts", value: 60, again: 3)
 
-    /// Refuses so many times, then answers. Time goes by only in pauses.
+    /// Refuses that many times, then answers. Time passes only in pauses.
     private func run(
         _ arguments: [String], refusals: [InterfaceError]
     ) -> (status: Int32, console: Recorder, pauses: [UInt64]) {

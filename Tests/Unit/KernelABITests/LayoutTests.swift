@@ -1,7 +1,7 @@
 import KernelABI
 import Testing
 
-/// Every number here was read from linux/ublk_cmd.h of Linux 7.3 with a C compiler, not from our own code.
+/// A C compiler produced every number here from linux/ublk_cmd.h of Linux 7.3; none comes from ubd's own code.
 @Suite("The kernel's layouts")
 struct LayoutTests {
     @Test("structures have the kernel's sizes")

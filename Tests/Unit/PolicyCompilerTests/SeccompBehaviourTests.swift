@@ -4,7 +4,7 @@ import Testing
 
 @Suite("The shipped seccomp policies")
 struct SeccompBehaviourTests {
-    /// Compares what a filter does with what the policy's text says.
+    /// Compares the results of a filter with the policy's text.
     private func compare(
         _ policy: SeccompPolicy, _ calls: [SystemCall], _ fates: [Fate], _ architecture: Architecture = .native
     ) {
@@ -21,7 +21,7 @@ struct SeccompBehaviourTests {
         let calls = policy.probes(.native)
         let fates = try SeccompProbe.fates(of: calls, under: try SeccompCompiler.compile(policy))
         compare(policy, calls, fates)
-        // No rule was tried in vain: each lets something through or refuses it, each with tests also kills.
+        // Every rule was exercised: each allows or refuses a call, and each rule with tests also kills one.
         for rule in policy.rules(for: .native) {
             let seen = Set(zip(calls, fates).filter { $0.0.number == SystemCall.number(rule.name) }.map(\.1))
             switch rule.verdict {
@@ -108,7 +108,7 @@ struct SeccompBehaviourTests {
     func otherArchitecture(name: String, architecture: Architecture) throws {
         let policy = try shippedPolicy(name)
         let program = SeccompInterpreter(program: try SeccompCompiler.compile(policy, architecture: architecture))
-        // i386, arm and the other one of ours.
+        // i386, arm and the other supported architecture.
         let others: [UInt32] =
             [0x4000_0003, 0x4000_0028]
             + Architecture.allCases.filter { $0 != architecture }.map(SeccompInterpreter.auditArchitecture)

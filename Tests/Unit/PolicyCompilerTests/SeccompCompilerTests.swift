@@ -118,7 +118,7 @@ struct SeccompCompilerTests {
             fates == [.passes, .kills, .fails(errno: 1), .fails(errno: 22), .fails(errno: 13)])
     }
 
-    /// A rule's right-hand side made of noise; small values, so that alternatives often overlap.
+    /// A random right-hand side of a rule; small values, so that alternatives often overlap.
     private static func expression(_ noise: inout Noise) -> String {
         func pick(_ count: UInt64) -> UInt64 { noise.next() % count }
         var alternatives: [String] = []
@@ -146,7 +146,7 @@ struct SeccompCompilerTests {
         var fates: [Fate: Int] = [:]
         while compiled < 300 {
             let text = "exit_group: allow\nfutex: " + Self.expression(&noise)
-            // Rules that contradict or repeat themselves, or whose complement is too large, are refused: not of interest.
+            // Skips rules that are refused: contradictory or repeated ones, and those whose complement is too large.
             guard let policy = try? policy(text),
                 let filter = try? SeccompCompiler.compile(policy, architecture: architecture)
             else { continue }

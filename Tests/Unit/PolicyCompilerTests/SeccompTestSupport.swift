@@ -25,7 +25,7 @@ func policy(_ text: String) throws -> SeccompPolicy {
     try SeccompPolicy(parsing: "test.policy") { _ in Array(text.utf8) }
 }
 
-/// What the kernel makes of several filters' opinions: a kill before an error, an error before a pass.
+/// The kernel's result for several filters: a kill before an error, an error before a pass.
 func together(_ fates: [Fate]) -> Fate {
     if fates.contains(.kills) { return .kills }
     return fates.last { $0 != .passes } ?? .passes
@@ -44,7 +44,7 @@ struct SystemCall: Sendable, Hashable {
     }
 }
 
-/// Arguments that mean nothing: the same in every run (xorshift64, Marsaglia 2003).
+/// Random arguments, the same in every run (xorshift64, Marsaglia 2003).
 struct Noise {
     private var state: UInt64 = 0x2022_0830
 
@@ -56,7 +56,7 @@ struct Noise {
     }
 }
 
-/// What becomes of a system call.
+/// The result of a system call.
 enum Fate: Sendable, Hashable {
     case passes
     case fails(errno: Int)
@@ -67,7 +67,7 @@ enum Fate: Sendable, Hashable {
 }
 
 extension SeccompPolicy {
-    /// What the text says about a call, worked out from the rules alone: the yardstick for filters.
+    /// The result for a call according to the text, computed from the rules alone: the reference for filters.
     func fate(of call: SystemCall, _ architecture: Architecture) -> Fate {
         let rule = rules(for: architecture).first { SystemCall.number($0.name, architecture) == call.number }
         switch rule?.verdict {

@@ -117,7 +117,7 @@ struct AccessDecisionTests {
         }
         asked.id = 9
         #expect(policy.decide(root, asked, usage: nothing) == .allowed(policy.rules[0]))
-        // Named by both: either may have it.
+        // Both lines name it: users of either may have it.
         asked.id = 6
         #expect(policy.decide(member, asked, usage: nothing) == .allowed(policy.rules[1]))
         #expect(policy.decide(stranger, asked, usage: nothing) == .allowed(policy.rules[2]))
@@ -180,7 +180,7 @@ struct AccessDecisionTests {
             return policy.decide(member, asked, usage: usage)
         }
         #expect(decide(maximum) == .allowed(policy.rules[0]))
-        // What the device would need, where the limit is of more than what is asked for.
+        // The device's needs, where a limit covers more than the request.
         let needs: [String: (UInt64, UInt64)] = [
             "device-memory": (128 << 20, 160 << 20), "user-memory": (256 << 20, 256 << 20 + 1),
             "device-tasks": (46, 68),

@@ -1,7 +1,7 @@
 import Foundation
 import Policy
 
-/// Files that exist only in a test: what an `@include` finds.
+/// Files that exist only in a test, for `@include`.
 struct Files {
     struct Missing: Error, CustomStringConvertible { let description = "no such file" }
 

@@ -75,7 +75,7 @@ struct SeccompGrammarTests {
         for text in ["\(name): allow", "\(name): return ENOSYS # ...", "# not above\n\n\(name): allow"] {
             #expect(refusal { () throws(PolicyError) in _ = try seccomp(text) }.hasSuffix(message), "\(text)")
         }
-        // The comment of one rule is not that of the next.
+        // The comment of one rule does not belong to the next.
         #expect(
             refusal { () throws(PolicyError) in _ = try seccomp("# read\nread: allow\n\(name): allow") }
                 == "3:1 \(message)")

@@ -22,7 +22,7 @@ struct ShippedPolicyTests {
         #expect(policy.warnings.isEmpty)
         let nothing = AccessUsage(devices: 0, memoryBytes: 0)
         for target in both {
-            // What `ubd add` asks for by itself.
+            // The defaults of `ubd add`.
             let usual = AccessRequest(
                 target: target, readOnly: false, queues: 1, depth: 128, maxIOBytes: 512 << 10, sizeBytes: 1 << 40)
             #expect(

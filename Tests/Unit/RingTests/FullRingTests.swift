@@ -11,7 +11,7 @@ struct FullRingTests {
         SubmissionEntry(operation: IOUring.Operation.nop, flags: 0, file: -1, userData: userData)
     }
 
-    /// The user_data of what was pushed and not taken.
+    /// The user_data of the entries that were pushed and not taken.
     private static func waiting(_ ring: borrowing Ring) -> [UInt64] {
         (0..<ring.untaken).map { index in
             let entry = ring.submissionEntries + Int((ring.taken &+ index) % (ring.capacity + 1)) * 64
@@ -63,7 +63,7 @@ struct FullRingTests {
     @Test("counts on across 2^32 submissions")
     func wraps() throws {
         var ring = try Ring(entries: 7, completions: 16, flags: RingTests.flags | IOUring.Setup.disabled)
-        // A multiple of its entries, as if so many had gone by.
+        // A multiple of its entries, as if that many had been submitted already.
         ring.bias &+= UInt32.max - 7
         ring.taken = UInt32.max - 7
         for round in 0..<100 as Range<UInt64> {

@@ -59,7 +59,7 @@ struct RingTests {
         try ring.registerIndex()
         ring.closeDescriptor()
         #expect(ring.descriptor == -1)
-        // Closed: unless another test's thread has taken the number meanwhile, fcntl says so.
+        // fcntl shows that it is closed, unless another test's thread has got the number meanwhile.
         if fcntl(descriptor, F_GETFD) < 0 { #expect(errno == EBADF) }
         #expect(result(of: nop(7), in: &ring) == 0)
     }

@@ -3,7 +3,7 @@ import Testing
 
 @testable import SystemCalls
 
-/// The list of what is local, what is not, and what nobody knows.
+/// The list of file systems that are local, that are not, and that are unknown.
 @Suite("A file system")
 struct FileSystemTests {
     @Test("that keeps its files on this host's disks or in its memory is local")
@@ -22,7 +22,8 @@ struct FileSystemTests {
 
     @Test("that gives the number of a local one must have a disk, or files that tell more than 9P's do")
     func proved() {
-        // What a 9P client tells of a file: the basic fields, and the attributes that the kernel's own layer adds.
+        // The facts that a 9P client gives of a file: the basic fields, and the attributes that the kernel's own layer
+        // adds.
         var poor = statx()
         poor.stx_mask = UInt32(STATX_BASIC_STATS)
         poor.stx_attributes_mask = UInt64(STATX_ATTR_AUTOMOUNT | STATX_ATTR_MOUNT_ROOT | STATX_ATTR_DAX)
@@ -41,7 +42,7 @@ struct FileSystemTests {
             #expect(found.isUnproved == !isLocal)
             #expect(FileSystem.description(ofCode: found.code).hasPrefix("it says ") == !isLocal)
         }
-        // What needs a right anyhow is what it says.
+        // File systems that need a right anyway are believed.
         for magic in [UInt32(0x0102_1997), 0x6573_5546, 0x9fa0] {
             let found = FileSystem(magic: magic, device: none, details: poor)
             #expect(found == FileSystem(magic: magic))

@@ -156,7 +156,7 @@ struct SocketTests {
         let file = FileDescriptor(owning: try call("memfd_create") { memfd_create("x", 0) })
         try send(pair.first.raw, [1, 2, 3], files: [file.raw])
         try send(pair.first.raw, [4])
-        // Behind the first message: the second one is peeked, and the first one would be taken.
+        // Behind the first message: a peek sees the second one, and a receive would take the first one.
         try setOption(pair.second.raw, SO_PEEK_OFF, 3)
         let buffer = bytes(8)
         defer { buffer.deallocate() }
@@ -273,7 +273,7 @@ struct MountCountTests {
         } else {
             #expect(KernelVersion.running() < KernelVersion(6, 12))
         }
-        // A process with more than a root is never taken for one without.
+        // A process with more mounts than a root is never counted as one with only a root.
         #expect(listed > 1)
         #expect(try MountCount().mounts(ofProcess: getpid()) == listed)
         #expect(throws: SystemError.self) { try MountCount().mounts(ofProcess: 0) }

@@ -2,7 +2,8 @@ import Foundation
 import Testing
 import Varlink
 
-/// Python's json module, made as strict as we are, must agree on every document: accepted by both with the same value,
+/// Python's json module, with the same strict rules, must agree on every document: accepted by both with the same
+/// value,
 /// or refused by both.
 @Suite("The JSON parser and Python's")
 struct DifferentialTests {
@@ -22,7 +23,7 @@ struct DifferentialTests {
             accepted += ours == nil ? 0 : 1
             #expect(ours == theirs, "\(String(decoding: document, as: UTF8.self).debugDescription)")
         }
-        // Both sides of the line must have been looked at.
+        // Both results must have occurred often.
         #expect(accepted > 200 && accepted < 1100, "accepted \(accepted)")
     }
 

@@ -60,7 +60,7 @@ struct MessageTests {
         #expect(message?.encoded() == Self.old)
     }
 
-    /// What a worker of this version is told; it must stay, or the next version could not take its devices over.
+    /// The launch message of this version. It must not change: the next version could not adopt its devices.
     @Test("a launch message has each option by its number")
     func newLaunch() {
         #expect(
@@ -95,11 +95,11 @@ struct MessageTests {
         null[4] = 1
         #expect(LaunchMessage(decoding: null + [1, 0] + one) == nil)
         #expect(LaunchMessage(decoding: null + [1, 0] + two) != nil)
-        // What is a flag in the old layout is an option here.
+        // A flag of the old layout is an option here.
         var flagged = Self.launch.encoded()
         flagged[16] |= 2
         #expect(LaunchMessage(decoding: flagged) == nil)
-        // In the old layout values are bounded alike.
+        // The old layout has the same bounds.
         var old = Self.old
         old[32] = 1
         #expect(LaunchMessage(decoding: old) == nil)

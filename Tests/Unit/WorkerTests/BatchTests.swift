@@ -7,7 +7,7 @@ import WorkerProtocol
 @testable import Ring
 @testable import Worker
 
-/// The loop of batch mode, with completions that the tests make: only a driver can make real ones.
+/// The loop of batch mode, with completions made by the tests: only a driver can make real ones.
 @Suite("Batch mode")
 struct BatchTests {
     private static let more = IOUring.CompletionFlags.more
@@ -27,7 +27,7 @@ struct BatchTests {
         return BatchLoop(queue: queue, target: target, batch: batch)
     }
 
-    /// The driver's part: tags in a buffer, and the completion that brings it.
+    /// Plays the driver: tags in a buffer, and the completion that brings it.
     private func bring(
         _ tags: [UInt16], buffer: UInt32, flags: UInt32 = more, to loop: inout BatchLoop<NullTarget>
     ) -> Int {
@@ -66,7 +66,7 @@ struct BatchTests {
         #expect(list.map { $0[1] } == addresses)
         #expect(pending[1].offset == UInt64(UblkIOCommand.fetchMany))
         #expect(pending[1].payload == 3 | 2 << 48)
-        // Each of the two alone is refused by the driver.
+        // The driver refuses each of the two alone.
         #expect(pending[1].flags == IOUring.EntryFlags.fixedFile | IOUring.EntryFlags.bufferSelect)
         #expect(pending[1].operationFlags == IOUring.multishotCommand)
         let live = loop.queue.live
@@ -89,7 +89,7 @@ struct BatchTests {
         let statuses = [bring([5, 0, 7], buffer: 2, to: &loop), bring([1], buffer: 3, to: &loop)]
         #expect(statuses == [0, 0])
         loop.pushList()
-        // A wake-up without requests has nothing to say.
+        // A wake-up without requests sends no list.
         loop.pushList()
         let pending = loop.queue.ring.pendingEntries()
         try #require(pending.count == 1)
@@ -111,7 +111,7 @@ struct BatchTests {
         statuses.append(bring([3], buffer: 1, to: &loop))
         loop.pushList()
         let pending = loop.queue.ring.pendingEntries()
-        // A wake-up for what the lists themselves complete with would be for nothing.
+        // A wake-up for the completions of the lists would be useless.
         let lists = loop.batch.lists
         #expect(lists == 2)
         try #require(pending.count == 2)
@@ -128,7 +128,7 @@ struct BatchTests {
     @Test("completions wait while the kernel has taken only a part, so that the list never grows beyond its memory")
     func partlyTaken() throws {
         var loop = try loop()
-        // What the driver would bring, in a ring that can be told so: a NOP with the key of a zero-copy read.
+        // Plays the driver with a NOP that has the key of a zero-copy read.
         let nop = SubmissionEntry(
             operation: IOUring.Operation.nop, flags: 0, file: -1, userData: RequestKey(tag: 1, .data).rawValue)
         loop.queue.ring.push(nop)
@@ -224,7 +224,7 @@ struct BatchTests {
             flagsAllowed: allowed ? IOUring.EntryFlags.bufferSelect : 0, flagsRequired: IOUring.EntryFlags.fixedFile)
         var ring = try SealedRing.make(queue: 0, entries: 10, tables: tables, seal: seal)
         #expect(throws: SystemError.self) { try ring.registerBufferTable(slots: 4) }
-        // Without the flag that goes with it the kernel refuses it, but only behind the seal.
+        // Without its flag the kernel refuses the operation, after the seal has allowed it.
         ring.push(
             .command(
                 head: BatchLoop<NullTarget>.fetchHead, UblkIOCommand.fetchMany, payload: 0, address: 0, userData: 1))
@@ -232,7 +232,7 @@ struct BatchTests {
         var completions = ring.completions()
         let result = completions.take()?.result
         ring.finish(completions)
-        // Only the seal says EACCES.
+        // Only the seal returns EACCES.
         #expect((result == -EACCES) == !allowed, "\(result ?? 0)")
     }
 }

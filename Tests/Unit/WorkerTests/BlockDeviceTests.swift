@@ -22,7 +22,7 @@ struct LoopDevice: ~Copyable {
             let number = try call("LOOP_CTL_GET_FREE") { ioctl(control.raw, 0x4c82) }
             let path = "/dev/loop\(number)"
             let node = try FileDescriptor.open(path, O_RDWR)
-            // Somebody else may have taken it meanwhile.
+            // Another process may have taken it meanwhile.
             if ioctl(node.raw, 0x4c00, memory.raw) == 0 {
                 self.path = path
                 self.node = node

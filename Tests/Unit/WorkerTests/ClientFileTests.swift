@@ -10,7 +10,7 @@ import WorkerProtocol
 @Suite("A client's file")
 struct ClientFileTests {
     private func check(
-        // The tests' own files lie wherever the host has its /tmp.
+        // The tests' own files may be on any file system that the host has at /tmp.
         _ descriptor: Int32, index: Int = 0, flags: LaunchMessage.Flags = [.allowOther]
     ) throws(WorkerFailure) -> ClientFile {
         try ClientFile(

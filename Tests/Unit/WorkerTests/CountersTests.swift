@@ -134,7 +134,7 @@ struct CountersTests {
         let counters = Counters(words: words, clock: TickClock(scale: 1))
         let due = counters.isSampleDue
         #expect(counters.taken == 101 && counters.committed == 101 && !due)
-        // Claims of a stranger, too.
+        // Untrusted claims.
         words.update(repeating: .max, count: Word.count)
         words[Word.layout] = StatisticsPage.layout
         let after = Counters(words: words, clock: TickClock(scale: 1))

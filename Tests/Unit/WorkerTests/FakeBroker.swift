@@ -15,7 +15,7 @@ struct FakeBroker: ~Copyable {
     /// BPF: kill the process at the first call.
     static let killAll: UInt64 = 0x8000_0000_0000_0006
 
-    /// The walls of a target as policy/ has them.
+    /// The sandbox of a target, from policy/.
     static func bundle(_ target: TargetManifest) throws -> SandboxBundle {
         let folder = #filePath.split(separator: "/").dropLast(4).reduce("") { $0 + "/" + $1 } + "/policy"
         let setup = try SeccompPolicy(parsing: "worker-setup.policy") { try readFile("\(folder)/seccomp/\($0)") }
@@ -32,7 +32,7 @@ struct FakeBroker: ~Copyable {
 
     static var workerPath: String { buildFolder + "/ubd-worker" }
 
-    /// Where the program lies, beside the tests.
+    /// The folder of the program, beside the tests.
     private static var buildFolder: String {
         var buffer = [CChar](repeating: 0, count: 4096)
         let count = readlink("/proc/self/exe", &buffer, buffer.count)
@@ -74,7 +74,7 @@ struct FakeBroker: ~Copyable {
                 posix_spawn_file_actions_addopen(&actions, stream, "/dev/null", O_RDWR, 0)
             }
         }
-        // By way of high numbers: the descriptors that are given may themselves be 3 or 4.
+        // By way of high numbers, since the given descriptors may themselves be 3 or 4.
         if control >= 0 { posix_spawn_file_actions_adddup2(&actions, control, 1000) }
         if device >= 0 { posix_spawn_file_actions_adddup2(&actions, device, 1001) }
         if control >= 0 { posix_spawn_file_actions_adddup2(&actions, 1000, WorkerDescriptor.control) }
@@ -93,7 +93,7 @@ struct FakeBroker: ~Copyable {
         return pid
     }
 
-    /// Sends the launch message with its four files; `parking` is the end where the client's files lie.
+    /// Sends the launch message with its four files; `parking` is the end with the client's files.
     func launch(_ message: LaunchMessage, bundle: [UInt8]? = nil, parking: borrowing FileDescriptor) throws {
         let memory = FileDescriptor(owning: try call("memfd_create") { memfd_create("bundle", 0) })
         try memory.writeAll(bundle ?? FakeBroker.bundle(message.target).encoded())
@@ -102,14 +102,14 @@ struct FakeBroker: ~Copyable {
         try send(control.raw, message.encoded(), files: [parking.raw, control.raw, page.raw, memory.raw])
     }
 
-    /// The worker's next message; nil when it has none to say any more.
+    /// The worker's next message; nil when it sends no more.
     func next() throws -> WorkerMessage? {
         var bytes = [UInt8](repeating: 0, count: longestWorkerMessage)
         let count = try call("recv") { recv(control.raw, &bytes, bytes.count, 0) }
         return WorkerMessage(decoding: Array(bytes[..<count]))
     }
 
-    /// The ids of its threads; those that the kernel made for a ring are not counted.
+    /// The ids of its threads, without those that the kernel made for a ring.
     func threads() throws -> [String] {
         guard let folder = opendir("/proc/\(pid)/task") else { throw SystemError("opendir", errno) }
         defer { closedir(folder) }
@@ -125,7 +125,7 @@ struct FakeBroker: ~Copyable {
         return found
     }
 
-    /// Stops it, as the broker does around START_DEV, waits until it is stopped, and lets it go on.
+    /// Stops it, as the broker does around START_DEV, waits until it is stopped, and continues it.
     func stopAndContinue() throws {
         kill(pid, SIGSTOP)
         var info = siginfo_t()
@@ -134,7 +134,7 @@ struct FakeBroker: ~Copyable {
         kill(pid, SIGCONT)
     }
 
-    /// It runs, or waits, 50 ms from now.
+    /// Whether it still runs, or waits, in 50 ms.
     func survives() throws -> Bool {
         usleep(50_000)
         var status: Int32 = 0

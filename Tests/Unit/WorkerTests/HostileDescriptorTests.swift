@@ -44,7 +44,7 @@ struct HostileDescriptorTests {
                 sectors: UInt32(truncatingIfNeeded: numbers.near([sectors, UInt64(maximum / 512)])),
                 startSector: numbers.near([sectors, sectors &- UInt64(maximum / 512)]),
                 address: numbers.next())
-            // In so many bits that nothing can overflow.
+            // In enough bits to avoid overflow.
             let (end, overflow) = descriptor.startSector.addingReportingOverflow(UInt64(descriptor.sectors))
             let fits = !overflow && end <= sectors
             let hasRoom = fits && UInt64(descriptor.sectors) * 512 <= UInt64(maximum)
@@ -52,7 +52,7 @@ struct HostileDescriptorTests {
             #expect(bounds.contains(descriptor) == fits, "seed \(seed): \(descriptor) on \(size) bytes")
             #expect(bounds.containsData(descriptor) == hasRoom, "seed \(seed): \(descriptor), at most \(maximum)")
         }
-        // Both answers were asked for often.
+        // Both results must have occurred often.
         #expect(inside > 5_000 && inside < 195_000, "seed \(seed): \(inside) of 200000 fit")
     }
 
@@ -75,7 +75,7 @@ struct HostileDescriptorTests {
             let outcome = loop.begin(0, descriptor, on: &queue.loop.queue)
             #expect((outcome == .pending) == !queue.loop.queue.ring.pendingEntries().isEmpty)
             for entry in queue.loop.queue.ring.pendingEntries() where entry.operation != IOUring.Operation.fsync {
-                // Of a data transfer; a range has its length where the address is otherwise.
+                // For a data transfer; a range has its length in the address field.
                 let isData = entry.operation == IOUring.Operation.read || entry.operation == IOUring.Operation.write
                 let length = isData ? UInt64(entry.length) : entry.address
                 #expect(entry.offset >= start && entry.offset - start <= size, "seed \(seed): \(descriptor)")
@@ -83,7 +83,7 @@ struct HostileDescriptorTests {
                 if isData { #expect(length <= 65536, "seed \(seed): \(descriptor)") }
             }
             queue.loop.queue.ring.discardPending()
-            // As if each range were done before the next one comes.
+            // As if each range were done before the next one arrives.
             while queue.loop.queue.ranges.underWay > 0 { #expect(queue.loop.queue.ranges.end() == nil) }
             let answer = null.begin(0, descriptor, on: &nullQueue.loop.queue)
             if answer.rawValue > 0 {

@@ -6,7 +6,7 @@ import Testing
 @testable import Ring
 @testable import Worker
 
-/// What a target must not do, because the next reader would be given wrong data: each ends the process.
+/// Errors of a target that would give the next reader wrong data: each ends the process.
 @Suite("A target that loses count of its submissions is stopped")
 struct LedgerTests {
     private static let submissions = Submissions(perRequest: 2, ofQueue: 1)

@@ -59,7 +59,7 @@ struct LoopGeometryTests {
         #expect(try !plan(file, blockSize: 2048).direct)
         #expect(try plan(file, blockSize: 4096).direct)
         #expect(try plan(BackingFile(size: Self.megabyte, direct: DirectNeeds(block: 512))).direct)
-        // More than any disk's block can be.
+        // Larger than the largest block of a disk.
         let large = try plan(BackingFile(size: Self.megabyte, direct: DirectNeeds(block: 65536)), blockSize: 4096)
         #expect(!large.direct)
         #expect(large.geometry.directObstacle == .largeBlocks)
@@ -107,7 +107,7 @@ struct LoopGeometryTests {
             file.ranges = FileRanges(magic: magic)
             return try self.plan(file).geometry
         }
-        // tmpfs punches holes; the zeros that must keep their space, which it has no call for, are written.
+        // tmpfs punches holes; it has no call for zeros that must keep their space, so these are written.
         for magic: UInt32 in [0xef53, 0x0102_1994] {
             let geometry = try plan(magic)
             #expect(geometry.maxDiscardSectors > 0 && geometry.maxWriteZeroesSectors > 0)
@@ -127,7 +127,7 @@ struct LoopGeometryTests {
         #expect(try direct(4, .zeroCopy))
         #expect(try direct(512, .zeroCopy))
         #expect(try !direct(4096, .zeroCopy))
-        // Our own buffers begin pages.
+        // The worker's own buffers are page-aligned.
         #expect(try direct(4096, []))
         #expect(try !direct(65536, []))
     }
@@ -148,7 +148,7 @@ struct LoopGeometryTests {
         #expect(!odd.direct)
         #expect(odd.geometry.size == Self.megabyte - 512)
         #expect(odd.geometry.attributes.contains(.sizeRoundedDown))
-        // Holes come in the file's own blocks, and this disk's are never those.
+        // Holes consist of the file's own blocks, to which this disk's are never aligned.
         #expect(odd.geometry.discardGranularity == 0)
         #expect(odd.geometry.maxWriteZeroesSectors > 0)
     }
@@ -190,7 +190,7 @@ struct LoopGeometryTests {
         let device = BackingFile(size: Self.megabyte, isBlockDevice: true, logicalBlock: 4096, preferredBlock: 4096)
         #expect(throws: WorkerFailure(.blockSizeTooSmall, detail: 4096)) { try plan(device, blockSize: 512) }
         #expect(try plan(device).geometry.logicalBlock == 4096)
-        // A device with blocks larger than any that we can offer still works through the page cache.
+        // A device whose blocks are larger than the largest supported size still works through the page cache.
         let large = BackingFile(
             size: Self.megabyte, isBlockDevice: true, logicalBlock: 16384, preferredBlock: 16384,
             direct: DirectNeeds(block: 16384)
@@ -247,7 +247,7 @@ struct LoopGeometryTests {
         #expect(plan.geometry.maxWriteZeroesSectors == 131_072)
         device.discardsBlocks = false
         #expect(try self.plan(device).geometry.maxDiscardSectors == 0)
-        // The kernel's block layer takes no range that is not made of the device's blocks.
+        // The kernel's block layer accepts only ranges made of the device's blocks.
         device.discardsBlocks = true
         #expect(try self.plan(device, offset: 100).geometry.maxDiscardSectors == 0)
         #expect(try self.plan(device, offset: 100).geometry.maxWriteZeroesSectors == 0)

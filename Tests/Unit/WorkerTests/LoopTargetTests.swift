@@ -23,7 +23,7 @@ struct LoopTargetTests {
             isBlockDevice: isBlockDevice, direct: direct, writeFlags: writeFlags)
     }
 
-    /// What does its ranges.
+    /// The work of its range thread.
     private func work(_ file: Int32) throws(SystemError) -> FileRangeWork {
         try FileRangeWork(file: file, dataFile: file, end: 1 << 20)
     }
@@ -96,7 +96,7 @@ struct LoopTargetTests {
         let beyond = try queue.read(sector: 100, sectors: 4)
         #expect(beyond.result == 2048)
         #expect(beyond.data.allSatisfy { $0 == 0 })
-        // The same with nothing left over for the next request: a plain one is plain again.
+        // Nothing is left over for the next request: an ordinary one is ordinary again.
         #expect(try queue.write(sector: 0, TestFile.pattern(512)) == 512)
         #expect(try queue.read(sector: 0, sectors: 1).data == TestFile.pattern(512))
     }
@@ -133,7 +133,7 @@ struct LoopTargetTests {
         #expect(submitted.map(\.operationFlags) == [0x20, 0x22, 1])
         #expect(submitted.allSatisfy { $0.flags == IOUring.EntryFlags.fixedFile })
 
-        // The owner sets O_APPEND on the open file that he shares with us.
+        // The owner sets O_APPEND on the shared open file.
         #expect(fcntl(file.file.raw, F_SETFL, O_APPEND) == 0)
         #expect(try queue.write(sector: 4, TestFile.pattern(512, seed: 9)) == 512)
         let content = try file.content()
@@ -277,7 +277,7 @@ struct LoopTargetTests {
         }
         func submitted() -> [UInt64] {
             defer { queue.ring.discardPending() }
-            // A discard's offset is its command's number; where it begins is the address.
+            // A discard has its command's number in the offset field, and its start in the address field.
             return queue.ring.pendingEntries().map {
                 ($0.operation == IOUring.Operation.uringCommand ? $0.address : $0.offset) / 4096
             }
@@ -336,7 +336,7 @@ struct LoopTargetTests {
             #expect(entries.allSatisfy { $0 == entries[0] })
             #expect(target.finish(key, result: -errno, on: &queue.loop.queue) == .failed(EIO))
             #expect(queue.loop.queue.requests[0].retries == 0)
-            // The next one has all its tries again.
+            // The next request has all its retries again.
             #expect(target.finish(key, result: -errno, on: &queue.loop.queue) == .pending)
             #expect(target.finish(key, result: 0, on: &queue.loop.queue) == .done(0))
             #expect(queue.loop.queue.requests[0].troubled == 0)
@@ -357,7 +357,7 @@ struct LoopTargetTests {
         #expect((rest.offset, rest.address, rest.length) == (8 * 512 + 4096, buffer + 4096, 4096))
         // Still forced.
         #expect(rest.operationFlags == IOUring.ReadWrite.dataSync)
-        // Unless the direct file does not take what remains.
+        // Unless the direct file refuses the rest.
         #expect(target.finish(key, result: -EINVAL, on: &queue.loop.queue) == .pending)
         #expect(queue.loop.queue.ring.pendingEntries().last?.file == LoopTarget.bufferedFile)
         #expect(target.finish(key, result: 4096, on: &queue.loop.queue) == .done(8192))

@@ -77,7 +77,7 @@ struct RangeTests {
         #expect(board.result(queue: 1, tag: 3) == -9)
     }
 
-    /// A queue of that depth with a thread that does its ranges.
+    /// A queue of that depth with a range thread.
     private func queue(_ board: RangeBoard, depth: UInt16) throws -> Queue<LoopTarget> {
         let ring = try Ring(
             entries: UInt32(depth), completions: UInt32(depth) * 2, flags: SealedRing.flags & ~IOUring.Setup.disabled)
@@ -92,7 +92,7 @@ struct RangeTests {
         let board = try RangeBoard(queues: 1, depth: depth)
         let file = try TestFile(bytes: 1 << 20)
         let work = try FileRangeWork(file: file.file.raw, dataFile: file.file.raw, end: 1 << 20)
-        // Slow enough for the ring to wait, and never ending, as in a worker.
+        // Slow enough for the ring to wait, and endless, as in a worker.
         Thread.detachNewThread {
             board.serve { kind, offset, bytes in
                 usleep(2000)

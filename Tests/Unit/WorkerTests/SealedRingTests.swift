@@ -98,7 +98,7 @@ struct SealedRingTests {
 struct QueueTests {
     @Test("whose fetches the driver refuses says so, with the driver's reason")
     func refusedFetch() throws {
-        // A memory file takes no URING_CMD.
+        // A memory file does not support URING_CMD.
         let file = FileDescriptor(owning: try call("memfd_create") { memfd_create("x", 0) })
         let ring = try SealedRing.make(
             queue: 0, entries: 4, tables: SealedRing.Tables(files: [file.raw]), seal: SealedRingTests.seal)
@@ -175,7 +175,7 @@ struct LandlockTests {
         #expect(Landlock.Rights(version: 8).files == 0xffff)
         #expect(Landlock.Rights(version: 9).files == 0x1ffff)
         #expect(Landlock.Rights(version: 10).network == 0b1111)
-        // A kernel of the future: what we know.
+        // A future kernel: the known rights.
         #expect(Landlock.Rights(version: 99) == Landlock.Rights(version: 10))
     }
 }

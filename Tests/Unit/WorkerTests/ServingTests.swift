@@ -11,7 +11,7 @@ import WorkerProtocol
 /// command at once with a read of nothing (Tests/Support/CStandIn).
 @Suite("The serving worker", .serialized)
 struct ServingTests {
-    /// Brings a worker up to "sealed".
+    /// Starts a worker up to "sealed".
     private func serving(_ target: TargetManifest, queues: UInt16 = 1) throws -> FakeBroker {
         let device = try FileDescriptor.open("/dev/null", O_RDWR)
         let broker = try FakeBroker(device: device.raw, standIn: true)
@@ -36,7 +36,7 @@ struct ServingTests {
         let broker = try serving(target, queues: 2)
         #expect(try broker.survives())
         let threads = try broker.threads()
-        // The main one, one for each queue, and one for ranges of a file.
+        // The main thread, one for each queue, and the range thread.
         let hasRanges = target == .loop && KernelVersion.running() >= KernelVersion(6, 7)
         #expect(threads.count == (hasRanges ? 4 : 3))
         let own = String(decoding: try readFile("/proc/self/status"), as: UTF8.self)

@@ -5,13 +5,13 @@ import Synchronization
 @testable import Ring
 @testable import Worker
 
-/// A loop whose kernel is a test: how requests come to it, and how it gives them back.
+/// A loop whose kernel is played by a test: how it gets requests, and how it commits them.
 protocol PlayedLoop: RequestLoop, ~Copyable where Served == SeveralStepsTarget {
     /// The completions that bring requests.
     func completions(bringing tags: [UInt16], _ buffer: UInt32) -> [CompletionEntry]
-    /// The results in a command that gives requests back, and the completion that the command has at once.
+    /// The results in a command that commits requests, and the completion that the command gets at once.
     func results(_ command: Submission) -> (results: [(tag: UInt16, result: Int32)], completion: CompletionEntry?)
-    /// What the driver gives tags in.
+    /// The buffers in which the driver delivers tags.
     var tagBuffers: UInt32 { get }
     mutating func pushFirstCommands()
 }
@@ -64,14 +64,14 @@ struct SeveralStepsKernel {
     private struct Held {
         var operation: UInt8
         var bytes: UInt32
-        /// The slots that are under way, or will be after this turn.
+        /// The slots that are under way now or after this turn.
         var slots: Set<UInt8> = []
         var firstErrno: Int32 = 0
-        /// What ends it must name this; 0: nothing ends it yet.
+        /// The message that ends it must have this value; 0: no message ends it yet.
         var cookie: UInt32 = 0
     }
 
-    /// What the loop must submit.
+    /// A submission that the loop must make.
     private struct Wanted: Equatable {
         var offset: UInt64
         var address: UInt64
@@ -82,12 +82,12 @@ struct SeveralStepsKernel {
     private let messages: UnsafeMutableRawPointer
     private var held = [Held?](repeating: nil, count: Int(depth))
     private var underWay: [Submission] = []
-    /// By user_data: what this turn must submit.
+    /// The submissions that this turn must make, by user_data.
     private var wanted: [UInt64: Wanted] = [:]
-    /// By tag: what this turn must give back.
+    /// The results that this turn must commit, by tag.
     private var results: [UInt16: Int32] = [:]
     private var cookies: UInt32 = 0
-    /// Bytes on their way to the queue, what the target has of a message, and who is asked for in them.
+    /// Bytes on their way to the queue, the part of a message that the target has, and the requests that they answer.
     private var stream: [UInt8] = []
     private var partial: [UInt8] = []
     private var answered: Set<UInt32> = []
@@ -96,7 +96,7 @@ struct SeveralStepsKernel {
     private(set) var mostPushed = 0
     private(set) var brought = 0
     private(set) var ended: [Int32: Int] = [:]
-    /// The first thing that went otherwise than it must.
+    /// The first difference from the model.
     private(set) var failure: String?
 
     init(seed: UInt64, messages: UnsafeMutableRawPointer) {
@@ -108,7 +108,7 @@ struct SeveralStepsKernel {
         if failure == nil { failure = "request \(brought): \(text)" }
     }
 
-    /// Lets that many requests through.
+    /// Runs that many requests.
     mutating func run<Loop: PlayedLoop & ~Copyable>(_ loop: inout Loop, requests: Int) {
         loop.pushFirstCommands()
         loop.queue.ring.taken = loop.queue.ring.tail
@@ -121,7 +121,7 @@ struct SeveralStepsKernel {
             for _ in 0..<Int(random.next() % 8) { completeAny(&loop) }
             if random.next() % 4 != 0 { turn(&loop) }
         }
-        // What is left.
+        // The remaining requests.
         for _ in 0..<10_000 where failure == nil && held.contains(where: { $0 != nil }) {
             for _ in 0..<8 { completeAny(&loop) }
             turn(&loop)
@@ -150,7 +150,7 @@ struct SeveralStepsKernel {
 
     private mutating func bring<Loop: PlayedLoop & ~Copyable>(_ loop: inout Loop, mostly most: Int) {
         let count = min(Int(random.next() % 4), most)
-        // A tag whose result is still to come back is not the driver's yet.
+        // The driver does not have a tag whose result is not committed yet.
         let free = (0..<SeveralStepsKernel.depth).filter { held[Int($0)] == nil }
         let tags = Array(free.shuffled(using: &random).prefix(count))
         for tag in tags {
@@ -183,7 +183,7 @@ struct SeveralStepsKernel {
         held[Int(tag)]!.cookie = cookies
     }
 
-    /// Lets something complete that is under way.
+    /// Completes a submission that is under way.
     private mutating func completeAny<Loop: PlayedLoop & ~Copyable>(_ loop: inout Loop) {
         guard !underWay.isEmpty else { return }
         let index = Int(random.next() % UInt64(underWay.count))
@@ -203,7 +203,7 @@ struct SeveralStepsKernel {
         completed(&loop, key, submission, result)
     }
 
-    /// What a request's submission that came to `result` leads to.
+    /// The consequences of a request's submission that completed with `result`.
     private mutating func completed<Loop: PlayedLoop & ~Copyable>(
         _ loop: inout Loop, _ key: RequestKey, _ submission: Submission, _ result: Int32
     ) {
@@ -257,7 +257,7 @@ struct SeveralStepsKernel {
         case 1: result = -EAGAIN
         case 2, 3:
             result = kind == 2 ? 0 : -EPIPE
-            // Also what is under way to the queue is lost.
+            // Bytes on their way to the queue are lost, too.
             stream = []
             partial = []
             failWaiting()
@@ -275,7 +275,7 @@ struct SeveralStepsKernel {
         want(0, RequestKey(ownSlot: key.slot, data: have), receiveAt(have))
     }
 
-    /// Sends answers, not in the order in which they were asked for.
+    /// Sends answers, in another order than the requests.
     private mutating func answerSome() {
         let waiting = (0..<SeveralStepsKernel.depth).filter {
             let cookie = held[Int($0)]?.cookie ?? 0
@@ -290,12 +290,12 @@ struct SeveralStepsKernel {
         }
     }
 
-    /// The target has been told of what is in `partial`.
+    /// The target has received the bytes in `partial`.
     private mutating func hear() {
         while partial.count >= SeveralStepsTarget.Message.bytes {
             let message = partial.withUnsafeBytes { $0.loadUnaligned(as: SeveralStepsTarget.Message.self) }
             partial.removeFirst(SeveralStepsTarget.Message.bytes)
-            // Else the timer was first, and another request may have the tag.
+            // Otherwise the timer was first, and another request may have the tag.
             guard let request = held[Int(message.tag)], request.cookie == message.cookie, results[message.tag] == nil
             else { continue }
             results[message.tag] = -Int32(message.errno)

@@ -18,7 +18,7 @@ struct SeveralStepsTarget: Target {
     struct State: RequestState {
         /// The first errno of this request, or 0.
         var errno: Int32 = 0
-        /// What a message must name; 0: the request waits for none.
+        /// The value that a message must have; 0: the request waits for no message.
         var cookie: UInt32 = 0
     }
 
@@ -36,10 +36,10 @@ struct SeveralStepsTarget: Target {
 
     static let receiveSlot: UInt8 = 0
     static let timerSlot: UInt8 = 1
-    /// The memory for messages, and how much of it there is.
+    /// The memory for messages, and its size.
     let messages: UInt
     static let messageBytes: UInt32 = 64
-    /// Bytes of a message that has not come whole yet.
+    /// Bytes of an incomplete message.
     private var partial: UInt32 = 0
     private var lastCookie: UInt32 = 0
 
@@ -47,7 +47,7 @@ struct SeveralStepsTarget: Target {
 
     // MARK: Requests
 
-    /// Where in the request's buffer a slot's data lies, in bytes.
+    /// The part of the request's buffer for a slot's data, in bytes.
     static func part(_ descriptor: UblkIODescriptor, _ slot: UInt8) -> (start: UInt32, length: UInt32) {
         let length = descriptor.sectors << 9
         switch descriptor.operation {
@@ -154,20 +154,20 @@ struct SeveralStepsTarget: Target {
         case 1...: take(bytes: UInt32(completion.result), &queue)
         case -EINTR, -EAGAIN: break
         default:
-            // The other side is gone, and with it all that was asked.
+            // The other side is gone, and with it all pending answers.
             partial = 0
             failWaiting(&queue)
         }
         receive(&queue)
     }
 
-    /// Handles all messages that are whole now.
+    /// Handles all complete messages.
     private mutating func take(bytes: UInt32, _ queue: inout Queue<Self>) {
         let memory = UnsafeMutableRawPointer(bitPattern: messages)!
         let total = Int(partial + bytes)
         for start in stride(from: 0, to: total / Message.bytes * Message.bytes, by: Message.bytes) {
             let message = memory.load(fromByteOffset: start, as: Message.self)
-            // Others have been ended by the timer.
+            // The timer has ended others.
             guard message.tag < queue.depth, message.cookie != 0,
                 queue.requests[Int(message.tag)].cookie == message.cookie
             else { continue }

@@ -7,14 +7,14 @@ import Testing
 @testable import Ring
 @testable import Worker
 
-/// The engine's promises to targets that do more than one thing for a request.
+/// The engine's guarantees for targets with more than one submission for a request.
 @Suite("Several submissions for a request")
 struct SeveralStepsTests {
-    /// A hundredth of what UBD_ENGINE_REQUESTS=10000000 asks of the two loops together.
+    /// By default a hundredth of the count of `make soak` (UBD_ENGINE_REQUESTS=10000000).
     static let requests = getenv("UBD_ENGINE_REQUESTS").flatMap { Int(String(cString: $0)) } ?? 100_000
 
     private static func ring(_ entries: UInt32) throws(SystemError) -> Ring {
-        // It stays disabled: the kernel never looks at it.
+        // It stays disabled: the kernel never reads it.
         try Ring(entries: entries, completions: 1024, flags: SealedRing.flags)
     }
 
@@ -28,7 +28,7 @@ struct SeveralStepsTests {
         var kernel = SeveralStepsKernel(seed: seed, messages: messages)
         kernel.run(&loop, requests: requests / 2)
         #expect(kernel.failure == nil, "seed \(seed)")
-        // Every end that there is was seen: data, none, and each errno.
+        // Every kind of result occurred: data, none, and each errno.
         for result in [1, 0, -EIO, -ENOSPC, -EOPNOTSUPP, -EREMOTEIO, -ETIMEDOUT] {
             #expect(kernel.ended[result, default: 0] > 0, "no request ended with \(result): \(kernel.ended)")
         }
