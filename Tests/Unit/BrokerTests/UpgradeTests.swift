@@ -60,7 +60,7 @@ struct UpgradeTests {
         let host = try host()
         #expect(info(host)?.workerOutdated == true)
         // New workers still run the program of the first worker.
-        // Not known is not none.
+        // An unknown number is not zero.
         host.requestsInFlight = inFlight
         var drained = false
         host.kernel.beforeAnswer[.quiesceDevice] = {

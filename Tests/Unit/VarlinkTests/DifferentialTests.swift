@@ -3,8 +3,7 @@ import Testing
 import Varlink
 
 /// Python's json module, with the same strict rules, must agree on every document: accepted by both with the same
-/// value,
-/// or refused by both.
+/// value, or refused by both.
 @Suite("The JSON parser and Python's")
 struct DifferentialTests {
     static let python = ["/usr/bin/python3", "/usr/local/bin/python3", "/bin/python3"].first {
