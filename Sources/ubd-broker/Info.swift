@@ -13,25 +13,43 @@ extension Broker {
         let bits = driver.features.rawValue
         let targets = TargetList.names
         let overview = policy.overview(for: accessPeer(peer), targets: targets)
-        let limits = overview.map { overview in
-            Limits(
-                maxDevices: clamp(overview.limits.maxDevices), maxQueues: clamp(overview.limits.maxQueues),
-                maxDepth: clamp(overview.limits.maxDepth), maxMemoryBytes: clamp(overview.limits.maxMemoryBytes),
-                maxSizeBytes: overview.limits.maxSizeBytes.map { Int64(clamping: $0) }, targets: overview.targets,
-                readOnlyOnly: overview.limits.readOnlyOnly, zeroCopy: overview.limits.zeroCopy,
-                maxStarts: overview.limits.maxStarts.map { Int64(clamping: $0) },
-                penalty: overview.limits.penalty.map { Int64(clamping: $0) }, ids: overview.limits.ids?.text,
-                cpus: overview.limits.cpus?.text, groups: groupLimits(overview.limits))
+        return InfoReply {
+            $0.version = UBDVersion.text
+            $0.kernel = kernelRelease()
+            $0.featureBits = bits
+            $0.features = KernelFeature.names(in: bits)
+            $0.ignoredFeatures = KernelFeature.ignoredNames(in: bits)
+            $0.targets = targets
+            $0.devices = Int64(devices.count)
+            $0.devicesOfCaller = Int64(devices.values.filter { $0.owner == peer.uid }.count)
+            $0.workerUidsFree = Int64(uids.free)
+            $0.workerGroup = configuration.workerGroup
+            $0.socket = configuration.socketPath
+            $0.controlGroup = groups?.path
+            $0.controllers = groups?.controllers ?? []
+            $0.started = started
+            $0.permitted = overview != nil
+            $0.rule = overview?.rules.first?.rule.text
+            $0.limits = overview.map { limits($0.limits, targets: $0.targets) }
         }
-        return InfoReply(
-            version: UBDVersion.text, kernel: kernelRelease(), featureBits: bits,
-            features: KernelFeature.names(in: bits), ignoredFeatures: KernelFeature.ignoredNames(in: bits),
-            targets: targets, devices: Int64(devices.count),
-            devicesOfCaller: Int64(devices.values.filter { $0.owner == peer.uid }.count),
-            workerUidsFree: Int64(uids.free), workerGroup: configuration.workerGroup,
-            socket: configuration.socketPath, controlGroup: groups?.path, controllers: groups?.controllers ?? [],
-            started: started, permitted: limits != nil,
-            rule: overview?.rules.first?.rule.text, limits: limits)
+    }
+
+    private func limits(_ limits: AccessLimits, targets: [String]) -> Limits {
+        Limits {
+            $0.maxDevices = clamp(limits.maxDevices)
+            $0.maxQueues = clamp(limits.maxQueues)
+            $0.maxDepth = clamp(limits.maxDepth)
+            $0.maxMemoryBytes = clamp(limits.maxMemoryBytes)
+            $0.maxSizeBytes = limits.maxSizeBytes.map { Int64(clamping: $0) }
+            $0.targets = targets
+            $0.readOnlyOnly = limits.readOnlyOnly
+            $0.zeroCopy = limits.zeroCopy
+            $0.maxStarts = limits.maxStarts.map { Int64(clamping: $0) }
+            $0.penalty = limits.penalty.map { Int64(clamping: $0) }
+            $0.ids = limits.ids?.text
+            $0.cpus = limits.cpus?.text
+            $0.groups = groupLimits(limits)
+        }
     }
 
     /// The limits that the controllers can enforce; nil when there are none.

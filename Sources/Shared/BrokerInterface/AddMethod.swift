@@ -1,3 +1,4 @@
+import Targets
 import Varlink
 
 /// One option of a target on the wire: name and value are text.
@@ -5,43 +6,58 @@ public struct OptionValue: Equatable, Sendable {
     public var name: String
     public var value: String
 
+    /// An option with this name and value.
     public init(_ name: String, _ value: String) {
         self.name = name
         self.value = value
     }
 }
 
-/// The parameters of Add. Names and types are checked, values are not; `AddPlan` checks them.
+/// The options of a target on the wire: a map, which is left out when it is empty.
+private struct OptionMap: MemberValue {
+    var options: [OptionValue]
+
+    static var typeName: String { "[string]string" }
+    var wire: JSON? { .object(options.map { JSON.Member($0.name, .string($0.value)) }) }
+
+    init?(_ options: [OptionValue]) {
+        guard !options.isEmpty else { return nil }
+        self.options = options
+    }
+
+    init(wire: JSON?, at place: MemberPlace, unknown: UnknownFields) throws(InterfaceError) {
+        guard case .object(let members)? = wire else { throw place.error }
+        options = []
+        for member in members {
+            let place = MemberPlace(structure: place.text, name: member.name)
+            options.append(OptionValue(member.name, try String(wire: member.value, at: place, unknown: unknown)))
+        }
+    }
+}
+
+/// The parameters of Add. Names and types are checked, values are not; `AddPlan` checks them. `members` explains each.
 public struct AddRequest: Equatable, Sendable {
-    /// The name of a target in `TargetList`.
     public var target: String
-    /// The requested N of /dev/ublkbN; nil: the broker chooses.
     public var id: Int64?
-    /// Hardware queues; nil: 1.
     public var queues: Int64?
-    /// Tags per queue; nil: 128.
     public var depth: Int64?
-    /// Maximum bytes of one request; nil: 512 KiB.
     public var maxIOBytes: Int64?
     public var readOnly: Bool?
     /// The name of a `DataMode`, or `DataMode.automatic`; nil: automatic.
     public var mode: String?
     /// The name of a `RecoveryMode`; nil: reissue.
     public var recovery: String?
-    /// Seconds without progress after which the worker counts as hung; nil: the broker's default.
     public var ioTimeout: Int64?
     /// A `CPUList` on which the queues' threads shall run.
     public var cpus: String?
-    /// The client's name for its file, a label for people.
     public var fileName: String?
-    /// The target's own options.
     public var options: [OptionValue]
 
+    /// A request for a device of this target.
     public init(
-        target: String, id: Int64? = nil, queues: Int64? = nil, depth: Int64? = nil, maxIOBytes: Int64? = nil,
+        target: String = "", id: Int64? = nil, queues: Int64? = nil, depth: Int64? = nil, maxIOBytes: Int64? = nil,
         readOnly: Bool? = nil, mode: String? = nil, recovery: String? = nil, ioTimeout: Int64? = nil,
-        cpus: String? = nil,
-        fileName: String? = nil, options: [OptionValue] = []
+        cpus: String? = nil, fileName: String? = nil, options: [OptionValue] = []
     ) {
         self.target = target
         self.id = id
@@ -56,47 +72,58 @@ public struct AddRequest: Equatable, Sendable {
         self.fileName = fileName
         self.options = options
     }
+}
 
-    /// Decodes the parameters of a call.
-    ///
-    /// - Throws: `InterfaceError.invalidParameter` with the parameter's name.
-    public init(parameters: JSON) throws(InterfaceError) {
-        var fields = try FieldReader(parameters)
-        target = try fields.string("target")
-        id = try fields.optionalInteger("id")
-        queues = try fields.optionalInteger("queues")
-        depth = try fields.optionalInteger("depth")
-        maxIOBytes = try fields.optionalInteger("maxIOBytes")
-        readOnly = try fields.optionalFlag("readOnly")
-        mode = try fields.optionalString("mode")
-        recovery = try fields.optionalString("recovery")
-        ioTimeout = try fields.optionalInteger("ioTimeout")
-        cpus = try fields.optionalString("cpus")
-        fileName = try fields.optionalString("fileName")
-        options = []
-        if let value = fields.value("options") {
-            guard case .object(let members) = value else { throw .invalidParameter(parameter: "options") }
-            for member in members {
-                guard case .string(let text) = member.value else {
-                    throw .invalidParameter(parameter: "options." + member.name)
-                }
-                options.append(OptionValue(member.name, text))
-            }
-        }
-        try fields.finish()
+extension AddRequest: Structure {
+    public init() { self.init(target: "") }
+
+    public mutating func members<Coder: MemberCoder>(_ coder: inout Coder) throws(Coder.Failure) {
+        try coder.member("target", &target, "Name of the target.")
+        try coder.member("id", &id, "The requested N of /dev/ublkbN; null: the broker chooses.")
+        try coder.member("queues", &queues, "Hardware queues. Default \(AddPlan.defaultQueues).")
+        try coder.member("depth", &depth, "Tags per queue. Default \(AddPlan.defaultDepth).")
+        try coder.member(
+            "maxIOBytes", &maxIOBytes, "Maximum bytes of one request. Default \(AddPlan.defaultMaxIOBytes).")
+        try coder.member("readOnly", &readOnly, "Default false.")
+        try coder.member(
+            "mode", &mode,
+            """
+            How data and requests move: copy, zero-copy, batch, batch-zero-copy, or auto for the best of these that the
+            kernel has and the access policy allows. Default auto.
+            """)
+        try coder.member(
+            "recovery", &recovery,
+            "What happens when the worker dies: reissue, queue, fail or none. Default reissue.")
+        try coder.member(
+            "ioTimeout", &ioTimeout,
+            """
+            Seconds, 2 to 3600: a worker that has work and does nothing for this time is replaced. Default: the broker's.
+            """)
+        try coder.member(
+            "cpus", &cpus,
+            """
+            The processors on which the queues' threads run, as in 0-1,3. Default: for each queue those from which the kernel
+            sends it requests.
+            """)
+        try coder.member(
+            "fileName", &fileName,
+            "The client's name for its file: a label of at most 1024 bytes, without control characters.")
+        var map = OptionMap(options)
+        try coder.member(
+            "options", &map,
+            "The options of the target; bytes and milliseconds are decimal numbers.\n" + TargetList.optionHelp)
+        options = map?.options ?? []
     }
+}
 
-    public var json: JSON {
-        let map = JSON.object(options.map { JSON.Member($0.name, .string($0.value)) })
-        return .record([
-            ("target", .string(target)), ("id", id.map(JSON.integer)), ("queues", queues.map(JSON.integer)),
-            ("depth", depth.map(JSON.integer)), ("maxIOBytes", maxIOBytes.map(JSON.integer)),
-            ("readOnly", readOnly.map(JSON.bool)), ("mode", mode.map(JSON.string)),
-            ("recovery", recovery.map(JSON.string)), ("ioTimeout", ioTimeout.map(JSON.integer)),
-            ("cpus", cpus.map(JSON.string)),
-            ("fileName", fileName.map(JSON.string)),
-            ("options", options.isEmpty ? nil : map),
-        ])
+extension TargetList {
+    /// The options of each target, a line each.
+    fileprivate static var optionHelp: String {
+        all.flatMap { target in
+            target.options.map { option in
+                "\(target.name), \(option.name): \(option.help): \(option.range). Default: \(option.defaultText)."
+            }
+        }.joined(separator: "\n")
     }
 }
 
@@ -107,24 +134,35 @@ public struct Notice: Equatable, Sendable {
     /// For people, one sentence without a full stop.
     public var message: String
 
+    /// A notice with this code and message.
     public init(code: String, message: String) {
         self.code = code
         self.message = message
     }
+}
 
-    /// Decodes a notice.
-    ///
-    /// - Throws: `InterfaceError.invalidParameter` with the member's name, below `path`.
-    public init(
-        json: JSON, path: String = "", unknown: UnknownFields = .refuse
-    ) throws(InterfaceError) {
-        var fields = try FieldReader(json, path: path, unknown: unknown)
-        code = try fields.string("code")
-        message = try fields.string("message")
-        try fields.finish()
+extension Notice: Structure {
+    public init() { self.init(code: "", message: "") }
+
+    public mutating func members<Coder: MemberCoder>(_ coder: inout Coder) throws(Coder.Failure) {
+        try coder.member("code", &code, "For programs, as in read-only.")
+        try coder.member("message", &message, "For people.")
     }
+}
 
-    public var json: JSON { .record([("code", .string(code)), ("message", .string(message))]) }
+/// The members of both replies to Add and Recover; `AddReply` says which reply has which.
+struct AddReplyMembers: Structure {
+    var files: Int?
+    var parking: Int?
+    var device: Device?
+    var notices: [Notice]?
+
+    mutating func members<Coder: MemberCoder>(_ coder: inout Coder) throws(Coder.Failure) {
+        try coder.member("files", &files, "In the first reply: the most files that the client may send.")
+        try coder.member("parking", &parking, "In the first reply: the index of the descriptor to send them on.")
+        try coder.member("device", &device, "In the last reply.")
+        try coder.member("notices", &notices)
+    }
 }
 
 /// A reply to Add.
@@ -139,32 +177,28 @@ public enum AddReply: Equatable, Sendable {
     ///
     /// - Throws: `InterfaceError.invalidParameter` with the parameter's name.
     public init(parameters: JSON, unknown: UnknownFields = .refuse) throws(InterfaceError) {
-        var fields = try FieldReader(parameters, unknown: unknown)
-        let count: Int? = try fields.optionalInteger("files")
-        let parking: Int? = try fields.optionalInteger("parking")
-        let device = fields.value("device")
-        let notices = try fields.optionalArray("notices") { (json, path) throws(InterfaceError) in
-            try Notice(json: json, path: path, unknown: unknown)
-        }
-        try fields.finish()
-        if let device {
-            guard count == nil, parking == nil else { throw .invalidParameter(parameter: "files") }
-            self = .added(try Device(json: device, path: "device", unknown: unknown), notices: notices ?? [])
+        let reply = try AddReplyMembers(parameters: parameters, unknown: unknown)
+        if let device = reply.device {
+            guard reply.files == nil, reply.parking == nil else { throw .invalidParameter(parameter: "files") }
+            self = .added(device, notices: reply.notices ?? [])
         } else {
-            guard let count, (1...8).contains(count) else { throw .invalidParameter(parameter: "files") }
-            guard let parking, parking == 0 else { throw .invalidParameter(parameter: "parking") }
-            guard notices == nil else { throw .invalidParameter(parameter: "notices") }
+            guard let count = reply.files, (1...8).contains(count) else { throw .invalidParameter(parameter: "files") }
+            guard let parking = reply.parking, parking == 0 else { throw .invalidParameter(parameter: "parking") }
+            guard reply.notices == nil else { throw .invalidParameter(parameter: "notices") }
             self = .files(count: count, parking: parking)
         }
     }
 
+    /// The encoded parameters.
     public var json: JSON {
+        var reply = AddReplyMembers()
         switch self {
-        case .files(let count, let parking):
-            .record([("files", .integer(clamping: count)), ("parking", .integer(clamping: parking))])
+        case .files(let count, let parking): (reply.files, reply.parking) = (count, parking)
         case .added(let device, let notices):
-            .record([("device", device.json), ("notices", notices.isEmpty ? nil : .array(notices.map(\.json)))])
+            reply.device = device
+            reply.notices = notices.isEmpty ? nil : notices
         }
+        return reply.json
     }
 
     /// The whole reply. The reply that asks for files announces another one.

@@ -57,15 +57,13 @@ public enum BrokerCall: Equatable, Sendable {
             self = .recover(try RecoverRequest(parameters: call.parameters))
         case (BrokerAPI.interface, "Stats"): self = .stats(try StatsRequest(parameters: call.parameters))
         case (BrokerAPI.interface, "Info"):
-            try FieldReader(call.parameters).finish()
+            _ = try NoParameters(parameters: call.parameters)
             self = .info
         case (BrokerAPI.serviceInterface, "GetInfo"):
-            try FieldReader(call.parameters).finish()
+            _ = try NoParameters(parameters: call.parameters)
             self = .serviceInfo
         case (BrokerAPI.serviceInterface, "GetInterfaceDescription"):
-            var fields = try FieldReader(call.parameters)
-            self = .interfaceDescription(of: try fields.string("interface"))
-            try fields.finish()
+            self = .interfaceDescription(of: try InterfaceDescriptionRequest(parameters: call.parameters).interface)
         case (BrokerAPI.interface, _), (BrokerAPI.serviceInterface, _):
             throw .methodNotFound(method: call.method)
         default:
@@ -92,7 +90,7 @@ public enum BrokerCall: Equatable, Sendable {
         case .interfaceDescription(let interface):
             Call(
                 method: BrokerAPI.serviceInterface + ".GetInterfaceDescription",
-                parameters: .record([("interface", .string(interface))]))
+                parameters: InterfaceDescriptionRequest(interface: interface).json)
         }
     }
 }

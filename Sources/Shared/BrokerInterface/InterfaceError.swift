@@ -95,28 +95,9 @@ extension InterfaceError {
 
     /// The encoded parameters.
     public var parameters: JSON {
-        var members: [(String, JSON?)] = []
-        switch self {
-        case .notPermitted(_, _, let rule): members = [("rule", rule.map(JSON.string))]
-        case .quotaReached(_, _, let limit, let value, let again):
-            members = [("limit", .string(limit)), ("value", .integer(value)), ("again", again.map(JSON.integer))]
-        case .limitReached(_, _, let limit, let value):
-            members = [("limit", .string(limit)), ("value", .integer(value))]
-        case .invalidOption(_, _, let option, let value):
-            members = [("option", .string(option)), ("value", .string(value))]
-        case .badFile(_, _, let index): members = [("index", .integer(index))]
-        case .idInUse(_, _, let id), .noSuchDevice(_, _, let id): members = [("id", .integer(id))]
-        case .busy(_, _, let id, let holder): members = [("id", .integer(id)), ("holder", .string(holder))]
-        case .kernelUnsupported(_, _, let feature): members = [("feature", .string(feature))]
-        case .failed(_, _, let step, let errno):
-            members = [("step", .string(step)), ("errno", errno.map(JSON.integer))]
-        case .interfaceNotFound(let interface): return .record([("interface", .string(interface))])
-        case .methodNotFound(let method), .methodNotImplemented(let method):
-            return .record([("method", .string(method))])
-        case .invalidParameter(let parameter): return .record([("parameter", .string(parameter))])
-        case .permissionDenied, .expectedMore, .expectedUpgrade: return .empty
-        }
-        return .record([("message", .string(message)), ("remedy", .string(remedy))] + members)
+        var (copy, writer) = (self, MemberWriter())
+        copy.members(&writer)
+        return .object(writer.members)
     }
 
     /// The reply that ends a call with this error.
@@ -128,72 +109,104 @@ extension InterfaceError {
     public init?(
         name: String, parameters: JSON, unknown: UnknownFields = .refuse
     ) throws(InterfaceError) {
-        var fields = try FieldReader(parameters, unknown: unknown)
-        guard let dot = name.lastIndex(of: ".") else { return nil }
-        let short = String(name[name.index(after: dot)...])
-        switch String(name[..<dot]) {
-        case BrokerAPI.interface:
-            guard let error = try Self.readBrokerError(short, &fields) else { return nil }
-            self = error
-        case BrokerAPI.serviceInterface:
-            guard let error = try Self.readServiceError(short, &fields) else { return nil }
-            self = error
-        default: return nil
-        }
-        try fields.finish()
+        guard var error = Self.blanks.first(where: { $0.name.hasSameBytes(as: name) }) else { return nil }
+        var reader = try MemberReader(parameters, unknown: unknown)
+        try error.members(&reader)
+        try reader.finish()
+        self = error
     }
 
-    private static func readBrokerError(
-        _ name: String, _ fields: inout FieldReader
-    ) throws(InterfaceError) -> InterfaceError? {
-        let known = [
-            "NotPermitted", "QuotaReached", "LimitReached", "InvalidOption", "BadFile", "IdInUse", "NoSuchDevice",
-            "Busy", "KernelUnsupported", "Failed",
+    /// The error of io.ubd.Broker of that name in Varlink's interface definition language, but for the comment.
+    static func declaration(_ name: String) -> String {
+        guard var error = blanks.first(where: { $0.name == BrokerAPI.interface + "." + name }) else { return "" }
+        var lister = MemberLister()
+        error.members(&lister)
+        return "error \(name)\(lister.text)"
+    }
+
+    /// One of each, which says nothing: what a reader fills.
+    private static var blanks: [InterfaceError] {
+        [
+            .notPermitted(message: "", remedy: "", rule: nil),
+            .quotaReached(message: "", remedy: "", limit: "", value: 0),
+            .limitReached(message: "", remedy: "", limit: "", value: 0),
+            .invalidOption(message: "", remedy: "", option: "", value: ""),
+            .badFile(message: "", remedy: "", index: 0), .idInUse(message: "", remedy: "", id: 0),
+            .noSuchDevice(message: "", remedy: "", id: 0), .busy(message: "", remedy: "", id: 0, holder: ""),
+            .kernelUnsupported(message: "", remedy: "", feature: ""),
+            .failed(message: "", remedy: "", step: "", errno: nil), .interfaceNotFound(interface: ""),
+            .methodNotFound(method: ""), .methodNotImplemented(method: ""), .invalidParameter(parameter: ""),
+            .permissionDenied, .expectedMore, .expectedUpgrade,
         ]
-        guard known.contains(name) else { return nil }
-        let message = try fields.string("message")
-        let remedy = try fields.string("remedy")
-        switch name {
-        case "NotPermitted":
-            return .notPermitted(message: message, remedy: remedy, rule: try fields.optionalString("rule"))
-        case "QuotaReached":
-            return .quotaReached(
-                message: message, remedy: remedy, limit: try fields.string("limit"), value: try fields.integer("value"),
-                again: try fields.optionalInteger("again"))
-        case "LimitReached":
-            return .limitReached(
-                message: message, remedy: remedy, limit: try fields.string("limit"), value: try fields.integer("value"))
-        case "InvalidOption":
-            return .invalidOption(
-                message: message, remedy: remedy, option: try fields.string("option"), value: try fields.string("value")
-            )
-        case "BadFile": return .badFile(message: message, remedy: remedy, index: try fields.integer("index"))
-        case "IdInUse": return .idInUse(message: message, remedy: remedy, id: try fields.integer("id"))
-        case "NoSuchDevice": return .noSuchDevice(message: message, remedy: remedy, id: try fields.integer("id"))
-        case "Busy":
-            return .busy(
-                message: message, remedy: remedy, id: try fields.integer("id"), holder: try fields.string("holder"))
-        case "KernelUnsupported":
-            return .kernelUnsupported(message: message, remedy: remedy, feature: try fields.string("feature"))
-        default:
-            return .failed(
-                message: message, remedy: remedy, step: try fields.string("step"),
-                errno: try fields.optionalInteger("errno"))
+    }
+
+    /// Gives each parameter to `coder`, as `Structure.members` does.
+    private mutating func members<Coder: MemberCoder>(_ coder: inout Coder) throws(Coder.Failure) {
+        switch self {
+        case .notPermitted, .quotaReached, .limitReached, .invalidOption, .badFile, .idInUse, .noSuchDevice, .busy,
+            .kernelUnsupported, .failed:
+            try brokerMembers(&coder)
+        case .interfaceNotFound(var interface):
+            try coder.member("interface", &interface)
+            self = .interfaceNotFound(interface: interface)
+        case .methodNotFound(var method):
+            try coder.member("method", &method)
+            self = .methodNotFound(method: method)
+        case .methodNotImplemented(var method):
+            try coder.member("method", &method)
+            self = .methodNotImplemented(method: method)
+        case .invalidParameter(var parameter):
+            try coder.member("parameter", &parameter)
+            self = .invalidParameter(parameter: parameter)
+        case .permissionDenied, .expectedMore, .expectedUpgrade: break
         }
     }
 
-    private static func readServiceError(
-        _ name: String, _ fields: inout FieldReader
-    ) throws(InterfaceError) -> InterfaceError? {
-        switch name {
-        case "InterfaceNotFound": .interfaceNotFound(interface: try fields.string("interface"))
-        case "MethodNotFound": .methodNotFound(method: try fields.string("method"))
-        case "MethodNotImplemented": .methodNotImplemented(method: try fields.string("method"))
-        case "InvalidParameter": .invalidParameter(parameter: try fields.string("parameter"))
-        case "PermissionDenied": .permissionDenied
-        case "ExpectedMore": .expectedMore
-        case "ExpectedUpgrade": .expectedUpgrade
-        default: nil
+    /// Those of the broker's own errors: what was wrong and what to do next come first.
+    private mutating func brokerMembers<Coder: MemberCoder>(_ coder: inout Coder) throws(Coder.Failure) {
+        var (message, remedy) = (message, remedy)
+        try coder.member("message", &message)
+        try coder.member("remedy", &remedy)
+        switch self {
+        case .notPermitted(_, _, var rule):
+            try coder.member("rule", &rule)
+            self = .notPermitted(message: message, remedy: remedy, rule: rule)
+        case .quotaReached(_, _, var limit, var value, var again):
+            try coder.member("limit", &limit)
+            try coder.member("value", &value)
+            try coder.member("again", &again)
+            self = .quotaReached(message: message, remedy: remedy, limit: limit, value: value, again: again)
+        case .limitReached(_, _, var limit, var value):
+            try coder.member("limit", &limit)
+            try coder.member("value", &value)
+            self = .limitReached(message: message, remedy: remedy, limit: limit, value: value)
+        case .invalidOption(_, _, var option, var value):
+            try coder.member("option", &option)
+            try coder.member("value", &value)
+            self = .invalidOption(message: message, remedy: remedy, option: option, value: value)
+        case .badFile(_, _, var index):
+            try coder.member("index", &index)
+            self = .badFile(message: message, remedy: remedy, index: index)
+        case .idInUse(_, _, var id):
+            try coder.member("id", &id)
+            self = .idInUse(message: message, remedy: remedy, id: id)
+        case .noSuchDevice(_, _, var id):
+            try coder.member("id", &id)
+            self = .noSuchDevice(message: message, remedy: remedy, id: id)
+        case .busy(_, _, var id, var holder):
+            try coder.member("id", &id)
+            try coder.member("holder", &holder)
+            self = .busy(message: message, remedy: remedy, id: id, holder: holder)
+        case .kernelUnsupported(_, _, var feature):
+            try coder.member("feature", &feature)
+            self = .kernelUnsupported(message: message, remedy: remedy, feature: feature)
+        case .failed(_, _, var step, var errno):
+            try coder.member("step", &step)
+            try coder.member("errno", &errno)
+            self = .failed(message: message, remedy: remedy, step: step, errno: errno)
+        case .interfaceNotFound, .methodNotFound, .methodNotImplemented, .invalidParameter, .permissionDenied,
+            .expectedMore, .expectedUpgrade:
+            break
         }
     }
 }

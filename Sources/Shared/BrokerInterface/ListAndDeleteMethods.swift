@@ -1,77 +1,60 @@
-import Varlink
-
 /// The parameters of Delete.
 public struct DeleteRequest: Equatable, Sendable {
     public var id: UInt32
-    /// Delete only the device of this generation, not a later one with the same id.
     public var generation: UInt64?
-    /// Kill the worker first and skip all checks; requests in flight fail.
     public var force: Bool?
 
+    /// A request to delete this device.
     public init(id: UInt32, generation: UInt64? = nil, force: Bool? = nil) {
         self.id = id
         self.generation = generation
         self.force = force
     }
+}
 
-    /// Decodes the parameters of a call.
-    ///
-    /// - Throws: `InterfaceError.invalidParameter` with the parameter's name.
-    public init(parameters: JSON) throws(InterfaceError) {
-        var fields = try FieldReader(parameters)
-        id = try fields.integer("id")
-        generation = try fields.optionalInteger("generation")
-        force = try fields.optionalFlag("force")
-        try fields.finish()
-    }
+extension DeleteRequest: Structure {
+    public init() { self.init(id: 0) }
 
-    public var json: JSON {
-        .record([
-            ("id", .integer(clamping: id)), ("generation", generation.map { .integer(clamping: $0) }),
-            ("force", force.map(JSON.bool)),
-        ])
+    public mutating func members<Coder: MemberCoder>(_ coder: inout Coder) throws(Coder.Failure) {
+        try coder.member("id", &id)
+        try coder.member(
+            "generation", &generation, "Delete only the device of this generation, not a later one with the same id.")
+        try coder.member("force", &force, "Kill the worker first and skip all checks; requests in flight fail.")
     }
 }
 
 /// The parameters of List.
 public struct ListRequest: Equatable, Sendable {
-    /// Only this device; nil: all that the caller may see.
     public var id: UInt32?
 
-    public init(id: UInt32? = nil) {
+    /// A request for this device, or for all.
+    public init(id: UInt32?) {
         self.id = id
     }
+}
 
-    /// Decodes the parameters of a call.
-    ///
-    /// - Throws: `InterfaceError.invalidParameter` with the parameter's name.
-    public init(parameters: JSON) throws(InterfaceError) {
-        var fields = try FieldReader(parameters)
-        id = try fields.optionalInteger("id")
-        try fields.finish()
+extension ListRequest: Structure {
+    public init() { self.init(id: nil) }
+
+    public mutating func members<Coder: MemberCoder>(_ coder: inout Coder) throws(Coder.Failure) {
+        try coder.member("id", &id, "Only this device.")
     }
-
-    public var json: JSON { .record([("id", id.map { .integer(clamping: $0) })]) }
 }
 
 /// The reply to List: the caller's devices, or all devices for root.
 public struct ListReply: Equatable, Sendable {
     public var devices: [Device]
 
+    /// A reply with these devices.
     public init(devices: [Device]) {
         self.devices = devices
     }
+}
 
-    /// Decodes the parameters of a reply.
-    ///
-    /// - Throws: `InterfaceError.invalidParameter` with the parameter's name.
-    public init(parameters: JSON, unknown: UnknownFields = .refuse) throws(InterfaceError) {
-        var fields = try FieldReader(parameters, unknown: unknown)
-        devices = try fields.array("devices") { (json, path) throws(InterfaceError) in
-            try Device(json: json, path: path, unknown: unknown)
-        }
-        try fields.finish()
+extension ListReply: Structure {
+    public init() { self.init(devices: []) }
+
+    public mutating func members<Coder: MemberCoder>(_ coder: inout Coder) throws(Coder.Failure) {
+        try coder.member("devices", &devices)
     }
-
-    public var json: JSON { .record([("devices", .array(devices.map(\.json)))]) }
 }

@@ -1,5 +1,3 @@
-import Varlink
-
 /// The reply to org.varlink.service.GetInfo.
 public struct ServiceInfoReply: Equatable, Sendable {
     public var vendor: String
@@ -9,6 +7,7 @@ public struct ServiceInfoReply: Equatable, Sendable {
     /// The names of all interfaces of the service.
     public var interfaces: [String]
 
+    /// The reply of a broker of this version.
     public init(version: String) {
         vendor = "ubd"
         product = "ubd-broker"
@@ -16,26 +15,32 @@ public struct ServiceInfoReply: Equatable, Sendable {
         url = "https://docs.kernel.org/block/ublk.html"
         interfaces = [BrokerAPI.serviceInterface, BrokerAPI.interface]
     }
+}
 
-    /// Decodes the parameters of a reply.
-    ///
-    /// - Throws: `InterfaceError.invalidParameter` with the parameter's name.
-    public init(parameters: JSON, unknown: UnknownFields = .refuse) throws(InterfaceError) {
-        var fields = try FieldReader(parameters, unknown: unknown)
-        vendor = try fields.string("vendor")
-        product = try fields.string("product")
-        version = try fields.string("version")
-        url = try fields.string("url")
-        interfaces = try fields.strings("interfaces")
-        try fields.finish()
-    }
+extension ServiceInfoReply: Structure {
+    public init() { self.init(version: "") }
 
-    public var json: JSON {
-        .record([
-            ("vendor", .string(vendor)), ("product", .string(product)), ("version", .string(version)),
-            ("url", .string(url)), ("interfaces", .array(interfaces.map(JSON.string))),
-        ])
+    public mutating func members<Coder: MemberCoder>(_ coder: inout Coder) throws(Coder.Failure) {
+        try coder.member("vendor", &vendor)
+        try coder.member("product", &product)
+        try coder.member("version", &version)
+        try coder.member("url", &url)
+        try coder.member("interfaces", &interfaces)
     }
+}
+
+/// The parameters of org.varlink.service.GetInterfaceDescription.
+struct InterfaceDescriptionRequest: Structure {
+    var interface = ""
+
+    mutating func members<Coder: MemberCoder>(_ coder: inout Coder) throws(Coder.Failure) {
+        try coder.member("interface", &interface)
+    }
+}
+
+/// The parameters of a method that has none.
+struct NoParameters: Structure {
+    mutating func members<Coder: MemberCoder>(_ coder: inout Coder) throws(Coder.Failure) {}
 }
 
 /// The reply to org.varlink.service.GetInterfaceDescription.
@@ -43,18 +48,16 @@ public struct InterfaceDescriptionReply: Equatable, Sendable {
     /// The interface in Varlink's definition language.
     public var description: String
 
+    /// A reply with this text.
     public init(description: String) {
         self.description = description
     }
+}
 
-    /// Decodes the parameters of a reply.
-    ///
-    /// - Throws: `InterfaceError.invalidParameter` with the parameter's name.
-    public init(parameters: JSON, unknown: UnknownFields = .refuse) throws(InterfaceError) {
-        var fields = try FieldReader(parameters, unknown: unknown)
-        description = try fields.string("description")
-        try fields.finish()
+extension InterfaceDescriptionReply: Structure {
+    public init() { self.init(description: "") }
+
+    public mutating func members<Coder: MemberCoder>(_ coder: inout Coder) throws(Coder.Failure) {
+        try coder.member("description", &description)
     }
-
-    public var json: JSON { .record([("description", .string(description))]) }
 }

@@ -1,80 +1,61 @@
-import Varlink
-
 /// The parameters of Stats.
 public struct StatsRequest: Equatable, Sendable {
-    /// Only this device; nil: all that the caller may see.
     public var id: UInt32?
-    /// Also each queue separately; only together with `id`.
     public var queues: Bool?
 
+    /// A request for this device, or for all.
     public init(id: UInt32? = nil, queues: Bool? = nil) {
         self.id = id
         self.queues = queues
     }
+}
 
-    /// Decodes the parameters of a call.
-    ///
-    /// - Throws: `InterfaceError.invalidParameter` with the parameter's name.
-    public init(parameters: JSON) throws(InterfaceError) {
-        var fields = try FieldReader(parameters)
-        id = try fields.optionalInteger("id")
-        queues = try fields.optionalFlag("queues")
-        try fields.finish()
+extension StatsRequest: Structure {
+    public init() { self.init(id: nil) }
+
+    public mutating func members<Coder: MemberCoder>(_ coder: inout Coder) throws(Coder.Failure) {
+        try coder.member("id", &id, "Only this device.")
+        try coder.member("queues", &queues, "Also each queue separately; only together with id. Default false.")
     }
-
-    public var json: JSON { .record([("id", id.map { .integer(clamping: $0) }), ("queues", queues.map(JSON.bool))]) }
 }
 
 /// The committed requests of one operation.
 public struct OperationCount: Equatable, Sendable {
     public var requests: UInt64
-    /// Bytes of the successful requests.
     public var bytes: UInt64
-    /// The number of failed requests.
     public var errors: UInt64
 
-    public init(requests: UInt64 = 0, bytes: UInt64 = 0, errors: UInt64 = 0) {
+    /// A count with these values.
+    public init(requests: UInt64, bytes: UInt64 = 0, errors: UInt64 = 0) {
         self.requests = requests
         self.bytes = bytes
         self.errors = errors
     }
+}
 
-    /// Decodes a count.
-    ///
-    /// - Throws: `InterfaceError.invalidParameter` with the member's name, below `path`.
-    public init(json: JSON, path: String = "", unknown: UnknownFields = .refuse) throws(InterfaceError) {
-        var fields = try FieldReader(json, path: path, unknown: unknown)
-        requests = try fields.integer("requests")
-        bytes = try fields.integer("bytes")
-        errors = try fields.integer("errors")
-        try fields.finish()
-    }
+extension OperationCount: Structure {
+    public init() { self.init(requests: 0) }
 
-    public var json: JSON {
-        .record([
-            ("requests", .integer(clamping: requests)), ("bytes", .integer(clamping: bytes)),
-            ("errors", .integer(clamping: errors)),
-        ])
+    public mutating func members<Coder: MemberCoder>(_ coder: inout Coder) throws(Coder.Failure) {
+        try coder.member("requests", &requests)
+        try coder.member("bytes", &bytes, "Bytes of the successful requests.")
+        try coder.member("errors", &errors, "The number of failed requests.")
     }
 }
 
-/// The counters of a queue, or of all queues of a device. The broker cannot verify them.
+/// The counters of a queue, or of all queues of a device. The broker cannot verify them. `members` explains each.
 public struct Counts: Equatable, Sendable {
     public var read: OperationCount
     public var write: OperationCount
     public var flush: OperationCount
     public var discard: OperationCount
     public var writeZeroes: OperationCount
-    /// Requests that the worker holds.
     public var inFlight: UInt64
     public var wakeUps: UInt64
-    /// Wake-ups by the number of requests that they brought: element n counts those with 2^n to 2^(n+1)-1. Wake-ups
-    /// that brought only completions are not counted.
     public var batchSizes: [UInt64]
-    /// Measured requests by their time: element n counts those from `latencyBounds[n-1]` up to `latencyBounds[n]` of
-    /// the reply; the last element is unbounded.
     public var latency: [UInt64]
 
+    /// Counters with these values.
     public init(
         read: OperationCount = OperationCount(), write: OperationCount = OperationCount(),
         flush: OperationCount = OperationCount(), discard: OperationCount = OperationCount(),
@@ -90,32 +71,6 @@ public struct Counts: Equatable, Sendable {
         self.wakeUps = wakeUps
         self.batchSizes = batchSizes
         self.latency = latency
-    }
-
-    /// Decodes counters.
-    ///
-    /// - Throws: `InterfaceError.invalidParameter` with the member's name, below `path`.
-    public init(json: JSON, path: String = "", unknown: UnknownFields = .refuse) throws(InterfaceError) {
-        var fields = try FieldReader(json, path: path, unknown: unknown)
-        self.init()
-        for (name, place) in Counts.operations {
-            guard let value = fields.value(name) else { throw .invalidParameter(parameter: fields.fullName(name)) }
-            self[keyPath: place] = try OperationCount(json: value, path: fields.fullName(name), unknown: unknown)
-        }
-        inFlight = try fields.integer("inFlight")
-        wakeUps = try fields.integer("wakeUps")
-        batchSizes = try fields.integers("batchSizes")
-        latency = try fields.integers("latency")
-        try fields.finish()
-    }
-
-    public var json: JSON {
-        .record(
-            Counts.operations.map { ($0.name, self[keyPath: $0.place].json) } + [
-                ("inFlight", .integer(clamping: inFlight)), ("wakeUps", .integer(clamping: wakeUps)),
-                ("batchSizes", .array(batchSizes.map { .integer(clamping: $0) })),
-                ("latency", .array(latency.map { .integer(clamping: $0) })),
-            ])
     }
 
     /// The operations by their names on the wire, in order.
@@ -160,18 +115,39 @@ public struct Counts: Equatable, Sendable {
     }
 }
 
+extension Counts: Structure {
+    public init() { self.init(inFlight: 0) }
+
+    public mutating func members<Coder: MemberCoder>(_ coder: inout Coder) throws(Coder.Failure) {
+        for (name, place) in Counts.operations { try coder.member(name, &self[keyPath: place]) }
+        try coder.member("inFlight", &inFlight, "Requests that the worker holds.")
+        try coder.member("wakeUps", &wakeUps)
+        try coder.member(
+            "batchSizes", &batchSizes,
+            """
+            Wake-ups by the number of requests that they brought: element n counts those with 2^n to 2^(n+1)-1. Wake-ups
+            that brought only completions are not counted. Elements that are missing at the end are 0.
+            """)
+        try coder.member(
+            "latency", &latency,
+            """
+            A sample of the requests, by the time from the wake-up that brought a request to the end of the one that gave
+            it back: element n counts those below latencyBounds[n] and not below the bound before; the last element has
+            no bound. Elements that are missing at the end are 0. Empty on hosts whose processors' own clocks do not run
+            in step: there no time is taken.
+            """)
+    }
+}
+
 /// A device in the reply to Stats.
 public struct DeviceStats: Equatable, Sendable {
     public var id: UInt32
-    /// Distinguishes this device from a later one with the same id.
     public var generation: UInt64
-    /// When the counters started at zero, in seconds since 1970; nil when the broker cannot read them.
     public var since: Int64?
-    /// All queues together; nil when the broker cannot read them.
     public var total: Counts?
-    /// Each queue separately, if requested.
     public var queues: [Counts]?
 
+    /// The counters of a device.
     public init(id: UInt32, generation: UInt64, since: Int64?, total: Counts?, queues: [Counts]? = nil) {
         self.id = id
         self.generation = generation
@@ -179,61 +155,42 @@ public struct DeviceStats: Equatable, Sendable {
         self.total = total
         self.queues = queues
     }
+}
 
-    /// Decodes the counters of a device.
-    ///
-    /// - Throws: `InterfaceError.invalidParameter` with the member's name, below `path`.
-    public init(json: JSON, path: String = "", unknown: UnknownFields = .refuse) throws(InterfaceError) {
-        var fields = try FieldReader(json, path: path, unknown: unknown)
-        id = try fields.integer("id")
-        generation = try fields.integer("generation")
-        since = try fields.optionalInteger("since")
-        total = try fields.value("total").map { (json) throws(InterfaceError) in
-            try Counts(json: json, path: fields.fullName("total"), unknown: unknown)
-        }
-        queues = try fields.optionalArray("queues") { (json, path) throws(InterfaceError) in
-            try Counts(json: json, path: path, unknown: unknown)
-        }
-        try fields.finish()
-    }
+extension DeviceStats: Structure {
+    public init() { self.init(id: 0, generation: 0, since: nil, total: nil) }
 
-    public var json: JSON {
-        .record([
-            ("id", .integer(clamping: id)), ("generation", .integer(clamping: generation)),
-            ("since", since.map(JSON.integer)), ("total", total.map(\.json)),
-            ("queues", queues.map { .array($0.map(\.json)) }),
-        ])
+    public mutating func members<Coder: MemberCoder>(_ coder: inout Coder) throws(Coder.Failure) {
+        try coder.member("id", &id)
+        try coder.member("generation", &generation, "Distinguishes the device from a later one with the same id.")
+        try coder.member(
+            "since", &since,
+            "When the counters started at zero, in seconds since 1970; null when the broker cannot read them.")
+        try coder.member(
+            "total", &total,
+            "All queues together; null when there is no page to read, as while a device is being added.")
+        try coder.member("queues", &queues, "Each queue separately, if requested.")
     }
 }
 
 /// The reply to Stats.
 public struct StatsReply: Equatable, Sendable {
-    /// The bounds of the elements of each `latency`, in nanoseconds.
     public var latencyBounds: [UInt64]
     public var devices: [DeviceStats]
 
+    /// A reply with these devices.
     public init(latencyBounds: [UInt64], devices: [DeviceStats]) {
         self.latencyBounds = latencyBounds
         self.devices = devices
     }
+}
 
-    /// Decodes the parameters of a reply.
-    ///
-    /// - Throws: `InterfaceError.invalidParameter` with the parameter's name.
-    public init(parameters: JSON, unknown: UnknownFields = .refuse) throws(InterfaceError) {
-        var fields = try FieldReader(parameters, unknown: unknown)
-        latencyBounds = try fields.integers("latencyBounds")
-        devices = try fields.array("devices") { (json, path) throws(InterfaceError) in
-            try DeviceStats(json: json, path: path, unknown: unknown)
-        }
-        try fields.finish()
-    }
+extension StatsReply: Structure {
+    public init() { self.init(latencyBounds: [], devices: []) }
 
-    public var json: JSON {
-        .record([
-            ("latencyBounds", .array(latencyBounds.map { .integer(clamping: $0) })),
-            ("devices", .array(devices.map(\.json))),
-        ])
+    public mutating func members<Coder: MemberCoder>(_ coder: inout Coder) throws(Coder.Failure) {
+        try coder.member("latencyBounds", &latencyBounds, "The bounds of the elements of each latency, in nanoseconds.")
+        try coder.member("devices", &devices)
     }
 }
 

@@ -67,16 +67,21 @@ final class ManagedDevice {
         groupLimits: GroupLimits? = nil, trustedContent: Bool,
         id: UInt32, owner: UInt32, generation: UInt64, node: String
     ) {
-        let now = Int64(time(nil))
-        let info = Device(
-            id: id, generation: generation, owner: owner, target: plan.target.name, state: .adding, node: node,
-            link: nil, sizeBytes: 0, blockSize: 0, physicalBlockSize: 0, readOnly: plan.readOnly, queues: plan.queues,
-            depth: plan.depth, maxIOBytes: plan.maxIOBytes, mode: mode, buffered: plan.options.buffered,
-            recovery: plan.recovery, ioTimeout: ioTimeout,
-            trustedContent: trustedContent ? true : nil, since: now, file: plan.fileName,
-            offset: plan.options.offset > 0 ? Int64(clamping: plan.options.offset) : nil, cpus: plan.cpus,
-            allowedCPUs: allowedCPUs, groupLimits: groupLimits,
-            created: now)
+        let info = Device {
+            ($0.id, $0.owner, $0.generation, $0.node) = (id, owner, generation, node)
+            ($0.target, $0.file) = (plan.target.name, plan.fileName)
+            ($0.queues, $0.depth, $0.maxIOBytes) = (plan.queues, plan.depth, plan.maxIOBytes)
+            $0.mode = mode
+            $0.readOnly = plan.readOnly
+            $0.buffered = plan.options.buffered
+            if plan.options.offset > 0 { $0.offset = Int64(clamping: plan.options.offset) }
+            $0.recovery = plan.recovery
+            $0.ioTimeout = ioTimeout
+            if trustedContent { $0.trustedContent = true }
+            ($0.cpus, $0.allowedCPUs, $0.groupLimits) = (plan.cpus, allowedCPUs, groupLimits)
+            $0.created = Int64(time(nil))
+            $0.since = $0.created
+        }
         self.init(info: info, memoryBytes: plan.bufferBytes, step: .adding)
     }
 

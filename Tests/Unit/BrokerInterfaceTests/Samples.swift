@@ -19,16 +19,23 @@ struct Sample: CustomTestStringConvertible, Sendable {
 
     var testDescription: String { "\(place)" }
 
-    static let device = Device(
-        id: 3, generation: 17, owner: 1000, target: "loop", state: .recovering, reason: "the worker died",
-        node: "/dev/ublkb3", link: "/dev/ubdb3", sizeBytes: 1 << 30, blockSize: 512, physicalBlockSize: 4096,
-        readOnly: true, queues: 2, depth: 128, maxIOBytes: 524288, mode: .copy, buffered: true,
-        recovery: .queue, ioTimeout: 7, trustedContent: true, deaths: 2, lastDeath: "killed by SIGSEGV",
-        since: 1_790_000_001, file: "1.img", offset: 4096,
-        workerPid: 4711, workerUid: 1_879_048_192, workerVersion: "0.1.0", workerOutdated: true,
-        cpus: CPUList("0-1,3"), allowedCPUs: CPUList("0-3"),
-        controlGroup: "/system.slice/ubd-workers.service/user-1000/device-3-11", groupLimits: groupLimits,
-        created: 1_790_000_000)
+    static let device = Device {
+        ($0.id, $0.generation, $0.owner, $0.target) = (3, 17, 1000, "loop")
+        ($0.state, $0.reason, $0.since) = (.recovering, "the worker died", 1_790_000_001)
+        ($0.node, $0.link) = ("/dev/ublkb3", "/dev/ubdb3")
+        ($0.sizeBytes, $0.blockSize, $0.physicalBlockSize) = (1 << 30, 512, 4096)
+        ($0.queues, $0.depth, $0.maxIOBytes) = (2, 128, 524288)
+        ($0.readOnly, $0.buffered, $0.trustedContent) = (true, true, true)
+        ($0.recovery, $0.ioTimeout) = (.queue, 7)
+        ($0.deaths, $0.lastDeath) = (2, "killed by SIGSEGV")
+        ($0.file, $0.offset) = ("1.img", 4096)
+        ($0.workerPid, $0.workerUid) = (4711, 1_879_048_192)
+        ($0.workerVersion, $0.workerOutdated) = ("0.1.0", true)
+        ($0.cpus, $0.allowedCPUs) = (CPUList("0-1,3"), CPUList("0-3"))
+        $0.controlGroup = "/system.slice/ubd-workers.service/user-1000/device-3-11"
+        $0.groupLimits = groupLimits
+        $0.created = 1_790_000_000
+    }
     static let groupLimits: GroupLimits = {
         var limits = GroupLimits()
         limits.deviceMemory = 1 << 30
@@ -41,16 +48,24 @@ struct Sample: CustomTestStringConvertible, Sendable {
         return limits
     }()
     static let notice = Notice(code: "read-only", message: "1.img is not writable, so the device is read-only")
-    static let limits = Limits(
-        maxDevices: 8, maxQueues: 4, maxDepth: 256, maxMemoryBytes: 1 << 30, maxSizeBytes: 1 << 40,
-        targets: ["null", "loop"], readOnlyOnly: false, zeroCopy: true, maxStarts: 600, penalty: 60,
-        ids: "100-199", cpus: "0-3", groups: groupLimits)
-    static let info = InfoReply(
-        version: "0.1.0", kernel: "6.12.95", featureBits: 0x1FE, features: ["user-recovery"],
-        ignoredFeatures: ["zoned"], targets: ["null", "loop"], devices: 5, devicesOfCaller: 2, workerUidsFree: 4091,
-        workerGroup: "ubd-worker", socket: "/run/ubd/io.ubd.Broker", controlGroup: "/system.slice/ubd-workers.service",
-        controllers: ["cpu", "io", "memory", "pids"], started: 1_790_000_000, permitted: true,
-        rule: "allow group ubd", limits: limits)
+    static let limits = Limits {
+        ($0.maxDevices, $0.maxQueues, $0.maxDepth) = (8, 4, 256)
+        ($0.maxMemoryBytes, $0.maxSizeBytes) = (1 << 30, 1 << 40)
+        $0.targets = ["null", "loop"]
+        $0.zeroCopy = true
+        ($0.maxStarts, $0.penalty) = (600, 60)
+        ($0.ids, $0.cpus, $0.groups) = ("100-199", "0-3", groupLimits)
+    }
+    static let info = InfoReply {
+        ($0.version, $0.kernel, $0.featureBits) = ("0.1.0", "6.12.95", 0x1FE)
+        ($0.features, $0.ignoredFeatures, $0.targets) = (["user-recovery"], ["zoned"], ["null", "loop"])
+        ($0.devices, $0.devicesOfCaller, $0.workerUidsFree) = (5, 2, 4091)
+        ($0.workerGroup, $0.socket) = ("ubd-worker", "/run/ubd/io.ubd.Broker")
+        $0.controlGroup = "/system.slice/ubd-workers.service"
+        $0.controllers = ["cpu", "io", "memory", "pids"]
+        $0.started = 1_790_000_000
+        ($0.permitted, $0.rule, $0.limits) = (true, "allow group ubd", limits)
+    }
     static let add = AddRequest(
         target: "loop", id: 3, queues: 2, depth: 64, maxIOBytes: 4096, readOnly: true, mode: "zero-copy",
         recovery: "queue", ioTimeout: 20, cpus: "0-1,3",

@@ -4,6 +4,25 @@ import Varlink
 
 @Suite("Every structure of the interface")
 struct StructureTests {
+    @Test("has each of its stored properties as a member, in their order")
+    func allProperties() {
+        let structures: [any Structure] = [
+            Sample.device, Sample.groupLimits, Sample.limits, Sample.info, Sample.add, Sample.notice, Sample.counts,
+            Sample.counts.read, Sample.stats, StatsReply(latencyBounds: [], devices: []),
+            StatsRequest(id: 3, queues: true), ListRequest(id: 3), ListReply(devices: []),
+            DeleteRequest(id: 3, generation: 17, force: true), DeviceRequest(id: 3, generation: 17),
+            UpgradeReply(upgraded: true, device: Sample.device), ServiceInfoReply(version: "1"),
+            InterfaceDescriptionReply(description: "text"),
+        ]
+        for structure in structures {
+            guard case .object(let members) = structure.json else {
+                Issue.record("\(structure) is no object")
+                continue
+            }
+            #expect(members.map(\.name) == Mirror(reflecting: structure).children.map(\.label), "\(structure)")
+        }
+    }
+
     @Test("survives being written and read", arguments: Sample.all)
     func roundTrip(sample: Sample) throws {
         #expect(try sample.pass(sample.full, .refuse) == sample.full)

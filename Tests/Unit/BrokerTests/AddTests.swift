@@ -107,6 +107,19 @@ struct AddTests {
         #expect(host.broker.store.load().records.map(\.step) == [.live])
     }
 
+    @Test("the owner is told all that is known of the device")
+    func tellsAll() throws {
+        let host = try Host()
+        let (device, _) = try host.add(AddRequest(target: "null", id: 5)).get()
+        for (name, value) in Mirror(reflecting: device).children {
+            switch value {
+            case let number as any BinaryInteger where name != "deaths": #expect("\(number)" != "0", "\(name ?? "")")
+            case let text as String: #expect(!text.isEmpty, "\(name ?? "")")
+            default: continue
+            }
+        }
+    }
+
     @Test("fewer queues than asked are said so")
     func saysFewerQueues() throws {
         let host = try Host()

@@ -13,10 +13,13 @@ struct ReconcileTests {
         _ step: DeviceRecord.Step, in host: Host, generation: UInt64 = 77, recovery: RecoveryMode = .reissue,
         started: Bool = false, answered: Bool = false
     ) throws {
-        let device = Device(
-            id: 3, generation: generation, owner: 1000, target: "null", state: .live, node: "/dev/ublkb3", link: nil,
-            sizeBytes: 4096, blockSize: 512, physicalBlockSize: 512, readOnly: false, queues: 1, depth: 1,
-            maxIOBytes: 4096, mode: .copy, buffered: false, recovery: recovery, created: 0)
+        let device = Device {
+            ($0.id, $0.generation, $0.owner, $0.target, $0.state) = (3, generation, 1000, "null", .live)
+            $0.node = "/dev/ublkb3"
+            ($0.sizeBytes, $0.blockSize, $0.physicalBlockSize) = (4096, 512, 512)
+            ($0.queues, $0.depth, $0.maxIOBytes) = (1, 1, 4096)
+            $0.recovery = recovery
+        }
         var record = DeviceRecord(step: step, device: device, worker: nil, memoryBytes: 4096)
         record.launch = LaunchMessage(target: .null, queues: 1, depth: 1, maxIOBytes: 4096)
         record.recoveryStarted = started

@@ -10,10 +10,12 @@ import WorkerProtocol
 @Suite("A record")
 struct RecordVersionTests {
     private static func sample() -> DeviceRecord {
-        let device = Device(
-            id: 3, generation: 7, owner: 1000, target: "loop", state: .live, node: "/dev/ublkb3", link: nil,
-            sizeBytes: 4096, blockSize: 512, physicalBlockSize: 512, readOnly: false, queues: 1, depth: 1,
-            maxIOBytes: 4096, mode: .copy, buffered: false, created: 0)
+        let device = Device {
+            ($0.id, $0.generation, $0.owner, $0.target, $0.state) = (3, 7, 1000, "loop", .live)
+            $0.node = "/dev/ublkb3"
+            ($0.sizeBytes, $0.blockSize, $0.physicalBlockSize) = (4096, 512, 512)
+            ($0.queues, $0.depth, $0.maxIOBytes) = (1, 1, 4096)
+        }
         var record = DeviceRecord(step: .live, device: device, worker: nil, memoryBytes: 4096)
         record.launch = LaunchMessage(target: .loop, queues: 1, depth: 1, maxIOBytes: 4096)
         record.file = FileIdentity(device: .max, inode: 1 << 63, born: 1)

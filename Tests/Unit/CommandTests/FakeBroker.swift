@@ -102,19 +102,31 @@ final class FakeBroker: Sendable {
         id: UInt32 = 0, target: String = "loop", state: DeviceState = .live, reason: String? = nil,
         node: String? = nil, readOnly: Bool = false, file: String? = "1.img"
     ) -> Device {
-        Device(
-            id: id, generation: 40 + UInt64(id), owner: 1000, target: target, state: state, reason: reason,
-            node: node ?? "/dev/ublkb\(id)", link: "/dev/ubdb\(id)", sizeBytes: 1 << 30, blockSize: 512,
-            physicalBlockSize: 4096, readOnly: readOnly, queues: 1, depth: 128, maxIOBytes: 524288, mode: .copy,
-            buffered: false, file: file, workerPid: 4711, workerUid: 1_879_048_192, created: 1_790_000_000)
+        Device {
+            ($0.id, $0.generation, $0.owner, $0.target) = (id, 40 + UInt64(id), 1000, target)
+            ($0.state, $0.reason) = (state, reason)
+            ($0.node, $0.link) = (node ?? "/dev/ublkb\(id)", "/dev/ubdb\(id)")
+            ($0.sizeBytes, $0.blockSize, $0.physicalBlockSize) = (1 << 30, 512, 4096)
+            ($0.readOnly, $0.file) = (readOnly, file)
+            ($0.queues, $0.depth, $0.maxIOBytes) = (1, 128, 524288)
+            ($0.workerPid, $0.workerUid) = (4711, 1_879_048_192)
+            $0.created = 1_790_000_000
+        }
     }
 
-    static let info = InfoReply(
-        version: "0.1.0", kernel: "6.12.95", featureBits: 0x1FE, features: KernelFeature.names(in: 0x1FE),
-        ignoredFeatures: KernelFeature.ignoredNames(in: 0x1FE), targets: ["null", "loop"], devices: 5,
-        devicesOfCaller: 2, workerUidsFree: 4091, workerGroup: "ubd-worker", socket: "/run/ubd/io.ubd.Broker",
-        controlGroup: nil, controllers: [], started: 1_790_000_000, permitted: true, rule: "allow group ubd",
-        limits: Limits(
-            maxDevices: 8, maxQueues: 4, maxDepth: 256, maxMemoryBytes: 1 << 30, maxSizeBytes: nil,
-            targets: ["null", "loop"], readOnlyOnly: false, zeroCopy: false))
+    static let info = InfoReply {
+        ($0.version, $0.kernel) = ("0.1.0", "6.12.95")
+        $0.featureBits = 0x1FE
+        $0.features = KernelFeature.names(in: 0x1FE)
+        $0.ignoredFeatures = KernelFeature.ignoredNames(in: 0x1FE)
+        $0.targets = ["null", "loop"]
+        ($0.devices, $0.devicesOfCaller, $0.workerUidsFree) = (5, 2, 4091)
+        ($0.workerGroup, $0.socket) = ("ubd-worker", "/run/ubd/io.ubd.Broker")
+        $0.started = 1_790_000_000
+        ($0.permitted, $0.rule) = (true, "allow group ubd")
+        $0.limits = Limits {
+            ($0.maxDevices, $0.maxQueues, $0.maxDepth, $0.maxMemoryBytes) = (8, 4, 256, 1 << 30)
+            $0.targets = ["null", "loop"]
+        }
+    }
 }

@@ -42,10 +42,11 @@ private func mayCome(_ message: WorkerMessage, _ expected: WorkerExpectation) ->
 
 /// A device in the middle of an add, to explain failures for.
 nonisolated(unsafe) private let device = {
-    let info = Device(
-        id: 0, generation: 1, owner: 1000, target: "loop", state: .adding, node: "/dev/ublkb0", link: nil, sizeBytes: 0,
-        blockSize: 0, physicalBlockSize: 0, readOnly: false, queues: 1, depth: 1, maxIOBytes: 4096, mode: .copy,
-        buffered: false, created: 0)
+    let info = Device {
+        ($0.id, $0.generation, $0.owner, $0.target) = (0, 1, 1000, "loop")
+        $0.node = "/dev/ublkb0"
+        ($0.queues, $0.depth, $0.maxIOBytes) = (1, 1, 4096)
+    }
     return ManagedDevice(info: info, memoryBytes: 4096, step: .adding)
 }()
 
