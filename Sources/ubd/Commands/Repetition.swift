@@ -15,7 +15,7 @@ enum Repetition {
         var given: [String: String] = [:]
         for (index, word) in arguments.enumerated() {
             if word == "--" { return }
-            // A value can not begin with a dash.
+            // A value cannot begin with a dash.
             guard word.hasPrefix("-"), word.count > 1, !isFlag(word) else { continue }
             let parts = word.split(separator: "=", maxSplits: 1, omittingEmptySubsequences: false)
             let name = long(String(parts[0]))

@@ -7,9 +7,9 @@ import SystemCalls
 /// sectors, and most file systems cannot be mounted from blocks larger than their own: with another block size the same
 /// bytes are another disk, or no disk.
 enum ContentSectors: Equatable {
-    /// A GUID partition table (GPT) of sectors of so many bytes.
+    /// A GUID partition table (GPT) for sectors of that many bytes.
     case table(UInt64)
-    /// A file system, by its name, on blocks of at most so many bytes.
+    /// A file system, by its name, that needs blocks of at most that many bytes.
     case fileSystem(String, UInt64)
 
     /// How many bytes of the beginning of a disk are read.
