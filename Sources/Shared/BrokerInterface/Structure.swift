@@ -115,11 +115,11 @@ public struct MemberReader: MemberCoder {
     mutating func take<Value: MemberValue>(_ name: String, as type: Value.Type = Value.self) throws(InterfaceError)
         -> Value
     {
-        try Value(wire: remove(name), at: MemberPlace(structure: path, name: name), unknown: unknown)
+        try Value(wire: value(of: name), at: MemberPlace(structure: path, name: name), unknown: unknown)
     }
 
     /// Null and absence are the same for a nullable member.
-    private mutating func remove(_ name: String) -> JSON? {
+    private mutating func value(of name: String) -> JSON? {
         guard let index = members.firstIndex(where: { $0.name.hasSameBytes(as: name) }) else { return nil }
         let value = members.remove(at: index).value
         return value == .null ? nil : value
