@@ -270,8 +270,9 @@ struct UndertakerTests {
         #expect(read(reader, &byte, 1) == 0)
     }
 
+    /// The deadline is for a machine that builds beside the test: 600 closes took more than 20 s there.
     private func run(_ loop: EventLoop, until condition: () -> Bool) throws {
-        let deadline = monotonicNanoseconds() + 20_000_000_000
+        let deadline = monotonicNanoseconds() + 120_000_000_000
         while !condition(), monotonicNanoseconds() < deadline {
             loop.after(milliseconds: 20) { loop.stop() }
             try loop.run()
