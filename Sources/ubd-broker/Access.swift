@@ -95,7 +95,9 @@ extension Broker {
         if peer.uid == 0 { return .root }
         let access = accessPeer(peer)
         let mayAdd = TargetList.all.contains { policy.rule(for: access, target: $0.name)?.isAllow == true }
-        return mayAdd || devices.values.contains { $0.owner == peer.uid } ? .permitted : .stranger
+        let account = account(of: peer.uid)
+        let hasDevice = devices.values.contains { self.account(of: $0.owner) == account }
+        return mayAdd || hasDevice ? .permitted : .stranger
     }
 
     /// A user's devices, running adds, and what hangs for the user (`lingering`).

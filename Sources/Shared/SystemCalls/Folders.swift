@@ -23,8 +23,14 @@ public func namesInFolder(_ path: String) throws(SystemError) -> [String] {
 
 /// The text of a symbolic link, not followed; nil when `path` is no link, cannot be read, or has a text of 4096 bytes
 /// or more.
-public func linkTarget(_ path: String) -> String? {
+public func linkTarget(_ path: String) -> String? { try? readLink(path) }
+
+/// The text of a symbolic link, not followed.
+///
+/// - Throws: the errno of readlink(2), ENOENT when nothing has that name; ENAMETOOLONG for a text of 4096 bytes or more.
+public func readLink(_ path: String) throws(SystemError) -> String {
     var buffer = [UInt8](repeating: 0, count: 4096)
-    let count = readlink(path, &buffer, buffer.count)
-    return count > 0 && count < buffer.count ? String(decoding: buffer[0..<count], as: UTF8.self) : nil
+    let count = try call("read the link \(path)") { readlink(path, &buffer, buffer.count) }
+    guard count < buffer.count else { throw SystemError("read the link \(path)", ENAMETOOLONG) }
+    return String(decoding: buffer[0..<count], as: UTF8.self)
 }

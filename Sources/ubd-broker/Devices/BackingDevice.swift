@@ -24,7 +24,9 @@ struct BackingDevice {
 
     /// `folder` is a link to the device's folder; the path contains the disk's name, also for a partition.
     private static func liesOnUblk(_ folder: String, depth: Int) -> Bool {
-        guard let target = linkTarget(folder) else { return false }
+        let target: String
+        // A device that is gone lies on nothing. One whose link cannot be read counts as ublk.
+        do { target = try readLink(folder) } catch { return error.errno != ENOENT }
         let names = target.split(separator: "/")
         if names.contains(where: { $0.hasPrefix("ublkb") }) { return true }
         // A stack that is too deep to check counts as ublk.

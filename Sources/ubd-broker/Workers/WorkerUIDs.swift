@@ -47,7 +47,11 @@ struct WorkerUIDs {
     /// Another user of a uid in the range, as text; nil when there is none. `ours`: uids of workers.
     func collision(except ours: Set<UInt32>) -> String? {
         if let name = accountInRange() { return "user \(name)" }
-        for file in ["/etc/subuid", "/etc/subgid"] where overlapsSubordinates(file) { return "a range in \(file)" }
+        for file in ["/etc/subuid", "/etc/subgid"] {
+            do throws(SystemError) {
+                if try overlapsSubordinates(file) { return "a range in \(file)" }
+            } catch { return "perhaps a range in \(file), which cannot be read (\(error))," }
+        }
         return processes(except: ours).first.map { "process \($0.pid) (uid \($0.uid))" }
     }
 
@@ -60,9 +64,15 @@ struct WorkerUIDs {
         return nil
     }
 
-    /// Lines "name:first:count" (subuid(5)).
-    private func overlapsSubordinates(_ file: String) -> Bool {
-        guard let bytes = try? readFile(file) else { return false }
+    /// A range of the file overlaps this one. Lines are "name:first:count" (subuid(5)); a missing file has none.
+    ///
+    /// - Throws: the errno of open(2) or read(2); EFBIG for more than 1 MiB.
+    func overlapsSubordinates(_ file: String) throws(SystemError) -> Bool {
+        let bytes: [UInt8]
+        do { bytes = try readFile(file) } catch {
+            if error.errno == ENOENT { return false }
+            throw error
+        }
         return String(decoding: bytes, as: UTF8.self).split(separator: "\n").contains { line in
             let fields = line.split(separator: ":", omittingEmptySubsequences: false)
             guard fields.count == 3, let first = UInt64(fields[1]), let count = UInt64(fields[2]), count > 0 else {

@@ -137,6 +137,16 @@ struct AdmissionTests {
         #expect(try host.delete(0) == nil)
         #expect(host.broker.standing(of: alice) == .stranger)
     }
+
+    @Test("so is one who stands in for the account that owns the device")
+    func standingOfAccount() throws {
+        let accounts = Accounts(parsing: Array("1000:100000:65536\n".utf8)) { _ in nil }
+        let host = try Host(policy: "allow uid=1000 target=*\n", accounts: accounts)
+        let subordinate = PeerCredentials(pid: 200, uid: 100_005, gid: 100_005, groups: [])
+        #expect(host.broker.standing(of: subordinate) == .stranger)
+        _ = try host.add(as: Host.alice).get()
+        #expect(host.broker.standing(of: subordinate) == .permitted)
+    }
 }
 
 @Suite("Accounts")

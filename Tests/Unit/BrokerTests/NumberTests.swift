@@ -272,6 +272,11 @@ struct BackingDeviceTests {
         #expect(rmdir(slaves) == 0)
         try replaceFile(slaves, with: [], mode: 0o600)
         #expect(device.liesOnUblk)
+        // Nor can what is no link.
+        let link = host.folder + "/sys/dev/block/8:1"
+        #expect(unlink(link) == 0 && !device.liesOnUblk)
+        try replaceFile(link, with: [], mode: 0o600)
+        #expect(device.liesOnUblk)
     }
 
     @Test("other disks may be there")

@@ -124,6 +124,19 @@ struct WorkerUIDTests {
         #expect(try #require(WorkerUIDs(base: 0x7200_0000, count: 16)).collision(except: []) == nil)
     }
 
+    @Test("a file of subordinate uids that can not be read is not taken for one without ranges")
+    func unreadableSubordinates() throws {
+        let host = try Host()
+        let uids = try #require(WorkerUIDs(base: 0x7200_0000, count: 16))
+        let file = host.folder + "/subuid"
+        #expect(try !uids.overlapsSubordinates(file))
+        try replaceFile(file, with: Array("alice:\(0x7200_000f):1\n".utf8), mode: 0o600)
+        #expect(try uids.overlapsSubordinates(file))
+        #expect(throws: SystemError.self) { try uids.overlapsSubordinates(host.folder) }
+        try replaceFile(file, with: [UInt8](repeating: 0x23, count: 1 << 20 + 1), mode: 0o600)
+        #expect(throws: SystemError.self) { try uids.overlapsSubordinates(file) }
+    }
+
     @Test("a range ends at the last uid there is")
     func lastUID() {
         #expect(WorkerUIDs(base: .max - 1, count: 1)?.range == (UInt32.max - 1)..<UInt32.max)

@@ -160,7 +160,7 @@ struct AccessDecisionTests {
             // 64 MiB of buffers, and 64 MiB that the worker may lock besides; 96 MiB of buffers.
             ("device-memory=128M", "device-memory", 64 << 20, 96 << 20),
             ("user-memory=256M", "user-memory", 64 << 20, 64 << 20 + 1),
-            ("device-tasks=46", "device-tasks", 2, 3),
+            ("device-tasks=48", "device-tasks", 2, 3),
         ] as [(String, String, UInt64, UInt64)])
     func limits(line: String, limit: String, maximum: UInt64, above: UInt64) throws {
         let policy = try access("allow uid=1000 target=* " + line)
@@ -183,7 +183,7 @@ struct AccessDecisionTests {
         // The device's needs, where a limit covers more than the request.
         let needs: [String: (UInt64, UInt64)] = [
             "device-memory": (128 << 20, 160 << 20), "user-memory": (256 << 20, 256 << 20 + 1),
-            "device-tasks": (46, 68),
+            "device-tasks": (48, 70),
         ]
         let (most, wanted) = needs[limit] ?? (maximum, above)
         #expect(

@@ -41,9 +41,9 @@ public struct AccessRequest: Sendable, Equatable {
     /// and rings, twice, since an upgrade rehearses a second worker. Both together use less than half of it.
     public static let otherBytes: UInt64 = 64 << 20
 
-    /// Tasks of its control group: the main thread, and for each queue a thread and up to 8 + 2 helper threads of its
-    /// ring (SealedRing). Doubled, since an upgrade rehearses a second worker beside the one that serves.
-    public var tasks: UInt64 { queues.saturatingMultiply(11).saturatingAdd(1).saturatingMultiply(2) }
+    /// Tasks of its control group: the main thread, the thread for ranges of a file, and for each queue a thread and up to
+    /// 8 + 2 helper threads of its ring (SealedRing). Doubled, since an upgrade rehearses a second worker beside the one that serves.
+    public var tasks: UInt64 { queues.saturatingMultiply(11).saturatingAdd(2).saturatingMultiply(2) }
 }
 
 /// What a user already has, without this request.
