@@ -9,15 +9,15 @@ public enum Holding: Equatable, Sendable {
     case unknown(String)
 }
 
-/// The tables that DeviceHolders reads. A test describes another host. `bytes` and `names` throw when an entry exists
-/// but cannot be read.
+/// The tables that DeviceHolders reads. A test describes another host. All throw when an entry exists but cannot be
+/// read.
 public protocol HolderSources {
     /// The content of a file in /proc or /sys; nil when it does not exist.
     func bytes(of path: String) throws(SystemError) -> [UInt8]?
     /// The names in a folder; nil when it does not exist.
     func names(in folder: String) throws(SystemError) -> [String]?
-    /// The text of a symbolic link, not followed; nil when `link` is no symbolic link.
-    func target(of link: String) -> String?
+    /// The text of a symbolic link, not followed; nil when it does not exist.
+    func target(of link: String) throws(SystemError) -> String?
 }
 
 /// The host itself.
@@ -42,7 +42,12 @@ public struct HostHolderSources: HolderSources {
         }
     }
 
-    public func target(of link: String) -> String? { linkTarget(link) }
+    public func target(of link: String) throws(SystemError) -> String? {
+        do { return try readLink(link) } catch {
+            if Self.absent.contains(error.errno) { return nil }
+            throw error
+        }
+    }
 }
 
 /// Finds who uses a disk, so that the user reads more than "busy".
@@ -197,7 +202,7 @@ public struct DeviceHolders {
     private func bcachefs(on names: Set<String>) throws(SystemError) -> String? {
         for id in try host.names(in: "/sys/fs/bcachefs") ?? [] {
             for member in try host.names(in: "/sys/fs/bcachefs/\(id)") ?? [] where member.hasPrefix("dev-") {
-                let target = host.target(of: "/sys/fs/bcachefs/\(id)/\(member)/block")
+                let target = try host.target(of: "/sys/fs/bcachefs/\(id)/\(member)/block")
                 if let name = target?.split(separator: "/").last, names.contains(String(name)) {
                     return "in use by the mounted bcachefs file system \(id)"
                 }

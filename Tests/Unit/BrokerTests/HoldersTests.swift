@@ -11,7 +11,7 @@ private struct OneDisk: HolderSources {
         path == "/sys/class/block/ublkb0/dev" ? Array("259:0\n".utf8) : nil
     }
     func names(in folder: String) throws(SystemError) -> [String]? { nil }
-    func target(of link: String) -> String? { nil }
+    func target(of link: String) throws(SystemError) -> String? { nil }
 }
 
 @Suite("The child that reads the host's mounts")

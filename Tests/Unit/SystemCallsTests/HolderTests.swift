@@ -20,7 +20,10 @@ private struct FakeHost: HolderSources {
         return folders[folder]
     }
 
-    func target(of link: String) -> String? { links[link] }
+    func target(of link: String) throws(SystemError) -> String? {
+        if let errno = failures[link] { throw SystemError("read the link \(link)", errno) }
+        return links[link]
+    }
 
     /// With a disk of one partition that nobody uses.
     static let free = FakeHost(
@@ -89,6 +92,13 @@ struct HolderTests {
             $0.links["/sys/fs/bcachefs/ef/dev-1/block"] = "../../../../devices/virtual/block/ublkb0/ublkb0p1"
         }
         #expect(bcachefs == .held("in use by the mounted bcachefs file system ef"))
+        let unreadable = holding {
+            $0.folders["/sys/fs/bcachefs"] = ["ef"]
+            $0.folders["/sys/fs/bcachefs/ef"] = ["dev-0"]
+            $0.failures["/sys/fs/bcachefs/ef/dev-0/block"] = ENOMEM
+        }
+        #expect(
+            unreadable == .unknown("read the link /sys/fs/bcachefs/ef/dev-0/block: \(SystemError.message(ENOMEM))"))
     }
 
     @Test("is swap on it, by the kernel's own name; a swap whose disk can't be told makes the answer unknown")
