@@ -103,11 +103,11 @@ def run_group(main):
     sys.exit(0)
 
 
-def eventually(seconds, condition):
-    """Waits until condition() is true; returns its last value. A loaded host gets more time."""
+def eventually(seconds, condition, pause=0.05):
+    """Waits until condition() is true; returns its last value. A loaded host gets more time. `pause`: seconds between two looks."""
     deadline = time.monotonic() + seconds * PATIENCE
     while not (value := condition()) and time.monotonic() < deadline:
-        time.sleep(0.05)
+        time.sleep(pause)
     return value
 
 
@@ -115,12 +115,8 @@ def eventually(seconds, condition):
 
 
 def as_user(user, *command):
-    """The command line that runs a command as a user: her groups, no capability, a fresh environment (PATH and UBD_SOCKET stay)."""
-    keep = ["env", *(f"{name}={os.environ[name]}" for name in ("PATH", "UBD_SOCKET") if name in os.environ)]
-    return [
-        "setpriv", f"--reuid={user}", f"--regid={user}", "--init-groups", "--inh-caps=-all",
-        "--reset-env", *keep, *map(str, command),
-    ]  # fmt: skip
+    """The command line that runs a command as a user: her groups, no capability, a fresh environment (helpers/as-user.c)."""
+    return ["as-user", user, *map(str, command)]
 
 
 def run(*command, user=None, timeout=60, **more):

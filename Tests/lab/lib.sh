@@ -105,12 +105,7 @@ eventually() {
 # --- users -----------------------------------------------------------------------------------------------------------
 
 # as USER COMMAND...: as that user: her groups, no capability, a fresh environment (PATH and UBD_SOCKET stay).
-as() {
-    local user=$1
-    shift
-    setpriv --reuid="$user" --regid="$user" --init-groups --inh-caps=-all --reset-env \
-        env PATH="$PATH" ${UBD_SOCKET:+UBD_SOCKET="$UBD_SOCKET"} "$@"
-}
+as() { as-user "$@"; }
 
 # --- the broker ------------------------------------------------------------------------------------------------------
 
