@@ -69,7 +69,7 @@ struct BatchLoop<T: Target>: RequestLoop, ~Copyable {
                 let status = listEnded(key, completion.result)
                 if status < 0 { return status }
             } else if !T.submissions.areSingle, key.isKind(.own) {
-                let status = finishOwn(completion)
+                let status = queue.finishOwn(completion, by: &target)
                 if status < 0 { return status }
             } else {
                 if !T.submissions.areSingle, !queue.ledger.finish(key) { return -Int(EPROTO) }
@@ -130,11 +130,11 @@ struct BatchLoop<T: Target>: RequestLoop, ~Copyable {
     @inline(__always)
     private mutating func commit(_ tag: UInt16, _ descriptor: UblkIODescriptor, _ outcome: Outcome) {
         if !T.submissions.areSingle, outcome != .pending { queue.ledger.close(tag) }
-        add(tag, descriptor, outcome)
+        settle(tag, descriptor, outcome)
     }
 
     @inline(__always)
-    private mutating func add(_ tag: UInt16, _ descriptor: UblkIODescriptor, _ outcome: Outcome) {
+    mutating func settle(_ tag: UInt16, _ descriptor: UblkIODescriptor, _ outcome: Outcome) {
         if outcome.hasMoved {
             queue.counters.complete(tag, descriptor, bytes: outcome.rawValue)
             batch.add(tag, result: outcome.rawValue, address: queue.buffer(of: tag))
@@ -149,26 +149,6 @@ struct BatchLoop<T: Target>: RequestLoop, ~Copyable {
     private mutating func commitRare(_ tag: UInt16, _ outcome: Outcome) {
         queue.counters.settle(tag, queue.descriptors[Int(tag)], outcome)
         batch.add(tag, result: outcome.rawValue, address: queue.buffer(of: tag))
-    }
-
-    /// A submission of the queue itself has completed. Returns 0, or a negated errno as `turn` does.
-    @inline(never)
-    private mutating func finishOwn(_ completion: CompletionEntry) -> Int {
-        let key = RequestKey(rawValue: completion.userData)
-        guard queue.ownCompleted(key, completion) else { return -Int(EPROTO) }
-        target.finishOwn(key, completion, on: &queue)
-        return 0
-    }
-
-    /// Adds the requests that `Queue.complete` ended to the list.
-    @inline(never)
-    private mutating func giveBackEnded() {
-        for index in 0..<queue.ledger.endedCount {
-            let ended = queue.ledger.ended(index)
-            queue.pending &-= 1
-            add(ended.tag, queue.descriptors[Int(ended.tag)], ended.outcome)
-        }
-        queue.ledger.forgetEnded()
     }
 
     /// Samples the first request that this turn begins; if it begins none, the next turn tries.

@@ -176,10 +176,15 @@ struct Queue<T: Target>: ~Copyable {
 
     // MARK: For the loop
 
-    /// A submission of the queue itself has completed; false when none was under way in that slot.
-    mutating func ownCompleted(_ key: RequestKey, _ completion: CompletionEntry) -> Bool {
-        if completion.flags & IOUring.CompletionFlags.more != 0 { return ledger.isUnderWay(key) }
-        return ledger.finish(key)
+    /// A submission of the queue itself has completed. Returns 0, or a negated errno as `RequestLoop.turn` does.
+    @inline(never)
+    mutating func finishOwn(_ completion: CompletionEntry, by target: inout T) -> Int {
+        let key = RequestKey(rawValue: completion.userData)
+        let isMore = completion.flags & IOUring.CompletionFlags.more != 0
+        // None was under way in that slot.
+        guard isMore ? ledger.isUnderWay(key) : ledger.finish(key) else { return -Int(EPROTO) }
+        target.finishOwn(key, completion, on: &self)
+        return 0
     }
 
     /// Asks the kernel for a request on every tag, in one system call. Throws when it refuses one. A queue must never

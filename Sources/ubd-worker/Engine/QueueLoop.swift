@@ -35,7 +35,7 @@ struct QueueLoop<T: Target>: RequestLoop, ~Copyable {
         while let completion = batch.take() {
             let key = RequestKey(rawValue: completion.userData)
             if !T.submissions.areSingle, key.isKind(.own) {
-                let status = finishOwn(completion)
+                let status = queue.finishOwn(completion, by: &target)
                 if status < 0 { return status }
                 continue
             }
@@ -64,13 +64,7 @@ struct QueueLoop<T: Target>: RequestLoop, ~Copyable {
                 outcome = target.finish(key, result: completion.result, on: &queue)
             }
             if !T.submissions.areSingle, outcome != .pending { queue.ledger.close(key.tag) }
-            if outcome.hasMoved {
-                queue.commit(key.tag, descriptor, outcome)
-            } else if outcome == .pending {
-                queue.pending &+= 1
-            } else {
-                queue.commitRare(key.tag, outcome)
-            }
+            settle(key.tag, descriptor, outcome)
         }
         queue.ring.finish(batch)
         if !T.submissions.areSingle { giveBackEnded() }
@@ -81,28 +75,15 @@ struct QueueLoop<T: Target>: RequestLoop, ~Copyable {
         return 0
     }
 
-    /// A submission of the queue itself has completed. Returns 0, or a negated errno as `turn` does.
-    @inline(never)
-    private mutating func finishOwn(_ completion: CompletionEntry) -> Int {
-        let key = RequestKey(rawValue: completion.userData)
-        guard queue.ownCompleted(key, completion) else { return -Int(EPROTO) }
-        target.finishOwn(key, completion, on: &queue)
-        return 0
-    }
-
-    /// Commits the requests that `Queue.complete` ended.
-    @inline(never)
-    private mutating func giveBackEnded() {
-        for index in 0..<queue.ledger.endedCount {
-            let ended = queue.ledger.ended(index)
-            queue.pending &-= 1
-            if ended.outcome.hasMoved {
-                queue.commit(ended.tag, queue.descriptors[Int(ended.tag)], ended.outcome)
-            } else {
-                queue.commitRare(ended.tag, ended.outcome)
-            }
+    @inline(__always)
+    mutating func settle(_ tag: UInt16, _ descriptor: UblkIODescriptor, _ outcome: Outcome) {
+        if outcome.hasMoved {
+            queue.commit(tag, descriptor, outcome)
+        } else if outcome == .pending {
+            queue.pending &+= 1
+        } else {
+            queue.commitRare(tag, outcome)
         }
-        queue.ledger.forgetEnded()
     }
 
     /// Samples the first request that this turn begins; if it begins none, the next turn tries.

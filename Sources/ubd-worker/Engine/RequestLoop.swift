@@ -1,4 +1,5 @@
 import Glibc
+import KernelABI
 import Ring
 import SystemCalls
 
@@ -18,6 +19,9 @@ protocol RequestLoop: ~Copyable {
     /// The second half of a turn: handles all completions that have arrived, after a submission. Returns as `turn`
     /// does.
     mutating func handleCompletions() -> Int
+
+    /// Gives a request back with what became of it, unless its target waits for something.
+    mutating func settle(_ tag: UInt16, _ descriptor: UblkIODescriptor, _ outcome: Outcome)
 }
 
 extension RequestLoop where Self: ~Copyable {
@@ -26,6 +30,17 @@ extension RequestLoop where Self: ~Copyable {
         var target = target
         target.start(on: &queue)
         self.target = target
+    }
+
+    /// Gives back the requests that `Queue.complete` ended.
+    @inline(never)
+    mutating func giveBackEnded() {
+        for index in 0..<queue.ledger.endedCount {
+            let ended = queue.ledger.ended(index)
+            queue.pending &-= 1
+            settle(ended.tag, queue.descriptors[Int(ended.tag)], ended.outcome)
+        }
+        queue.ledger.forgetEnded()
     }
 }
 

@@ -27,11 +27,21 @@ struct ReconcileTests {
         try host.broker.store.write(record)
     }
 
+    /// A host on which an earlier broker left that record, and a device that the kernel says this of.
+    private func host(
+        _ step: DeviceRecord.Step, _ state: UblkDeviceState, pid: Int32 = -1, recovery: RecoveryMode = .reissue,
+        started: Bool = false, answered: Bool = false
+    ) throws -> Host {
+        let host = try Host()
+        host.geometry.size = 4096
+        try leave(step, in: host, recovery: recovery, started: started, answered: answered)
+        host.kernel.addDevice(3, generation: 77, state: state, pid: pid)
+        return host
+    }
+
     @Test("undoes what was half-made", arguments: [DeviceRecord.Step.adding, .starting, .deleting])
     func undoes(_ step: DeviceRecord.Step) throws {
-        let host = try Host()
-        try leave(step, in: host)
-        host.kernel.addDevice(3, generation: 77, state: .dead, pid: -1)
+        let host = try host(step, .dead)
         try host.broker.reconcile()
         try host.run { host.leftovers.isEmpty }
         #expect(host.kernel.devices[3] == nil)
@@ -51,9 +61,7 @@ struct ReconcileTests {
 
     @Test("reports a live device whose worker is gone, and lets its owner delete it")
     func reportsDead() throws {
-        let host = try Host()
-        try leave(.live, in: host, recovery: .none)
-        host.kernel.addDevice(3, generation: 77, state: .dead, pid: -1)
+        let host = try host(.live, .dead, recovery: .none)
         try host.broker.reconcile()
         try host.run { host.broker.devices[3]?.info.state == .failed }
         #expect(try host.delete(3) == nil)
@@ -62,9 +70,7 @@ struct ReconcileTests {
 
     @Test("ends a deletion that had begun: only STOP_DEV makes a device that can be recovered DEAD")
     func endsDeletion() throws {
-        let host = try Host()
-        try leave(.live, in: host)
-        host.kernel.addDevice(3, generation: 77, state: .dead, pid: -1)
+        let host = try host(.live, .dead)
         try host.broker.reconcile()
         try host.run { host.leftovers.isEmpty }
         #expect(host.kernel.devices[3] == nil)
@@ -72,9 +78,7 @@ struct ReconcileTests {
 
     @Test("is ready for clients only when it knows what became of each device")
     func knowsBeforeItAnswers() throws {
-        let host = try Host()
-        try leave(.live, in: host, recovery: .none)
-        host.kernel.addDevice(3, generation: 77, state: .dead, pid: -1)
+        let host = try host(.live, .dead, recovery: .none)
         var isReady = false
         host.kernel.beforeAnswer[.getDeviceInfo] = { #expect(!isReady) }
         try host.broker.reconcile {
@@ -103,9 +107,7 @@ struct ReconcileTests {
 
     @Test("removes names and udev records of devices that nobody has a record of, and no others")
     func removesStrays() throws {
-        let host = try Host()
-        try leave(.live, in: host)
-        host.kernel.addDevice(3, generation: 77, state: .quiesced, pid: -1)
+        let host = try host(.live, .quiesced)
         // 4 has no owner, 5 has a damaged record, 6 belongs to another server.
         try replaceFile(host.folder + "/state/5", with: [0x7b], mode: 0o600)
         for (name, target) in [("ubdb4", "ublkb4"), ("ubdb5", "ublkb5"), ("ubdb6", "elsewhere")] {
@@ -119,11 +121,8 @@ struct ReconcileTests {
 
     @Test("goes on with an upgrade that had begun: the device may have been told to take no requests")
     func finishesUpgrade() throws {
-        let host = try Host()
+        let host = try host(.upgrading, .quiesced, pid: 4711)
         host.kernel.features = [.perIODaemon]
-        host.geometry.size = 4096
-        try leave(.upgrading, in: host)
-        host.kernel.addDevice(3, generation: 77, state: .quiesced, pid: 4711)
         try host.broker.reconcile()
         try host.run { host.kernel.log.contains("endUserRecovery 3") && host.broker.devices[3]?.info.state == .live }
         #expect(host.broker.devices[3]?.info.deaths == 0)
@@ -133,10 +132,7 @@ struct ReconcileTests {
         "begins a recovery that may have been begun, where a second beginning can crash the host, only if no answer is recorded",
         arguments: [(false, 0, 1), (false, EINVAL, 1), (true, 0, 0)])
     func beginsRecoveryOnce(answered: Bool, errno: Int32, asked: Int) throws {
-        let host = try Host()
-        host.geometry.size = 4096
-        try leave(.recovering, in: host, started: true, answered: answered)
-        host.kernel.addDevice(3, generation: 77, state: .quiesced, pid: 4711)
+        let host = try host(.recovering, .quiesced, pid: 4711, started: true, answered: answered)
         if errno != 0 { host.kernel.failures[.startUserRecovery] = errno }
         try host.broker.reconcile()
         try host.run { host.kernel.log.contains("endUserRecovery 3") && host.broker.devices[3]?.info.state == .live }
@@ -146,10 +142,7 @@ struct ReconcileTests {
 
     @Test("has recorded the kernel's answer before a replacement can fetch")
     func recordsAnswer() throws {
-        let host = try Host()
-        host.geometry.size = 4096
-        try leave(.recovering, in: host)
-        host.kernel.addDevice(3, generation: 77, state: .quiesced, pid: 4711)
+        let host = try host(.recovering, .quiesced, pid: 4711)
         var recorded: [Bool?] = []
         host.kernel.beforeAnswer[.endUserRecovery] = {
             recorded.append(host.broker.store.load().records.first?.recoveryAnswered)
@@ -185,9 +178,7 @@ struct ReconcileTests {
 
     @Test("leaves a device alone when the kernel does not say what it is")
     func leavesUnknown() throws {
-        let host = try Host()
-        try leave(.live, in: host)
-        host.kernel.addDevice(3, generation: 77, state: .live, pid: 4711)
+        let host = try host(.live, .live, pid: 4711)
         host.kernel.failures[.getDeviceInfo] = EBUSY
         try host.broker.reconcile()
         try host.run { host.broker.devices[3]?.info.state == .unmanaged }

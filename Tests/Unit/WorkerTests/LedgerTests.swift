@@ -13,9 +13,18 @@ struct LedgerTests {
 
     private static func key(_ tag: UInt16, slot: UInt8) -> RequestKey { RequestKey(tag: tag, .data, slot: slot) }
 
+    private func empty() -> SubmissionLedger { SubmissionLedger(LedgerTests.submissions, depth: 2) }
+
+    /// One that has request 1.
+    private func opened() -> SubmissionLedger {
+        var ledger = empty()
+        _ = ledger.open(1)
+        return ledger
+    }
+
     @Test("not while it keeps to its slots")
     func allowed() {
-        var ledger = SubmissionLedger(LedgerTests.submissions, depth: 2)
+        var ledger = empty()
         defer { ledger.deallocate() }
         for _ in 0..<3 {
             let opened = [ledger.open(1), ledger.open(1)]
@@ -43,43 +52,39 @@ struct LedgerTests {
 
     @Test("when it uses a slot twice at once")
     func slotTwice() {
-        var ledger = SubmissionLedger(LedgerTests.submissions, depth: 2)
+        var ledger = opened()
         defer { ledger.deallocate() }
-        _ = ledger.open(1)
         ledger.begin(LedgerTests.key(1, slot: 1))
         #expect(forked { ledger.begin(LedgerTests.key(1, slot: 1)) } == trapSignal)
     }
 
     @Test("when it uses a slot that it has not declared")
     func undeclaredSlot() {
-        var ledger = SubmissionLedger(LedgerTests.submissions, depth: 2)
+        var ledger = opened()
         defer { ledger.deallocate() }
-        _ = ledger.open(1)
         #expect(forked { ledger.begin(LedgerTests.key(1, slot: 2)) } == trapSignal)
         #expect(forked { ledger.begin(RequestKey(ownSlot: 1)) } == trapSignal)
     }
 
     @Test("when it submits for a request that it does not have")
     func noRequest() {
-        var ledger = SubmissionLedger(LedgerTests.submissions, depth: 2)
+        var ledger = empty()
         defer { ledger.deallocate() }
         #expect(forked { ledger.begin(LedgerTests.key(1, slot: 0)) } == trapSignal)
     }
 
     @Test("when it ends a request while a submission of it is under way")
     func endsEarly() {
-        var ledger = SubmissionLedger(LedgerTests.submissions, depth: 2)
+        var ledger = opened()
         defer { ledger.deallocate() }
-        _ = ledger.open(1)
         ledger.begin(LedgerTests.key(1, slot: 0))
         #expect(forked { ledger.close(1) } == trapSignal)
     }
 
     @Test("when it ends a request twice, or one that never came")
     func endsTwice() {
-        var ledger = SubmissionLedger(LedgerTests.submissions, depth: 2)
+        var ledger = opened()
         defer { ledger.deallocate() }
-        _ = ledger.open(1)
         #expect(forked { ledger.end(0, .done(0)) } == trapSignal)
         ledger.end(1, .done(0))
         #expect(forked { ledger.end(1, .done(0)) } == trapSignal)
