@@ -16,13 +16,13 @@ struct ListCommand: UBDCommand {
             STATE is one of
               adding, starting   not ready yet
               live               serves
-                recovering         the worker died or is being replaced; I/O waits
-                deleting           is being deleted
-                unmanaged          serves, but an earlier broker started its worker: when that
-                                   dies, its file must be brought again ('ubd recover')
-                stuck              its worker can't be killed, or the kernel does not stop it
-                failed             its worker died; requests fail until the device is deleted
-              QUEUES is queues x depth. A line below a device says since when and why it is not live.
+              recovering         the worker died or is being replaced; I/O waits
+              deleting           is being deleted
+              unmanaged          serves, but an earlier broker started its worker: when that
+                                 dies, its file must be brought again ('ubd recover')
+              stuck              its worker can't be killed, or the kernel does not stop it
+              failed             its worker died; requests fail until the device is deleted
+            QUEUES is queues x depth. A line below a device says since when and why it is not live.
             """)
 
     @Option(

@@ -11,20 +11,20 @@ struct StatsCommand: UBDCommand {
             EXAMPLES
               ubd stats                        totals of every device since it was added
               ubd stats -n 0                   one device: its queues, operations and histograms
-                ubd stats --watch                the changes of each second
-                ubd stats -n 0 --watch 5 --json  one JSON object per line
+              ubd stats --watch                the changes of each second
+              ubd stats -n 0 --watch 5 --json  one JSON object per line
 
-              COLUMNS
-                AVG         bytes of the average request; K, M, G are powers of 1024, MB are 1000000 bytes
-                OTHER       flush, discard and write-zeroes requests
-                ERRORS      requests of any kind that failed
-                HELD        requests that the worker has taken and not given back, at this moment
-                P50, P99    half, and 99 of 100, of the measured requests took less: the time from the wake-up
-                            that brought a request to the end of the wake-up that gave it back. One request in about
-                            64 is measured. Each class of times is twice as wide as the one before (… 8us, 16us,
-                            32us …): '<16us' means that the value lies between 8 and 16 us. '-': none was measured,
-                            as always on hosts where the kernel does not trust the processors' own clocks.
-              Requests are counted when they end. The counters go on when a worker is replaced; they are the worker's claims.
+            COLUMNS
+              AVG         bytes of the average request; K, M, G are powers of 1024, MB are 1000000 bytes
+              OTHER       flush, discard and write-zeroes requests
+              ERRORS      requests of any kind that failed
+              HELD        requests that the worker has taken and not given back, at this moment
+              P50, P99    half, and 99 of 100, of the measured requests took less: the time from the wake-up
+                          that brought a request to the end of the wake-up that gave it back. One request in about
+                          64 is measured. Each class of times is twice as wide as the one before (… 8us, 16us,
+                          32us …): '<16us' means that the value lies between 8 and 16 us. '-': none was measured,
+                          as always on hosts where the kernel does not trust the processors' own clocks.
+            Requests are counted when they end. The counters go on when a worker is replaced; they are the worker's claims.
             """)
 
     @Option(name: [.customShort("n"), .long], help: ArgumentHelp("Only this device, in detail.", valueName: "id"))
