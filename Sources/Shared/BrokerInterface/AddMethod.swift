@@ -51,13 +51,14 @@ public struct AddRequest: Equatable, Sendable {
     /// A `CPUList` on which the queues' threads shall run.
     public var cpus: String?
     public var fileName: String?
+    public var shared: Bool?
     public var options: [OptionValue]
 
     /// A request for a device of this target.
     public init(
         target: String = "", id: Int64? = nil, queues: Int64? = nil, depth: Int64? = nil, maxIOBytes: Int64? = nil,
         readOnly: Bool? = nil, mode: String? = nil, recovery: String? = nil, ioTimeout: Int64? = nil,
-        cpus: String? = nil, fileName: String? = nil, options: [OptionValue] = []
+        cpus: String? = nil, fileName: String? = nil, shared: Bool? = nil, options: [OptionValue] = []
     ) {
         self.target = target
         self.id = id
@@ -70,6 +71,7 @@ public struct AddRequest: Equatable, Sendable {
         self.ioTimeout = ioTimeout
         self.cpus = cpus
         self.fileName = fileName
+        self.shared = shared
         self.options = options
     }
 }
@@ -108,6 +110,9 @@ extension AddRequest: Structure {
         try coder.member(
             "fileName", &fileName,
             "The client's name for its file: a label of at most 1024 bytes, without control characters.")
+        try coder.member(
+            "shared", &shared,
+            "Use the file although another user's device that waits for its file seems to have it. Default false.")
         var map = OptionMap(options)
         try coder.member(
             "options", &map,

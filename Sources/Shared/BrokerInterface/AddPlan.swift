@@ -14,6 +14,8 @@ public struct AddPlan: Sendable {
     /// Maximum bytes of one request.
     public let maxIOBytes: UInt32
     public let readOnly: Bool
+    /// The file may be behind another user's device.
+    public let shared: Bool
     /// nil: the best mode that is allowed.
     public let mode: DataMode?
     public let recovery: RecoveryMode
@@ -69,6 +71,7 @@ public struct AddPlan: Sendable {
         }
         maxIOBytes = UInt32(ioBytes)
         readOnly = request.readOnly ?? false
+        shared = request.shared ?? false
         mode = try Self.checkMode(request.mode)
         recovery = try Self.checkRecovery(request.recovery)
         ioTimeout = try request.ioTimeout.map { (seconds) throws(InterfaceError) in

@@ -28,7 +28,7 @@ public struct FileSystem: Equatable, Sendable {
     public init(magic: UInt32) {
         self.magic = magic
         for (kind, list) in FileSystem.lists {
-            guard let name = list[magic] else { continue }
+            guard let name = list.first(where: { $0.magic == magic })?.name else { continue }
             self.kind = kind
             self.name = name
             return
@@ -77,114 +77,117 @@ public struct FileSystem: Equatable, Sendable {
     /// For messages: "overlay", or "of type 0x61756673" for an unlisted number.
     public var description: String { name ?? "of type 0x" + String(magic, radix: 16) }
 
-    static let lists: [(Kind, [UInt32: String])] = [
+    /// Pairs and no dictionaries: the first one of its type costs a program 250,000 instructions.
+    typealias Entry = (magic: UInt32, name: String)
+
+    static let lists: [(Kind, [Entry])] = [
         (.local, local), (.kernel, kernel), (.network, network), (.other, other),
     ]
 
     /// Each writes to block devices of this host or to memory, in kernel code. It can wait only for a disk, and that
     /// disk could back a device itself.
-    private static let local: [UInt32: String] = [
+    private static let local: [Entry] = [
         // On block devices, with all that a disk needs: holes, direct I/O, fsync.
-        0x0000_ef53: "ext4",  // ext2 and ext3 as well
-        0x5846_5342: "xfs",
-        0x9123_683e: "btrfs",
-        0xf2f5_2010: "f2fs",
-        0xca45_1a4e: "bcachefs",
-        0x3153_464a: "jfs",
-        0x0000_3434: "nilfs2",
+        (0x0000_ef53, "ext4"),  // ext2 and ext3 as well
+        (0x5846_5342, "xfs"),
+        (0x9123_683e, "btrfs"),
+        (0xf2f5_2010, "f2fs"),
+        (0xca45_1a4e, "bcachefs"),
+        (0x3153_464a, "jfs"),
+        (0x0000_3434, "nilfs2"),
         // Out of tree, but it runs in the kernel on block devices and has a number of its own.
-        0x2fc1_2fc1: "zfs",
+        (0x2fc1_2fc1, "zfs"),
         // In memory. devtmpfs and memfd report tmpfs's number.
-        0x0102_1994: "tmpfs",
+        (0x0102_1994, "tmpfs"),
         // On block devices, without holes or without direct I/O: the target tries each and does without.
-        0x0000_4d44: "vfat",  // msdos as well
-        0x2011_bab0: "exfat",
-        0x7366_746e: "ntfs3",  // ntfs-3g is FUSE and reports FUSE's number
-        0x5346_544e: "ntfs",
-        0x0000_4244: "hfs",
-        0x0000_482b: "hfsplus",
-        0x1501_3346: "udf",
+        (0x0000_4d44, "vfat"),  // msdos as well
+        (0x2011_bab0, "exfat"),
+        (0x7366_746e, "ntfs3"),  // ntfs-3g is FUSE and reports FUSE's number
+        (0x5346_544e, "ntfs"),
+        (0x0000_4244, "hfs"),
+        (0x0000_482b, "hfsplus"),
+        (0x1501_3346, "udf"),
         // On flash memory of this host.
-        0x2405_1905: "ubifs",
+        (0x2405_1905, "ubifs"),
         // Read-only images on block devices. Only root can mount erofs from a plain file, and root chooses that file.
-        0xe0f5_e1e2: "erofs",
-        0x7371_7368: "squashfs",
-        0x0000_9660: "iso9660",
-        0x28cd_3d45: "cramfs",
+        (0xe0f5_e1e2, "erofs"),
+        (0x7371_7368, "squashfs"),
+        (0x0000_9660, "iso9660"),
+        (0x28cd_3d45, "cramfs"),
     ]
 
-    private static let kernel: [UInt32: String] = [
-        0x0000_9fa0: "proc",
-        0x6265_6572: "sysfs",
-        0x6462_6720: "debugfs",
-        0x7472_6163: "tracefs",
-        0x7363_6673: "securityfs",
-        0x0027_e0eb: "cgroup",
-        0x6367_7270: "cgroup2",
-        0x6265_6570: "configfs",
-        0xf97c_ff8c: "selinuxfs",
-        0x4341_5d53: "smackfs",
-        0x5a3c_69f0: "apparmorfs",
-        0xcafe_4a11: "bpf",
-        0x6165_676c: "pstore",
-        0xde5e_81e4: "efivarfs",
-        0x6e73_6673: "nsfs",
-        0x5049_4446: "pidfs",
-        0x0904_1934: "anon_inodefs",
-        0x5345_434d: "secretmem",
-        0x474d_454d: "guest_memfd",
-        0x534f_434b: "sockfs",
-        0x5049_5045: "pipefs",
-        0x0000_1cd1: "devpts",
-        0x4249_4e4d: "binfmt_misc",
-        0x1980_0202: "mqueue",
-        0x0765_5821: "resctrl",
-        0x444d_4142: "dmabuf",
-        0x9584_58f6: "hugetlbfs",
-        0x6573_5543: "fusectl",
-        0x0000_0187: "autofs",
-        0x6c6f_6f70: "binder",
-        0x0000_9fa2: "usbdevfs",
-        0x0000_9fa1: "openpromfs",
-        0xabba_1974: "xenfs",
-        0x6759_6969: "rpc_pipefs",
-        0x6e66_7364: "nfsd",
+    private static let kernel: [Entry] = [
+        (0x0000_9fa0, "proc"),
+        (0x6265_6572, "sysfs"),
+        (0x6462_6720, "debugfs"),
+        (0x7472_6163, "tracefs"),
+        (0x7363_6673, "securityfs"),
+        (0x0027_e0eb, "cgroup"),
+        (0x6367_7270, "cgroup2"),
+        (0x6265_6570, "configfs"),
+        (0xf97c_ff8c, "selinuxfs"),
+        (0x4341_5d53, "smackfs"),
+        (0x5a3c_69f0, "apparmorfs"),
+        (0xcafe_4a11, "bpf"),
+        (0x6165_676c, "pstore"),
+        (0xde5e_81e4, "efivarfs"),
+        (0x6e73_6673, "nsfs"),
+        (0x5049_4446, "pidfs"),
+        (0x0904_1934, "anon_inodefs"),
+        (0x5345_434d, "secretmem"),
+        (0x474d_454d, "guest_memfd"),
+        (0x534f_434b, "sockfs"),
+        (0x5049_5045, "pipefs"),
+        (0x0000_1cd1, "devpts"),
+        (0x4249_4e4d, "binfmt_misc"),
+        (0x1980_0202, "mqueue"),
+        (0x0765_5821, "resctrl"),
+        (0x444d_4142, "dmabuf"),
+        (0x9584_58f6, "hugetlbfs"),
+        (0x6573_5543, "fusectl"),
+        (0x0000_0187, "autofs"),
+        (0x6c6f_6f70, "binder"),
+        (0x0000_9fa2, "usbdevfs"),
+        (0x0000_9fa1, "openpromfs"),
+        (0xabba_1974, "xenfs"),
+        (0x6759_6969, "rpc_pipefs"),
+        (0x6e66_7364, "nfsd"),
     ]
 
-    private static let network: [UInt32: String] = [
-        0x0000_6969: "nfs",
-        0x0000_517b: "smbfs",
-        0xff53_4d42: "cifs",
-        0xfe53_4d42: "smb3",
-        0x00c3_6400: "ceph",
-        0x0102_1997: "9p",
-        0x5346_414f: "afs",  // OpenAFS
-        0x6b41_4653: "afs",  // the kernel's
-        0x7375_7245: "coda",
-        0x0000_564c: "ncpfs",
-        0x0bd0_0bd0: "lustre",
-        0x2003_0528: "orangefs",
-        0x1983_0326: "beegfs",
-        0x4750_4653: "gpfs",
-        0xaad7_aaea: "panfs",
+    private static let network: [Entry] = [
+        (0x0000_6969, "nfs"),
+        (0x0000_517b, "smbfs"),
+        (0xff53_4d42, "cifs"),
+        (0xfe53_4d42, "smb3"),
+        (0x00c3_6400, "ceph"),
+        (0x0102_1997, "9p"),
+        (0x5346_414f, "afs"),  // OpenAFS
+        (0x6b41_4653, "afs"),  // the kernel's
+        (0x7375_7245, "coda"),
+        (0x0000_564c, "ncpfs"),
+        (0x0bd0_0bd0, "lustre"),
+        (0x2003_0528, "orangefs"),
+        (0x1983_0326, "beegfs"),
+        (0x4750_4653, "gpfs"),
+        (0xaad7_aaea, "panfs"),
         // Shared by the host of a virtual machine.
-        0x786f_4256: "vboxsf",
-        0xbacb_acbc: "vmhgfs",
+        (0x786f_4256, "vboxsf"),
+        (0xbacb_acbc, "vmhgfs"),
         // On disks that several machines share: I/O can wait for another machine's lock.
-        0x0116_1970: "gfs2",
-        0x7461_636f: "ocfs2",
+        (0x0116_1970, "gfs2"),
+        (0x7461_636f, "ocfs2"),
     ]
 
     /// Listed only so that messages can name them.
-    private static let other: [UInt32: String] = [
+    private static let other: [Entry] = [
         // Any user who may mount can serve it by a process. fuseblk and virtiofs report the same number.
-        0x6573_5546: "fuse",
+        (0x6573_5546, "fuse"),
         // These pass everything on to files of other file systems, including FUSE, and do not say which.
-        0x794c_7630: "overlay",
-        0x6175_6673: "aufs",
-        0x0000_f15f: "ecryptfs",
-        0x6a65_6a62: "shiftfs",
+        (0x794c_7630, "overlay"),
+        (0x6175_6673, "aufs"),
+        (0x0000_f15f, "ecryptfs"),
+        (0x6a65_6a62, "shiftfs"),
         // In memory, but nothing distinguishes its files from those of a 9P server that reports its number.
-        0x8584_58f6: "ramfs",
+        (0x8584_58f6, "ramfs"),
     ]
 }

@@ -38,7 +38,7 @@ public struct FrameReader: Sendable {
     /// Appends received bytes in order.
     ///
     /// - Throws: `Failure.tooLong` as soon as the first message is known to exceed the limit.
-    public mutating func append(_ bytes: some Collection<UInt8>) throws(Failure) {
+    public mutating func append(_ bytes: ArraySlice<UInt8>) throws(Failure) {
         guard bytes.count <= room else { throw .noRoom }
         buffer.append(contentsOf: bytes)
         if room == 0, endOfFirstMessage() == nil { throw .tooLong(limit: limit) }

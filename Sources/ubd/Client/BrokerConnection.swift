@@ -115,17 +115,17 @@ struct BrokerConnection: ~Copyable {
 
     /// Receives the bytes that have arrived and returns the file that came with them, if one is allowed.
     private mutating func receiveBytes(mayBringFile: Bool) throws(CommandFailure) -> FileDescriptor? {
-        var buffer = [UInt8](repeating: 0, count: min(reader.room, 64 * 1024))
-        let result = buffer.withUnsafeMutableBytes { bytes in
+        let result = withUnsafeTemporaryAllocation(byteCount: min(reader.room, 16 * 1024), alignment: 1) { buffer in
             Result { () throws(SystemError) in
-                try Self.receive(socket.raw, into: bytes, mayBringFile: mayBringFile)
+                let received = try Self.receive(socket.raw, into: buffer, mayBringFile: mayBringFile)
+                return (bytes: Array(buffer[..<received.bytes]), file: received.file)
             }
         }
-        let count: Int
+        let bytes: [UInt8]
         let file: FileDescriptor?
         switch result {
         case .success(let received):
-            count = received.bytes
+            bytes = received.bytes
             file = received.file.map(FileDescriptor.init(owning:))
         case .failure(let error):
             switch error.errno {
@@ -135,8 +135,8 @@ struct BrokerConnection: ~Copyable {
             default: throw lost(error.errno)
             }
         }
-        guard count > 0 else { throw lost(0) }
-        do { try reader.append(buffer[..<count]) } catch { throw broken("the broker's reply: \(error)") }
+        guard !bytes.isEmpty else { throw lost(0) }
+        do { try reader.append(bytes[...]) } catch { throw broken("the broker's reply: \(error)") }
         return file
     }
 

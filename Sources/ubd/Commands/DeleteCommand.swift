@@ -1,41 +1,14 @@
-import ArgumentParser
 import BrokerInterface
 import Glibc
 import SystemCalls
 import Varlink
 
 /// `ubd del`: flushes a device as its user, then asks the broker to delete it.
-struct DeleteCommand: UBDCommand {
-    static let configuration = CommandConfiguration(
-        commandName: "del",
-        abstract: "Flush and delete a device.",
-        discussion: """
-            EXAMPLES
-                ubd del -n 0            refuses when it is mounted, swap or held, and names the holder
-                ubd del -a              all your devices (as root: everyone's)
-                ubd del -n 0 --force    kills the worker first: for a device that hangs; I/O under way fails
-
-              Before Linux 7.0 nobody can tell that a program merely has the device open, as a virtual machine has:
-              the device is deleted, and the program's reads and writes fail. Flushing may take at most 30 s.
-            """)
-
-    @Option(
-        name: [.customShort("n"), .long], help: ArgumentHelp("N of /dev/ubdbN.", valueName: "id"))
+struct DeleteCommand: PlainCommand {
     var number: UInt32?
-
-    @Flag(name: [.short, .long], help: "Delete all your devices.")
-    var all = false
-
-    @Flag(help: "Do not flush, do not check who uses the device, kill the worker first.")
-    var force = false
-
-    @OptionGroup var output: OutputOptions
-
-    func validate() throws {
-        guard (number != nil) != all else {
-            throw ValidationError("Give either --number ID or --all")
-        }
-    }
+    var all: Bool
+    var force: Bool
+    var asJSON: Bool
 
     func perform(_ environment: CommandEnvironment) throws(CommandFailure) -> ExitStatus {
         let client = BrokerClient(environment: environment)
@@ -59,12 +32,12 @@ struct DeleteCommand: UBDCommand {
             if all { first.done = JSON.Member("deleted", .array(deleted)) }
             throw first
         }
-        if output.asJSON { environment.console.out(JSON.record([("deleted", .array(deleted))]).text) }
+        if asJSON { environment.console.out(JSON.record([("deleted", .array(deleted))]).text) }
         return .success
     }
 
     private func delete(_ device: Device, _ client: BrokerClient) throws(CommandFailure) {
-        if !force { try flush(device, client.environment) }
+        if !force { try flush(device, client) }
         do {
             try client.delete(
                 DeleteRequest(id: device.id, generation: device.generation, force: force ? true : nil))
@@ -104,8 +77,22 @@ struct DeleteCommand: UBDCommand {
         }
     }
 
+    /// A missing node is either gone with its disk, or in another /dev. In the second case the data that programs on the
+    /// host have written cannot be flushed from here. A device without a file has no data to lose.
+    private func refuseUnseen(_ device: Device, _ client: BrokerClient) throws(CommandFailure) {
+        guard device.hasFile else { return }
+        guard let now = try client.list(id: device.id).first, now.generation == device.generation,
+            [.live, .recovering, .unmanaged].contains(now.state)
+        else { return }
+        throw CommandFailure(
+            .failed, "NotFlushed", "\(device.node) is not in the /dev of this container, so it cannot be flushed",
+            remedy: "delete it on the host, give the container the host's /dev, or give up unwritten data with "
+                + "'ubd del -n \(device.id) --force'")
+    }
+
     /// The kernel drops unwritten data of a device that stops, so it is flushed first.
-    private func flush(_ device: Device, _ environment: CommandEnvironment) throws(CommandFailure) {
+    private func flush(_ device: Device, _ client: BrokerClient) throws(CommandFailure) {
+        let environment = client.environment
         let outcome: DeviceFlush.Outcome
         do {
             outcome = try DeviceFlush.run(
@@ -119,7 +106,8 @@ struct DeleteCommand: UBDCommand {
         let force = "'ubd del -n \(device.id) --force'"
         let (wait, repair) = Self.remedies(device)
         switch outcome {
-        case .flushed, .noNode: return
+        case .flushed: return
+        case .noNode: try refuseUnseen(device, client)
         case .busy:
             throw CommandFailure(
                 .busy, BrokerAPI.interface + ".Busy",

@@ -1,13 +1,24 @@
 import ArgumentParser
 import BrokerInterface
 
-/// A command that parses its own arguments when its line is plain: only options that the command has, each once and
-/// each with a valid value. ArgumentParser costs ten million instructions, most of them for the runtime's search for
-/// conformances. It parses every other line, so help, errors and completion come from it.
-protocol PlainCommand: UBDCommand {
-    /// Takes its options from the line. Sets every property: ArgumentParser ends the program when a property without a
-    /// value is read. nil when a required option is missing.
+/// A command that `ubd` reads without ArgumentParser when its line is plain: each option once, with a valid value.
+/// ArgumentParser costs ten million instructions, most of them for the runtime's search for conformances. It reads every
+/// other line, and has help, errors and completion. Even its property wrappers alone cost a million, so such a command has none.
+protocol PlainCommand: Performable {
+    /// Takes its options from the line; nil when they do not make a command.
     init?(_ line: inout PlainLine)
+}
+
+/// The command line of a plain command for ArgumentParser.
+protocol PlainArguments: UBDCommand {
+    associatedtype Command: PlainCommand
+    var command: Command { get }
+}
+
+extension PlainArguments {
+    func perform(_ environment: CommandEnvironment) throws(CommandFailure) -> ExitStatus {
+        try command.perform(environment)
+    }
 }
 
 /// The arguments after a command's name, taken option by option.
@@ -17,7 +28,7 @@ struct PlainLine {
     private var isPlain = true
 
     /// The command of these arguments; nil when ArgumentParser has to parse them.
-    static func command(_ arguments: [String]) -> (any UBDCommand)? {
+    static func command(_ arguments: [String]) -> (any Performable)? {
         switch arguments.first {
         case "add": command(AddCommand.self, arguments)
         case "del": command(DeleteCommand.self, arguments)
@@ -27,8 +38,7 @@ struct PlainLine {
 
     private static func command<Command: PlainCommand>(_: Command.Type, _ arguments: [String]) -> Command? {
         var line = PlainLine(arguments: arguments.dropFirst().map { $0 })
-        guard var command = Command(&line), line.isPlain, line.arguments.allSatisfy({ $0 == nil }) else { return nil }
-        do { try command.validate() } catch { return nil }
+        guard let command = Command(&line), line.isPlain, line.arguments.allSatisfy({ $0 == nil }) else { return nil }
         return command
     }
 
@@ -66,39 +76,31 @@ struct PlainLine {
     }
 }
 
-extension AddCommand: PlainCommand {
+extension AddCommand {
     init?(_ line: inout PlainLine) {
-        self.init()
         guard let target = line.text("--target", "-t") else { return nil }
         self.target = target
         number = line.value("--number", "-n")
+        ofTarget = TargetArguments(&line)
         queues = line.value("--queues", "-q") ?? AddPlan.defaultQueues
         depth = line.value("--depth", "-d") ?? AddPlan.defaultDepth
         maxIOSize = line.value("--max-io-size")
         readOnly = line.flag("--read-only")
-        ofTarget = TargetArguments(&line)
         recovery = line.text("--recovery")
         ioTimeout = line.value("--io-timeout")
         mode = line.text("--mode")
         cpus = line.text("--cpus")
         shared = line.flag("--shared")
-        output = OutputOptions(&line)
+        asJSON = line.flag("--json")
     }
 }
 
-extension DeleteCommand: PlainCommand {
+extension DeleteCommand {
     init?(_ line: inout PlainLine) {
-        self.init()
         number = line.value("--number", "-n")
         all = line.flag("--all", "-a")
         force = line.flag("--force")
-        output = OutputOptions(&line)
-    }
-}
-
-extension OutputOptions {
-    fileprivate init(_ line: inout PlainLine) {
-        self.init()
         asJSON = line.flag("--json")
+        guard (number != nil) != all else { return nil }
     }
 }

@@ -2,10 +2,13 @@ import ArgumentParser
 import BrokerInterface
 import Numbers
 
-/// A command of `ubd`: its properties are its arguments, and it is performed in an environment.
-protocol UBDCommand: ParsableCommand {
+/// A command of `ubd`.
+protocol Performable {
     func perform(_ environment: CommandEnvironment) throws(CommandFailure) -> ExitStatus
 }
+
+/// A command whose properties ArgumentParser fills.
+protocol UBDCommand: ParsableCommand, Performable {}
 
 /// The command without a subcommand: shows the help.
 struct UBD: ParsableCommand {
@@ -34,7 +37,7 @@ struct UBD: ParsableCommand {
             """,
         version: "ubd \(UBDVersion.text)",
         subcommands: [
-            AddCommand.self, DeleteCommand.self, ListCommand.self, UpgradeCommand.self, RecoverCommand.self,
+            AddArguments.self, DeleteArguments.self, ListCommand.self, UpgradeCommand.self, RecoverCommand.self,
             StatsCommand.self, PartitionsCommand.self, InfoCommand.self, FeaturesCommand.self, DoctorCommand.self,
             NameHolderCommand.self,
         ])

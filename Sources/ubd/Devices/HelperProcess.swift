@@ -49,12 +49,16 @@ struct HelperProcess: ~Copyable {
         while !deadline.hasPassed {
             var waiting = pollfd(fd: pipe.raw, events: Int16(POLLIN), revents: 0)
             guard poll(&waiting, 1, deadline.milliseconds()) > 0 else { continue }
-            var chunk = [UInt8](repeating: 0, count: 4096)
             let file = pipe.raw
-            let count = try call("read") { chunk.withUnsafeMutableBytes { read(file, $0.baseAddress, $0.count) } }
-            bytes += chunk.prefix(count)
-            if count > 0, bytes.count <= most { continue }
-            if count > 0 { kill(pid, SIGKILL) }
+            let part = try withUnsafeTemporaryAllocation(byteCount: 16 << 10, alignment: 1) { buffer in
+                Result { () throws(SystemError) in
+                    let count = try call("read") { read(file, buffer.baseAddress, buffer.count) }
+                    return Array(buffer[..<count])
+                }
+            }.get()
+            bytes += part
+            if !part.isEmpty, bytes.count <= most { continue }
+            if !part.isEmpty { kill(pid, SIGKILL) }
             var status: Int32 = 0
             let pid = pid
             _ = try? call("waitpid") { waitpid(pid, &status, 0) }

@@ -69,7 +69,7 @@ struct Sample: CustomTestStringConvertible, Sendable {
     static let add = AddRequest(
         target: "loop", id: 3, queues: 2, depth: 64, maxIOBytes: 4096, readOnly: true, mode: "zero-copy",
         recovery: "queue", ioTimeout: 20, cpus: "0-1,3",
-        fileName: "1.img", options: [OptionValue("offset", "512"), OptionValue("buffered", "true")])
+        fileName: "1.img", shared: true, options: [OptionValue("offset", "512"), OptionValue("buffered", "true")])
 
     static let counts = Counts(
         read: OperationCount(requests: 10, bytes: 40960, errors: 1), write: OperationCount(requests: 2, bytes: 1024),

@@ -54,11 +54,28 @@ struct DeleteTests {
         #expect(try deletes(broker) == [DeleteRequest(id: 3, generation: 43, force: true)])
     }
 
-    @Test("goes on when the node is already gone")
+    @Test("goes on when the node is already gone with its disk")
     func noNode() throws {
+        for (target, state) in [("null", DeviceState.live), ("loop", .failed), ("loop", .deleting)] {
+            let device = FakeBroker.device(id: 3, target: target, state: state, node: "/nowhere/ublkb3")
+            let broker = broker([device], deletes: target == "null" ? 1 : 2)
+            #expect(CommandLineTool.run(["del", "-n", "3"], broker.environment(Recorder())) == 0)
+            #expect(try deletes(broker).count == 1)
+        }
+    }
+
+    @Test("does not delete unflushed a device whose node is in another /dev")
+    func nodeElsewhere() throws {
         let broker = broker([FakeBroker.device(id: 3, node: "/nowhere/ublkb3")], deletes: 1)
-        #expect(CommandLineTool.run(["del", "-n", "3"], broker.environment(Recorder())) == 0)
-        #expect(try deletes(broker).count == 1)
+        let console = Recorder()
+        #expect(CommandLineTool.run(["del", "-n", "3"], broker.environment(console)) == 1)
+        #expect(try deletes(broker) == [])
+        #expect(
+            console.errors == [
+                "ubd: /nowhere/ublkb3 is not in the /dev of this container, so it cannot be flushed; delete it on the "
+                    + "host, give the container the host's /dev, or give up unwritten data with "
+                    + "'ubd del -n 3 --force'"
+            ])
     }
 
     @Test("does not delete what could not be flushed, and says what would")
@@ -100,7 +117,7 @@ struct DeleteTests {
 
     @Test("of all goes on after a failure, tells each, and ends with the first one's status")
     func all() throws {
-        let devices = (1...3).map { FakeBroker.device(id: $0, node: "/nowhere/\($0)") }
+        let devices = (1...3).map { FakeBroker.device(id: $0, target: "null", node: "/nowhere/\($0)") }
         let broker = broker(devices, deletes: 3) { request in
             switch request.id {
             case 1: InterfaceError.busy(message: "1 is mounted", remedy: "umount", id: 1, holder: "/mnt").reply
@@ -118,7 +135,7 @@ struct DeleteTests {
         "of all takes what somebody else has deleted meanwhile for deleted, and tells a script what went besides a failure"
     )
     func allVanished() throws {
-        let devices = (1...3).map { FakeBroker.device(id: $0, node: "/nowhere/\($0)") }
+        let devices = (1...3).map { FakeBroker.device(id: $0, target: "null", node: "/nowhere/\($0)") }
         for fails in [false, true] {
             let broker = broker(devices, deletes: 3) { request in
                 switch request.id {

@@ -19,21 +19,33 @@ struct ParsingTests {
 
     @Test("has the same options long and short")
     func longAndShort() throws {
-        let short = try AddCommand.parse(["-t", "loop", "-f", "x", "-n", "3", "-q", "2", "-d", "9"])
-        let long = try AddCommand.parse([
+        let short = try AddArguments.parse(["-t", "loop", "-f", "x", "-n", "3", "-q", "2", "-d", "9"]).command
+        let long = try AddArguments.parse([
             "--target", "loop", "--file", "x", "--number", "3", "--queues", "2", "--depth=9",
-        ])
+        ]).command
         #expect(try short.request == long.request)
         #expect(short.ofTarget.inputs.map(\.name) == ["file"] && short.ofTarget.inputs.map(\.value) == ["x"])
-        #expect(try DeleteCommand.parse(["-a"]).all && DeleteCommand.parse(["--all"]).all)
+        #expect(try DeleteArguments.parse(["-a"]).all && DeleteArguments.parse(["--all"]).all)
+    }
+
+    @Test(
+        "has the examples of a command's help in one column",
+        arguments: UBD.configuration.subcommands.map { $0._commandName })
+    func columns(name: String) throws {
+        let command = try #require(UBD.configuration.subcommands.first { $0._commandName == name })
+        let lines = command.configuration.discussion.split(separator: "\n")
+        let columns = lines.compactMap { line in
+            line.drop { $0 == " " }.hasPrefix("ubd \(name)") ? line.prefix { $0 == " " }.count : nil
+        }
+        #expect(Set(columns).count <= 1, "\(columns)")
     }
 
     @Test("turns sizes with units into decimal bytes")
     func sizes() throws {
-        let command = try AddCommand.parse([
+        let command = try AddArguments.parse([
             "-t", "loop", "--offset", "1M", "--size", "2g", "--block-size", "4K", "--max-io-size", "1MiB",
             "--read-only",
-        ])
+        ]).command
         #expect(
             try command.request
                 == AddRequest(

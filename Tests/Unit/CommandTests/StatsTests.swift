@@ -198,8 +198,8 @@ struct StatsTests {
 struct CPUsTests {
     @Test("goes to the broker as it is typed, and is refused by its own name")
     func option() throws {
-        let command = try #require(try UBD.parseAsRoot(["add", "-t", "null", "--cpus", "0-1,3"]) as? AddCommand)
-        #expect(try command.request.cpus == "0-1,3")
+        let command = try #require(try UBD.parseAsRoot(["add", "-t", "null", "--cpus", "0-1,3"]) as? AddArguments)
+        #expect(try command.command.request.cpus == "0-1,3")
         let console = Recorder()
         let broker = FakeBroker(connections: 0) { _, _ in }
         #expect(CommandLineTool.run(["add", "-t", "null", "--cpus", "1-x"], broker.environment(console)) == 2)

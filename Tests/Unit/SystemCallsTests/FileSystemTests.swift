@@ -78,7 +78,7 @@ struct FileSystemTests {
 
     @Test("has one number and one kind: no number stands in two lists")
     func once() {
-        let lists = FileSystem.lists.flatMap { $0.1.keys }
+        let lists = FileSystem.lists.flatMap { $0.1.map(\.magic) }
         #expect(Set(lists).count == lists.count)
     }
 }

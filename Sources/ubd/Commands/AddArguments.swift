@@ -1,0 +1,114 @@
+import ArgumentParser
+import BrokerInterface
+import Targets
+
+/// The command line of `ubd add`.
+struct AddArguments: PlainArguments {
+    static let configuration = CommandConfiguration(
+        commandName: "add",
+        abstract: "Add a device and print its path.",
+        discussion: """
+            TARGETS
+            \(targetHelp)
+
+            EXAMPLES
+              ubd add -t loop -f disk.img                      read-only if the file is not writable
+              ubd add -t loop -f disk.img --offset 1M --size 512M --read-only
+              ubd add -t null -n 7 -q 4 -d 256                 /dev/ubdb7, for measurements
+              dev=$(ubd add -t loop -f disk.img) && mkfs.ext4 "$dev"
+
+            You open the file, not the broker: a file that you may not read or write stays closed.
+            Ctrl-C undoes an add that has not finished. Notes go to stderr as 'ubd: note: …'.
+            On a terminal, a line there says what the device is: size, mode, queues.
+            """)
+
+    @Option(
+        name: [.short, .long],
+        help: ArgumentHelp("What serves the device: \(TargetList.names.joined(separator: ", ")).", valueName: "name"),
+        completion: .list(TargetList.names))
+    var target: String
+
+    @Option(
+        name: [.customShort("n"), .long],
+        help: ArgumentHelp("N of /dev/ubdbN. (default: the first free one)", valueName: "id"))
+    var number: Int64?
+
+    // Inputs and options of the targets, from their manifests.
+    @OptionGroup var ofTarget: TargetArguments
+
+    @Option(
+        name: [.short, .long], help: ArgumentHelp("Hardware queues, at most one for each CPU.", valueName: "count"))
+    var queues: Int64 = AddPlan.defaultQueues
+
+    @Option(name: [.short, .long], help: ArgumentHelp("Requests in flight in each queue.", valueName: "count"))
+    var depth: Int64 = AddPlan.defaultDepth
+
+    // Named here: ArgumentParser would make --max-iosize from the property's name.
+    @Option(
+        name: .customLong("max-io-size"),
+        help: ArgumentHelp("Largest request, a multiple of 4K. (default: 512K)", valueName: "bytes"))
+    var maxIOSize: ByteCount?
+
+    @Flag(help: "Make a read-only device.")
+    var readOnly = false
+
+    @Option(
+        help: ArgumentHelp(
+            "What happens when the device's worker dies: reissue, queue, fail or none. (default: reissue)",
+            discussion: RecoveryMode.allCases.map { "\($0.rawValue): \($0.summary)" }.joined(separator: "\n"),
+            valueName: "mode"),
+        completion: .list(RecoveryMode.allCases.map(\.rawValue)))
+    var recovery: String?
+
+    @Option(
+        name: .customLong("io-timeout"),
+        help: ArgumentHelp(
+            "A worker that makes no progress for this time is replaced, 2 to 3600. (default: the broker's, 30)",
+            valueName: "seconds"))
+    var ioTimeout: Int64?
+
+    @Option(
+        help: ArgumentHelp(
+            "How data and requests move: copy, zero-copy, batch, batch-zero-copy or auto. (default: auto)",
+            discussion: DataMode.allCases.map { "\($0.rawValue): \($0.summary)" }.joined(separator: "\n")
+                + "\nauto: the best mode that kernel, target and access policy allow", valueName: "mode"),
+        completion: .list(DataMode.allCases.map(\.rawValue) + [DataMode.automatic]))
+    var mode: String?
+
+    @Option(
+        help: ArgumentHelp(
+            "CPUs that the queues' threads may run on, as in 0-1,3. (default: the CPUs from which the kernel gives "
+                + "each queue requests)", valueName: "list"))
+    var cpus: String?
+
+    @Flag(
+        help: ArgumentHelp(
+            "Use the file although another device or program uses it.",
+            discussion: "Two writers of the same bytes destroy each other's data, unless the content is made for that."
+        ))
+    var shared = false
+
+    @OptionGroup var output: OutputOptions
+
+    var command: AddCommand {
+        AddCommand(
+            target: target, number: number, ofTarget: ofTarget, queues: queues, depth: depth, maxIOSize: maxIOSize,
+            readOnly: readOnly, recovery: recovery, ioTimeout: ioTimeout, mode: mode, cpus: cpus, shared: shared,
+            asJSON: output.asJSON)
+    }
+
+    /// The manifests as text: help and checks have one source.
+    private static var targetHelp: String {
+        TargetList.all.map { target in
+            let inputs = target.inputs.map { row("--" + $0.name, $0.help) }
+            let options = target.options.map { option in
+                row("--" + option.name, "\(option.help): \(option.range) (default: \(option.defaultText))")
+            }
+            return (["  \(target.name): \(target.summary)"] + inputs + options).joined(separator: "\n")
+        }.joined(separator: "\n")
+    }
+
+    private static func row(_ name: String, _ text: String) -> String {
+        "    \(name)\(String(repeating: " ", count: max(14 - name.count, 1)))\(text)"
+    }
+}
