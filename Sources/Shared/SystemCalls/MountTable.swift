@@ -100,15 +100,37 @@ public struct MountCount: Sendable {
     /// unreachable below every root, so that the count is 2.
     private let least: Int
 
-    /// Reads the caller's own table; call it at a program's start.
+    /// Reads the caller's own mounts; call it at a program's start.
     public init() {
-        guard KernelVersion.running() >= KernelVersion(7, 0), let all = try? MountCount.namespace(of: getpid()),
-            let reached = try? MountCount.table(of: getpid())
-        else {
-            least = 1
-            return
+        let own = KernelVersion.running() >= KernelVersion(7, 0) ? MountCount.settled(MountCount.look) : nil
+        // Not known: then the table of a worker decides.
+        least = own.map { $0.all > $0.reached ? 2 : 1 } ?? 1
+    }
+
+    /// What the caller's namespace counts and what its table has, and whether both are of one moment.
+    struct Look {
+        var all: Int
+        var reached: Int
+        var isOfOneMoment: Bool
+    }
+
+    /// The first look that is of one moment. Mounts that change between the two readings would make them differ for another
+    /// reason than an unreachable mount.
+    static func settled(_ look: () -> Look?) -> Look? {
+        for _ in 0..<16 {
+            guard let look = look() else { return nil }
+            if look.isOfOneMoment { return look }
         }
-        least = all > reached ? 2 : 1
+        return nil
+    }
+
+    private static func look() -> Look? {
+        guard let table = try? FileDescriptor.open("/proc/self/mountinfo", O_RDONLY),
+            let all = try? namespace(of: getpid()), let bytes = try? table.readAll(limit: 1 << 20)
+        else { return nil }
+        // POLLPRI: the mounts have changed since the table was opened (proc_pid_mounts(5)).
+        var change = pollfd(fd: table.raw, events: Int16(POLLPRI), revents: 0)
+        return Look(all: all, reached: lines(bytes), isOfOneMoment: poll(&change, 1, 0) == 0)
     }
 
     public func mounts(ofProcess pid: Int32) throws(SystemError) -> Int {
@@ -127,6 +149,8 @@ public struct MountCount: Sendable {
     }
 
     static func table(of pid: Int32) throws(SystemError) -> Int {
-        try readFile("/proc/\(pid)/mountinfo").split(separator: UInt8(ascii: "\n")).count
+        lines(try readFile("/proc/\(pid)/mountinfo"))
     }
+
+    private static func lines(_ table: [UInt8]) -> Int { table.count { $0 == UInt8(ascii: "\n") } }
 }

@@ -61,7 +61,7 @@ struct SandboxVerification {
     let seccompFilters: Int
     /// The descriptors that it may hold; nil in tests of one task.
     var descriptors: DescriptorTable?
-    var mountCount = MountCount()
+    let mountCount: MountCount
     /// The minimum number of its own threads: one for each queue, and the main one. The kernel takes back a queue's
     /// fetches when its thread ends.
     var threads = 1

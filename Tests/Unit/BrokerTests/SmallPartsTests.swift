@@ -63,7 +63,8 @@ struct VerificationTests {
         Seccomp_filters:\t3
 
         """
-    private let verification = SandboxVerification(uid: 7000, gid: 800, seccompFilters: 3)
+    private let verification = SandboxVerification(
+        uid: 7000, gid: 800, seccompFilters: 3, mountCount: MountCount())
 
     @Test("a confined task passes")
     func passes() {

@@ -278,4 +278,15 @@ struct MountCountTests {
         #expect(try MountCount().mounts(ofProcess: getpid()) == listed)
         #expect(throws: SystemError.self) { try MountCount().mounts(ofProcess: 0) }
     }
+
+    @Test("are counted anew when they change between the two readings, and not known when they always do")
+    func changes() {
+        var looks = [(11, 10, false), (10, 11, false), (10, 10, true)].map {
+            MountCount.Look(all: $0, reached: $1, isOfOneMoment: $2)
+        }
+        let settled = MountCount.settled { looks.removeFirst() }
+        #expect(settled?.all == 10 && settled?.reached == 10)
+        #expect(MountCount.settled { MountCount.Look(all: 11, reached: 10, isOfOneMoment: false) } == nil)
+        #expect(MountCount.settled { nil } == nil)
+    }
 }
