@@ -6,6 +6,8 @@ import SystemCalls
 final class ShortChild {
     /// The maximum number of files per child (launcher.c).
     static let mostFiles = 63
+    /// Milliseconds between two looks at a child that can't be watched.
+    private static let pause = 100
 
     private let process: ProcessHandle
     private var report: FileDescriptor?
@@ -24,11 +26,27 @@ final class ShortChild {
     /// `ended` gets the child's exit status, ECANCELED when it was killed. Keep this object until then.
     func goOn(_ loop: EventLoop, _ ended: @escaping (Int32) -> Void) {
         report = nil
-        watch = try? loop.watch(process.file.raw, .readable) { [weak self] _ in
-            guard let self, let change = try? process.poll() else { return }
-            if let watch { loop.unwatch(watch) }
-            watch = nil
-            if case .exited(let status) = change { ended(status) } else { ended(ECANCELED) }
+        do throws(SystemError) {
+            watch = try loop.watch(process.file.raw, .readable) { [weak self] _ in _ = self?.look(loop, ended) }
+        } catch {
+            // No memory for a watch, or too many of root's: its end must be heard all the same.
+            lookAgain(loop, ended)
+        }
+    }
+
+    /// False while it has not ended.
+    private func look(_ loop: EventLoop, _ ended: (Int32) -> Void) -> Bool {
+        guard let change = try? process.poll() else { return false }
+        if let watch { loop.unwatch(watch) }
+        watch = nil
+        if case .exited(let status) = change { ended(status) } else { ended(ECANCELED) }
+        return true
+    }
+
+    private func lookAgain(_ loop: EventLoop, _ ended: @escaping (Int32) -> Void) {
+        loop.after(milliseconds: ShortChild.pause) { [weak self] in
+            guard let self, !look(loop, ended) else { return }
+            lookAgain(loop, ended)
         }
     }
 }

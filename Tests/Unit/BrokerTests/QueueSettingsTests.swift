@@ -127,6 +127,28 @@ struct QueueSettingsTests {
         #expect(host.leftovers == [])
     }
 
+    @Test("the end of a child that can not be watched is heard all the same")
+    func unwatchedChild() throws {
+        func pidfds() -> Set<Int32> {
+            let numbers = listFolder("/proc/self/fd").compactMap { Int32($0) }
+            return Set(numbers.filter { linkTarget("/proc/self/fd/\($0)")?.contains("pidfd") == true })
+        }
+        let loop = try EventLoop()
+        let file = try FileDescriptor.null()
+        let before = pidfds()
+        let child = try ShortChild([file.raw], nil)
+        // A second watch of the same file is refused (EEXIST).
+        for pidfd in pidfds().subtracting(before) { _ = try? loop.watch(pidfd, .readable) { _ in } }
+        var status: Int32?
+        child.goOn(loop) {
+            status = $0
+            loop.stop()
+        }
+        loop.after(milliseconds: 5000) { loop.stop() }
+        try loop.run()
+        #expect(status == 0)
+    }
+
     @Test("a setting that the kernel does not have is no reason to fail")
     func notThere() throws {
         let host = try Host()
