@@ -144,10 +144,14 @@ final class Broker {
     /// A writable device with the same bytes that waits for its owner to reopen the file. It has no open file, so no
     /// lock protects its bytes (FileClaim), and its mounted file system and waiting requests would later overwrite the
     /// new device's data.
-    func deviceWaiting(for geometry: Geometry, offset: UInt64) -> ManagedDevice? {
+    ///
+    /// Only the device's worker reports which file it has. A worker that lies could keep another user's file from that user
+    /// for ever. So another user's device does not count for an add with `--shared`.
+    func deviceWaiting(for geometry: Geometry, _ plan: AddPlan, of user: UInt32) -> ManagedDevice? {
         guard geometry.file != .none else { return nil }
-        let bytes = offset..<offset + geometry.size
+        let bytes = plan.options.offset..<plan.options.offset + geometry.size
         return devices.values.first { device in
+            if plan.shared, account(of: device.owner) != account(of: user) { return false }
             guard device.waitsForFile, !device.info.readOnly, device.file == geometry.file else { return false }
             let begin = UInt64(clamping: device.info.offset ?? 0)
             return bytes.overlaps(begin..<begin + UInt64(clamping: device.info.sizeBytes))
@@ -305,7 +309,7 @@ final class Broker {
             }
             switch answer.content?.deviceState {
             case .failIO: Log.notice("fails-io", ("device", "\(device.id)"), ("what", "it stays; its requests fail"))
-            case .live where looks < 100:
+            case .live where looks < 100, nil where answer.verdict == .done && looks < 100:
                 loop.after(milliseconds: 100) { [self] in leaveFailing(device, looks: looks + 1) }
             default: stopFailed(device)
             }

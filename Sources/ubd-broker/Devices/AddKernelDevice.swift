@@ -47,7 +47,7 @@ extension AddOperation {
         info.serverFlags = device.info.generation
         info.flags = features.rawValue
         operation.command(
-            { broker.driver.add(info, $0) }, late: { [self] answer in addedLate(answer) },
+            { broker.driver.add(info, $0) }, late: { [self] answer in addedLate(device, answer) },
             then: { [self] answer in deviceAdded(device, answer) })
     }
 
@@ -122,8 +122,7 @@ extension AddOperation {
     }
 
     /// The add failed while ADD_DEV was in the kernel. Notes its effect for the undoing.
-    private func addedLate(_ answer: DriverAnswer<UblkDeviceInfo>) {
-        guard let device else { return }
+    private func addedLate(_ device: ManagedDevice, _ answer: DriverAnswer<UblkDeviceInfo>) {
         switch answer.verdict {
         case .done: device.isInKernel = true
         case .unknown: device.mayBeInKernel = true
@@ -138,7 +137,7 @@ extension AddOperation {
     // MARK: START_DEV
 
     func startDevice(_ device: ManagedDevice) {
-        guard let worker = device.worker else { return }
+        guard let worker = device.worker else { return operation.lacks("a worker") }
         // Without a record of this step a later broker would not know that there may be a disk.
         if let problem = broker.recordProblem(of: device) {
             return fail(StartErrors.notRecorded(problem, in: broker.store.folder))

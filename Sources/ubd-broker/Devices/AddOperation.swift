@@ -42,7 +42,7 @@ final class AddOperation: ClientOperation, PendingAdd {
     private var workerStart: WorkerStart?
     /// The disk's device numbers, after START_DEV.
     var diskNodes: UblkParameters.Nodes?
-    private var failure: InterfaceError?
+    private var hasFailed = false
     private var isOver = false
 
     init(
@@ -72,7 +72,7 @@ final class AddOperation: ClientOperation, PendingAdd {
         operation.begin(.files, disordered: { [self] in outOfOrder() }) { [self] step in
             if step == .files { return awaitFiles() }
             if step == .number { return chooseID() }
-            guard let device else { return }
+            guard let device else { return operation.lacks("a device") }
             switch step {
             case .files, .number: break
             case .addDevice: addDevice(device)
@@ -141,6 +141,9 @@ final class AddOperation: ClientOperation, PendingAdd {
                 geometry: { [unowned self] geometry in setParameters(device, geometry) },
                 ready: { [unowned self] in operation.next() },
                 failed: { [unowned self] error in fail(error) },
+                affinity: { [unowned self] queue, next in
+                    operation.command({ broker.driver.affinity(of: device.id, queue: queue, $0) }) { next($0.content) }
+                },
                 sealed: { [unowned self] in
                     device.setState(.starting)
                     device.step = .starting
@@ -169,7 +172,7 @@ final class AddOperation: ClientOperation, PendingAdd {
         if let failure = broker.backingProblem(geometry) {
             return fail(StartErrors.explain(failure, device, workerGID: broker.workerGID))
         }
-        if let waiting = broker.deviceWaiting(for: geometry, offset: plan.options.offset) {
+        if let waiting = broker.deviceWaiting(for: geometry, plan, of: ownerUID) {
             return fail(StartErrors.isWaitedFor(by: waiting, ownerUID))
         }
         device.file = geometry.file
@@ -214,14 +217,13 @@ final class AddOperation: ClientOperation, PendingAdd {
 
     /// Undoes everything, then replies to the client.
     func fail(_ error: InterfaceError) {
-        if isOver || failure != nil { return }
-        failure = error
+        if isOver || hasFailed { return }
+        hasFailed = true
         // The running kernel command must end first; above all the worker must not die during START_DEV.
-        operation.abandon { [self] in undo() }
+        operation.abandon { [self] in undo(error) }
     }
 
-    private func undo() {
-        guard let error = failure else { return }
+    private func undo(_ error: InterfaceError) {
         if parking == nil { parking = handover.take() }
         broker.note(error, of: plan, rule, peer)
         guard let device else {

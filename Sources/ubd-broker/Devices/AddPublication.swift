@@ -55,7 +55,7 @@ extension AddOperation {
     }
 
     private func publish(_ device: ManagedDevice, deadline: UInt64) {
-        guard let nodes = diskNodes else { return }
+        guard let nodes = diskNodes else { return operation.lacks("the disk's numbers") }
         do {
             try broker.nodes.own(device.id, uid: ownerUID, major: nodes.diskMajor, minor: nodes.diskMinor)
         } catch {

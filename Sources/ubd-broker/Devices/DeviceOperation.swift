@@ -73,6 +73,10 @@ final class DeviceOperation<Step: CaseIterable & Equatable> {
         loop.after(milliseconds: milliseconds) { [self] in if happens(.late, .tell) { tell() } }
     }
 
+    /// The present step lacks what an earlier one should have left. That is a fault of ubd as well, and ends the operation in
+    /// the same way as an event that the table refuses.
+    func lacks(_ what: String) { disorder("without \(what)") }
+
     // MARK: Commands
 
     /// Sends a kernel command. `next` gets the answer. If the device was taken away meanwhile, `late` gets it instead,
@@ -188,10 +192,13 @@ final class DeviceOperation<Step: CaseIterable & Equatable> {
     /// Debug builds stop here. A release build ignores the event, so that no command is sent at the wrong time, and the
     /// owner ends the operation, so that it does not hang.
     private func refuse(_ event: OperationEvent) {
-        Log.error(
-            "operation-order", ("phase", "\(phase)"), ("event", "\(event)"),
-            ("step", step.map { "\($0)" } ?? "none"))
         if stopsAtFaults { assertionFailure("\(event) in phase \(phase)") }
+        disorder("\(event)")
+    }
+
+    private func disorder(_ event: String) {
+        Log.error(
+            "operation-order", ("phase", "\(phase)"), ("event", event), ("step", step.map { "\($0)" } ?? "none"))
         guard let disordered else { return }
         self.disordered = nil
         // Later, since the caller's stack is in the middle of something. By then the device may have been taken away.

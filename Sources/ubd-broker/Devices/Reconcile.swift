@@ -101,53 +101,100 @@ extension Broker {
             return loop.later(done)
         }
         driver.info(of: device.id) { [self] answer in
-            defer { done() }
-            guard let info = answer.content else {
-                return answer.verdict == .gone ? undo(device) : leave(device, answer.errno)
-            }
-            guard info.serverFlags == device.info.generation else {
-                Log.warning("not-ours", ("device", "\(device.id)"))
-                return undo(device)
-            }
-            device.isInKernel = true
-            device.mayBeStarted = device.step != .adding
-            decide(device, info)
+            guard judge(device, answer) else { return done() }
+            takeOver(device, done: done)
         }
     }
 
-    /// The kernel did not answer, so the device is left alone.
-    private func leave(_ device: ManagedDevice, _ errno: Int32) {
-        device.setState(.unmanaged, reason: "the kernel returned no information on it: \(SystemError.message(errno))")
-        Log.error("unexamined", ("device", "\(device.id)"), ("errno", SystemError.name(errno)))
+    /// Whether it serves and is to be taken over. Everything else is begun here.
+    private func judge(_ device: ManagedDevice, _ answer: DriverAnswer<UblkDeviceInfo>) -> Bool {
+        guard let info = answer.content else {
+            if answer.verdict == .gone {
+                undo(device)
+            } else {
+                leave(device, "the kernel returned no information on it: \(SystemError.message(answer.errno))")
+            }
+            return false
+        }
+        guard info.serverFlags == device.info.generation else {
+            Log.warning("not-ours", ("device", "\(device.id)"))
+            undo(device)
+            return false
+        }
+        device.isInKernel = true
+        device.mayBeStarted = device.step != .adding
+        return decide(device, info)
     }
 
-    private func decide(_ device: ManagedDevice, _ info: UblkDeviceInfo) {
-        let state = info.deviceState
+    /// Nobody can tell what became of it: it is left alone, and only the death of its worker is heard.
+    private func leave(_ device: ManagedDevice, _ reason: String) {
+        device.setState(.unmanaged, reason: reason)
+        Log.error("unexamined", ("device", "\(device.id)"), ("why", reason))
+        watchOver(device)
+    }
+
+    private func decide(_ device: ManagedDevice, _ info: UblkDeviceInfo) -> Bool {
+        if device.step == .live, device.info.state == .failed {
+            save(device)
+            return false
+        }
+        // Whatever its state is, there is nothing to keep of a device that nobody has got yet, or that is to go.
+        if [.adding, .starting, .deleting].contains(device.step) {
+            undo(device)
+            return false
+        }
+        guard let state = info.deviceState else {
+            leave(device, "the kernel tells a state (\(info.state)) that this version of ubd does not know")
+            return false
+        }
         let serves = state == .live && info.serverPID == device.worker?.pid && device.worker?.isAlive == true
-        switch device.step {
-        case .live where device.info.state == .failed: save(device)
-        // Also after a recovery that had ended and was not recorded.
-        case .live where serves, .recovering where serves:
+        // An upgrading one may have been told to take no more requests: only a new worker helps. A recovering one that serves
+        // had not recorded the end of its recovery.
+        if serves, device.step != .upgrading {
             device.step = .live
             device.recoveryStarted = false
             device.recoveryAnswered = false
-            takeOver(device)
-        // It may have been quiesced; only a new worker ends that.
-        case .upgrading where state != .dead: mend(device, state)
-        // The death of a recoverable device's worker leaves the device QUIESCED. Only STOP_DEV makes it DEAD, so its
-        // deletion had begun. (TRY_STOP_DEV has no step of its own: when it is refused, the device stays live.)
-        case .live where state == .dead && device.info.recovery != .none: undo(device)
-        case .live, .recovering, .upgrading: mend(device, state)
-        case .adding, .starting, .deleting: undo(device)
+            return true
         }
+        // Its worker's death leaves a device that can be recovered QUIESCED. Only STOP_DEV makes it DEAD: its deletion had
+        // begun. (TRY_STOP_DEV has no step of its own: it may be refused, and then the device is as live as before.)
+        if device.step == .live, state == .dead, device.info.recovery != .none {
+            undo(device)
+        } else {
+            mend(device, state)
+        }
+        return false
     }
 
     /// Takes over a live device: verifies its worker as if it were new, and takes its sockets back.
-    private func takeOver(_ device: ManagedDevice) {
-        guard let worker = device.worker else { return }
-        if let problem = verification(of: worker, device, threads: Int(device.info.queues) + 1)
-            ?? reclaim(device, worker) ?? listen(to: worker)
-        {
+    ///
+    /// A worker that was just killed loses its threads and its status before its pidfd fires. So one that does not pass is
+    /// looked at again when a killed process is gone: its death is then mended like any other.
+    private func takeOver(_ device: ManagedDevice, looks: Int = 2, done: @escaping () -> Void) {
+        guard let worker = device.worker, worker.end == nil else {
+            noteEarlyDeath(of: device)
+            return done()
+        }
+        let lost = reclaim(device, worker)
+        let problem = verification(of: worker, device, threads: Int(device.info.queues) + 1) ?? lost
+        if problem != nil, looks > 1 {
+            loop.after(milliseconds: WorkerStart.dying) { [self] in takeOver(device, looks: looks - 1, done: done) }
+            return
+        }
+        takenOver(device, worker, problem ?? listen(to: worker))
+        done()
+    }
+
+    private func noteEarlyDeath(of device: ManagedDevice) {
+        let pid = device.worker?.pid
+        release(device)
+        // So that the death is counted.
+        device.info.workerPid = pid
+        mend(device, .live)
+    }
+
+    private func takenOver(_ device: ManagedDevice, _ worker: any Worker, _ problem: String?) {
+        if let problem {
             // It serves on, but its worker's death cannot be recovered automatically.
             device.setState(.unmanaged, reason: "it could not be taken over: \(problem)")
         } else {
@@ -181,9 +228,9 @@ extension Broker {
     }
 
     /// Recovers a device whose worker died while no broker ran, or was just being replaced.
-    private func mend(_ device: ManagedDevice, _ state: UblkDeviceState?) {
+    private func mend(_ device: ManagedDevice, _ state: UblkDeviceState) {
         if configuration.takesDown { return }
-        guard device.info.recovery != .none, state != .dead, state != nil else {
+        guard device.info.recovery != .none, state != .dead else {
             return fail(device, because: "its worker died while no broker ran; delete it and add it again")
         }
         // The files are in the parking socket, whose last end may belong to a replacement in progress.

@@ -150,23 +150,23 @@ final class RecoverOperation: Replacement {
 
     private func waitUntilQuiesced() {
         operation.command({ broker.driver.info(of: device.id, $0) }) { [self] answer in
-            switch answer.verdict {
-            case .done: break
-            case .again:
-                // Nothing is known that would justify giving the device up.
-                let reason = "the kernel does not return its state: \(SystemError.message(answer.errno))"
-                device.setState(.recovering, reason: reason)
-                return operation.wait(milliseconds: Deadline.patientPause) { [self] in waitUntilQuiesced() }
-            default: return giveUp("the kernel does not know it any more: \(SystemError.message(answer.errno))")
-            }
-            switch answer.content?.deviceState {
-            case .quiesced, .failIO:
+            switch (answer.verdict, answer.content?.deviceState) {
+            case (.done, .quiesced), (.done, .failIO):
                 beginWait()
                 operation.next()
-            case .live: waitOn()
-            case .dead, nil: giveUp("the kernel stopped it")
+            case (.done, .live): waitOn()
+            case (.done, .dead): giveUp("the kernel stopped it")
+            case (.done, nil): ask("the kernel returns a state that this version of ubd does not know")
+            case (.again, _): ask("the kernel does not return its state: \(SystemError.message(answer.errno))")
+            default: giveUp("the kernel does not know it any more: \(SystemError.message(answer.errno))")
             }
         }
+    }
+
+    /// Asks again later: an unknown state is no reason to give the device up.
+    private func ask(_ reason: String) {
+        device.setState(.recovering, reason: reason)
+        operation.wait(milliseconds: Deadline.patientPause) { [self] in waitUntilQuiesced() }
     }
 
     /// The kernel releases a dead worker when its last request has ended. While its disk hangs, nothing can shorten
@@ -245,6 +245,9 @@ final class RecoverOperation: Replacement {
                 geometry: { [unowned self] geometry in compare(geometry) },
                 ready: { [unowned self] in operation.next() },
                 failed: { [unowned self] error in replacementFailed(error) },
+                affinity: { [unowned self] queue, next in
+                    operation.command({ broker.driver.affinity(of: device.id, queue: queue, $0) }) { next($0.content) }
+                },
                 sealed: {}))
         self.start = start
         start.begin()
@@ -259,7 +262,7 @@ final class RecoverOperation: Replacement {
     }
 
     private func endRecovery() {
-        guard let worker = device.worker else { return }
+        guard let worker = device.worker else { return operation.lacks("a worker") }
         operation.commit({
             broker.driver.endRecovery(device.id, worker: worker.pid, $0)
         }) { [self] answer in
@@ -304,7 +307,7 @@ final class RecoverOperation: Replacement {
     }
 
     private func replacementIsDead() {
-        guard let error = replacementError else { return }
+        guard let error = replacementError else { return operation.lacks("a reason") }
         device.deathLog.add(window: broker.configuration.deathWindow)
         if programs.count > 1 { programs.removeFirst() }
         device.info.lastDeath = "did not get ready (\(error.message))"

@@ -102,7 +102,7 @@ final class Rehearsal {
     private func ended() {
         broker.loop.cancel(timer)
         broker.stuckRehearsals[ObjectIdentifier(self)] = nil
-        guard let worker else { return }
+        guard let worker else { return finish() }
         broker.judge(worker, of: program, for: device)
         worker.forget(undertaker: broker.undertaker, owner: device.owner)
         broker.uids.giveBack(worker.uid)

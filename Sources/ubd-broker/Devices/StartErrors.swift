@@ -46,7 +46,7 @@ enum StartErrors {
                 : "the file is behind another user's device, which waits for it",
             remedy: isTheirs
                 ? "bring it: 'ubd recover -n \(other.id)'; or delete that device: 'ubd del -n \(other.id) --force'"
-                : "ask the users who may write to the file; to files of your own nobody else may",
+                : "ask the users who may write to the file; if nobody else may, add it with --shared",
             id: Int64(other.id), holder: isTheirs ? name : "a device")
     }
 

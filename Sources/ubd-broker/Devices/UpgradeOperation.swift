@@ -299,7 +299,7 @@ final class UpgradeOperation: Replacement {
     }
 
     private func recover() {
-        guard let candidate else { return }
+        guard let candidate else { return operation.lacks("a program") }
         let old = device.program
         operation.finish()
         device.upgrade = nil

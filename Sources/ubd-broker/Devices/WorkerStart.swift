@@ -15,12 +15,15 @@ final class WorkerStart {
         /// The worker is stopped and verified: the moment for START_DEV or END_USER_RECOVERY.
         var ready: () -> Void
         var failed: (InterfaceError) -> Void
+        /// Asks the kernel for a queue's processors with a command of the owner's operation. The second closure gets the
+        /// answer; nil when the kernel gives none.
+        var affinity: (UInt16, @escaping ([UInt64]?) -> Void) -> Void
         /// It reports that it is sealed; called just before it is stopped.
         var sealed: () -> Void = {}
     }
 
     /// Milliseconds in which a killed process ends, even on a busy host.
-    private static let dying = 1000
+    static let dying = 1000
 
     private let broker: Broker
     private let device: ManagedDevice
@@ -29,6 +32,9 @@ final class WorkerStart {
     private let program: WorkerProgram
     private var conversation: WorkerConversation?
     private var isOver = false
+    /// GET_QUEUE_AFFINITY is in the kernel. The owner can start nothing before its answer, so a failure is reported then.
+    private var isAsking = false
+    private var heldBack: InterfaceError?
     /// The minimum number of its own threads, as it reports. If a queue's thread had ended, the kernel would have taken
     /// back that queue's fetches.
     private var threads = 0
@@ -78,9 +84,13 @@ final class WorkerStart {
     /// Asks from which processors the kernel sends each queue's requests: the queue's thread runs there. Without an
     /// answer only speed is lost.
     private func askAffinity(of queue: UInt16, known: [[UInt64]]) {
-        guard !isOver, queue < launch.queues else { return conversation?.serve(known) ?? () }
-        broker.driver.affinity(of: device.id, queue: queue) { [self] answer in
-            guard let words = answer.content else { return conversation?.serve([]) ?? () }
+        guard queue < launch.queues else { return conversation?.serve(known) ?? () }
+        isAsking = true
+        listener.affinity(queue) { [self] words in
+            isAsking = false
+            if let heldBack { return fail(heldBack) }
+            if isOver { return }
+            guard let words else { return conversation?.serve([]) ?? () }
             askAffinity(
                 of: queue + 1, known: known + [device.info.allowedCPUs?.restricting(words) ?? words])
         }
@@ -118,7 +128,7 @@ final class WorkerStart {
     /// The worker must not run, and so cannot die, between its fetches and START_DEV: on 6.12 that would crash the host
     /// (docs/kernel-facts.md#start-race).
     private func stop(_ report: SealReport) {
-        guard let worker = device.worker else { return }
+        guard let worker = device.worker else { return fail(StartErrors.outOfOrder) }
         guard report.contains(.rings) else { return fail(StartErrors.sandboxMissing("its rings are not sealed")) }
         if !report.contains(.lockedMemory) { Log.warning("memory-not-locked", ("device", "\(device.id)")) }
         threads = Int(launch.queues) + (report.contains(.rangeThread) ? 2 : 1)
@@ -127,7 +137,7 @@ final class WorkerStart {
     }
 
     private func verify() {
-        guard let worker = device.worker else { return }
+        guard let worker = device.worker else { return fail(StartErrors.outOfOrder) }
         if let problem = broker.verification(of: worker, device, threads: threads) {
             // A worker that was just killed loses its threads and its status before its pidfd fires. It is stopped and
             // gets no further. If it has died by the end of this pause, `.ended` has reported that.
@@ -142,6 +152,10 @@ final class WorkerStart {
 
     private func fail(_ error: InterfaceError) {
         if isOver { return }
+        if isAsking {
+            heldBack = heldBack ?? error
+            return
+        }
         abandon()
         listener.failed(error)
     }

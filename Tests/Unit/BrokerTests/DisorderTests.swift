@@ -27,6 +27,67 @@ struct DisorderTests {
         #expect(host.leftovers == [])
     }
 
+    @Test("an add ends when a step finds nothing of what an earlier one should have left")
+    func addLacks() throws {
+        for lack in [
+            { host, add in host.kernel.beforeAnswer[.addDevice] = { add()?.device = nil } },
+            { host, _ in host.whileVerified = { [unowned host] in host.broker.devices[0]?.worker = nil } },
+        ] as [(Host, @escaping () -> AddOperation?) -> Void] {
+            let host = try Host()
+            var add: AddOperation?
+            var failure: InterfaceError?
+            lack(host) { add }
+            add = host.broker.add(AddRequest(target: "null"), peer: Host.alice) { answer in
+                if case .failed(let error) = answer { failure = error }
+            }
+            try host.run { failure != nil }
+            #expect(failure == StartErrors.outOfOrder)
+        }
+    }
+
+    @Test("a recovery ends when the worker is not there that the kernel is to be told of")
+    func recoveryLacks() throws {
+        let host = try recovering(.startUserRecovery) { host, _ in
+            host.whileVerified = { [unowned host] in host.broker.devices[0]?.worker = nil }
+        }
+        try host.run { host.broker.devices[0]?.info.state == .failed }
+        #expect(try device(host).info.reason?.contains("operation-order") == true)
+    }
+
+    @Test("an add that is given up waits for the kernel to say which processors a queue has")
+    func addWhileAsking() throws {
+        let host = try Host()
+        var mayAnswer = false
+        host.kernel.hangsUntil[.getQueueAffinity] = { mayAnswer }
+        let add = host.broker.add(AddRequest(target: "null"), peer: Host.alice) { _ in }
+        try host.run { host.kernel.log.contains("getQueueAffinity 0") }
+        add?.clientGone()
+        var rounds = 0
+        try host.run {
+            rounds += 1
+            return rounds > 20
+        }
+        #expect(host.kernel.log.last == "getQueueAffinity 0")
+        mayAnswer = true
+        try host.run { host.leftovers.isEmpty }
+    }
+
+    @Test("a new worker that dies while the kernel is asked for its processors is replaced after the answer")
+    func recoveryWhileAsking() throws {
+        var mayAnswer = true
+        let host = try recovering(.startUserRecovery) { host, _ in
+            mayAnswer = false
+            host.kernel.beforeAnswer[.startUserRecovery] = { mayAnswer = true }
+        }
+        host.kernel.hangsUntil[.getQueueAffinity] = { mayAnswer }
+        try host.run { host.workers.count == 2 && host.kernel.log.last == "getQueueAffinity 0" }
+        host.workers[1].die(.killed(signal: SIGKILL))
+        try host.run { host.workers[1].hasEnded }
+        #expect(host.kernel.log.last == "getQueueAffinity 0")
+        mayAnswer = true
+        try host.run { host.workers.count == 3 && host.broker.devices[0]?.info.state == .live }
+    }
+
     /// A device that gets a new worker; `happens` while the kernel has that command.
     private func recovering(
         _ operation: UblkControlOperation, _ happens: @escaping (Host, RecoverOperation) -> Void

@@ -48,6 +48,11 @@ final class FakeKernel: ControlDevice {
         devices[id] = info
     }
 
+    /// A state that no version of the driver has yet.
+    static let unknownState: UInt16 = 9
+
+    func becomeUnknown(_ id: UInt32) { devices[id]?.state = FakeKernel.unknownState }
+
     func forget(_ id: UInt32) { devices[id] = nil }
 
     /// The kernel notices that a device's server is gone.

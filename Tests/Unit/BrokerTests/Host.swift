@@ -32,6 +32,8 @@ final class Host {
     var geometry = Geometry(size: 1 << 20, logicalBlock: 512, physicalBlock: 4096)
     var failure = WorkerFailure(.fileIsDirectory)
     var sandboxProblem: String?
+    /// Runs while the broker verifies a stopped worker.
+    var whileVerified: (() -> Void)?
     /// The users of the device that is asked about.
     var holding = Holding.free
     /// Runs between that question and its answer.
@@ -80,7 +82,10 @@ final class Host {
             host.workers.append(worker)
             return worker
         }
-        surroundings.verify = { _, _ in late.host?.sandboxProblem }
+        surroundings.verify = { _, _ in
+            late.host?.whileVerified?()
+            return late.host?.sandboxProblem
+        }
         surroundings.now = { monotonicNanoseconds() + (late.host?.clockAdvance ?? 0) }
         surroundings.holding = { _, answer in
             loop.later {

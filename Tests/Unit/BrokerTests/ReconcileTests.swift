@@ -11,7 +11,7 @@ import WorkerProtocol
 struct ReconcileTests {
     private func leave(
         _ step: DeviceRecord.Step, in host: Host, generation: UInt64 = 77, recovery: RecoveryMode = .reissue,
-        started: Bool = false, answered: Bool = false
+        started: Bool = false, answered: Bool = false, worker: DeviceRecord.Worker? = nil
     ) throws {
         let device = Device {
             ($0.id, $0.generation, $0.owner, $0.target, $0.state) = (3, generation, 1000, "null", .live)
@@ -20,7 +20,7 @@ struct ReconcileTests {
             ($0.queues, $0.depth, $0.maxIOBytes) = (1, 1, 4096)
             $0.recovery = recovery
         }
-        var record = DeviceRecord(step: step, device: device, worker: nil, memoryBytes: 4096)
+        var record = DeviceRecord(step: step, device: device, worker: worker, memoryBytes: 4096)
         record.launch = LaunchMessage(target: .null, queues: 1, depth: 1, maxIOBytes: 4096)
         record.recoveryStarted = started
         record.recoveryAnswered = answered
@@ -187,6 +187,46 @@ struct ReconcileTests {
     }
 
     @Test(
+        "leaves a device alone whose state in the kernel it does not know, unless nobody has it yet",
+        arguments: [DeviceRecord.Step.live, .recovering, .upgrading, .adding])
+    func leavesUnknownState(_ step: DeviceRecord.Step) throws {
+        let host = try host(step, .live)
+        host.kernel.becomeUnknown(3)
+        try host.broker.reconcile()
+        guard step != .adding else { return try host.run { host.leftovers.isEmpty } }
+        try host.run { host.broker.devices[3]?.info.state == .unmanaged }
+        #expect(host.broker.devices[3]?.info.reason?.contains("a state (9)") == true)
+        #expect(host.kernel.log == ["getDeviceInfo 3"])
+    }
+
+    @Test("takes a worker that is just dying for one that died, and never for one that it can not take over")
+    func dyingWorker() throws {
+        let child = try Sleeper()
+        let host = try Host()
+        host.kernel.features = [.perIODaemon]
+        host.geometry.size = 4096
+        try leave(
+            .live, in: host, worker: DeviceRecord.Worker(pid: child.pid, startTime: child.startTime, uid: 0x7100_0000))
+        host.kernel.addDevice(3, generation: 77, state: .live, pid: child.pid)
+        var looks = 0
+        host.sandboxProblem = "it has lost its threads"
+        host.whileVerified = { [unowned host] in
+            looks += 1
+            guard looks == 1 else { return host.sandboxProblem = nil }
+            kill(child.pid, SIGKILL)
+            host.kernel.quiesce(3)
+        }
+        var states: Set<DeviceState> = []
+        try host.broker.reconcile()
+        try host.run {
+            host.broker.devices[3].map { _ = states.insert($0.info.state) }
+            return host.workers.count == 1 && host.broker.devices[3]?.info.state == .live
+        }
+        #expect(looks > 1 && !states.contains(.unmanaged))
+        #expect(host.broker.devices[3]?.info.deaths == 1)
+    }
+
+    @Test(
         "takes a record with impossible numbers for a damaged one",
         arguments: [
             ("\"ioTimeout\":30", "\"ioTimeout\":9223372036854775807"),
@@ -212,4 +252,23 @@ struct ReconcileTests {
         #expect(host.broker.store.load().damaged == [host.folder + "/state/9"])
         #expect(try host.add().get().0.state == .live)
     }
+}
+
+/// A process that does nothing until it is killed.
+private final class Sleeper {
+    let pid: Int32
+    let startTime: UInt64
+
+    init() throws {
+        let path = "/bin/sleep"
+        var arguments: [UnsafeMutablePointer<CChar>?] = [strdup(path), strdup("60"), nil]
+        defer { for argument in arguments { free(argument) } }
+        var pid: pid_t = 0
+        let result = posix_spawn(&pid, path, nil, nil, &arguments, nil)
+        guard result == 0 else { throw SystemError("start \(path)", result) }
+        self.pid = pid
+        startTime = try #require(WorkerProcess.startTime(of: pid))
+    }
+
+    deinit { kill(pid, SIGKILL) }
 }
