@@ -42,7 +42,6 @@ final class AddOperation: ClientOperation, PendingAdd {
     private var workerStart: WorkerStart?
     /// The disk's device numbers, after START_DEV.
     var diskNodes: UblkParameters.Nodes?
-    private var hasFailed = false
     private var isOver = false
 
     init(
@@ -217,8 +216,7 @@ final class AddOperation: ClientOperation, PendingAdd {
 
     /// Undoes everything, then replies to the client.
     func fail(_ error: InterfaceError) {
-        if isOver || hasFailed { return }
-        hasFailed = true
+        guard operation.isActive else { return }
         // The running kernel command must end first; above all the worker must not die during START_DEV.
         operation.abandon { [self] in undo(error) }
     }
