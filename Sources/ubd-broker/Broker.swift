@@ -20,6 +20,12 @@ final class Broker {
         var now: () -> UInt64 = monotonicNanoseconds
         /// nil when there are no control groups for devices.
         var groups: (any DeviceGroups)?
+        /// Takes over an earlier broker's worker; ESRCH when it has ended.
+        var adoptWorker: (DeviceRecord.Worker, EventLoop) throws(SystemError) -> any Worker = {
+            (recorded, loop) throws(SystemError) in
+            try WorkerProcess(
+                adopting: recorded.pid, uid: recorded.uid, startTime: recorded.startTime, loop: loop)
+        }
         /// nil when it cannot be read.
         var kernelLog: KernelLog?
         /// Requests that the block layer has passed to a device and that have not ended.
@@ -117,6 +123,21 @@ final class Broker {
     /// Opens the worker program that has the configured name now.
     func openProgram() throws(TrustedFile.Distrust) -> WorkerProgram {
         try surroundings.openProgram(configuration.workerProgram)
+    }
+
+    /// The worker that an earlier broker recorded; nil when it has ended.
+    ///
+    /// - Throws: when nobody can tell. A worker that serves must not be taken for a dead one: its device would be stopped.
+    func adopt(_ recorded: DeviceRecord.Worker) throws(SystemError) -> (any Worker)? {
+        do throws(SystemError) {
+            let worker = try surroundings.adoptWorker(recorded, loop)
+            // A broker that died during START_DEV may have left it stopped. ESRCH: it ends just now.
+            try? worker.resume()
+            return worker
+        } catch {
+            if error.errno == ESRCH { return nil }
+            throw error
+        }
     }
 
     /// A device as its owner sees it.
