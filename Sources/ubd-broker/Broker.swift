@@ -162,17 +162,13 @@ final class Broker {
         return device.liesOnUblk ? WorkerFailure(.fileIsUbdDevice) : nil
     }
 
-    /// A writable device with the same bytes that waits for its owner to reopen the file. It has no open file, so no
-    /// lock protects its bytes (FileClaim), and its mounted file system and waiting requests would later overwrite the
+    /// The writable devices with the same bytes that wait for their owners to reopen the file. They have no open file, so no
+    /// lock protects their bytes (FileClaim), and their mounted file systems and waiting requests would later overwrite the
     /// new device's data.
-    ///
-    /// Only the device's worker reports which file it has. A worker that lies could keep another user's file from that user
-    /// for ever. So another user's device does not count for an add with `--shared`.
-    func deviceWaiting(for geometry: Geometry, _ plan: AddPlan, of user: UInt32) -> ManagedDevice? {
-        guard geometry.file != .none else { return nil }
+    func devicesWaiting(for geometry: Geometry, _ plan: AddPlan) -> [ManagedDevice] {
+        guard geometry.file != .none else { return [] }
         let bytes = plan.options.offset..<plan.options.offset + geometry.size
-        return devices.values.first { device in
-            if plan.shared, account(of: device.owner) != account(of: user) { return false }
+        return devices.values.filter { device in
             guard device.waitsForFile, !device.info.readOnly, device.file == geometry.file else { return false }
             let begin = UInt64(clamping: device.info.offset ?? 0)
             return bytes.overlaps(begin..<begin + UInt64(clamping: device.info.sizeBytes))
