@@ -20,6 +20,12 @@ final class Broker {
         var now: () -> UInt64 = monotonicNanoseconds
         /// nil when there are no control groups for devices.
         var groups: (any DeviceGroups)?
+        /// Takes over an earlier broker's worker; ESRCH when it has ended.
+        var adoptWorker: (DeviceRecord.Worker, EventLoop) throws(SystemError) -> any Worker = {
+            (recorded, loop) throws(SystemError) in
+            try WorkerProcess(
+                adopting: recorded.pid, uid: recorded.uid, startTime: recorded.startTime, loop: loop)
+        }
         /// nil when it cannot be read.
         var kernelLog: KernelLog?
         /// Requests that the block layer has passed to a device and that have not ended.
@@ -119,6 +125,21 @@ final class Broker {
         try surroundings.openProgram(configuration.workerProgram)
     }
 
+    /// The worker that an earlier broker recorded; nil when it has ended.
+    ///
+    /// - Throws: when nobody can tell. A worker that serves must not be taken for a dead one: its device would be stopped.
+    func adopt(_ recorded: DeviceRecord.Worker) throws(SystemError) -> (any Worker)? {
+        do throws(SystemError) {
+            let worker = try surroundings.adoptWorker(recorded, loop)
+            // A broker that died during START_DEV may have left it stopped. ESRCH: it ends just now.
+            try? worker.resume()
+            return worker
+        } catch {
+            if error.errno == ESRCH { return nil }
+            throw error
+        }
+    }
+
     /// A device as its owner sees it.
     func description(of device: ManagedDevice) -> Device {
         var info = device.info
@@ -141,17 +162,13 @@ final class Broker {
         return device.liesOnUblk ? WorkerFailure(.fileIsUbdDevice) : nil
     }
 
-    /// A writable device with the same bytes that waits for its owner to reopen the file. It has no open file, so no
-    /// lock protects its bytes (FileClaim), and its mounted file system and waiting requests would later overwrite the
+    /// The writable devices with the same bytes that wait for their owners to reopen the file. They have no open file, so no
+    /// lock protects their bytes (FileClaim), and their mounted file systems and waiting requests would later overwrite the
     /// new device's data.
-    ///
-    /// Only the device's worker reports which file it has. A worker that lies could keep another user's file from that user
-    /// for ever. So another user's device does not count for an add with `--shared`.
-    func deviceWaiting(for geometry: Geometry, _ plan: AddPlan, of user: UInt32) -> ManagedDevice? {
-        guard geometry.file != .none else { return nil }
+    func devicesWaiting(for geometry: Geometry, _ plan: AddPlan) -> [ManagedDevice] {
+        guard geometry.file != .none else { return [] }
         let bytes = plan.options.offset..<plan.options.offset + geometry.size
-        return devices.values.first { device in
-            if plan.shared, account(of: device.owner) != account(of: user) { return false }
+        return devices.values.filter { device in
             guard device.waitsForFile, !device.info.readOnly, device.file == geometry.file else { return false }
             let begin = UInt64(clamping: device.info.offset ?? 0)
             return bytes.overlaps(begin..<begin + UInt64(clamping: device.info.sizeBytes))

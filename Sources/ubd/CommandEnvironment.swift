@@ -12,6 +12,10 @@ struct CommandEnvironment {
     var executable: String
     /// The program that reads partition tables.
     var sfdisk = "/usr/sbin/sfdisk"
+    /// What a node in /dev must be.
+    var identity: (_ node: String) throws(SystemError) -> DeviceFlush.Identity? = { (node) throws(SystemError) in
+        try DeviceFlush.Identity.ofDisk(node)
+    }
     /// Deadlines in seconds.
     var addSeconds = 60
     var callSeconds = 30

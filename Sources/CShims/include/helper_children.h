@@ -7,6 +7,7 @@
 #include <signal.h>
 #include <stdint.h>
 #include <sys/prctl.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -57,14 +58,25 @@ struct ubd_flush_report {
 };
 enum { UBD_FLUSH_OPEN, UBD_FLUSH_SYNC, UBD_FLUSH_DONE };
 
-/* Opens a block device with `flags` and flushes it. Returns the child's pid or a negative errno. */
-static inline pid_t ubd_flush_child(const char *node, int flags, int flushes, int null, int report) {
+/* Whether a stat call succeeded and found a node of this type (S_IFBLK) and device number. Any other file is ENOTBLK. */
+static inline int ubd_is_node(int result, const struct stat *found, mode_t type, dev_t number) {
+    if (result == 0 && ((found->st_mode & S_IFMT) != type || found->st_rdev != number)) errno = ENOTBLK;
+    return result == 0 && (found->st_mode & S_IFMT) == type && found->st_rdev == number;
+}
+
+/* Opens a block device with `flags` and flushes it. The name must lead to a node of this type and number: a container's
+ * /dev may have another file or disk of that name. It is compared before the open, since opening a FIFO waits, and
+ * afterwards, since the name may have changed. Returns the child's pid or a negative errno. */
+static inline pid_t ubd_flush_child(
+    const char *node, mode_t type, dev_t number, int flags, int flushes, int null, int report) {
     pid_t child = ubd_fork_helper("ubd-flush", null, report);
     if (child != 0) return child;
     struct ubd_flush_report done = {UBD_FLUSH_OPEN, 0};
-    int device = open(node, flags);
-    if (device != -1) done.step = UBD_FLUSH_SYNC;
-    if (device == -1 || (flushes && fsync(device) != 0)) {
+    struct stat found;
+    int device = ubd_is_node(stat(node, &found), &found, type, number) ? open(node, flags) : -1;
+    int is_open = device != -1 && ubd_is_node(fstat(device, &found), &found, type, number);
+    if (is_open) done.step = UBD_FLUSH_SYNC;
+    if (!is_open || (flushes && fsync(device) != 0)) {
         done.error = errno;
     } else {
         /* Before the report: the reader of the report wants the device for itself. */

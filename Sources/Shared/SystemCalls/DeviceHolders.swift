@@ -113,10 +113,14 @@ public struct DeviceHolders {
     }
 
     /// The disk and its partitions, since a user of a partition also holds the disk. Empty when the kernel has no such
-    /// disk.
+    /// disk; without sysfs nobody can tell that.
     private func parts(of disk: String) throws(SystemError) -> [Part] {
-        let folder = "/sys/class/block/\(disk)"
-        guard let number = try line(of: "\(folder)/dev") else { return [] }
+        let disks = "/sys/class/block"
+        let folder = "\(disks)/\(disk)"
+        guard let number = try line(of: "\(folder)/dev") else {
+            if try host.names(in: disks) == nil { throw SystemError("read \(disks)", ENOENT) }
+            return []
+        }
         var parts = [Part(name: disk, number: number)]
         for name in try host.names(in: folder) ?? [] where name.hasPrefix(disk) {
             if let number = try line(of: "\(folder)/\(name)/dev") { parts.append(Part(name: name, number: number)) }

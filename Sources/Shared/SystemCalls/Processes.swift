@@ -36,10 +36,15 @@ public struct ProcessHandle: ~Copyable {
         self.file = file
     }
 
-    /// Opens a process that is not our child.
+    /// Opens a process that is not our child. Throws ESRCH when no process has that pid.
     public init(pid: Int32) throws(SystemError) {
         self.pid = pid
-        file = FileDescriptor(owning: try call("pidfd_open \(pid)") { pidfd_open(pid, 0) })
+        do throws(SystemError) {
+            file = FileDescriptor(owning: try call("pidfd_open \(pid)") { pidfd_open(pid, 0) })
+        } catch {
+            // EINVAL, or ENOENT since Linux 6.16: a thread of another process has the number.
+            throw [EINVAL, ENOENT].contains(error.errno) ? SystemError(error.operation, ESRCH) : error
+        }
     }
 
     /// Sends a signal; ESRCH when the process is gone.

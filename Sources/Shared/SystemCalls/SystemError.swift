@@ -15,6 +15,13 @@ public struct SystemError: Error, Equatable, CustomStringConvertible {
 
     public var description: String { "\(operation): \(SystemError.message(errno))" }
 
+    /// Opening a process, or reading its files in /proc, failed because there is no such process (any more). No other error
+    /// says that.
+    public var saysProcessIsGone: Bool { errno == ESRCH || errno == ENOENT }
+
+    /// The caller lacked memory or descriptors, so the error says nothing about what it asked for.
+    public var isShortage: Bool { [EMFILE, ENFILE, ENOMEM, ENOBUFS, EAGAIN].contains(errno) }
+
     /// The text of an errno ("Permission denied").
     public static func message(_ errno: Int32) -> String {
         // strerrordesc_np of glibc returns constant text and is thread-safe, unlike strerror.

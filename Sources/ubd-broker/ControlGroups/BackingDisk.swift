@@ -1,5 +1,6 @@
 import BrokerInterface
 import CShims
+import Glibc
 import SystemCalls
 import WorkerProtocol
 
@@ -7,7 +8,9 @@ import WorkerProtocol
 /// worker; a compromised one can only have another disk limited for its own user.
 enum BackingDisk {
     /// "8:0"; nil when the file system has no disk with its device number (btrfs, tmpfs, network).
-    static func name(_ geometry: Geometry, sysfs: String) -> String? {
+    ///
+    /// - Throws: when sysfs does not tell.
+    static func name(_ geometry: Geometry, sysfs: String) throws(SystemError) -> String? {
         let major, minor: UInt32
         if geometry.backingMajor != 0 || geometry.backingMinor != 0 {
             (major, minor) = (geometry.backingMajor, geometry.backingMinor)
@@ -17,11 +20,20 @@ enum BackingDisk {
         // File systems without a disk have major number 0.
         guard major != 0 else { return nil }
         let folder = "\(sysfs)/dev/block/\(major):\(minor)"
-        guard linkTarget(folder) != nil else { return nil }
-        guard (try? readFile("\(folder)/partition")) != nil else { return "\(major):\(minor)" }
+        guard try isThere({ () throws(SystemError) in _ = try readLink(folder) }) else { return nil }
+        guard try isThere({ () throws(SystemError) in _ = try readFile("\(folder)/partition") }) else {
+            return "\(major):\(minor)"
+        }
         // The link leads to the partition's folder, which is inside the disk's folder.
-        guard let bytes = try? readFile("\(folder)/../dev") else { return nil }
-        return String(decoding: bytes.prefix { $0 != 10 }, as: UTF8.self)
+        return String(decoding: try readFile("\(folder)/../dev").prefix { $0 != 10 }, as: UTF8.self)
+    }
+
+    private static func isThere(_ look: () throws(SystemError) -> Void) throws(SystemError) -> Bool {
+        do { try look() } catch {
+            if error.errno == ENOENT { return false }
+            throw error
+        }
+        return true
     }
 }
 
@@ -32,7 +44,11 @@ extension AddOperation {
         guard let groups = broker.groups, let limits = device.info.groupLimits, limits.ioText(disk: "") != nil,
             geometry.file != .none || geometry.backingMajor != 0
         else { return next() }
-        guard let disk = BackingDisk.name(geometry, sysfs: broker.sysfs), let text = limits.ioText(disk: disk) else {
+        let disk: String?
+        do { disk = try BackingDisk.name(geometry, sysfs: broker.sysfs) } catch {
+            return fail(StartErrors.broken("find the disk that an I/O limit applies to", error))
+        }
+        guard let disk, let text = limits.ioText(disk: disk) else {
             Log.notice(
                 "io-limit", ("device", "\(device.id)"),
                 ("what", "its file system has no disk of its own: no I/O limit applies"))

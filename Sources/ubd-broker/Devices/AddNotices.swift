@@ -22,6 +22,15 @@ extension AddPlan {
         return notices
     }
 
+    /// Another user's device, which waits for its file, has the same bytes as the new one. `name`: of that device, for
+    /// those who may know it.
+    func notice(aboutWaiting name: String?) -> Notice {
+        Notice(
+            code: "shared",
+            message: "\(fileName ?? "the file") is also behind \(name ?? "another user's device"), which waits for it: "
+                + "once that is recovered, both devices use the same bytes")
+    }
+
     /// The file leads to another disk than requested.
     func notices(about geometry: Geometry, mode: DataMode) -> [Notice] {
         var notices: [Notice] = []

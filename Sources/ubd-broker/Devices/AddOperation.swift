@@ -42,7 +42,6 @@ final class AddOperation: ClientOperation, PendingAdd {
     private var workerStart: WorkerStart?
     /// The disk's device numbers, after START_DEV.
     var diskNodes: UblkParameters.Nodes?
-    private var hasFailed = false
     private var isOver = false
 
     init(
@@ -172,9 +171,7 @@ final class AddOperation: ClientOperation, PendingAdd {
         if let failure = broker.backingProblem(geometry) {
             return fail(StartErrors.explain(failure, device, workerGID: broker.workerGID))
         }
-        if let waiting = broker.deviceWaiting(for: geometry, plan, of: ownerUID) {
-            return fail(StartErrors.isWaitedFor(by: waiting, ownerUID))
-        }
+        if let error = refusalOfSharedBytes(geometry) { return fail(error) }
         device.file = geometry.file
         device.info.sizeBytes = geometry.size
         device.info.blockSize = geometry.logicalBlock
@@ -183,6 +180,20 @@ final class AddOperation: ClientOperation, PendingAdd {
         device.info.buffered = geometry.attributes.contains(.buffered)
         notices += plan.notices(about: geometry, mode: mode)
         limitIO(device, geometry) { [self] in tellKernel(device, geometry) }
+    }
+
+    /// Only a device's worker reports which file the device has. A worker that lies could keep another user's file from that
+    /// user for ever. So another user's device that waits for its file does not count for an add with `--shared`, which is
+    /// told of it.
+    private func refusalOfSharedBytes(_ geometry: Geometry) -> InterfaceError? {
+        let account = broker.account(of: ownerUID)
+        let waiting = broker.devicesWaiting(for: geometry, plan)
+        let own = waiting.first { broker.account(of: $0.owner) == account }
+        if let own { return StartErrors.isWaitedFor(by: own, ownerUID, isOfAccount: true) }
+        guard let other = waiting.first else { return nil }
+        guard plan.shared else { return StartErrors.isWaitedFor(by: other, ownerUID, isOfAccount: false) }
+        notices.append(plan.notice(aboutWaiting: ownerUID == 0 ? other.info.link ?? other.info.node : nil))
+        return nil
     }
 
     private func tellKernel(_ device: ManagedDevice, _ geometry: Geometry) {
@@ -217,8 +228,7 @@ final class AddOperation: ClientOperation, PendingAdd {
 
     /// Undoes everything, then replies to the client.
     func fail(_ error: InterfaceError) {
-        if isOver || hasFailed { return }
-        hasFailed = true
+        guard operation.isActive else { return }
         // The running kernel command must end first; above all the worker must not die during START_DEV.
         operation.abandon { [self] in undo(error) }
     }

@@ -17,6 +17,8 @@ final class DeviceOperation<Step: CaseIterable & Equatable> {
     private var killLimit: EventLoop.Timer?
     /// Called for the operation that took the device away.
     private var released: (() -> Void)?
+    /// Replaces the continuation of the command that is in the kernel.
+    private var otherWay: (() -> Void)?
     /// Ends the operation after an event out of order.
     private var disordered: (() -> Void)?
     /// Debug builds stop at an event out of order.
@@ -103,13 +105,23 @@ final class DeviceOperation<Step: CaseIterable & Equatable> {
         loop.cancel(pause)
         submit { [self] answer in
             switch take(.answer) {
-            case .proceed: next(answer)
+            case .proceed:
+                guard let otherWay else { return next(answer) }
+                self.otherWay = nil
+                otherWay()
             case .release:
                 late?(answer)
                 release()
             default: break
             }
         }
+    }
+
+    /// Goes another way, unless the device is taken away: at once, or when the kernel has answered the current command,
+    /// instead of that command's continuation. The first call during a command counts.
+    func turn(_ next: @escaping () -> Void) {
+        guard isActive else { return }
+        if phase == .commanding || phase == .committing { otherWay = otherWay ?? next } else { next() }
     }
 
     // MARK: The worker
@@ -146,6 +158,7 @@ final class DeviceOperation<Step: CaseIterable & Equatable> {
     /// current command.
     func abandon(then next: @escaping () -> Void = {}) {
         let effect = take(.abandon)
+        otherWay = nil
         loop.cancel(pause)
         loop.cancel(killLimit)
         switch effect {

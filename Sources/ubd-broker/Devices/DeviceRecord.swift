@@ -226,22 +226,29 @@ struct RecordStore {
     }
 
     /// The names of all files in the folder: device numbers, unless somebody else put them there.
-    var names: [String] { listFolder(folder) }
+    func names() throws(SystemError) -> [String] { try namesInFolder(folder) }
 
     /// All records, and the paths of files that are no valid record.
-    func load() -> (records: [DeviceRecord], damaged: [String]) {
+    ///
+    /// - Throws: when nobody can tell which records there are, or what they say.
+    func load() throws(SystemError) -> (records: [DeviceRecord], damaged: [String]) {
         var records: [DeviceRecord] = []
         var damaged: [String] = []
-        for name in listFolder(folder).sorted() {
+        for name in try names().sorted() {
             let path = "\(folder)/\(name)"
-            guard let id = UInt32(name), let bytes = try? readFile(path), let record = DeviceRecord(bytes: bytes),
-                record.device.id == id
-            else {
-                damaged.append(path)
-                continue
-            }
-            records.append(record)
+            if let record = try record(name, path) { records.append(record) } else { damaged.append(path) }
         }
         return (records, damaged)
+    }
+
+    /// nil when the file is no valid record.
+    private func record(_ name: String, _ path: String) throws(SystemError) -> DeviceRecord? {
+        let bytes: [UInt8]
+        do { bytes = try readFile(path) } catch {
+            if error.isShortage { throw error }
+            return nil
+        }
+        guard let record = DeviceRecord(bytes: bytes), name == "\(record.device.id)" else { return nil }
+        return record
     }
 }

@@ -7,8 +7,8 @@ import SystemCalls
 extension Broker {
     /// Removes links and udev records of devices without a record. A damaged record counts as a record: its device may
     /// serve. `served`: the numbers of devices whose workers run without a record.
-    func removeStrays(except served: [UInt32]) {
-        let recorded = Set(store.names + served.map { "\($0)" })
+    func removeStrays(except served: [UInt32]) throws(SystemError) {
+        let recorded = Set(try store.names() + served.map { "\($0)" })
         for name in listFolder(store.udevFolder) where !recorded.contains(name) {
             // The next device with this number may be another server's, and udev would give it to our user.
             unlink("\(store.udevFolder)/\(name)")

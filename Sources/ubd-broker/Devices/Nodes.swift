@@ -41,7 +41,7 @@ struct Nodes {
     /// Whether the link's name is free or is our link.
     func mayLink(_ id: UInt32) -> Bool {
         var status = stat()
-        return lstat(link(id), &status) != 0 || linkTarget(link(id)) == "ublkb\(id)"
+        return lstat(link(id), &status) != 0 && errno == ENOENT || linkTarget(link(id)) == "ublkb\(id)"
     }
 
     /// Creates the link /dev/ubdbN to /dev/ublkbN. Returns false, and changes nothing, when another file has the name
@@ -56,7 +56,7 @@ struct Nodes {
     /// Whether the link is ours and its device does not exist. (If the device exists, its record may only be damaged.)
     func isStrayLink(_ id: UInt32) -> Bool {
         var status = stat()
-        return linkTarget(link(id)) == "ublkb\(id)" && lstat(block(id), &status) != 0
+        return linkTarget(link(id)) == "ublkb\(id)" && lstat(block(id), &status) != 0 && errno == ENOENT
     }
 
     /// Removes /dev/ubdbN if it is our link.

@@ -9,22 +9,21 @@ import WorkerProtocol
 extension Broker {
     /// `done` is called when all records have been compared with the kernel; no client is served before.
     func reconcile(done: @escaping () -> Void = {}) throws {
-        let (records, damaged) = store.load()
+        let (records, damaged) = try store.load()
         for path in damaged {
             Log.error(
                 "record-damaged", ("file", path), ("remedy", "see whether its device still exists, then remove it"))
         }
-        // A broker that died during START_DEV may have left a worker stopped.
-        let workers = records.map { record in record.worker.flatMap { adopt($0) } }
+        let workers = try records.map { record in try record.worker.flatMap { try adopt($0) } }
         let recorded = Set(workers.compactMap { $0?.uid })
         if !records.isEmpty { try demandDriver() }
-        let unrecorded = uids.processes(except: recorded).filter { $0.status.isWorker(uid: $0.uid, gid: workerGID) }
+        let unrecorded = try uids.processes(except: recorded).filter { $0.status.isWorker(uid: $0.uid, gid: workerGID) }
         if !configuration.takesDown, let user = uids.collision(except: recorded.union(unrecorded.map(\.uid))) {
             throw StartupRefusal(
                 message: "uids \(uids.range.lowerBound) to \(uids.range.upperBound - 1) are meant for workers, but "
                     + "\(user) is among them; choose others with --uid-base and --uid-count", status: 1)
         }
-        removeStrays(except: unrecorded.compactMap { Broker.device(servedBy: $0.pid) })
+        try removeStrays(except: unrecorded.compactMap { Broker.device(servedBy: $0.pid) })
         for orphan in unrecorded { keepUID(of: orphan.pid, orphan.uid) }
         var unexamined = records.count
         if unexamined == 0 {
@@ -61,14 +60,20 @@ extension Broker {
         }
     }
 
-    /// Without the driver there can be no device. Any other error says nothing about the devices, and undoing them
-    /// would end devices that serve.
-    private func demandDriver() throws {
+    /// Why the driver cannot be used; nil when it can, or when the kernel has none. Without the driver there can be no
+    /// device. Any other error says nothing about the devices, and undoing them would end devices that serve.
+    private var driverProblem: InterfaceError? {
         do throws(InterfaceError) { try driver.ready() } catch {
-            if case .kernelUnsupported(_, _, "ublk_drv") = error { return }
-            throw StartupRefusal(
-                message: "there are devices to take over, but \(error.message); \(error.remedy)", status: 1)
+            if case .kernelUnsupported(_, _, "ublk_drv") = error { return nil }
+            return error
         }
+        return nil
+    }
+
+    private func demandDriver() throws {
+        guard let error = driverProblem else { return }
+        throw StartupRefusal(
+            message: "there are devices to take over, but \(error.message); \(error.remedy)", status: 1)
     }
 
     /// The number of the device whose control node a worker has open. The launcher opened it, and a sealed worker
@@ -86,16 +91,13 @@ extension Broker {
         orphans.watch(pid) { [unowned self] in uids.giveBack(uid) }
     }
 
-    private func adopt(_ recorded: DeviceRecord.Worker) -> (any Worker)? {
-        let worker = try? WorkerProcess(
-            adopting: recorded.pid, uid: recorded.uid, startTime: recorded.startTime, loop: loop)
-        try? worker?.resume()
-        return worker
-    }
-
     /// Compares the record with the kernel's device of this number.
     private func examine(_ device: ManagedDevice, done: @escaping () -> Void) {
-        do throws(InterfaceError) { try driver.ready() } catch {
+        if let problem = driverProblem {
+            leave(device, problem.message)
+            return loop.later(done)
+        }
+        guard driver.isOpen else {
             // Without the driver there can be no device; only our own files are left.
             undo(device)
             return loop.later(done)
@@ -161,7 +163,7 @@ extension Broker {
         if device.step == .live, state == .dead, device.info.recovery != .none {
             undo(device)
         } else {
-            mend(device, state)
+            mend(device, isStopped: state == .dead)
         }
         return false
     }
@@ -191,7 +193,8 @@ extension Broker {
         release(device)
         // So that the death is counted.
         device.info.workerPid = pid
-        mend(device, .live)
+        // A moment ago the kernel said that it is live.
+        mend(device, isStopped: false)
     }
 
     private func takenOver(_ device: ManagedDevice, _ worker: any Worker, _ problem: String?) {
@@ -228,10 +231,11 @@ extension Broker {
         return nil
     }
 
-    /// Recovers a device whose worker died while no broker ran, or was just being replaced.
-    private func mend(_ device: ManagedDevice, _ state: UblkDeviceState) {
+    /// Recovers a device whose worker died while no broker ran, or was just being replaced. `isStopped`: the kernel has
+    /// stopped it, so no worker can serve it any more.
+    private func mend(_ device: ManagedDevice, isStopped: Bool) {
         if configuration.takesDown { return }
-        guard device.info.recovery != .none, state != .dead else {
+        guard device.info.recovery != .none, !isStopped else {
             return fail(device, because: "its worker died while no broker ran; delete it and add it again")
         }
         // The files are in the parking socket, whose last end may belong to a replacement in progress.

@@ -244,7 +244,7 @@ final class RecoverOperation: Replacement {
             listener: WorkerStart.Listener(
                 geometry: { [unowned self] geometry in compare(geometry) },
                 ready: { [unowned self] in operation.next() },
-                failed: { [unowned self] error in replacementFailed(error) },
+                failed: { [unowned self] error in operation.turn { [self] in replacementFailed(error) } },
                 affinity: { [unowned self] queue, next in
                     operation.command({ broker.driver.affinity(of: device.id, queue: queue, $0) }) { next($0.content) }
                 },

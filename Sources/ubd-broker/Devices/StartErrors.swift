@@ -37,16 +37,21 @@ enum StartErrors {
             id: Int64(id))
     }
 
-    static func isWaitedFor(by other: ManagedDevice, _ uid: UInt32) -> InterfaceError {
+    /// `isOfAccount`: another uid of the same user has the device (/etc/subuid). Then `--shared` does not help.
+    static func isWaitedFor(by other: ManagedDevice, _ uid: UInt32, isOfAccount: Bool) -> InterfaceError {
         let isTheirs = uid == 0 || uid == other.owner
         let name = other.info.link ?? other.info.node
         return .busy(
             message: isTheirs
                 ? "the file is behind \(name), which waits for it"
-                : "the file is behind another user's device, which waits for it",
+                : isOfAccount
+                    ? "the file is behind a device of your uid \(other.owner), which waits for it"
+                    : "the file is behind another user's device, which waits for it",
             remedy: isTheirs
                 ? "bring it: 'ubd recover -n \(other.id)'; or delete that device: 'ubd del -n \(other.id) --force'"
-                : "ask the users who may write to the file; if nobody else may, add it with --shared",
+                : isOfAccount
+                    ? "recover or delete device \(other.id) as that uid"
+                    : "ask the users who may write to the file; if nobody else may, add it with --shared",
             id: Int64(other.id), holder: isTheirs ? name : "a device")
     }
 

@@ -16,7 +16,7 @@ final class WorkerStart {
         var ready: () -> Void
         var failed: (InterfaceError) -> Void
         /// Asks the kernel for a queue's processors with a command of the owner's operation. The second closure gets the
-        /// answer; nil when the kernel gives none.
+        /// answer; nil when the kernel gives none. `failed` may come before the answer.
         var affinity: (UInt16, @escaping ([UInt64]?) -> Void) -> Void
         /// It reports that it is sealed; called just before it is stopped.
         var sealed: () -> Void = {}
@@ -32,9 +32,6 @@ final class WorkerStart {
     private let program: WorkerProgram
     private var conversation: WorkerConversation?
     private var isOver = false
-    /// GET_QUEUE_AFFINITY is in the kernel. The owner can start nothing before its answer, so a failure is reported then.
-    private var isAsking = false
-    private var heldBack: InterfaceError?
     /// The minimum number of its own threads, as it reports. If a queue's thread had ended, the kernel would have taken
     /// back that queue's fetches.
     private var threads = 0
@@ -85,10 +82,7 @@ final class WorkerStart {
     /// answer only speed is lost.
     private func askAffinity(of queue: UInt16, known: [[UInt64]]) {
         guard queue < launch.queues else { return conversation?.serve(known) ?? () }
-        isAsking = true
         listener.affinity(queue) { [self] words in
-            isAsking = false
-            if let heldBack { return fail(heldBack) }
             if isOver { return }
             guard let words else { return conversation?.serve([]) ?? () }
             askAffinity(
@@ -152,10 +146,6 @@ final class WorkerStart {
 
     private func fail(_ error: InterfaceError) {
         if isOver { return }
-        if isAsking {
-            heldBack = heldBack ?? error
-            return
-        }
         abandon()
         listener.failed(error)
     }

@@ -20,8 +20,8 @@ struct ProcessStatus: Equatable {
     }
 
     /// Reads /proc/`path`/status.
-    init(of path: String) throws(SystemError) {
-        self.init(parsing: try readFile("/proc/\(path)/status"))
+    init(of path: String, proc: String = "/proc") throws(SystemError) {
+        self.init(parsing: try readFile("\(proc)/\(path)/status"))
     }
 
     /// Parses bytes, and only the fields that are needed: splitting the status of a worker's two threads as text took
@@ -67,13 +67,18 @@ struct SandboxVerification {
     var threads = 1
 
     /// nil when every task of the process is confined as required; otherwise what is wrong.
-    func problem(inProcess pid: Int32) -> String? {
-        let tasks = listFolder("/proc/\(pid)/task")
+    func problem(inProcess pid: Int32, proc: String = "/proc") -> String? {
+        let tasks = listFolder("\(proc)/\(pid)/task")
         if tasks.isEmpty { return "the process is gone" }
         var own = 0
         for task in tasks {
-            // A helper thread of the kernel may end between listing and reading. The worker's own threads are counted.
-            guard let status = try? ProcessStatus(of: "\(pid)/task/\(task)") else { continue }
+            let status: ProcessStatus
+            do { status = try ProcessStatus(of: "\(pid)/task/\(task)", proc: proc) } catch {
+                // A helper thread of the kernel may end between listing and reading. The worker's own threads are
+                // counted. A thread that cannot be looked at may have any right.
+                if error.saysProcessIsGone { continue }
+                return "task \(task) can't be looked at (\(error))"
+            }
             if let problem = problem(in: status) { return "task \(task): \(problem)" }
             if !status.name.hasPrefix("iou-"), !"ZX".contains(status.state) { own += 1 }
         }

@@ -40,7 +40,7 @@ final class WorkerProcess: Worker {
         control = consume pair.first
         pid = child.pid
         uid = launch.uid
-        let startTime = WorkerProcess.startTime(of: child.pid)
+        let startTime = try? WorkerProcess.startTime(of: child.pid)
         self.startTime = startTime ?? 0
         self.loop = loop
         self.handler = handler
@@ -70,10 +70,14 @@ final class WorkerProcess: Worker {
     }
 
     /// Takes over a worker that an earlier broker started. It has no more messages to send.
+    ///
+    /// - Throws: ESRCH when it has ended. Every other error says nothing about it.
     init(adopting pid: Int32, uid: UInt32, startTime: UInt64, loop: EventLoop) throws(SystemError) {
         process = try ProcessHandle(pid: pid)
         // The pidfd is open, so the pid cannot be reused between this check and its use.
-        guard WorkerProcess.startTime(of: pid) == startTime else { throw SystemError("adopt process \(pid)", ESRCH) }
+        guard try WorkerProcess.startTime(of: pid) == startTime else {
+            throw SystemError("adopt process \(pid)", ESRCH)
+        }
         self.pid = pid
         self.uid = uid
         self.startTime = startTime
@@ -120,11 +124,20 @@ final class WorkerProcess: Worker {
     var controlInode: UInt64? { (try? control?.status())?.map { UInt64($0.st_ino) } ?? nil }
 
     /// Field 22 of /proc/PID/stat, in clock ticks since boot. The name before it may contain anything.
-    static func startTime(of pid: Int32) -> UInt64? {
-        guard let bytes = try? readFile("/proc/\(pid)/stat") else { return nil }
-        guard let close = bytes.lastIndex(of: UInt8(ascii: ")")) else { return nil }
+    ///
+    /// - Throws: ESRCH when there is no such process.
+    static func startTime(of pid: Int32) throws(SystemError) -> UInt64 {
+        let path = "/proc/\(pid)/stat"
+        let bytes: [UInt8]
+        do { bytes = try readFile(path) } catch {
+            throw error.saysProcessIsGone ? SystemError(error.operation, ESRCH) : error
+        }
+        guard let close = bytes.lastIndex(of: UInt8(ascii: ")")) else { throw SystemError("read \(path)", EBADMSG) }
         let fields = bytes[(close + 1)...].split(separator: UInt8(ascii: " "))
-        return fields.count > 19 ? UInt64(String(decoding: fields[19], as: UTF8.self)) : nil
+        guard fields.count > 19, let time = UInt64(String(decoding: fields[19], as: UTF8.self)) else {
+            throw SystemError("read \(path)", EBADMSG)
+        }
+        return time
     }
 
     func setHandler(_ handler: @escaping (WorkerEvent) -> Void) {

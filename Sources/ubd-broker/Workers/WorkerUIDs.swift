@@ -46,21 +46,31 @@ struct WorkerUIDs {
 
     /// Another user of a uid in the range, as text; nil when there is none. `ours`: uids of workers.
     func collision(except ours: Set<UInt32>) -> String? {
-        if let name = accountInRange() { return "user \(name)" }
+        do throws(SystemError) {
+            if let name = try accountInRange() { return "user \(name)" }
+        } catch { return "perhaps a user (\(error))" }
         for file in ["/etc/subuid", "/etc/subgid"] {
             do throws(SystemError) {
                 if try overlapsSubordinates(file) { return "a range in \(file)" }
             } catch { return "perhaps a range in \(file), which cannot be read (\(error))," }
         }
-        return processes(except: ours).first.map { "process \($0.pid) (uid \($0.uid))" }
+        do throws(SystemError) {
+            return try processes(except: ours).first.map { "process \($0.pid) (uid \($0.uid))" }
+        } catch { return "perhaps a process (\(error))" }
     }
 
-    private func accountInRange() -> String? {
+    /// - Throws: the errno of getpwent(3) when it lacked memory or descriptors. (At the end of the list, too, errno may be
+    ///   set to something else.)
+    private func accountInRange() throws(SystemError) -> String? {
         setpwent()
         defer { endpwent() }
-        while let entry = getpwent() {
+        while true {
+            errno = 0
+            guard let entry = getpwent() else { break }
             if range.contains(entry.pointee.pw_uid) { return String(cString: entry.pointee.pw_name) }
         }
+        let error = SystemError("list the host's users", errno)
+        if error.isShortage { throw error }
         return nil
     }
 
@@ -84,17 +94,26 @@ struct WorkerUIDs {
     }
 
     /// Processes with a uid in the range that is not in `ours`.
-    func processes(except ours: Set<UInt32>) -> [(pid: Int32, uid: UInt32, status: ProcessStatus)] {
-        runningProcesses().compactMap { pid in
-            guard let status = try? ProcessStatus(of: "\(pid)"),
-                let uid = status.uids.first(where: { range.contains($0) && !ours.contains($0) })
-            else { return nil }
-            return (pid, uid, status)
+    ///
+    /// - Throws: when a process cannot be looked at: it may have such a uid.
+    func processes(
+        except ours: Set<UInt32>, proc: String = "/proc"
+    ) throws(SystemError) -> [(pid: Int32, uid: UInt32, status: ProcessStatus)] {
+        var found: [(pid: Int32, uid: UInt32, status: ProcessStatus)] = []
+        for pid in try runningProcesses(proc) {
+            do throws(SystemError) {
+                let status = try ProcessStatus(of: "\(pid)", proc: proc)
+                let uid = status.uids.first { range.contains($0) && !ours.contains($0) }
+                if let uid { found.append((pid, uid, status)) }
+            } catch {
+                if !error.saysProcessIsGone { throw error }
+            }
         }
+        return found
     }
 }
 
 /// The pids in /proc.
-func runningProcesses() -> [Int32] {
-    listFolder("/proc").compactMap { Int32($0) }
+func runningProcesses(_ proc: String = "/proc") throws(SystemError) -> [Int32] {
+    try namesInFolder(proc).compactMap { Int32($0) }
 }

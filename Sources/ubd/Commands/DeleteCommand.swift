@@ -77,15 +77,16 @@ struct DeleteCommand: PlainCommand {
         }
     }
 
-    /// A missing node is either gone with its disk, or in another /dev. In the second case the data that programs on the
-    /// host have written cannot be flushed from here. A device without a file has no data to lose.
-    private func refuseUnseen(_ device: Device, _ client: BrokerClient) throws(CommandFailure) {
+    /// The node is not there, or another file has its name. Either it is gone with its disk, or it is in another /dev. In
+    /// the second case the data that programs on the host have written cannot be flushed from here. A device without a
+    /// file has no data to lose.
+    private func refuseUnseen(_ device: Device, because what: String, _ client: BrokerClient) throws(CommandFailure) {
         guard device.hasFile else { return }
         guard let now = try client.list(id: device.id).first, now.generation == device.generation,
             [.live, .recovering, .unmanaged].contains(now.state)
         else { return }
         throw CommandFailure(
-            .failed, "NotFlushed", "\(device.node) is not in the /dev of this container, so it cannot be flushed",
+            .failed, "NotFlushed", "\(device.node) \(what), so it cannot be flushed",
             remedy: "delete it on the host, give the container the host's /dev, or give up unwritten data with "
                 + "'ubd del -n \(device.id) --force'")
     }
@@ -96,18 +97,23 @@ struct DeleteCommand: PlainCommand {
         let outcome: DeviceFlush.Outcome
         do {
             outcome = try DeviceFlush.run(
-                node: device.node, readOnly: device.readOnly,
+                node: device.node, environment.identity(device.node), readOnly: device.readOnly,
                 deadline: Deadline(seconds: environment.flushSeconds))
         } catch {
             throw CommandFailure(
                 error,
-                remedy: CommandFailure.limitRemedy(error.errno) ?? "try again, or delete it unflushed with --force")
+                remedy: CommandFailure.limitRemedy(error.errno)
+                    ?? (error.errno == ENOENT
+                        ? "mount sysfs on /sys, or delete it on the host, or unflushed with --force"
+                        : "try again, or delete it unflushed with --force"))
         }
         let force = "'ubd del -n \(device.id) --force'"
         let (wait, repair) = Self.remedies(device)
         switch outcome {
         case .flushed: return
-        case .noNode: try refuseUnseen(device, client)
+        case .noNode: try refuseUnseen(device, because: "is not in the /dev of this container", client)
+        case .otherFile:
+            try refuseUnseen(device, because: "is another file or disk in the /dev of this container", client)
         case .busy:
             throw CommandFailure(
                 .busy, BrokerAPI.interface + ".Busy",

@@ -53,9 +53,12 @@ struct FileClaim {
         // 0: up to the end of the file, also after it grows.
         range.l_len = off_t(clamping: size)
         guard fcntl(file.raw, F_OFD_SETLK, &range) != 0 else { return }
+        switch errno {
+        case EAGAIN, EACCES: throw inUse(file, path, range)
         // A file system without locks has no lock of others either.
-        guard errno == EAGAIN || errno == EACCES else { return }
-        throw inUse(file, path, range)
+        case EINVAL, ENOSYS, EOPNOTSUPP: return
+        case let number: throw FileClaim.unknown(path, number)
+        }
     }
 
     /// The failure with the holder of the lock, as far as the kernel tells it: a process by its number, the owner of an
@@ -79,6 +82,13 @@ struct FileClaim {
             remedy:
                 "see 'ubd list'; it may be another user's who may read the file: 'chmod go-r' keeps others out; with "
                 + "--shared that reader sees what you write while you write it")
+    }
+
+    /// Nobody can tell whether others have locked the file, for example without memory for a lock.
+    static func unknown(_ path: String, _ number: Int32) -> CommandFailure {
+        CommandFailure(
+            .failed, "FileClaimUnknown", "whether \(path) is in use can not be told: \(SystemError.message(number))",
+            remedy: "try again; " + sharedRemedy)
     }
 
     static func diskInUse(_ path: String) -> CommandFailure {

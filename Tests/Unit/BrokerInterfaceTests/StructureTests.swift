@@ -142,6 +142,111 @@ struct StructureTests {
     }
 }
 
+/// What docs/varlink.md promises of messages that somebody wrote to deceive the parser.
+@Suite("A hostile message")
+struct HostileMessageTests {
+    /// The name of the refused parameter; "closed" when the connection is closed, "" when the message is accepted.
+    private func outcome(_ parameters: String, _ method: String = "Add", more: String = "true") -> String {
+        let text = #"{"method":"io.ubd.Broker.\#(method)","more":\#(more),"parameters":\#(parameters)}"#
+        do {
+            let call = try Call(message: Array(text.utf8))
+            _ = try BrokerCall(call)
+            return ""
+        } catch let error as InterfaceError {
+            guard case .invalidParameter(let name) = error else { return "\(error)" }
+            // The name goes back to whoever sent it, and into the log.
+            #expect(error.reply.message.dropLast().allSatisfy { $0 >= 0x20 && $0 != 0x7F })
+            return name
+        } catch { return "closed" }
+    }
+
+    @Test(
+        "with a member twice closes the connection, however the names are written and the values differ",
+        arguments: [
+            #"{"target":"null","target":"null"}"#, #"{"target":"null","target":null}"#, #"{"id":1,"id":"1"}"#,
+            #"{"target":"null","t\u0061rget":"loop"}"#, #"{"target":"null","bogus":1,"bogus":{}}"#,
+            #"{"target":"null","options":{"size":"1","size":"2"}}"#,
+            #"{"target":"null","options":{"size":"1","\u0073ize":"1"}}"#,
+        ])
+    func twice(_ parameters: String) {
+        #expect(outcome(parameters) == "closed")
+    }
+
+    @Test("with a member twice in its envelope closes the connection, also when one of them is null or a vendor's")
+    func twiceInEnvelope() {
+        for rest in [#""more":true,"more":true"#, #""more":null,"more":true"#, #""a.b":{},"a.b":{}"#] {
+            let text = #"{"method":"io.ubd.Broker.Info",\#(rest)}"#
+            #expect(throws: MalformedMessage.self) { try Call(message: Array(text.utf8)) }
+        }
+    }
+
+    @Test(
+        "with a number outside the range of its member is refused by name, and outside 64 bits closes the connection",
+        arguments: [
+            ("-1", "id"), ("4294967295", ""), ("4294967296", "id"), ("9223372036854775807", "id"),
+            ("-9223372036854775808", "id"), ("9223372036854775808", "closed"), ("1.0", "closed"), ("1e0", "closed"),
+            ("-0", ""), ("01", "closed"), ("\"1\"", "id"), ("null", "id"), ("true", "id"), ("[1]", "id"), ("{}", "id"),
+        ])
+    func numbers(_ number: String, _ expected: String) {
+        #expect(outcome(#"{"id":\#(number)}"#, "Delete", more: "false") == expected)
+    }
+
+    @Test(
+        "with an absurd but possible number is refused when the request is checked", arguments: [Int64.min, -1, .max])
+    func absurd(_ number: Int64) throws {
+        for change in [
+            { $0.id = number }, { $0.queues = number }, { $0.depth = number }, { $0.maxIOBytes = number },
+            { $0.ioTimeout = number },
+        ] as [(inout AddRequest) -> Void] {
+            var request = AddRequest(target: "null")
+            change(&request)
+            #expect(outcome(request.json.text) == "")
+            #expect(throws: InterfaceError.self) { try AddPlan(request) }
+        }
+    }
+
+    @Test(
+        "of eight levels is refused for what it says, and of nine closes the connection",
+        arguments: [(6, "bogus"), (7, "closed"), (16_000, "closed")])
+    func depth(_ levels: Int, _ expected: String) {
+        let deep = String(repeating: "[", count: levels) + String(repeating: "]", count: levels)
+        #expect(outcome(#"{"target":"null","bogus":\#(deep)}"#) == expected)
+    }
+
+    @Test(
+        "with a wrong type anywhere is refused by name",
+        arguments: [
+            (#"{}"#, "target"), (#"{"target":null}"#, "target"), (#"{"target":["null"]}"#, "target"),
+            (#"{"target":"null","readOnly":1}"#, "readOnly"), (#"{"target":"null","readOnly":"true"}"#, "readOnly"),
+            (#"{"target":"null","options":[]}"#, "options"),
+            (#"{"target":"null","options":{"size":1}}"#, "options.size"),
+            (#"{"target":"null","options":{"size":null}}"#, "options.size"),
+            (#"{"target":"null","options":{"size":{"size":"1"}}}"#, "options.size"),
+            (#"{"target":"null","options":null,"readOnly":null,"id":null}"#, ""),
+            ("{\"target\":\"null\",\"\\u0000\\u001b[2J\\u009b\":null}", "\0\u{1B}[2J\u{9B}"), (#"[]"#, "closed"),
+            (#""x""#, "closed"), (#"{"target":"\ud800"}"#, "closed"), ("{\"target\":\"\u{1}\"}", "closed"),
+        ])
+    func types(_ parameters: String, _ expected: String) {
+        #expect(outcome(parameters) == expected)
+    }
+
+    @Test("that is not UTF-8 closes the connection, and what is written is UTF-8 without control characters")
+    func encodings() throws {
+        for bytes in [[0xFF], [0xC0, 0x80], [0xED, 0xA0, 0x80], [0xF4, 0x90, 0x80, 0x80], [0xC3]] as [[UInt8]] {
+            let text = Array(#"{"method":"io.ubd.Broker.Info","a.b":{"x":""#.utf8) + bytes + Array(#""}}"#.utf8)
+            #expect(throws: MalformedMessage.self) { try Call(message: text) }
+        }
+        let scalars = (0...0x2FF).map { Unicode.Scalar($0)! } + ["\u{2028}", "\u{FFFF}", "\u{1F600}", "\u{10FFFF}"]
+        let name = String(String.UnicodeScalarView(scalars))
+        var device = Sample.device
+        (device.file, device.reason) = (name, String(decoding: [0x61, 0xFF, 0xC3], as: UTF8.self))
+        let bytes = device.json.bytes
+        let text = try #require(String(validating: bytes, as: UTF8.self))
+        #expect(!text.unicodeScalars.contains { $0.value < 0x20 || (0x7F...0x9F).contains($0.value) })
+        #expect(try Device(json: JSON(parsing: bytes, limits: .reply)) == device)
+    }
+}
+
 @Suite("A reply to Add")
 struct AddReplyTests {
     @Test("asks for files and announces another reply, or brings the device and ends the call")

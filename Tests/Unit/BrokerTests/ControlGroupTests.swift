@@ -1,4 +1,5 @@
 import BrokerInterface
+import CShims
 import Glibc
 import KernelABI
 import SystemCalls
@@ -50,7 +51,7 @@ struct ControlGroupTests {
         #expect(group.name == "user-1000/device-0-\(String(device.generation, radix: 16))")
         #expect(device.controlGroup == "/ubd/\(group.name)")
         #expect(host.workers[0].group != nil)
-        #expect(host.broker.store.load().records.first?.device.controlGroup == device.controlGroup)
+        #expect(try host.broker.store.load().records.first?.device.controlGroup == device.controlGroup)
         host.kernel.quiesce(0)
         host.workers[0].die(.killed(signal: SIGKILL))
         try host.run { host.broker.devices[0]?.info.state == .live }
@@ -181,6 +182,21 @@ struct ControlGroupTests {
         try replaceFile("\(root)/devices/sda/sda1/partition", with: Array("1\n".utf8), mode: 0o600)
         #expect(symlink("../../devices/sda", "\(root)/dev/block/8:0") == 0)
         #expect(symlink("../../devices/sda/sda1", "\(root)/dev/block/8:1") == 0)
+    }
+
+    @Test("a disk that sysfs does not tell is not taken for none: the add fails, and its I/O limit is not left out")
+    func unknownDisk() throws {
+        let host = try Host()
+        try makeDisk(host)
+        let sysfs = host.folder + "/sys"
+        let first = geometry(file: UInt64(ubd_makedev(8, 1)))
+        #expect(try BackingDisk.name(first, sysfs: sysfs) == "8:0")
+        #expect(try BackingDisk.name(geometry(file: UInt64(ubd_makedev(8, 9))), sysfs: sysfs) == nil)
+        // ENOTDIR, as any error but ENOENT.
+        #expect(throws: SystemError.self) { try BackingDisk.name(first, sysfs: sysfs + "/devices/sda/dev") }
+        unlink(sysfs + "/devices/sda/sda1/partition")
+        #expect(mkdir(sysfs + "/devices/sda/sda1/partition", 0o700) == 0)
+        #expect(throws: SystemError.self) { try BackingDisk.name(first, sysfs: sysfs) }
     }
 
     private func addLoop(_ host: Host) throws -> Result<(Device, [Notice]), InterfaceError> {

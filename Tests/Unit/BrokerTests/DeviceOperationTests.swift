@@ -127,6 +127,25 @@ struct DeviceOperationTests {
         }
     }
 
+    @Test("goes another way at once, or when the kernel has answered, and not at all once the device is taken away")
+    func turns() throws {
+        for isTaken in [false, true] {
+            let bench = try Bench()
+            bench.begin()
+            bench.operation.turn { bench.log.append("at once") }
+            bench.operation.command({ bench.driver.info(of: 0, $0) }) { _ in bench.log.append("answer") }
+            bench.operation.turn { bench.log.append("other way") }
+            bench.operation.turn { bench.log.append("too late") }
+            #expect(bench.log == ["first", "at once"])
+            if isTaken { bench.operation.abandon { bench.log.append("taken") } }
+            try bench.run()
+            #expect(bench.log == ["first", "at once", isTaken ? "taken" : "other way"])
+            bench.operation.turn { bench.log.append("at the end") }
+            #expect(bench.log.count == (isTaken ? 3 : 4))
+            bench.operation.finish()
+        }
+    }
+
     @Test("runs its steps in the order of the list, and back where it is told to")
     func steps() throws {
         let bench = try Bench()

@@ -10,7 +10,7 @@ private struct OneDisk: HolderSources {
     func bytes(of path: String) throws(SystemError) -> [UInt8]? {
         path == "/sys/class/block/ublkb0/dev" ? Array("259:0\n".utf8) : nil
     }
-    func names(in folder: String) throws(SystemError) -> [String]? { nil }
+    func names(in folder: String) throws(SystemError) -> [String]? { folder == "/sys/class/block" ? ["ublkb0"] : nil }
     func target(of link: String) throws(SystemError) -> String? { nil }
 }
 

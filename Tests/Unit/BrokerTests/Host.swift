@@ -48,6 +48,8 @@ final class Host {
     /// Nanoseconds by which the clock of its recoveries is ahead.
     var clockAdvance: UInt64 = 0
     var isProgramMissing = false
+    /// The error with which taking over a worker fails.
+    var adoptError: Int32?
 
     /// Values that the closures of `Broker.Surroundings` need before `self` exists.
     private final class Late {
@@ -81,6 +83,11 @@ final class Host {
             worker.interfere = host.interfere
             host.workers.append(worker)
             return worker
+        }
+        let adopt = surroundings.adoptWorker
+        surroundings.adoptWorker = { (recorded, loop) throws(SystemError) in
+            if let errno = late.host?.adoptError { throw SystemError("adopt", errno) }
+            return try adopt(recorded, loop)
         }
         surroundings.verify = { _, _ in
             late.host?.whileVerified?()

@@ -105,7 +105,7 @@ struct ModeTests {
         #expect(device.mode == .batchZeroCopy)
         #expect(try #require(host.kernel.devices[0]).features.isSuperset(of: Self.everything))
         #expect(host.workers[0].launch?.mode == .batchZeroCopy)
-        #expect(host.broker.store.load().records.map(\.launch?.mode) == [.batchZeroCopy])
+        #expect(try host.broker.store.load().records.map(\.launch?.mode) == [.batchZeroCopy])
         #expect(try host.add(AddRequest(target: "null")).get().0.mode == .batch)
         #expect(try #require(host.kernel.devices[1]).features.intersection(Self.everything) == [.batchIO])
     }

@@ -86,7 +86,7 @@ struct NumberTests {
         let host = try Host()
         let store = host.broker.store
         let device = try host.add().get().0
-        let record = try #require(store.load().records.first)
+        let record = try #require(try store.load().records.first)
         #expect(throws: SystemError.self) { try store.create(record) }
         #expect(listFolder(store.folder) == ["\(device.id)"])
         // Another server has 1, and the owner of udev's record of it is unknown: EEXIST is no reason to remove it.

@@ -10,12 +10,13 @@ import WorkerProtocol
 @Suite("A broker that starts")
 struct ReconcileTests {
     private func leave(
-        _ step: DeviceRecord.Step, in host: Host, generation: UInt64 = 77, recovery: RecoveryMode = .reissue,
-        started: Bool = false, answered: Bool = false, worker: DeviceRecord.Worker? = nil
+        _ step: DeviceRecord.Step, in host: Host, id: UInt32 = 3, generation: UInt64 = 77,
+        recovery: RecoveryMode = .reissue, started: Bool = false, answered: Bool = false,
+        worker: DeviceRecord.Worker? = nil
     ) throws {
         let device = Device {
-            ($0.id, $0.generation, $0.owner, $0.target, $0.state) = (3, generation, 1000, "null", .live)
-            $0.node = "/dev/ublkb3"
+            ($0.id, $0.generation, $0.owner, $0.target, $0.state) = (id, generation, 1000, "null", .live)
+            $0.node = "/dev/ublkb\(id)"
             ($0.sizeBytes, $0.blockSize, $0.physicalBlockSize) = (4096, 512, 512)
             ($0.queues, $0.depth, $0.maxIOBytes) = (1, 1, 4096)
             $0.recovery = recovery
@@ -56,7 +57,7 @@ struct ReconcileTests {
         try host.run { host.broker.devices.isEmpty }
         #expect(host.kernel.devices[3] != nil)
         #expect(host.kernel.log == ["getDeviceInfo 3"])
-        #expect(host.broker.store.load().records.isEmpty)
+        #expect(try host.broker.store.load().records.isEmpty)
     }
 
     @Test("reports a live device whose worker is gone, and lets its owner delete it")
@@ -137,7 +138,7 @@ struct ReconcileTests {
         try host.broker.reconcile()
         try host.run { host.kernel.log.contains("endUserRecovery 3") && host.broker.devices[3]?.info.state == .live }
         #expect(host.kernel.log.filter { $0 == "startUserRecovery 3" }.count == asked)
-        #expect(host.broker.store.load().records.first?.recoveryStarted == false)
+        #expect(try host.broker.store.load().records.first?.recoveryStarted == false)
     }
 
     @Test("has recorded the kernel's answer before a replacement can fetch")
@@ -145,7 +146,7 @@ struct ReconcileTests {
         let host = try host(.recovering, .quiesced, pid: 4711)
         var recorded: [Bool?] = []
         host.kernel.beforeAnswer[.endUserRecovery] = {
-            recorded.append(host.broker.store.load().records.first?.recoveryAnswered)
+            recorded.append((try? host.broker.store.load())?.records.first?.recoveryAnswered)
         }
         try host.broker.reconcile()
         try host.run { host.kernel.log.contains("endUserRecovery 3") && host.broker.devices[3]?.info.state == .live }
@@ -160,7 +161,7 @@ struct ReconcileTests {
         let text = String(decoding: try readFile(path), as: UTF8.self)
         #expect(text.contains("recoveryAnswered"))
         try replaceFile(path, with: Array(text.replacing("recoveryAnswered", with: "somethingElse").utf8), mode: 0o600)
-        #expect(host.broker.store.load().records.first?.recoveryAnswered == true)
+        #expect(try host.broker.store.load().records.first?.recoveryAnswered == true)
     }
 
     @Test("throws away what was half written when the last one was killed")
@@ -171,7 +172,7 @@ struct ReconcileTests {
             try FileDescriptor.open("\(host.folder)/\(name)", O_WRONLY | O_CREAT, mode: 0o600).writeAll([0x7b])
         }
         try host.broker.store.prepare()
-        let (records, damaged) = host.broker.store.load()
+        let (records, damaged) = try host.broker.store.load()
         #expect(records.map(\.device.id) == [3] && damaged == [])
         #expect(listFolder(host.folder + "/udev") == [])
     }
@@ -183,7 +184,7 @@ struct ReconcileTests {
         try host.broker.reconcile()
         try host.run { host.broker.devices[3]?.info.state == .unmanaged }
         #expect(host.kernel.log == ["getDeviceInfo 3"])
-        #expect(host.broker.store.load().records.count == 1)
+        #expect(try host.broker.store.load().records.count == 1)
     }
 
     @Test(
@@ -226,6 +227,93 @@ struct ReconcileTests {
         #expect(host.broker.devices[3]?.info.deaths == 1)
     }
 
+    /// A host with that many devices whose workers run, and do not pass.
+    private func hostOfUnfit(_ count: UInt32, _ child: Sleeper, takesDown: Bool = false) throws -> Host {
+        let host = try Host(uids: 64, takesDown: takesDown)
+        host.sandboxProblem = "it has lost its threads"
+        for id in 0..<count {
+            let worker = DeviceRecord.Worker(pid: child.pid, startTime: child.startTime, uid: 0x7100_0000 + id)
+            try leave(.live, in: host, id: id, worker: worker)
+            host.kernel.addDevice(id, generation: 77, state: .live, pid: child.pid)
+        }
+        return host
+    }
+
+    @Test("is ready a second later when workers do not pass, however many they are")
+    func looksAgainAtAll() throws {
+        let child = try Sleeper()
+        let host = try hostOfUnfit(40, child)
+        var looks = 0
+        host.whileVerified = { looks += 1 }
+        var isReady = false
+        let began = monotonicNanoseconds()
+        try host.broker.reconcile { isReady = true }
+        try host.run { isReady }
+        #expect(monotonicNanoseconds() - began < 5_000_000_000)
+        #expect(looks == 80)
+        #expect(host.broker.devices.values.allSatisfy { $0.info.state == .unmanaged })
+    }
+
+    @Test("looks only once at a worker that does not pass when the host goes down, and ends its device")
+    func looksOnceWhenGoingDown() throws {
+        let child = try Sleeper()
+        let host = try hostOfUnfit(3, child, takesDown: true)
+        var looks = 0
+        host.whileVerified = { looks += 1 }
+        var isReady = false
+        let began = monotonicNanoseconds()
+        try host.broker.reconcile { isReady = true }
+        try host.run { isReady }
+        #expect(monotonicNanoseconds() - began < UInt64(WorkerStart.dying) * 1_000_000)
+        #expect(looks == 3)
+        var isDone = false
+        TakeDown(host.broker).begin { isDone = true }
+        try host.run { isDone }
+        #expect(host.kernel.devices.isEmpty && listFolder(host.folder + "/state").isEmpty)
+    }
+
+    @Test(
+        "does not take a worker for dead that it can not look for: it does not start, and touches no device",
+        arguments: [EMFILE, ENFILE, ENOMEM, EPERM, ENOSPC])
+    func unknownWorker(_ errno: Int32) throws {
+        let child = try Sleeper()
+        let host = try hostOfUnfit(1, child)
+        host.adoptError = errno
+        #expect(throws: SystemError("adopt", errno)) { try host.broker.reconcile() }
+        #expect(host.kernel.log.isEmpty)
+        #expect(try host.broker.store.load().records.count == 1)
+        host.adoptError = ESRCH
+        host.kernel.quiesce(0)
+        host.geometry.size = 4096
+        host.sandboxProblem = nil
+        try host.broker.reconcile()
+        try host.run { host.workers.count == 1 && host.broker.devices[0]?.info.state == .live }
+    }
+
+    @Test("does not take records that it can not read for none: it does not start, and removes nothing")
+    func unreadableRecords() throws {
+        let host = try Host()
+        try leave(.live, in: host)
+        try replaceFile(host.folder + "/udev/3", with: [], mode: 0o644)
+        #expect(rename(host.folder + "/state", host.folder + "/elsewhere") == 0)
+        try replaceFile(host.folder + "/state", with: [], mode: 0o600)
+        #expect(throws: SystemError.self) { try host.broker.reconcile() }
+        #expect(listFolder(host.folder + "/udev") == ["3"])
+        #expect(throws: SystemError.self) { try host.broker.removeStrays(except: []) }
+        #expect(listFolder(host.folder + "/udev") == ["3"])
+    }
+
+    @Test("does not take a number that is no file name of its own for a record")
+    func strangeNames() throws {
+        let host = try Host()
+        try leave(.live, in: host)
+        let record = try readFile(host.folder + "/state/3")
+        for name in ["+3", "03"] { try replaceFile("\(host.folder)/state/\(name)", with: record, mode: 0o600) }
+        let (records, damaged) = try host.broker.store.load()
+        #expect(records.map(\.device.id) == [3])
+        #expect(damaged == ["+3", "03"].map { "\(host.folder)/state/\($0)" })
+    }
+
     @Test(
         "takes a record with impossible numbers for a damaged one",
         arguments: [
@@ -241,7 +329,7 @@ struct ReconcileTests {
         let text = String(decoding: try readFile(path), as: UTF8.self)
         #expect(text.contains(part), "\(text)")
         try replaceFile(path, with: Array(text.replacing(part, with: replacement).utf8), mode: 0o600)
-        #expect(host.broker.store.load().damaged == [path])
+        #expect(try host.broker.store.load().damaged == [path])
     }
 
     @Test("keeps a damaged record out of the way and goes on")
@@ -249,7 +337,7 @@ struct ReconcileTests {
         let host = try Host()
         try replaceFile(host.folder + "/state/9", with: Array("{\"version\":1".utf8), mode: 0o600)
         try host.broker.reconcile()
-        #expect(host.broker.store.load().damaged == [host.folder + "/state/9"])
+        #expect(try host.broker.store.load().damaged == [host.folder + "/state/9"])
         #expect(try host.add().get().0.state == .live)
     }
 }
@@ -267,7 +355,7 @@ private final class Sleeper {
         let result = posix_spawn(&pid, path, nil, nil, &arguments, nil)
         guard result == 0 else { throw SystemError("start \(path)", result) }
         self.pid = pid
-        startTime = try #require(WorkerProcess.startTime(of: pid))
+        startTime = try WorkerProcess.startTime(of: pid)
     }
 
     deinit { kill(pid, SIGKILL) }

@@ -104,7 +104,7 @@ struct RecordVersionTests {
         #expect(device.state == .live)
         let told = try #require(host.workers.last?.launch)
         #expect(told.layout == .fixed && told.options.size == 1 << 30 && told.options.offset == 1 << 20)
-        #expect(host.broker.store.load().records.first?.launch?.layout == .fixed)
+        #expect(try host.broker.store.load().records.first?.launch?.layout == .fixed)
         withExtendedLifetime(operation) {}
     }
 

@@ -185,7 +185,7 @@ struct StatsTests {
         #expect(device.cpus?.text == "1,3")
         #expect(host.workers[0].serve == ServeMessage(affinity: [[0b1010]]))
         #expect(!host.kernel.log.contains { $0.hasPrefix("getQueueAffinity") })
-        #expect(host.broker.store.load().records.first?.device.cpus?.text == "1,3")
+        #expect(try host.broker.store.load().records.first?.device.cpus?.text == "1,3")
         host.kernel.quiesce(0)
         host.workers[0].die(.killed(signal: SIGSEGV))
         try host.run { host.broker.devices[0]?.info.state == .live }
@@ -207,7 +207,7 @@ struct StatsTests {
         try host.run { host.broker.devices[0]?.info.state == .live }
         #expect(host.workers.map(\.processors) == [[0b1010], [0b1010]])
         #expect(host.workers.map(\.serve?.affinity) == [[[0b10], [0b1010]], [[0b10], [0b1010]]])
-        #expect(host.broker.store.load().records.first?.device.allowedCPUs?.text == "1,3")
+        #expect(try host.broker.store.load().records.first?.device.allowedCPUs?.text == "1,3")
         guard case .failure(.notPermitted(let message, _, _)) = try host.add(AddRequest(target: "null", cpus: "2-3"))
         else {
             Issue.record("CPU 2 was given")

@@ -112,7 +112,7 @@ struct UpgradeTests {
         #expect(throws: InterfaceError.self) { try upgrade(other).get() }
         #expect(info(other)?.state == .live)
         #expect(other.workers[0].isAlive)
-        #expect(other.broker.store.load().records.map(\.step) == [.live])
+        #expect(try other.broker.store.load().records.map(\.step) == [.live])
     }
 
     @Test(

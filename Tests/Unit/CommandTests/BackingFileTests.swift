@@ -1,6 +1,7 @@
 import BrokerInterface
 import Foundation
 import Glibc
+import SystemCalls
 import Targets
 import Testing
 
@@ -197,6 +198,19 @@ struct BackingFileTests {
         }
         _ = try BackingFile.open(file, readOnly: false, options: DeviceOptions(), claim: claim)
         #expect(pauses == 5)
+    }
+
+    @Test("a file whose locks nobody can tell is not taken for one without locks")
+    func unknownLocks() throws {
+        let folder = TemporaryFolder()
+        let file = folder.file("1.img", bytes: 4096)
+        // EBADF.
+        let opened = try FileDescriptor.open(file, O_PATH)
+        let failure = #expect(throws: CommandFailure.self) {
+            try FileClaim().lock(opened, file, readOnly: false, DeviceOptions())
+        }
+        #expect(failure?.name == "FileClaimUnknown")
+        #expect(failure?.line.contains("--shared") == true)
     }
 
     /// Runs the body with the rights of nobody. setfsuid(2) is per thread, so other tests keep theirs; without being

@@ -78,6 +78,63 @@ struct DeleteTests {
             ])
     }
 
+    @Test("does not take a target that it does not know for one that stores nothing")
+    func unknownTarget() throws {
+        let device = FakeBroker.device(id: 3, target: "later", node: "/nowhere/ublkb3", file: nil)
+        let broker = broker([device], deletes: 1)
+        #expect(CommandLineTool.run(["del", "-n", "3"], broker.environment(Recorder())) == 1)
+        #expect(try deletes(broker) == [])
+    }
+
+    @Test(
+        "does not delete a device unflushed when another file has its node's name",
+        arguments: ["a file", "a FIFO", "a link to a file", "a node of another number"])
+    func otherFile(_ what: String) throws {
+        let folder = TemporaryFolder()
+        let node = folder.path + "/ublkb3"
+        switch what {
+        case "a file": _ = folder.file("ublkb3", bytes: 4096)
+        case "a FIFO": #expect(mkfifo(node, 0o666) == 0)
+        case "a link to a file": #expect(symlink(folder.file("file", bytes: 4096), node) == 0)
+        default: #expect(symlink("/dev/null", node) == 0)
+        }
+        let console = Recorder()
+        for (state, deleted) in [(DeviceState.live, 0), (.failed, 1)] {
+            let device = FakeBroker.device(id: 3, state: state, node: node, readOnly: what == "a FIFO")
+            let broker = broker([device], deletes: 1 + deleted)
+            var environment = broker.environment(console)
+            environment.identity = { _ in
+                DeviceFlush.Identity(
+                    type: what.contains("node") ? S_IFCHR : S_IFBLK, number: dev_t(ubd_makedev(259, 3)))
+            }
+            #expect(CommandLineTool.run(["del", "-n", "3"], environment) == (deleted == 0 ? 1 : 0))
+            #expect(try deletes(broker).count == deleted)
+        }
+        #expect(console.errors.count == 1)
+        #expect(console.errors.first?.contains("is another file or disk in the /dev of this container") == true)
+    }
+
+    @Test("knows the number of a disk from the kernel, and does not take a missing /sys for a missing disk")
+    func identity() throws {
+        let folder = TemporaryFolder()
+        func identity() throws(SystemError) -> DeviceFlush.Identity? {
+            try DeviceFlush.Identity.ofDisk("/dev/ublkb3", sysfs: folder.path)
+        }
+        #expect(throws: SystemError.self) { try identity() }
+        let disk = folder.path + "/class/block/ublkb3"
+        try FileManager.default.createDirectory(atPath: folder.path + "/class/block", withIntermediateDirectories: true)
+        #expect(try identity() == nil)
+        try FileManager.default.createDirectory(atPath: disk, withIntermediateDirectories: true)
+        for (text, number) in [("259:3\n", dev_t(ubd_makedev(259, 3))), ("7:0", dev_t(ubd_makedev(7, 0)))] {
+            try replaceFile(disk + "/dev", with: Array(text.utf8), mode: 0o600)
+            #expect(try identity() == DeviceFlush.Identity(type: S_IFBLK, number: number))
+        }
+        for text in ["", "259", "259:x\n", "1:2:3\n"] {
+            try replaceFile(disk + "/dev", with: Array(text.utf8), mode: 0o600)
+            #expect(throws: SystemError.self) { try identity() }
+        }
+    }
+
     @Test("does not delete what could not be flushed, and says what would")
     func notFlushed() throws {
         // A directory can not be opened for writing: EISDIR.
@@ -167,6 +224,7 @@ struct DeleteTests {
         #expect(try outcome(UBD_FLUSH_DONE, 0) == .flushed)
         #expect(try outcome(UBD_FLUSH_OPEN, EBUSY) == .busy)
         #expect(try outcome(UBD_FLUSH_OPEN, ENXIO) == .noNode)
+        #expect(try outcome(UBD_FLUSH_OPEN, ENOTBLK) == .otherFile)
         #expect(try outcome(UBD_FLUSH_OPEN, EACCES) == .failed(step: "open", errno: EACCES))
         #expect(try outcome(UBD_FLUSH_SYNC, EIO) == .failed(step: "fsync", errno: EIO))
         #expect(throws: SystemError.self) { try outcome(UBD_FLUSH_DONE, 5) }
@@ -182,7 +240,8 @@ struct DeleteTests {
         let folder = TemporaryFolder()
         let deadline = Deadline(seconds: 10)
         func run(_ node: String, readOnly: Bool) throws(SystemError) -> DeviceFlush.Outcome {
-            try DeviceFlush.run(node: node, readOnly: readOnly, deadline: deadline)
+            try DeviceFlush.run(
+                node: node, DeviceFlush.Identity(asFound: node), readOnly: readOnly, deadline: deadline)
         }
         #expect(try run(folder.file("file", bytes: 4096), readOnly: false) == .flushed)
         #expect(try run(folder.path + "/nothing", readOnly: false) == .noNode)
@@ -205,7 +264,8 @@ struct DeleteTests {
         let ended = DispatchSemaphore(value: 0)
         Thread.detachNewThread {
             outcome.value.withLock {
-                $0 = try? DeviceFlush.run(node: fifo, readOnly: true, deadline: Deadline(seconds: 60))
+                $0 = try? DeviceFlush.run(
+                    node: fifo, DeviceFlush.Identity(asFound: fifo), readOnly: true, deadline: Deadline(seconds: 60))
             }
             ended.signal()
         }

@@ -94,7 +94,8 @@ final class FakeBroker: Sendable {
     /// The environment of a command with this broker.
     func environment(_ console: Recorder, host: any Machine = FakeMachine.healthy) -> CommandEnvironment {
         CommandEnvironment(
-            console: console, socketPath: socketPath, host: host, executable: Program.path, addSeconds: 10,
+            console: console, socketPath: socketPath, host: host, executable: Program.path,
+            identity: { (node) throws(SystemError) in DeviceFlush.Identity(asFound: node) }, addSeconds: 10,
             callSeconds: 10, flushSeconds: 10, turnSeconds: 0)
     }
 

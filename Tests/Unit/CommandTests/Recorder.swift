@@ -45,6 +45,14 @@ final class TemporaryFolder: Sendable {
     }
 }
 
+extension DeviceFlush.Identity {
+    /// What the file is, as if it were the device's node. Tests can make no disks.
+    init(asFound node: String) {
+        var found = stat()
+        self = stat(node, &found) == 0 ? Self(type: found.st_mode & S_IFMT, number: found.st_rdev) : Self(number: 0)
+    }
+}
+
 /// The program that was built beside these tests.
 enum Program {
     static let path = URL(fileURLWithPath: CommandLine.arguments[0]).deletingLastPathComponent()

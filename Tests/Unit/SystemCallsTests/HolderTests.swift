@@ -52,8 +52,14 @@ struct HolderTests {
     func nobody() {
         #expect(holding { _ in } == .free)
         #expect(DeviceHolders(host: FakeHost.free).holding(of: "ublkb7") == .free)
-        #expect(DeviceHolders(host: FakeHost()).look(at: "ublkb0").numbers == [])
-        #expect(DeviceHolders(host: FakeHost()).look(at: "ublkb0").holding == .free)
+    }
+
+    @Test("is not known without sysfs")
+    func withoutSysfs() {
+        let found = DeviceHolders(host: FakeHost()).look(at: "ublkb0")
+        #expect(found.numbers == [])
+        #expect(found.holding == .unknown("read /sys/class/block: No such file or directory"))
+        #expect(DeviceHolders(host: FakeHost()).holding(of: "ublkb0") == found.holding)
     }
 
     @Test(
