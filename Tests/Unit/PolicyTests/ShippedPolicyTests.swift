@@ -44,7 +44,7 @@ struct ShippedPolicyTests {
         let names = try files(in: "seccomp")
         #expect(
             names == [
-                "worker-setup.policy", "worker-loop.policy", "target-null.policy", "target-loop.policy",
+                "worker-setup.policy", "worker-loop.policy", "target-null.policy", "target-loop.policy", "target-nbd.policy",
                 "broker.policy",
             ])
         let loop = try SeccompPolicy(parsing: "worker-loop.policy", read: shipped("seccomp"))
@@ -100,9 +100,20 @@ struct ShippedPolicyTests {
         }
     }
 
+    @Test("nbd's socket is in a ring that reads and writes and does nothing else, in every mode")
+    func socketRings() throws {
+        for mode in RingMode.all {
+            let queue = try RingPolicy(parsing: "nbd.ring", for: mode, read: shipped("rings"))
+            #expect(queue.operations.map(RingPolicy.operationName) == ["READ", "URING_CMD"])
+            let socket = try RingPolicy(parsing: "nbd-sockets.ring", for: mode, read: shipped("rings"))
+            #expect(socket.operations.map(RingPolicy.operationName) == ["WRITEV", "READ"])
+            #expect(socket.requiredFlags == 1 && socket.allowedFlags == 0 && socket.registerOperations == [12])
+        }
+    }
+
     @Test("null's rings may fetch and commit, loop's also read, write, flush and punch; nothing can be registered")
     func rings() throws {
-        #expect(try files(in: "rings") == ["common.ring", "null.ring", "loop.ring"])
+        #expect(try files(in: "rings") == ["common.ring", "null.ring", "loop.ring", "nbd.ring", "nbd-sockets.ring"])
         let null = try RingPolicy(parsing: "null.ring", read: shipped("rings"))
         let loop = try RingPolicy(parsing: "loop.ring", read: shipped("rings"))
         #expect(null.operations.map(RingPolicy.operationName) == ["URING_CMD"])
@@ -119,7 +130,7 @@ struct ShippedPolicyTests {
             loopPages.operations.map(RingPolicy.operationName)
                 == ["FSYNC", "READ_FIXED", "WRITE_FIXED", "FALLOCATE", "URING_CMD", "FUTEX_WAIT"])
         for mode in RingMode.all {
-            for name in ["null.ring", "loop.ring"] {
+            for name in ["null.ring", "loop.ring", "nbd.ring"] {
                 let policy = try RingPolicy(parsing: name, for: mode, read: shipped("rings"))
                 #expect(policy.allowedFlags == (mode.batch ? 1 << 5 : 0))
                 #expect(policy.requiredFlags == 1)
