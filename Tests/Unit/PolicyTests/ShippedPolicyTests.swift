@@ -44,7 +44,8 @@ struct ShippedPolicyTests {
         let names = try files(in: "seccomp")
         #expect(
             names == [
-                "worker-setup.policy", "worker-loop.policy", "target-null.policy", "target-loop.policy", "target-nbd.policy",
+                "worker-setup.policy", "worker-loop.policy", "target-null.policy", "target-loop.policy",
+                "target-nbd.policy",
                 "broker.policy",
             ])
         let loop = try SeccompPolicy(parsing: "worker-loop.policy", read: shipped("seccomp"))
