@@ -13,16 +13,25 @@ public enum NBD {
     /// Bytes of a simple reply without the data of a read.
     @inlinable public static var simpleReplyBytes: Int { 16 }
 
-    /// What a request asks for (NBD_CMD_*).
+    /// What a request asks for (NBD_CMD_*). A number and no enumeration, since it is compared for each request and then costs
+    /// nothing in another module.
     @frozen
-    public enum Command: UInt16, Sendable {
-        case read = 0
-        case write = 1
+    public struct Command: RawRepresentable, Equatable, BitwiseCopyable, Sendable {
+        public let rawValue: UInt16
+
+        @inlinable @inline(__always)
+        public init(rawValue: UInt16) { self.rawValue = rawValue }
+
+        @inlinable @inline(__always)
+        public static func == (one: Command, other: Command) -> Bool { one.rawValue == other.rawValue }
+
+        @inlinable public static var read: Command { Command(rawValue: 0) }
+        @inlinable public static var write: Command { Command(rawValue: 1) }
         /// The client goes; there is no reply.
-        case disconnect = 2
-        case flush = 3
-        case trim = 4
-        case writeZeroes = 6
+        @inlinable public static var disconnect: Command { Command(rawValue: 2) }
+        @inlinable public static var flush: Command { Command(rawValue: 3) }
+        @inlinable public static var trim: Command { Command(rawValue: 4) }
+        @inlinable public static var writeZeroes: Command { Command(rawValue: 6) }
     }
 
     /// Flags of a request (NBD_CMD_FLAG_*).

@@ -212,8 +212,11 @@ enum QueueThread {
             }
         }
         if assignment.rendezvous.reportFinished() { _exit(WorkerExit.done) }
-        // Other queues still serve. Nothing completes here any more, so this sleeps in the kernel.
-        while true { _ = loop.turn() }
+        // Other queues still serve. Nothing completes here any more, so this sleeps in the kernel. Only a connection may still
+        // be lost.
+        while true {
+            if loop.turn() < 0, loop.queue.exitStatus != 0 { _exit(loop.queue.exitStatus) }
+        }
     }
 }
 
