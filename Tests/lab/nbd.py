@@ -8,7 +8,7 @@ import threading
 from clients import *
 from devices import *
 
-# doc/proto.md of the NBD protocol.
+# From the document of the NBD protocol.
 OPTION_MAGIC, REPLY_MAGIC = 0x49484156454F5054, 0x3E889045565A9
 OPT_GO, INFO_EXPORT, INFO_BLOCK_SIZE, REP_ACK, REP_INFO = 7, 0, 3, 1, 3
 REQUEST_MAGIC, SIMPLE_REPLY_MAGIC = 0x25609513, 0x67446698

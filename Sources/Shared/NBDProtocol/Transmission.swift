@@ -1,6 +1,6 @@
 /// The transmission phase of the NBD protocol, with simple replies: the numbers. Everything is big-endian.
 ///
-/// Source: the protocol's document, doc/proto.md of github.com/NetworkBlockDevice/nbd, sections "Transmission phase" and
+/// Source: the protocol's document (github.com/NetworkBlockDevice/nbd, proto), sections "Transmission phase" and
 /// "Values". Names are those of that document without their prefix.
 public enum NBD {
     /// The first word of a request (NBD_REQUEST_MAGIC).

@@ -206,6 +206,12 @@ struct Queue<T: Target>: ~Copyable {
     /// the target has got the completion. Not known for a target whose submissions are single.
     func underWay(_ tag: UInt16) -> Int { ledger.count(tag) }
 
+    /// Ends the process, since the queue can't go on. A method, so that the queue is still there: were it destroyed before, that
+    /// would unmap memory, which the filter of the loop kills for.
+    borrowing func endProcess() -> Never {
+        _exit(exitStatus == 0 ? WorkerExit.ringFailed : exitStatus)
+    }
+
     // MARK: For the loop
 
     /// A submission of the queue itself has completed; false when none was under way in that slot.

@@ -206,16 +206,13 @@ enum QueueThread {
         loop.start()
         // From here on it makes only the system calls of stage B: io_uring_enter and exit_group.
         while loop.queue.live > 0 {
-            if loop.turn() < 0 {
-                let status = loop.queue.exitStatus
-                _exit(status == 0 ? WorkerExit.ringFailed : status)
-            }
+            if loop.turn() < 0 { loop.queue.endProcess() }
         }
         if assignment.rendezvous.reportFinished() { _exit(WorkerExit.done) }
         // Other queues still serve. Nothing completes here any more, so this sleeps in the kernel. Only a connection may still
         // be lost.
         while true {
-            if loop.turn() < 0, loop.queue.exitStatus != 0 { _exit(loop.queue.exitStatus) }
+            if loop.turn() < 0, loop.queue.exitStatus != 0 { loop.queue.endProcess() }
         }
     }
 }

@@ -182,9 +182,9 @@ struct AddPlanTests {
 
     @Test("of an unknown target lists the known ones")
     func unknownTarget() {
-        for name in ["", "Loop", "nbd", "loop "] {
+        for name in ["", "Loop", "iscsi", "loop "] {
             let error = #expect(throws: InterfaceError.self) { try AddPlan(AddRequest(target: name)) }
-            #expect(error?.remedy == "use one of: null, loop")
+            #expect(error?.remedy == "use one of: null, loop, nbd")
         }
     }
 }

@@ -47,7 +47,7 @@ struct ParsingTests {
     @Test(
         "that is wrong costs status 2 and one line that names what and where to look",
         arguments: [
-            ["add"], ["add", "-t"], ["add", "-t", "nbd"], ["add", "-t", "null", "--size", "x"],
+            ["add"], ["add", "-t"], ["add", "-t", "iscsi"], ["add", "-t", "null", "--size", "x"],
             ["add", "-t", "null", "-q", "0"],
             ["add", "-t", "null", "-q", "two"], ["add", "-t", "null", "--max-io-size", "5000"],
             ["add", "-t", "null", "extra"],
