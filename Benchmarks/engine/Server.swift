@@ -2,21 +2,32 @@ import CShims
 import Glibc
 import NBDProtocol
 
-/// The other side of target nbd: a server with no disk, which answers all that has come with one write. In a thread of its own, so
-/// that nothing of it is counted.
+/// The other side of target nbd: a server with no disk, which answers all that has come with one write. It is this program once
+/// more: valgrind runs one thread at a time, and none while another waits in io_uring_enter(2).
 enum Server {
+    /// The argument with which this program is a server on its standard input.
+    static let argument = "--serve"
+
     /// Starts it and returns the client's end of the connection; -1 when that can't be done.
-    static func start() -> Int32 {
+    static func start(program: String) -> Int32 {
         var pair: [Int32] = [-1, -1]
-        guard socketpair(AF_UNIX, Int32(SOCK_STREAM.rawValue), 0, &pair) == 0 else { return -1 }
+        guard socketpair(AF_UNIX, Int32(SOCK_STREAM.rawValue | SOCK_CLOEXEC.rawValue), 0, &pair) == 0 else { return -1 }
         // Room for what a deep queue asks and gets, so that the server seldom waits.
         var bytes: Int32 = 1 << 20
         for end in pair { setsockopt(end, SOL_SOCKET, SO_SNDBUF, &bytes, socklen_t(MemoryLayout<Int32>.size)) }
-        var thread = pthread_t()
-        let argument = UnsafeMutableRawPointer(bitPattern: Int(pair[1]))
-        return pthread_create(&thread, nil, serverMain, argument) == 0 ? pair[0] : -1
+        var actions = posix_spawn_file_actions_t()
+        posix_spawn_file_actions_init(&actions)
+        defer { posix_spawn_file_actions_destroy(&actions) }
+        posix_spawn_file_actions_adddup2(&actions, pair[1], 0)
+        var arguments: [UnsafeMutablePointer<CChar>?] = [strdup(program), strdup(argument), nil]
+        defer { for text in arguments { free(text) } }
+        var pid: pid_t = 0
+        guard posix_spawn(&pid, program, &actions, nil, &arguments, nil) == 0 else { return -1 }
+        close(pair[1])
+        return pair[0]
     }
 
+    /// Serves until the client has gone.
     static func serve(_ socket: Int32) {
         let size = 1 << 20
         let input = UnsafeMutableRawPointer.allocate(byteCount: size, alignment: 16)
@@ -53,10 +64,4 @@ enum Server {
             }
         }
     }
-}
-
-/// A plain function: closures for threads made in main.swift would be taken for the main actor's, and trap.
-private func serverMain(_ argument: UnsafeMutableRawPointer?) -> UnsafeMutableRawPointer? {
-    Server.serve(Int32(Int(bitPattern: argument)))
-    return nil
 }

@@ -11,6 +11,10 @@ func fail(_ text: String) -> Never {
 }
 
 let arguments = CommandLine.arguments
+if arguments.dropFirst() == [Server.argument] {
+    Server.serve(0)
+    exit(0)
+}
 guard arguments.count == 4,
     let target = TargetList.all.first(where: { arguments[1] == $0.name || arguments[1] == $0.name + "-write" }),
     let depth = UInt16(arguments[2]), depth > 0, let requests = UInt64(arguments[3])
@@ -27,7 +31,7 @@ if target == .loop {
     }
 }
 if target == .nbd {
-    file = Server.start()
+    file = Server.start(program: arguments[0])
     guard file >= 0 else { fail("no server: errno \(errno)") }
 }
 do {
