@@ -88,7 +88,8 @@ let package = Package(
             name: "ubd-worker", dependencies: ["Worker"], path: "Sources/ubd-worker/Main",
             cSettings: cSettings, swiftSettings: swiftSettings),
         .executableTarget(
-            name: "engine-benchmark", dependencies: ["Worker", "Targets", "NBDProtocol", "CShims"], path: "Benchmarks/engine",
+            name: "engine-benchmark", dependencies: ["Worker", "Targets", "NBDProtocol", "CShims"],
+            path: "Benchmarks/engine",
             exclude: ["thresholds"], cSettings: cSettings, swiftSettings: swiftSettings),
 
         // The worker without any wall, to measure what they cost; no broker takes it.

@@ -80,15 +80,26 @@ def nbd_options(agreed, **more):
     }  # fmt: skip
 
 
+def hand_over(method, parameters, links):
+    """A call in which the broker asks for sockets, of which it gets as many as it says; the last reply."""
+    with Varlink(timeout=60) as broker:
+        broker.send("io.ubd.Broker." + method, parameters, more=True)
+        reply = broker.receive()
+        if not reply or not reply.get("continues"):
+            return reply
+        files = array.array("i", [lock(link).fileno() for link in links[: reply["parameters"]["files"]]])
+        with socket.socket(fileno=broker.files.pop()) as parking:
+            parking.sendmsg([b"\0"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, files)])
+        return broker.receive()
+
+
+def nbd_request(agreed, connections, options=None, **parameters):
+    return add_request("nbd", queues=connections, options=nbd_options(agreed, **(options or {})), **parameters)
+
+
 def nbd_reply(links, agreed, user="alice", options=None, **parameters):
     """Adds a device on connections in transmission phase; the last reply of the call."""
-
-    def add():
-        return raw_add(
-            [lock(link).fileno() for link in links], target="nbd", queues=len(links),
-            options=nbd_options(agreed, **(options or {})), **parameters)  # fmt: skip
-
-    return in_child(user, add)
+    return in_child(user, hand_over, "Add", nbd_request(agreed, len(links), options, **parameters), links)
 
 
 @contextlib.contextmanager

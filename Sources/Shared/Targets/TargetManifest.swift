@@ -46,7 +46,8 @@ public struct TargetManifest: Sendable {
         case nothing
         /// The inputs, which stay parked.
         case inputs
-        /// Inputs opened anew: what a dead worker left in the sockets is no good to the next one.
+        /// Inputs that no worker has used: a dead worker may have left replies to its requests in them. So the device waits, and
+        /// its requests wait in the kernel, until its owner brings new ones (`Recover`), as `reconnect` and `on-lost` say.
         case freshInputs
         /// The inputs, and memory that holds the device's content.
         case memory
@@ -78,6 +79,15 @@ extension TargetManifest: Equatable {
 extension TargetManifest {
     /// The options that a user can give.
     public var givenOptions: [TargetOption] { options.filter { !$0.isAgreed } }
+
+    /// The most descriptors of any device.
+    public static let mostDescriptors = 16
+
+    /// Its inputs are connections, not files.
+    public var takesSockets: Bool { inputs.contains { $0.role == .sockets } }
+
+    /// Each worker needs inputs that no other worker has used.
+    public var needsFreshInputs: Bool { survival == .freshInputs }
 
     /// The option with this number; nil when the target has none.
     public func option(_ number: TargetOption.Number) -> TargetOption? { options.first { $0.number == number } }

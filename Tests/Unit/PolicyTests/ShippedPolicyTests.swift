@@ -4,12 +4,12 @@ import Testing
 
 @Suite("The policies that ship")
 struct ShippedPolicyTests {
-    private let both = ["null", "loop"]
+    private let all = ["null", "loop", "nbd"]
 
     private func shippedAccess() throws -> AccessPolicy {
         try AccessPolicy(
             parsing: Array(try Data(contentsOf: policyFolder.appending(path: "access.policy"))),
-            file: "access.policy", targets: both, user: { _ in nil }, group: { $0 == "ubd" ? 990 : nil })
+            file: "access.policy", targets: all, user: { _ in nil }, group: { $0 == "ubd" ? 990 : nil })
     }
 
     private func files(in folder: String) throws -> Set<String> {
@@ -21,7 +21,7 @@ struct ShippedPolicyTests {
         let policy = try shippedAccess()
         #expect(policy.warnings.isEmpty)
         let nothing = AccessUsage(devices: 0, memoryBytes: 0)
-        for target in both {
+        for target in all {
             // The defaults of `ubd add`.
             let usual = AccessRequest(
                 target: target, readOnly: false, queues: 1, depth: 128, maxIOBytes: 512 << 10, sizeBytes: 1 << 40)
@@ -32,11 +32,13 @@ struct ShippedPolicyTests {
                 policy.decide(AccessPeer(uid: 1002, groups: [1002]), usual, usage: nothing)
                     == .refused(.noRule(candidates: policy.rules)))
         }
-        let root = try #require(policy.overview(for: AccessPeer(uid: 0, groups: [0]), targets: both))
+        let root = try #require(policy.overview(for: AccessPeer(uid: 0, groups: [0]), targets: all))
         #expect(root.limits.maxDevices == nil && root.limits.maxMemoryBytes == nil && root.limits.zeroCopy)
-        let member = try #require(policy.overview(for: AccessPeer(uid: 1000, groups: [990]), targets: both))
+        let member = try #require(policy.overview(for: AccessPeer(uid: 1000, groups: [990]), targets: all))
         #expect(member.limits.maxDevices == 16 && member.limits.maxMemoryBytes == 256 << 20)
         #expect(!member.limits.zeroCopy && !member.limits.otherFileSystem && !member.limits.networkFileSystem)
+        #expect(root.limits.anyServer && root.limits.connections == 16)
+        #expect(!member.limits.anyServer && member.limits.connections == 4)
     }
 
     @Test("every seccomp file parses, and each target has one, which includes the loop's")

@@ -3,6 +3,7 @@ import KernelABI
 import NBDProtocol
 import Targets
 import Testing
+import WorkerProtocol
 
 @testable import Worker
 

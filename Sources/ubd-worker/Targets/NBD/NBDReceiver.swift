@@ -2,6 +2,7 @@ import Glibc
 import KernelABI
 import NBDProtocol
 import Ring
+import WorkerProtocol
 
 /// How replies are read: where the one read goes that is under way, and what has come so far. A value without references; its
 /// memory belongs to the queue.

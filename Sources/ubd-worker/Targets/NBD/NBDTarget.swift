@@ -4,6 +4,7 @@ import NBDProtocol
 import Ring
 import SystemCalls
 import Targets
+import WorkerProtocol
 
 /// A disk that an NBD server exports. Each queue has one connection, in transmission phase, with simple replies.
 ///
