@@ -55,6 +55,7 @@ let package = Package(
         shared("PolicyCompiler", ["Policy", "CLibseccomp"]),
         shared("Sandbox", ["SystemCalls", "CShims"]),
         shared("Targets"),
+        shared("NBDProtocol"),
         shared("WorkerProtocol", ["SystemCalls", "Targets", "Numbers"]),
         shared("Varlink"),
         shared("BrokerInterface", ["Varlink", "Numbers", "Targets"]),
@@ -79,14 +80,16 @@ let package = Package(
         .target(
             name: "Worker",
             dependencies: [
-                "SystemCalls", "KernelABI", "Ring", "Sandbox", "WorkerProtocol", "Numbers", "Targets", "CShims",
+                "SystemCalls", "KernelABI", "Ring", "Sandbox", "WorkerProtocol", "Numbers", "Targets", "NBDProtocol",
+                "CShims",
             ],
             path: "Sources/ubd-worker", exclude: ["Main"], cSettings: cSettings, swiftSettings: swiftSettings),
         .executableTarget(
             name: "ubd-worker", dependencies: ["Worker"], path: "Sources/ubd-worker/Main",
             cSettings: cSettings, swiftSettings: swiftSettings),
         .executableTarget(
-            name: "engine-benchmark", dependencies: ["Worker", "Targets", "CShims"], path: "Benchmarks/engine",
+            name: "engine-benchmark", dependencies: ["Worker", "Targets", "NBDProtocol", "CShims"],
+            path: "Benchmarks/engine",
             exclude: ["thresholds"], cSettings: cSettings, swiftSettings: swiftSettings),
 
         // The worker without any wall, to measure what they cost; no broker takes it.
@@ -127,7 +130,7 @@ let package = Package(
             "Worker",
             of: [
                 "Worker", "ubd-worker", "WorkerProtocol", "KernelABI", "SystemCalls", "Ring", "Sandbox", "CShims",
-                "Policy", "PolicyCompiler", "CLiburing", "Targets", "Forked",
+                "Policy", "PolicyCompiler", "CLiburing", "Targets", "NBDProtocol", "Forked",
             ]),
     ]
 )
@@ -148,7 +151,7 @@ if Context.environment["UBD_FUZZ"] != nil {
             dependencies: [
                 "ubd-broker", "Worker", "SystemCalls", "KernelABI", "Ring", "Policy", "PolicyCompiler",
                 "WorkerProtocol",
-                "Varlink", "BrokerInterface", "Numbers", "Targets",
+                "Varlink", "BrokerInterface", "Numbers", "Targets", "NBDProtocol",
             ],
             path: "Tests/fuzz/ubd-fuzz", cSettings: cSettings, swiftSettings: swiftSettings),
     ]

@@ -56,6 +56,8 @@ public struct Device: Equatable, Sendable {
     public var allowedCPUs: CPUList?
     public var controlGroup: String?
     public var groupLimits: GroupLimits?
+    public var waitsSince: Int64?
+    public var keeper: Int32?
     public var created: Int64 = 0
 
     public init() {}
@@ -134,6 +136,15 @@ extension Device: Structure {
             "controlGroup", &controlGroup,
             "The worker's control group as in /proc/PID/cgroup; null: it has none of its own.")
         try coder.member("groupLimits", &groupLimits, "The limits of that group and of its owner's group.")
+        try coder.member(
+            "waitsSince", &waitsSince,
+            """
+            Since when its requests wait for a file or server that does not answer, in seconds since 1970; null: they do
+            not wait.
+            """)
+        try coder.member(
+            "keeper", &keeper,
+            "The pid of its owner's program that brings it fresh inputs (Monitor with keep); null: there is none.")
         try coder.member("created", &created, "The time of Add, in seconds since 1970.")
     }
 }

@@ -23,11 +23,18 @@ struct FakeBroker: ~Copyable {
             try readFile("\(folder)/seccomp/\($0)")
         }
         let ring = try RingPolicy(parsing: "\(target.name).ring") { try readFile("\(folder)/rings/\($0)") }
+        var socketRing: SandboxBundle.SocketRing?
+        if target.submissions.hasSocket {
+            let ring = try RingPolicy(parsing: "\(target.name)-sockets.ring") { try readFile("\(folder)/rings/\($0)") }
+            socketRing = SandboxBundle.SocketRing(
+                operations: ring.operations, registerOperations: ring.registerOperations,
+                flagsAllowed: ring.allowedFlags, flagsRequired: ring.requiredFlags)
+        }
         return SandboxBundle(
             setupFilter: try SeccompCompiler.compile(setup).instructions,
             loopFilter: try SeccompCompiler.compile(loop).instructions, ringOperations: ring.operations,
             ringRegisterOperations: ring.registerOperations, ringFlagsAllowed: ring.allowedFlags,
-            ringFlagsRequired: ring.requiredFlags)
+            ringFlagsRequired: ring.requiredFlags, socketRing: socketRing)
     }
 
     static var workerPath: String { buildFolder + "/ubd-worker" }

@@ -19,6 +19,7 @@ struct FuzzTarget: Sendable {
         FuzzTarget(name: "launch-message", longestInput: 192, test: testLaunchMessages),
         FuzzTarget(name: "state-record", longestInput: 1280, test: testStateRecord),
         FuzzTarget(name: "statistics", longestInput: 642, test: testStatistics),
+        FuzzTarget(name: "nbd-reply", longestInput: 1024, test: testReplies),
         FuzzTarget(name: "varlink-reply", longestInput: 900, test: testReply),
     ]
 
