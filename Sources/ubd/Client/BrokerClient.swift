@@ -88,6 +88,15 @@ struct BrokerClient {
         }
     }
 
+    /// Brings fresh connections of a device that waits for them. They stay the caller's.
+    func recover(_ request: RecoverRequest, sockets: [Int32]) throws(CommandFailure) -> Device {
+        try Turn.take(environment) { () throws(CommandFailure) in
+            try bring(.recover(request), doing: "recovering the device") { (count, parking) throws(CommandFailure) in
+                try Self.park(Array(sockets.prefix(count)), in: parking)
+            }.0
+        }
+    }
+
     /// Replaces a device's worker.
     func upgrade(_ request: UpgradeRequest) throws(CommandFailure) -> UpgradeReply {
         let reply = try call(.upgrade(request), seconds: environment.upgradeSeconds)

@@ -65,15 +65,20 @@ struct DeleteCommand: PlainCommand {
     /// Remedies for a flush that does not end, and for one that fails, besides --force; empty for a device that is
     /// lost.
     static func remedies(_ device: Device) -> (wait: String, repair: String) {
-        switch (device.state, device.hasFile) {
+        switch (device.state, device.source) {
         case (.failed, _): ("", "")
-        case (.recovering, true):
+        case (.recovering, _?) where device.hasConnections:
+            (
+                "bring its connections if it waits for them ('ubd recover -n \(device.id)'), or ",
+                "try again when it is live, or "
+            )
+        case (.recovering, _?):
             (
                 "bring its file if it waits for that ('ubd recover -n \(device.id)'), or ",
                 "try again when it is live, or "
             )
-        case (_, true): ("wait until its file answers, or ", "repair its file and try again, or ")
-        case (_, false): ("try again when 'ubd list' shows it as live, or ", "try again, or ")
+        case (_, let source?): ("wait until its \(source) answers, or ", "repair its \(source) and try again, or ")
+        case (_, nil): ("try again when 'ubd list' shows it as live, or ", "try again, or ")
         }
     }
 

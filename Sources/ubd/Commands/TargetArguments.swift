@@ -32,7 +32,8 @@ struct TargetArguments: ParsableArguments {
             let targets = TargetList.all.filter { $0.inputs.contains { $0.name == input.name } }
             return Declared(
                 name: input.name, letter: input.letter, isInput: true, help: input.help + only(targets) + ".",
-                completion: .file(), valueName: "path")
+                completion: input.role == .sockets ? nil : .file(),
+                valueName: input.role == .sockets ? "uri" : "path")
         }
     }
 

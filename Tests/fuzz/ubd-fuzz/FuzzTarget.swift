@@ -21,6 +21,8 @@ struct FuzzTarget: Sendable {
         FuzzTarget(name: "statistics", longestInput: 642, test: testStatistics),
         FuzzTarget(name: "nbd-reply", longestInput: 1024, test: testReplies),
         FuzzTarget(name: "varlink-reply", longestInput: 900, test: testReply),
+        FuzzTarget(name: "nbd-negotiation", longestInput: 512, test: testNegotiation),
+        FuzzTarget(name: "nbd-uri", longestInput: 160, test: testAddress),
     ]
 
     /// libFuzzer's function takes no context.
