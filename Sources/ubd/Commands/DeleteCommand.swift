@@ -83,9 +83,9 @@ struct DeleteCommand: PlainCommand {
     }
 
     /// A missing node is either gone with its disk, or in another /dev. In the second case the data that programs on the
-    /// host have written cannot be flushed from here. A device without a file has no data to lose.
+    /// host have written cannot be flushed from here. A device without file and server has no data to lose.
     private func refuseUnseen(_ device: Device, _ client: BrokerClient) throws(CommandFailure) {
-        guard device.hasFile else { return }
+        guard device.source != nil else { return }
         guard let now = try client.list(id: device.id).first, now.generation == device.generation,
             [.live, .recovering, .unmanaged].contains(now.state)
         else { return }
