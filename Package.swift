@@ -138,8 +138,10 @@ let package = Package(
         tests("WorkerProtocol", of: ["WorkerProtocol", "SystemCalls", "Numbers", "Targets"]),
         tests("Varlink", of: ["Varlink"]),
         tests("BrokerInterface", of: ["BrokerInterface", "Varlink", "Numbers", "Targets"]),
-        tests("NBDClient", of: ["NBDClient", "NBDProtocol", "Dialing", "BrokerInterface", "Varlink", "SystemCalls"]),
-        tests("Command", of: ["ubd", "ubd-nbd", "Numbers", "Targets"]),
+        tests(
+            "NBDClient",
+            of: ["NBDClient", "NBDProtocol", "Dialing", "BrokerInterface", "Varlink", "SystemCalls", "Forked"]),
+        tests("Command", of: ["ubd", "ubd-nbd", "Numbers", "Targets", "Forked"]),
         tests("Broker", of: ["ubd-broker", "WorkerProtocol", "Targets", "KernelABI", "SystemCalls", "CLauncher"]),
         tests(
             "Worker",

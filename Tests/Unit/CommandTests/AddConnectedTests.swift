@@ -1,5 +1,6 @@
 import BrokerInterface
 import Foundation
+import Forked
 import Glibc
 import Synchronization
 import SystemCalls
@@ -158,16 +159,10 @@ struct AddConnectedTests {
 
     @Test("is followed by ubd recover, which dials the URI on record and brings what the server says")
     func recovers() throws {
-        let server = Process()
         let folder = TemporaryFolder()
         let path = folder.path + "/s"
-        server.executableURL = URL(fileURLWithPath: "/usr/bin/env")
-        server.arguments = ["nbdkit", "-f", "-U", path, "memory", "10M"]
-        try server.run()
-        defer {
-            server.terminate()
-            server.waitUntilExit()
-        }
+        let server = try ChildProcess(["nbdkit", "-f", "-U", path, "memory", "10M"])
+        defer { server.end() }
         for _ in 0..<200 where access(path, F_OK) != 0 { usleep(50_000) }
         let taken = Mutex(0)
         let broker = FakeBroker(connections: 3) { connection, call in

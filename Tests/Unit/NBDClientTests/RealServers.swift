@@ -1,4 +1,5 @@
 import Foundation
+import Forked
 import Glibc
 
 @testable import NBDClient
@@ -6,7 +7,7 @@ import Glibc
 /// A server of Debian's in a process of its own, for as long as this lives.
 final class RealServer {
     let folder: URL
-    private let process = Process()
+    private let process: ChildProcess
     let port: UInt16
 
     /// "%S" in the arguments is the path of a socket, "%P" a free port, "%D" the folder.
@@ -15,17 +16,15 @@ final class RealServer {
         try FileManager.default.createDirectory(at: folder, withIntermediateDirectories: true)
         port = Self.freePort()
         try prepare(folder, port)
-        process.executableURL = URL(fileURLWithPath: "/usr/bin/env")
-        process.arguments = [program] + arguments.map(filled)
-        process.standardInput = FileHandle.nullDevice
-        process.standardOutput = FileHandle.nullDevice
-        process.standardError = FileHandle.nullDevice
-        try process.run()
+        let (place, number) = (folder, port)
+        process = try ChildProcess([program] + arguments.map { Self.filled($0, place, number) })
     }
 
-    func filled(_ text: String) -> String {
-        text.replacingOccurrences(of: "%S", with: socket).replacingOccurrences(of: "%P", with: String(port))
-            .replacingOccurrences(of: "%D", with: folder.path)
+    func filled(_ text: String) -> String { Self.filled(text, folder, port) }
+
+    private static func filled(_ text: String, _ folder: URL, _ port: UInt16) -> String {
+        text.replacingOccurrences(of: "%S", with: folder.appendingPathComponent("s").path)
+            .replacingOccurrences(of: "%P", with: String(port)).replacingOccurrences(of: "%D", with: folder.path)
     }
 
     var socket: String { folder.appendingPathComponent("s").path }
@@ -47,10 +46,7 @@ final class RealServer {
         {
             kill(daemon, SIGTERM)
         }
-        if process.isRunning { process.terminate() }
-        for _ in 0..<100 where process.isRunning { usleep(50_000) }
-        if process.isRunning { kill(process.processIdentifier, SIGKILL) }
-        process.waitUntilExit()
+        process.end()
     }
 
     deinit {
@@ -75,15 +71,7 @@ final class RealServer {
 
 /// Runs a program and waits for it.
 func perform(_ program: String, _ arguments: [String]) throws {
-    let process = Process()
-    process.executableURL = URL(fileURLWithPath: "/usr/bin/env")
-    process.arguments = [program] + arguments
-    process.standardInput = FileHandle.nullDevice
-    process.standardOutput = FileHandle.nullDevice
-    process.standardError = FileHandle.nullDevice
-    try process.run()
-    process.waitUntilExit()
-    guard process.terminationStatus == 0 else { throw Failed(program: program) }
+    guard try ChildProcess([program] + arguments).wait() == 0 else { throw Failed(program: program) }
 }
 
 struct Failed: Error { let program: String }
