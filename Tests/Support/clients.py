@@ -141,7 +141,7 @@ class Prober:
 class Patience:
     """Tests that others are answered within 100 ms. Only a guest whose clock counts instructions (Tests/lab/run --counted) can
     hold a broker to that. Elsewhere the host may stop the guest at any moment, so the limit is two seconds there: a broker
-    that waits for somebody takes five at least. Whatever took longer than 100 ms is told."""
+    that waits for somebody takes five at least. The printed sentence names the limit that was tested."""
 
     def __init__(self):
         self.quiet, _ = self.measure(lambda: time.sleep(0.5))
@@ -176,7 +176,8 @@ class Patience:
             problem = f"{found['count']} answers, the slowest after {found['slowest'] * 1000:.0f} ms; {problem}"
         elif found["slowest"] > 0.1:
             print(f"# the slowest of {found['count']} answers took {found['slowest'] * 1000:.0f} ms:", flush=True)
-        check(sentence, not problem, problem)
+        limit = "100 ms" if COUNTED else "2 s"
+        check(sentence.replace("within 100 ms", f"within {limit}"), not problem, problem)
         return came[0] if came else None
 
     def tell(self):

@@ -180,7 +180,8 @@ extension Broker {
         }
         let lost = reclaim(device, worker)
         let problem = verification(of: worker, device, threads: Int(device.info.queues) + 1) ?? lost
-        if problem != nil, looks > 1 {
+        // A host that goes down ends the device whatever its worker is.
+        if problem != nil, looks > 1, !configuration.takesDown {
             loop.after(milliseconds: WorkerStart.dying) { [self] in takeOver(device, looks: looks - 1, done: done) }
             return
         }
