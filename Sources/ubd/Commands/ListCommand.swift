@@ -100,12 +100,6 @@ struct ListCommand: UBDCommand {
             let count = device.deaths == 1 ? "1 worker has" : "\(device.deaths) workers have"
             notes.append("\(count) died; the last \(last)")
         }
-        if device.hasConnections, device.keeper == nil, device.state != .failed {
-            notes.append(
-                device.state == .recovering
-                    ? "nobody makes its connections again: 'ubd recover -n \(device.id)' does"
-                    : "nobody makes its connections again when they are lost: then use 'ubd recover -n \(device.id)'")
-        }
         if device.workerOutdated == true {
             let version = device.workerVersion.map { " (\($0))" } ?? ""
             notes.append("its worker\(version) runs another program than the installed one: \(upgrade(device))")

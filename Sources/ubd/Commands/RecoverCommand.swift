@@ -108,7 +108,7 @@ struct RecoverCommand: UBDCommand {
         if let uri {
             place = uri
         } else {
-            place = try label(of: device, environment, remedy: "name its server with --uri")
+            place = try label("server", of: device, environment, remedy: "name its server with --uri")
         }
         let words = DialProcess.words(
             connections: Int(device.queues), dial.options, restarts: false, uri: place, command: [], environment)
@@ -129,11 +129,12 @@ struct RecoverCommand: UBDCommand {
     /// wait for any server.
     private func path(for device: Device, _ environment: CommandEnvironment) throws(CommandFailure) -> String {
         if let file { return file }
-        return try label(of: device, environment, remedy: "name its file with --file")
+        return try label("file", of: device, environment, remedy: "name its file with --file")
     }
 
+    /// `kind`: what the name is of, for the refusal.
     private func label(
-        of device: Device, _ environment: CommandEnvironment, remedy: String
+        _ kind: String, of device: Device, _ environment: CommandEnvironment, remedy: String
     ) throws(CommandFailure) -> String {
         guard device.owner == environment.host.uid else {
             throw CommandFailure(
@@ -143,7 +144,7 @@ struct RecoverCommand: UBDCommand {
         }
         guard let label = device.file else {
             throw CommandFailure(
-                .usage, "Usage", "device \(device.id) has no name on record", remedy: remedy)
+                .usage, "Usage", "device \(device.id) has no \(kind) name on record", remedy: remedy)
         }
         return label
     }
