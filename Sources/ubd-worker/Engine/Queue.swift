@@ -206,8 +206,7 @@ struct Queue<T: Target>: ~Copyable {
     /// the target has got the completion. Not known for a target whose submissions are single.
     func underWay(_ tag: UInt16) -> Int { ledger.count(tag) }
 
-    /// Ends the process, since the queue can't go on. A method, so that the queue is still there: were it destroyed before, that
-    /// would unmap memory, which the filter of the loop kills for.
+    /// Ends the process, since the queue can't go on.
     borrowing func endProcess() -> Never {
         _exit(exitStatus == 0 ? WorkerExit.ringFailed : exitStatus)
     }

@@ -202,17 +202,21 @@ enum QueueThread {
         } catch {
             throw WorkerFailure(.mapDescriptors, errno: error.errno, detail: detail)
         }
+        // In memory that nothing gives back: the compiler destroys a variable before the process ends, which would unmap memory,
+        // and the filter of the loop kills for that.
+        let served = UnsafeMutablePointer<Loop>.allocate(capacity: 1)
+        served.initialize(to: loop)
         assignment.rendezvous.reportServing()
-        loop.start()
+        served.pointee.start()
         // From here on it makes only the system calls of stage B: io_uring_enter and exit_group.
-        while loop.queue.live > 0 {
-            if loop.turn() < 0 { loop.queue.endProcess() }
+        while served.pointee.queue.live > 0 {
+            if served.pointee.turn() < 0 { served.pointee.queue.endProcess() }
         }
         if assignment.rendezvous.reportFinished() { _exit(WorkerExit.done) }
         // Other queues still serve. Nothing completes here any more, so this sleeps in the kernel. Only a connection may still
         // be lost.
         while true {
-            if loop.turn() < 0, loop.queue.exitStatus != 0 { loop.queue.endProcess() }
+            if served.pointee.turn() < 0, served.pointee.queue.exitStatus != 0 { served.pointee.queue.endProcess() }
         }
     }
 }

@@ -95,7 +95,8 @@ struct ServingTests {
             } else {
                 #expect(Glibc.write(servers[1].far, talk, talk.count) == talk.count)
             }
-            #expect(try broker.ending() == .exited(status))
+            let ending = try broker.ending()
+            #expect(ending == .exited(status))
         }
     }
 
