@@ -24,7 +24,11 @@ private func answer(_ word: String?) -> (text: String, status: Int32)? {
     switch word {
     case "--version": return ("ubd-nbd \(UBDVersion.text)", 0)
     case "--help", "-h":
-        return ("ubd-nbd connects to NBD servers for 'ubd add -t nbd', which starts it; see ubd-nbd(8)", 0)
+        let text = """
+            usage: ubd-nbd [--help | --version]
+            Connects to NBD servers for 'ubd add -t nbd', which starts it and tells it what to do; see ubd-nbd(8).
+            """
+        return (text, 0)
     default:
         guard (try? option(dialDescriptor, SO_TYPE)) != Int32(SOCK_SEQPACKET.rawValue) else { return nil }
         return ("ubd-nbd: this program is started by 'ubd add -t nbd'; see 'ubd add --help'", 2)
