@@ -9,9 +9,9 @@ class Connected(Planted):
 
     target = "nbd"
 
-    def __init__(self, *arguments, **more):
+    def __init__(self, *arguments, tcp=False, **more):
         super().__init__(*arguments, **more)
-        self.server = HostileServer()
+        self.server = HostileServer(tcp=tcp)
         self.server.start()
         self.files = [lock(self.server.near).fileno()]
         self.parameters = {"options": nbd_options(self.server.agreed)}

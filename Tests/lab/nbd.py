@@ -155,12 +155,19 @@ class HostileServer(threading.Thread):
     """The other end of one connection, already in its transmission phase: memory of `size` bytes, and one wrong thing.
 
     `wrong(server, cookie, data)` returns the bytes that answer the first read of sector 8; everything else is answered as it
-    should be. `fed`: bytes that are sent in pieces of that size."""
+    should be. `fed`: bytes that are sent in pieces of that size. What is no request it takes without an answer, up to the end
+    of the connection: that is in `nonsense`. However it ends, its own end of the connection is closed then. `tcp`: by TCP, not
+    by a pair of Unix sockets."""
 
-    def __init__(self, wrong=None, size=1 << 20, fed=None):
+    def __init__(self, wrong=None, size=1 << 20, fed=None, tcp=False):
         super().__init__(daemon=True)
-        self.near, self.far = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.wrong, self.memory, self.fed, self.cookies = wrong, bytearray(size), fed, []
+        if tcp:
+            with socket.create_server(("127.0.0.1", 0)) as listening:
+                self.near = socket.create_connection(listening.getsockname())
+                self.far = listening.accept()[0]
+        else:
+            self.near, self.far = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.wrong, self.memory, self.fed, self.cookies, self.nonsense = wrong, bytearray(size), fed, [], b""
         self.agreed = {
             "size": size, "flags": HAS_FLAGS | SEND_FLUSH | SEND_FUA | SEND_TRIM | SEND_ZEROES | MULTI_CONN,
             "minimum": 1, "preferred": 4096, "maximum": 32 << 20,
@@ -171,10 +178,15 @@ class HostileServer(threading.Thread):
             self.far.sendall(data[at : at + (self.fed or len(data))])
 
     def run(self):
-        with contextlib.suppress(Closed, OSError):
+        with self.far, contextlib.suppress(Closed, OSError):
             while True:
-                magic, _, command, cookie, offset, length = struct.unpack(">IHHQQI", exactly(self.far, 28))
-                assert magic == REQUEST_MAGIC
+                head = exactly(self.far, 28)
+                magic, _, command, cookie, offset, length = struct.unpack(">IHHQQI", head)
+                if magic != REQUEST_MAGIC:
+                    self.nonsense = head
+                    while some := self.far.recv(1 << 16):
+                        self.nonsense += some
+                    break
                 data = exactly(self.far, length) if command == WRITE else b""
                 if command == DISCONNECT:
                     break
@@ -188,7 +200,6 @@ class HostileServer(threading.Thread):
                     self.say(self.wrong(self, cookie, answer))
                 else:
                     self.say(simple_reply(cookie) + answer)
-        self.far.close()
 
 
 def simple_reply(cookie, error=0, magic=SIMPLE_REPLY_MAGIC):

@@ -183,10 +183,17 @@ struct Queue<T: Target>: ~Copyable {
         socket!.ring.push(entry)
     }
 
-    /// The queue can't go on: the process ends with this status before anything that was completed in this turn is given back.
+    /// The queue can't go on: the process ends with this status before anything that was completed in this turn is given back, but
+    /// not before the queue's first request (`mustEnd`).
     mutating func giveUp(_ status: Int32) {
         if exitStatus == 0 { exitStatus = status }
     }
+
+    /// Whether a queue that was given up ends the process now. Before its first request it does not: other queues may still be
+    /// fetching, and Linux 6.12 can't recover a device whose worker died between two queues' fetches. The first request comes when
+    /// the device is live.
+    @inline(never)
+    func mustEnd() -> Bool { exitStatus != 0 && counters.hasTaken }
 
     /// Queues a submission of the target, whose user_data is a RequestKey; the kernel sees it at the end of the turn.
     @inline(__always)

@@ -87,5 +87,5 @@ func handleSocket<T: Target>(_ queue: inout Queue<T>, _ target: inout T) -> Int 
         target.finishOnSocket(key, result: completion.result, on: &queue)
     }
     queue.socket!.ring.finish(completions)
-    return queue.exitStatus == 0 ? 0 : -Int(ENOTCONN)
+    return queue.exitStatus == 0 || !queue.mustEnd() ? 0 : -Int(ENOTCONN)
 }

@@ -51,14 +51,16 @@ struct NBDPlayer: ~Copyable {
 
     static let everything: NBD.ExportFlags = [.hasFlags, .sendFlush, .sendFUA, .sendTrim, .sendWriteZeroes]
 
-    init(_ rules: NBDRules) throws {
+    /// `words`: the counters of workers before it.
+    init(_ rules: NBDRules, words: UnsafeMutablePointer<UInt64>? = nil) throws {
         // They stay disabled: the kernel never looks at them.
         let entries = NBDTarget.submissions.ringEntries(depth: NBDPlayer.depth)
         let ring = try Ring(entries: entries, completions: 256, flags: SealedRing.flags)
         let second = try Ring(
             entries: NBDTarget.submissions.socketRingEntries, completions: 256, flags: SealedRing.flags)
         var queue = try Queue<NBDTarget>(
-            number: 0, depth: NBDPlayer.depth, maxIOBytes: NBDPlayer.maxIOBytes, ring: ring, socket: SocketRing(second))
+            number: 0, depth: NBDPlayer.depth, maxIOBytes: NBDPlayer.maxIOBytes, ring: ring, words: words,
+            socket: SocketRing(second))
         var target = NBDTarget(rules)
         try target.prepare(on: &queue)
         loop = QueueLoop(queue: queue, target: target)

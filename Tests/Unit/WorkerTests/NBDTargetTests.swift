@@ -174,12 +174,42 @@ struct NBDTargetTests {
         #expect(player.loop.queue.exitStatus == WorkerExit.serverViolation)
     }
 
-    @Test("gives up a server that sends anything before it was asked")
-    func unasked() throws {
+    /// How a server can be lost before it was asked for anything, and the status with which the worker then ends.
+    private static let losses: [(lose: @Sendable (inout NBDPlayer) -> Void, status: Int32)] = [
+        ({ $0.failRead(0) }, WorkerExit.connectionLost), ({ $0.failRead(-ECONNRESET) }, WorkerExit.connectionLost),
+        ({ $0.completeRead(NBDPlayer.reply(1 << 16)) }, WorkerExit.serverViolation),
+    ]
+
+    @Test(
+        "remembers a server that is gone, or sends anything unasked, before the first request, and ends when that comes",
+        arguments: 0..<losses.count)
+    func early(index: Int) throws {
+        let (lose, status) = Self.losses[index]
         var player = try NBDPlayer(NBDPlayer.rules())
-        player.completeRead(NBDPlayer.reply(1 << 16))
+        lose(&player)
+        // Other queues may still be fetching: this one sleeps, with nothing under way on its socket.
+        for _ in 0..<3 { #expect(player.turn() == []) }
+        #expect(player.loop.queue.exitStatus == status && player.read == nil && player.write == nil)
+        player.bring(0, Self.write, bytes: 512, data: [UInt8](repeating: 1, count: 512))
         #expect(player.turn() == nil)
-        #expect(player.loop.queue.exitStatus == WorkerExit.serverViolation)
+        #expect(player.loop.queue.exitStatus == status)
+    }
+
+    @Test("ends at once when its server is gone after the first request, also with nothing to do, and whatever workers before it took")
+    func later() throws {
+        let words = UnsafeMutablePointer<UInt64>.allocate(capacity: StatisticsPage.Word.count)
+        defer { words.deallocate() }
+        words.initialize(repeating: 0, count: StatisticsPage.Word.count)
+        words[StatisticsPage.Word.layout] = StatisticsPage.layout
+        words[StatisticsPage.Word.requests] = 1000
+        var player = try NBDPlayer(NBDPlayer.rules(), words: words)
+        let asked = player.ask(0, Self.write, bytes: 512)
+        #expect(player.answer(NBDPlayer.reply(asked[0].cookie)) == [NBDPlayer.Ended(tag: 0, result: 512)])
+        player.failRead(0)
+        #expect(player.turn() == nil)
+        var replacement = try NBDPlayer(NBDPlayer.rules(), words: words)
+        replacement.failRead(0)
+        #expect(replacement.turn() == [])
     }
 
     @Test(
@@ -206,6 +236,7 @@ struct NBDTargetTests {
     @Test("does not try for ever what is interrupted for ever")
     func interrupted() throws {
         var player = try NBDPlayer(NBDPlayer.rules())
+        _ = player.ask(0, Self.read, bytes: 512)
         for _ in 0..<NBDTarget.mostRetries {
             player.failRead(-EAGAIN)
             #expect(player.turn() == [])

@@ -53,6 +53,8 @@ private struct ReplyPlay: ~Copyable {
     private var isViolated = false
     /// The server said that it goes.
     private var isLost = false
+    /// The driver has brought a request.
+    private var hasAsked = false
 
     init(_ script: Script) throws(SystemError) {
         self.script = script
@@ -79,13 +81,13 @@ private struct ReplyPlay: ~Copyable {
 
     mutating func run() {
         var steps = 0
-        while !script.isAtEnd, steps < 200, loop.queue.exitStatus == 0 {
+        while !script.isAtEnd, steps < 200 {
             steps += 1
             step(script.next(UInt8.self))
-            let isViolatedBefore = isViolated
             let status = loop.handleCompletions()
             if isLost { return }
-            require((status < 0) == (loop.queue.exitStatus != 0), "ended without a status: \(status)")
+            let isGivenUp = loop.queue.exitStatus != 0
+            require((status < 0) == (isGivenUp && hasAsked), "ended with \(status), given up: \(isGivenUp)")
             if status < 0 {
                 require(isViolated, "gave up a server that did nothing wrong")
                 require(loop.queue.exitStatus == WorkerExit.serverViolation, "\(loop.queue.exitStatus)")
@@ -93,7 +95,8 @@ private struct ReplyPlay: ~Copyable {
                 require(left == 0, "gave \(left) requests back to a server's nonsense")
                 return
             }
-            require(!isViolated || isViolatedBefore, "believed what is no reply")
+            // Before the first request it is only remembered.
+            require(isViolated == isGivenUp, "given up: \(isGivenUp); no reply came: \(isViolated)")
             loop.target.useSocket(on: &loop.queue)
             take()
             for tag in 0..<ReplyPlay.depth {
@@ -124,6 +127,7 @@ private struct ReplyPlay: ~Copyable {
     private mutating func bring(_ tag: UInt16) {
         let shape = script.next(UInt8.self)
         guard held[Int(tag)] == nil else { return }
+        hasAsked = true
         let operations = [
             UblkIOOperation.read, UblkIOOperation.write, UblkIOOperation.flush, UblkIOOperation.discard,
         ]
