@@ -48,6 +48,7 @@ public struct Device: Equatable, Sendable {
     public var since: Int64 = 0
     public var file: String?
     public var offset: Int64?
+    public var cipher: String?
     public var workerPid: Int32?
     public var workerUid: UInt32?
     public var workerVersion: String?
@@ -113,6 +114,9 @@ extension Device: Structure {
         try coder.member("file", &file, "The client's name for its file: a label that nobody opens.")
         try coder.member(
             "offset", &offset, "The device's offset in its file in bytes; null: 0.")
+        try coder.member(
+            "cipher", &cipher,
+            "How the connections to its server are encrypted, as in TLS1.3 CHACHA20-POLY1305; null: they are not.")
     }
 
     private mutating func workerMembers<Coder: MemberCoder>(_ coder: inout Coder) throws(Coder.Failure) {

@@ -90,6 +90,7 @@ final class ManagedDevice {
             $0.readOnly = plan.readOnly
             $0.buffered = plan.options.buffered
             if plan.options.offset > 0 { $0.offset = Int64(clamping: plan.options.offset) }
+            if !plan.options.cipher.isEmpty { $0.cipher = plan.options.cipher }
             $0.recovery = plan.recovery
             $0.ioTimeout = ioTimeout
             if trustedContent { $0.trustedContent = true }

@@ -149,7 +149,7 @@ struct ListCommand: UBDCommand {
                 String(device.blockSize), "\(access),\(device.mode.rawValue),\(device.recovery.rawValue)",
                 "\(device.queues)x\(device.depth)",
                 host.userName(of: device.owner) ?? String(device.owner),
-                device.target + (device.file.map { " \($0)" } ?? ""),
+                [device.target, device.file, device.cipher.map { "(\($0))" }].compactMap { $0 }.joined(separator: " "),
             ]
         }
         var lines = table.lines

@@ -34,7 +34,7 @@ struct Sample: CustomTestStringConvertible, Sendable {
         ($0.cpus, $0.allowedCPUs) = (CPUList("0-1,3"), CPUList("0-3"))
         $0.controlGroup = "/system.slice/ubd-workers.service/user-1000/device-3-11"
         $0.groupLimits = groupLimits
-        ($0.waitsSince, $0.keeper) = (1_790_000_002, 4712)
+        ($0.waitsSince, $0.keeper, $0.cipher) = (1_790_000_002, 4712, "TLS1.3 CHACHA20-POLY1305")
         $0.created = 1_790_000_000
     }
     static let groupLimits: GroupLimits = {

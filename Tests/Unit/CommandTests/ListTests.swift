@@ -165,7 +165,10 @@ struct ListTests {
     func servers() {
         var device = FakeBroker.device(target: "nbd", file: "nbd://server")
         device.keeper = 7
-        #expect(run(["list"], [device]).console.output.count == 2)
+        let quiet = run(["list"], [device]).console.output
+        #expect(quiet.count == 2 && quiet[1].hasSuffix(" nbd nbd://server"))
+        device.cipher = "TLS1.3 CHACHA20-POLY1305"
+        #expect(run(["list"], [device]).console.output[1].hasSuffix(" nbd nbd://server (TLS1.3 CHACHA20-POLY1305)"))
         device.reason = "it waits for its server, which does not answer"
         device.waitsSince = 1_790_000_000
         let waiting = run(["list"], [device]).console.output

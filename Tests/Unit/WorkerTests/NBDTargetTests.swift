@@ -195,7 +195,7 @@ struct NBDTargetTests {
         #expect(player.loop.queue.exitStatus == status)
     }
 
-    @Test("ends at once when its server is gone after the first request, also with nothing to do, and whatever workers before it took")
+    @Test("ends at once when its server is gone after its first request, also with nothing to do")
     func later() throws {
         let words = UnsafeMutablePointer<UInt64>.allocate(capacity: StatisticsPage.Word.count)
         defer { words.deallocate() }
@@ -207,6 +207,7 @@ struct NBDTargetTests {
         #expect(player.answer(NBDPlayer.reply(asked[0].cookie)) == [NBDPlayer.Ended(tag: 0, result: 512)])
         player.failRead(0)
         #expect(player.turn() == nil)
+        // The counters are those of all workers of the device.
         var replacement = try NBDPlayer(NBDPlayer.rules(), words: words)
         replacement.failRead(0)
         #expect(replacement.turn() == [])

@@ -2,6 +2,7 @@ import Glibc
 import KernelABI
 import NBDProtocol
 import SystemCalls
+import WorkerProtocol
 
 @testable import Ring
 @testable import Worker
