@@ -88,13 +88,14 @@ struct ListCommand: UBDCommand {
             remedy: "see 'ubd list'")
     }
 
-    /// The lines below a device: why it does not serve, and how its workers died.
+    /// The lines below a device: why it does not serve, how its connections are encrypted, and how its workers died.
     private static func notes(_ device: Device) -> [String] {
         var notes: [String] = []
         if let reason = device.reason {
             let since = device.state == .live ? device.waitsSince ?? 0 : device.since
             notes.append(since <= 0 ? reason : "since \(localTime(since)): \(reason)")
         }
+        if let cipher = device.cipher { notes.append("its connections are encrypted: \(cipher)") }
         if let keeping = keeping(device) { notes.append(keeping) }
         if let last = device.lastDeath {
             let count = device.deaths == 1 ? "1 worker has" : "\(device.deaths) workers have"
@@ -149,7 +150,7 @@ struct ListCommand: UBDCommand {
                 String(device.blockSize), "\(access),\(device.mode.rawValue),\(device.recovery.rawValue)",
                 "\(device.queues)x\(device.depth)",
                 host.userName(of: device.owner) ?? String(device.owner),
-                [device.target, device.file, device.cipher.map { "(\($0))" }].compactMap { $0 }.joined(separator: " "),
+                device.target + (device.file.map { " \($0)" } ?? ""),
             ]
         }
         var lines = table.lines
