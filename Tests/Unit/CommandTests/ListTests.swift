@@ -161,7 +161,7 @@ struct ListTests {
         #expect(CommandLineTool.run(["list", "--watch", "-n", "3"], refusing.environment(Recorder())) == 4)
     }
 
-    @Test("tells how connections are encrypted, since when a device waits for a server, and when nobody would make its connection again")
+    @Test("tells a cipher, since when a device waits for its server, and when nobody would connect it again")
     func servers() {
         var device = FakeBroker.device(target: "nbd", file: "nbd://server")
         device.keeper = 7
