@@ -188,7 +188,8 @@ private struct AddressParser {
         }
         var host = authority
         var port: Substring.UTF8View?
-        if host.first == UInt8(ascii: "[") {
+        let isInBrackets = host.first == UInt8(ascii: "[")
+        if isInBrackets {
             guard let end = host.firstIndex(of: UInt8(ascii: "]")) else {
                 throw wrong("has '[' without ']'", remedy: "write an IPv6 address as in nbd://[2001:db8::1]/")
             }
@@ -198,9 +199,6 @@ private struct AddressParser {
             }
             port = behind.isEmpty ? nil : behind.dropFirst()
             host = host[host.index(after: host.startIndex)..<end]
-            guard Self.isIPv6(String(decoding: host, as: UTF8.self)) else {
-                throw wrong("has no IPv6 address between '[' and ']'", remedy: "write other names without them")
-            }
         } else if let colon = host.firstIndex(of: UInt8(ascii: ":")) {
             port = host[host.index(after: colon)...]
             host = host[..<colon]
@@ -210,6 +208,13 @@ private struct AddressParser {
         }
         guard !name.isEmpty else {
             throw wrong("names no host", remedy: "write it as in nbd://HOST/EXPORT; this host is 'localhost'")
+        }
+        guard !isInBrackets || Self.isIPv6(name) else {
+            throw wrong("has no IPv6 address between '[' and ']'", remedy: "write other names without them")
+        }
+        guard isInBrackets || Self.isName(name) else {
+            throw wrong(
+                "has a host that is no name", remedy: "give letters, digits, '-', '.' and '_', or [ADDRESS] for IPv6")
         }
         return .network(host: name, port: try number(port))
     }
@@ -227,10 +232,16 @@ private struct AddressParser {
         return port
     }
 
+    /// With or without a zone, as in fe80::1%eth0 (in a URI the "%" is an escape, RFC 6874).
     private static func isIPv6(_ text: String) -> Bool {
-        // A zone, as in fe80::1%eth0, is written with an escape (RFC 6874).
-        let address = String(text.prefix { $0 != "%" })
+        let halves = text.split(separator: "%", maxSplits: 1, omittingEmptySubsequences: false)
         var binary = in6_addr()
-        return inet_pton(AF_INET6, address, &binary) == 1
+        return inet_pton(AF_INET6, String(halves[0]), &binary) == 1
+            && (halves.count == 1 || (!halves[1].isEmpty && isName(halves[1])))
+    }
+
+    /// No character that means something in a URI, or steers a terminal. Letters of all languages are left to the resolver.
+    private static func isName(_ text: some StringProtocol) -> Bool {
+        text.unicodeScalars.allSatisfy { $0.isASCII ? PercentEncoding.isUnreserved(UInt8($0.value)) : !$0.isControl }
     }
 }

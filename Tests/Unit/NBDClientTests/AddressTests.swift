@@ -52,6 +52,8 @@ struct AddressTests {
             ("nbd://", "names no host"), ("nbd:///x", "names no host"), ("nbd://h:0", "port '0'"),
             ("nbd://h:65536", "port '65536'"), ("nbd://h:a", "port 'a'"), ("nbd://::1/", "names no host"),
             ("nbd://[::1/", "without ']'"), ("nbd://[::1]x/", "behind ']'"), ("nbd://[h]/", "no IPv6 address"),
+            ("nbd://[2001:db8::1%2e0]/", "no IPv6 address"), ("nbd://[fe80::1%25]/", "no IPv6 address"),
+            ("nbd://a%3Ab/", "no name"), ("nbd://a%0Ab/", "no name"), ("nbd://a%25b/", "no name"),
             ("nbd://h/%4", "escape in its path"), ("nbd://h/%zz", "escape in its path"),
             ("nbd://h/%00", "escape in its path"), ("nbd://h/a b", "a character"), ("nbd://h/ä", "a character"),
             ("nbd://h/#a", "fragment"), ("nbd://h/?socket=a", "a socket and a host"), ("nbd://h/?x=1", "parameter 'x'"),

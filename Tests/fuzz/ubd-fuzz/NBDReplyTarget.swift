@@ -260,11 +260,11 @@ private struct ReplyPlay: ~Copyable {
             let data = number(6, 2) == UInt64(NBD.Command.write.rawValue) ? Int(number(24, 4)) : 0
             guard made.count - seen >= NBD.requestBytes + data else { return }
             require(number(0, 4) == UInt64(NBD.requestMagic), "a request without its magic")
-            let cookie = number(8, 8)
+            let (cookie, length) = (number(8, 8), number(24, 4))
             let tag = Int(cookie & 0xffff)
             seen += NBD.requestBytes + data
             require(tag < held.count && held[tag]?.cookie == 0, "a request that nobody made")
-            require(number(24, 4) == UInt64(held[tag]!.bytes), "another length")
+            require(length == UInt64(held[tag]!.bytes), "another length")
             held[tag]!.cookie = cookie
             held[tag]!.end = UInt64(seen)
         }
