@@ -32,7 +32,7 @@ help:
 	@echo
 	@echo '  make demo                  see it work: boots a Linux 7.3 in QEMU and uses it there as user alice'
 	@echo '  make lab [KERNEL=6.12]     a shell in such a machine, with ubd installed and its broker running'
-	@echo '  make build                 ubd, ubd-broker and ubd-worker, in $(bin)'
+	@echo '  make build                 ubd, ubd-broker, ubd-worker and ubd-nbd, in $(bin)'
 	@echo '  make install               installs them under PREFIX=$(PREFIX) (DESTDIR=... for packages)'
 	@echo '  make uninstall             removes them again, but for /etc/ubd'
 	@echo '  make test                  everything: lint, unit tests, binaries, and devices on kernels 6.12 and 7.3'
@@ -56,9 +56,10 @@ build:
 		ln -sf "$$(clang -print-file-name=$$name)" $(SCRATCH)/cxx/ || exit 1; done
 	$(swift_build) --scratch-path $(SCRATCH) $(client) --product ubd
 	$(swift_build) --scratch-path $(SCRATCH) $(hosted) --product ubd-broker
+	$(swift_build) --scratch-path $(SCRATCH) $(hosted) --product ubd-nbd
 	$(swift_build) $(static) --product ubd-worker
 	@mkdir -p $(bin)
-	@cp $(SCRATCH)/release/ubd $(SCRATCH)/release/ubd-broker $(SCRATCH)/worker/release/ubd-worker $(bin)/
+	@cp $(SCRATCH)/release/ubd $(SCRATCH)/release/ubd-broker $(SCRATCH)/release/ubd-nbd $(SCRATCH)/worker/release/ubd-worker $(bin)/
 
 # install-files MODE, FOLDER UNDER DESTDIR, FILES: fails when there are none, instead of installing half of ubd.
 define install-files
@@ -114,10 +115,11 @@ newest-libc:
 	cp "$$library"/shared/* "$$library"/version .build/lab/newest-libc/
 
 install:
-	@test -x $(bin)/ubd -a -x $(bin)/ubd-broker -a -x $(bin)/ubd-worker || \
+	@test -x $(bin)/ubd -a -x $(bin)/ubd-broker -a -x $(bin)/ubd-worker -a -x $(bin)/ubd-nbd || \
 		{ echo 'make install: nothing built; run: make build' >&2; exit 1; }
 	$(call install-files,0755,$(PREFIX)/bin,$(bin)/ubd)
 	$(call install-files,0755,$(PREFIX)/libexec/ubd,$(bin)/ubd-broker)
+	$(call install-files,0755,$(PREFIX)/libexec/ubd,$(bin)/ubd-nbd)
 	$(call install-files,0711,$(PREFIX)/libexec/ubd,$(bin)/ubd-worker)
 	$(call install-files,0755,$(PREFIX)/libexec/ubd,policy/shutdown/ubd-shutdown)
 	$(install-access-policy)

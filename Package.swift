@@ -31,6 +31,7 @@ let package = Package(
         .executable(name: "ubd", targets: ["ubd"]),
         .executable(name: "ubd-broker", targets: ["ubd-broker"]),
         .executable(name: "ubd-worker", targets: ["ubd-worker"]),
+        .executable(name: "ubd-nbd", targets: ["ubd-nbd"]),
         // Not installed: what the worker's tests preload to play the driver.
         .library(name: "ubd-stand-in", type: .dynamic, targets: ["CStandIn"]),
     ],
@@ -43,6 +44,7 @@ let package = Package(
             name: "CLibseccomp", pkgConfig: "libseccomp", providers: [.apt(["libseccomp-dev"])]),
         .systemLibrary(name: "CLiburing", pkgConfig: "liburing", providers: [.apt(["liburing-dev"])]),
         .systemLibrary(name: "CLibcap", pkgConfig: "libcap", providers: [.apt(["libcap-dev"])]),
+        .systemLibrary(name: "CGnuTLS", pkgConfig: "gnutls", providers: [.apt(["libgnutls28-dev"])]),
         .target(name: "CShims", cSettings: cSettings),
         .target(name: "CLauncher", dependencies: ["CLibcap"], cSettings: cSettings),
 
@@ -55,15 +57,17 @@ let package = Package(
         shared("PolicyCompiler", ["Policy", "CLibseccomp"]),
         shared("Sandbox", ["SystemCalls", "CShims"]),
         shared("Targets"),
+        shared("NBDProtocol"),
         shared("WorkerProtocol", ["SystemCalls", "Targets", "Numbers"]),
         shared("Varlink"),
         shared("BrokerInterface", ["Varlink", "Numbers", "Targets"]),
+        shared("Dialing", ["Varlink"]),
 
         // The three programs.
         .executableTarget(
             name: "ubd",
             dependencies: [
-                "SystemCalls", "BrokerInterface", "Varlink", "Numbers", "Targets",
+                "SystemCalls", "BrokerInterface", "Varlink", "Numbers", "Targets", "Dialing",
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
             ],
             cSettings: cSettings, swiftSettings: swiftSettings),
@@ -74,19 +78,32 @@ let package = Package(
                 "Varlink", "BrokerInterface", "Numbers", "Targets", "CShims", "CLauncher", "CLiburing", "CLibcap",
             ],
             cSettings: cSettings, swiftSettings: swiftSettings),
+        // Dials and keeps the connections of nbd devices. A program of its own, so that GnuTLS is loaded for these only.
+        .target(
+            name: "NBDClient",
+            dependencies: [
+                "SystemCalls", "BrokerInterface", "Varlink", "Numbers", "Targets", "NBDProtocol", "Dialing", "CShims",
+                "CGnuTLS",
+            ],
+            path: "Sources/ubd-nbd", exclude: ["Main"], cSettings: cSettings, swiftSettings: swiftSettings),
+        .executableTarget(
+            name: "ubd-nbd", dependencies: ["NBDClient"], path: "Sources/ubd-nbd/Main",
+            cSettings: cSettings, swiftSettings: swiftSettings),
         // The queue engine and all targets are one module, so that the compiler makes one piece of a queue's loop and its
         // target; the program itself is a thin main, so that tests and the benchmark see the same engine.
         .target(
             name: "Worker",
             dependencies: [
-                "SystemCalls", "KernelABI", "Ring", "Sandbox", "WorkerProtocol", "Numbers", "Targets", "CShims",
+                "SystemCalls", "KernelABI", "Ring", "Sandbox", "WorkerProtocol", "Numbers", "Targets", "NBDProtocol",
+                "CShims",
             ],
             path: "Sources/ubd-worker", exclude: ["Main"], cSettings: cSettings, swiftSettings: swiftSettings),
         .executableTarget(
             name: "ubd-worker", dependencies: ["Worker"], path: "Sources/ubd-worker/Main",
             cSettings: cSettings, swiftSettings: swiftSettings),
         .executableTarget(
-            name: "engine-benchmark", dependencies: ["Worker", "Targets", "CShims"], path: "Benchmarks/engine",
+            name: "engine-benchmark", dependencies: ["Worker", "Targets", "NBDProtocol", "CShims"],
+            path: "Benchmarks/engine",
             exclude: ["thresholds"], cSettings: cSettings, swiftSettings: swiftSettings),
 
         // The worker without any wall, to measure what they cost; no broker takes it.
@@ -121,13 +138,16 @@ let package = Package(
         tests("WorkerProtocol", of: ["WorkerProtocol", "SystemCalls", "Numbers", "Targets"]),
         tests("Varlink", of: ["Varlink"]),
         tests("BrokerInterface", of: ["BrokerInterface", "Varlink", "Numbers", "Targets"]),
-        tests("Command", of: ["ubd", "Numbers", "Targets"]),
+        tests(
+            "NBDClient",
+            of: ["NBDClient", "NBDProtocol", "Dialing", "BrokerInterface", "Varlink", "SystemCalls", "Forked"]),
+        tests("Command", of: ["ubd", "ubd-nbd", "Numbers", "Targets", "Forked"]),
         tests("Broker", of: ["ubd-broker", "WorkerProtocol", "Targets", "KernelABI", "SystemCalls", "CLauncher"]),
         tests(
             "Worker",
             of: [
                 "Worker", "ubd-worker", "WorkerProtocol", "KernelABI", "SystemCalls", "Ring", "Sandbox", "CShims",
-                "Policy", "PolicyCompiler", "CLiburing", "Targets", "Forked",
+                "Policy", "PolicyCompiler", "CLiburing", "Targets", "NBDProtocol", "Forked",
             ]),
     ]
 )
@@ -136,7 +156,7 @@ let package = Package(
 // so no other build sees them; what needs another package or is a test is left out.
 if Context.environment["UBD_FUZZ"] != nil {
     let broker = package.targets.first { $0.name == "ubd-broker" }!
-    package.targets.removeAll { $0.isTest || $0.name == "ubd" || $0.name == "ubd-broker" }
+    package.targets.removeAll { $0.isTest || ["ubd", "ubd-nbd", "ubd-broker"].contains($0.name) }
     package.products = [.executable(name: "ubd-fuzz", targets: ["ubd-fuzz"])]
     package.dependencies = []
     package.targets += [
@@ -148,7 +168,7 @@ if Context.environment["UBD_FUZZ"] != nil {
             dependencies: [
                 "ubd-broker", "Worker", "SystemCalls", "KernelABI", "Ring", "Policy", "PolicyCompiler",
                 "WorkerProtocol",
-                "Varlink", "BrokerInterface", "Numbers", "Targets",
+                "Varlink", "BrokerInterface", "Numbers", "Targets", "NBDClient", "NBDProtocol",
             ],
             path: "Tests/fuzz/ubd-fuzz", cSettings: cSettings, swiftSettings: swiftSettings),
     ]

@@ -11,9 +11,14 @@ func fail(_ text: String) -> Never {
 }
 
 let arguments = CommandLine.arguments
-guard arguments.count == 4, let target = [TargetManifest.null, .loop].first(where: { $0.name == arguments[1] }),
+if arguments.dropFirst() == [Server.argument] {
+    Server.serve(0)
+    exit(0)
+}
+guard arguments.count == 4,
+    let target = TargetList.all.first(where: { arguments[1] == $0.name || arguments[1] == $0.name + "-write" }),
     let depth = UInt16(arguments[2]), depth > 0, let requests = UInt64(arguments[3])
-else { fail("usage: engine-benchmark null|loop DEPTH REQUESTS") }
+else { fail("usage: engine-benchmark null|loop|nbd[-write] DEPTH REQUESTS") }
 
 var file: Int32 = -1
 if target == .loop {
@@ -25,11 +30,15 @@ if target == .loop {
         guard pwrite(file, page, page.count, off_t(block * page.count)) == page.count else { fail("errno \(errno)") }
     }
 }
+if target == .nbd {
+    file = Server.start(program: arguments[0])
+    guard file >= 0 else { fail("no server: errno \(errno)") }
+}
 do {
     let start = monotonicClock()
-    let served = try rehearse(target, depth: depth, requests: requests, file: file)
+    let served = try rehearse(target, depth: depth, requests: requests, writes: arguments[1] != target.name, file: file)
     let nanoseconds = monotonicClock() - start
-    print("target=\(target.name) depth=\(depth) requests=\(served) ns_per_request=\(nanoseconds / served)")
+    print("target=\(arguments[1]) depth=\(depth) requests=\(served) ns_per_request=\(nanoseconds / served)")
 } catch {
     fail("\(error)")
 }

@@ -12,8 +12,11 @@ extension Broker {
     ) throws(InterfaceError) -> AccessRule {
         let request = AccessRequest(
             target: plan.target.name, readOnly: plan.readOnly, queues: UInt64(plan.queues), depth: UInt64(plan.depth),
-            maxIOBytes: UInt64(plan.maxIOBytes), sizeBytes: plan.target.inputs.isEmpty ? plan.options.size : nil,
-            ioTimeout: plan.ioTimeout.map { UInt64($0) }, id: plan.id.map { UInt64($0) }, cpus: plan.cpus?.list)
+            maxIOBytes: UInt64(plan.maxIOBytes),
+            // Of a file only the worker learns the size.
+            sizeBytes: plan.target.inputs.isEmpty || plan.target.takesSockets ? plan.options.size : nil,
+            ioTimeout: plan.ioTimeout.map { UInt64($0) }, id: plan.id.map { UInt64($0) }, cpus: plan.cpus?.list,
+            connections: plan.target.queues == .onePerConnection ? UInt64(plan.queues) : nil)
         line = policy.rule(for: accessPeer(peer), target: request.target)?.place
         switch policy.decide(accessPeer(peer), request, usage: usage(of: peer.uid)) {
         case .allowed(let rule):

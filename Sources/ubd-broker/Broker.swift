@@ -53,6 +53,7 @@ final class Broker {
     private let holders: Holders
     let orphans: Orphans
     let deathCauses: DeathCauses
+    let monitors = Monitors()
     let started = Int64(time(nil))
     /// Created at the start, since it reads the broker's own table of mounts.
     private let mountCount = MountCount()
@@ -143,6 +144,7 @@ final class Broker {
     /// A device as its owner sees it.
     func description(of device: ManagedDevice) -> Device {
         var info = device.info
+        info.keeper = monitors.keeper(of: device)
         // Compared with the file that an upgrade would take, not with the one that this broker opened at its start.
         if device.worker != nil, let program = device.program,
             let now = surroundings.programNow(configuration.workerProgram)
@@ -259,9 +261,17 @@ final class Broker {
         deletions[id] = now
     }
 
+    /// From now on there is a device of that number.
+    func enlist(_ device: ManagedDevice) {
+        devices[device.id] = device
+        device.changed = { [unowned self, unowned device] in monitors.note(device.id) }
+        monitors.note(device.id)
+    }
+
     func forget(_ device: ManagedDevice) {
         guard devices[device.id] === device else { return }
         devices[device.id] = nil
+        monitors.note(device.id)
         unwritten[device.id] = nil
     }
 

@@ -49,6 +49,8 @@ extension Broker {
             $0.ids = limits.ids?.text
             $0.cpus = limits.cpus?.text
             $0.groups = groupLimits(limits)
+            $0.connections = mostConnections(limits, targets: targets)
+            $0.anyServer = $0.connections == nil ? nil : limits.anyServer
         }
     }
 
@@ -57,6 +59,12 @@ extension Broker {
         guard let groups else { return nil }
         let kept = GroupLimits(limits, ofUser: limits).kept(by: groups.controllers)
         return kept == GroupLimits() ? nil : kept
+    }
+
+    /// The maximum of any target with connections; nil when the caller may use no such target.
+    private func mostConnections(_ limits: AccessLimits, targets: [String]) -> Int64? {
+        let hasServers = TargetList.all.contains { $0.takesSockets && targets.contains($0.name) }
+        return hasServers ? Int64(clamping: limits.connections ?? AccessLimits.usualConnections) : nil
     }
 
     /// A limit that is not written does not apply.

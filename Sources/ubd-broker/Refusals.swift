@@ -27,6 +27,12 @@ enum Refusals {
             return .quotaReached(
                 message: "max-devices=0 of line \(rule.location.line) of \(file) lets you have no device",
                 remedy: "ask the administrator for more", limit: "max-devices", value: 0)
+        case .overLimit(let rule, "connections", let maximum, let wanted) where rule.limits.connections == nil:
+            return .quotaReached(
+                message:
+                    "\(wanted) connections are more than the \(maximum) that line \(rule.location.line) of \(file) gives "
+                    + "without connections=",
+                remedy: remedy("connections"), limit: "connections", value: Int64(clamping: maximum))
         case .overLimit(let rule, let limit, let maximum, let wanted):
             return .quotaReached(
                 message: "\(wanted) exceeds \(limit)=\(maximum) of line \(rule.location.line) of \(file)",
@@ -75,6 +81,7 @@ enum Refusals {
     private static func remedy(_ limit: String) -> String {
         switch limit {
         case "max-devices": "delete a device first ('ubd list'), or ask the administrator for more"
+        case "connections": "make fewer connections to the server, or ask the administrator for more"
         case "max-memory": "use a smaller depth, fewer queues or a smaller --max-io-size, or delete a device"
         default: "ask for less, or ask the administrator for more"
         }

@@ -10,6 +10,10 @@ struct CommandEnvironment {
     var host: any Machine
     /// This program, for the helper process of `ubd partitions`.
     var executable: String
+    /// The program that dials NBD servers; nil: the installed one.
+    var dialer: String?
+    /// CPUs that this host can have; nil: the C library's number.
+    var processors: Int?
     /// The program that reads partition tables.
     var sfdisk = "/usr/sbin/sfdisk"
     /// What a node in /dev must be.
@@ -19,6 +23,8 @@ struct CommandEnvironment {
     /// Deadlines in seconds.
     var addSeconds = 60
     var callSeconds = 30
+    /// For a server that is to be found, to be started perhaps, and to agree.
+    var dialSeconds = 60
     var flushSeconds = 30
     /// For the look-up of a device's holder.
     var lookSeconds = 5

@@ -5,6 +5,9 @@ import Varlink
 
 /// From arguments to an exit status: parses, performs, and reports a failure in one line.
 enum CommandLineTool {
+    /// What is behind "--" is no option of ours.
+    private static func wantsJSON(_ arguments: [String]) -> Bool { arguments.prefix { $0 != "--" }.contains("--json") }
+
     static func run(_ arguments: [String], _ environment: CommandEnvironment) -> Int32 {
         let status = perform(arguments, environment)
         environment.console.finish()
@@ -36,7 +39,7 @@ enum CommandLineTool {
             }
             return try command.perform(environment).rawValue
         } catch let failure as CommandFailure {
-            return report(failure, asJSON: arguments.contains("--json"), environment.console)
+            return report(failure, asJSON: wantsJSON(arguments), environment.console)
         } catch {
             return finishParsing(error, arguments, environment.console)
         }
@@ -55,7 +58,7 @@ enum CommandLineTool {
         message += unfit(message, arguments)
         let failure = CommandFailure(
             .usage, "Usage", message.isEmpty ? "wrong arguments" : message, remedy: "see 'ubd \(subcommand)--help'")
-        return report(failure, asJSON: arguments.contains("--json"), console)
+        return report(failure, asJSON: wantsJSON(arguments), console)
     }
 
     /// ArgumentParser takes a value that begins with a dash for an option, and says that the value is missing.

@@ -19,7 +19,7 @@ PROGRAM = "/job/ubd-escape"
 ADDRESS = 0x1000_0000_0000
 RECORDS, TRIGGER, SCRATCH, RESULTS = 32, 32 << 10, 36 << 10, 64 << 10
 NEVER, SETUP, SEALED, LIVE, END_BEFORE_FETCH, END_HALF_FETCHED, END_FETCHED, RINGED, ALONE = range(9)
-CALLS, ENTRIES, REGISTRATIONS, NEW_RING = 1, 2, 3, 4
+CALLS, ENTRIES, REGISTRATIONS, NEW_RING, SOCKET_ENTRIES, SOCKET_REGISTRATIONS = 1, 2, 3, 4, 5, 6
 VERDICTS = "/job/out/verdicts"
 LANDLOCK, SETUP_FILTER, LOOP_FILTER, RING_SEAL, RING_REPORT, RESTRICTIONS = (1 << bit for bit in range(6))
 PENDING = 1 << 40
@@ -74,6 +74,9 @@ def plan(attempts, kind, moment, omit, early=0, data={}):
 
 class Plan:
     """A plan and what came of it; `file` is where it lies."""
+
+    # What the device is added with beside what the test says; files that are parked although the plan lies elsewhere.
+    parameters, files = {}, ()
 
     def change(self, moment):
         """What the next worker is to do."""
@@ -148,18 +151,22 @@ PLANS = {"loop": Image, "null": Planted}
 def add(image=None, target=None, link=None, mode="copy", **parameters):
     """Adds a device as root, without the CLI; returns it. Raises VarlinkError. mode=None: the best."""
     target = target or getattr(image, "target", "loop")
+    parameters = getattr(image, "parameters", {}) | parameters
     if mode:
         parameters["mode"] = mode
     before = worker_processes() if isinstance(image, Planted) else ()
     with link or Varlink() as link:
         link.send("io.ubd.Broker.Add", {"target": target, **parameters}, more=True)
-        if isinstance(image, Planted):
+        planted = isinstance(image, Planted)
+        if planted and not image.files:
             image.plant(before)
         reply = link.receive()
-        if image and not isinstance(image, Planted) and reply and "error" not in reply:
+        if image and (not planted or image.files) and reply and "error" not in reply:
             parking = socket.socket(fileno=link.files.pop())
             with parking:
-                socket.send_fds(parking, [b"f"], [image if isinstance(image, int) else image.file])
+                socket.send_fds(parking, [b"f"], image.files if planted else [image if isinstance(image, int) else image.file])
+            if planted:
+                image.plant(before)
             reply = link.receive()
         if reply is None:
             raise EOFError("the broker closed the connection")

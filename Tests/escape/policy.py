@@ -16,6 +16,8 @@ CONSTANTS = {
     "FALLOC_FL_KEEP_SIZE": 1, "FALLOC_FL_PUNCH_HOLE": 2,  # linux/falloc.h
     "FUTEX_WAIT": 0, "FUTEX_WAKE": 1, "FUTEX_PRIVATE_FLAG": 128,  # linux/futex.h
     "BLKROGET": 0x125E, "BLKSSZGET": 0x1268, "BLKPBSZGET": 0x127B, "BLKGETSIZE64": 0x80081272,  # linux/fs.h
+    "SOL_SOCKET": 1, "SO_TYPE": 3, "SO_ACCEPTCONN": 30, "SO_PROTOCOL": 38, "SO_DOMAIN": 39, "SO_LOCK_FILTER": 44,  # asm-generic/socket.h
+    "IPPROTO_TCP": 6, "TCP_ULP": 31, "EFD_CLOEXEC": 0x80000,  # linux/in.h, linux/tcp.h, linux/eventfd.h
     "PROT_EXEC": 4,  # asm-generic/mman-common.h
     "CLONE_VM": 0x100, "CLONE_FS": 0x200, "CLONE_FILES": 0x400, "CLONE_SIGHAND": 0x800, "CLONE_THREAD": 0x10000,
     "CLONE_SYSVSEM": 0x40000, "CLONE_SETTLS": 0x80000, "CLONE_PARENT_SETTID": 0x100000, "CLONE_CHILD_CLEARTID": 0x200000,  # linux/sched.h

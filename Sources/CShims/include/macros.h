@@ -18,6 +18,9 @@ static const unsigned long ubd_BLKSSZGET = BLKSSZGET;
 static const unsigned long ubd_BLKPBSZGET = BLKPBSZGET;
 static const unsigned long ubd_BLKROGET = BLKROGET;
 
+/* Swift finds the name `environ` ambiguous. */
+static inline char **ubd_environment(void) { return environ; }
+
 /* Debian 12's headers lack them. SO_PASSRIGHTS: Linux 6.16, asm-generic/socket.h. */
 static const int ubd_SO_PEERGROUPS = 59;
 static const int ubd_SO_PASSRIGHTS = 83;

@@ -14,7 +14,7 @@ public struct OptionValue: Equatable, Sendable {
 }
 
 /// The options of a target on the wire: a map, which is left out when it is empty.
-private struct OptionMap: MemberValue {
+struct OptionMap: MemberValue {
     var options: [OptionValue]
 
     static var typeName: String { "[string]string" }
@@ -187,7 +187,9 @@ public enum AddReply: Equatable, Sendable {
             guard reply.files == nil, reply.parking == nil else { throw .invalidParameter(parameter: "files") }
             self = .added(device, notices: reply.notices ?? [])
         } else {
-            guard let count = reply.files, (1...8).contains(count) else { throw .invalidParameter(parameter: "files") }
+            guard let count = reply.files, (1...TargetManifest.mostDescriptors).contains(count) else {
+                throw .invalidParameter(parameter: "files")
+            }
             guard let parking = reply.parking, parking == 0 else { throw .invalidParameter(parameter: "parking") }
             guard reply.notices == nil else { throw .invalidParameter(parameter: "notices") }
             self = .files(count: count, parking: parking)

@@ -50,8 +50,11 @@ public struct AddPlan: Sendable {
     /// The maximum of `bufferBytes`.
     public static let mostBufferBytes = queueCounts.upperBound * depths.upperBound * ioSizes.upperBound
 
-    /// The maximum number of descriptors that the client may send for all inputs.
-    public var mostDescriptors: Int { target.descriptors(options, queues: Int(queues)).upperBound }
+    /// The maximum number of descriptors that the client may send for all inputs, when the kernel has given the device this
+    /// many queues.
+    public func mostDescriptors(queues: UInt16) -> Int {
+        target.descriptors(options, queues: Int(queues)).upperBound
+    }
 
     /// Checks a request.
     ///
@@ -96,10 +99,26 @@ public struct AddPlan: Sendable {
     }
 
     private func checkQueues() throws(InterfaceError) {
+        if target.queues == .onePerConnection { try checkConnections() }
         guard target.queues == .one, queues > 1 else { return }
         throw .invalidOption(
             message: "queues can not be \(queues): a \(target.name) device has a single one", remedy: "leave it out",
             option: "queues", value: String(queues))
+    }
+
+    /// Each queue has a connection of its own.
+    private func checkConnections() throws(InterfaceError) {
+        guard Int(queues) <= TargetManifest.mostDescriptors else {
+            throw .invalidOption(
+                message:
+                    "queues can not be \(queues): a \(target.name) device has a connection for each queue, at most "
+                    + "\(TargetManifest.mostDescriptors)", remedy: "give fewer", option: "queues",
+                value: String(queues))
+        }
+        guard let connections = options.connections, connections != Int(queues) else { return }
+        throw .invalidOption(
+            message: "connections can not be \(connections) with \(queues) queues: each queue has one connection",
+            remedy: "give the same number", option: "connections", value: String(connections))
     }
 
     private static func checkMode(_ name: String?) throws(InterfaceError) -> DataMode? {
@@ -146,5 +165,15 @@ public struct AddPlan: Sendable {
                 value: InterfaceError.shown(name))
         }
         return name
+    }
+}
+
+extension DeviceOptions {
+    /// The options in the launch message. The number of connections is the number of queues there, which the kernel may have
+    /// reduced.
+    public var served: DeviceOptions {
+        var options = self
+        options[TargetOption.NBD.connections] = nil
+        return options
     }
 }

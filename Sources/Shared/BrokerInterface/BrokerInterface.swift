@@ -33,6 +33,7 @@ public enum BrokerCall: Equatable, Sendable {
     case upgrade(UpgradeRequest)
     case recover(RecoverRequest)
     case stats(StatsRequest)
+    case monitor(MonitorRequest)
     case info
     case serviceInfo
     case interfaceDescription(of: String)
@@ -40,7 +41,7 @@ public enum BrokerCall: Equatable, Sendable {
     /// Decodes a call.
     ///
     /// - Throws: an error of `org.varlink.service` for the reply: InterfaceNotFound, MethodNotFound, InvalidParameter
-    ///   (with the parameter's name), ExpectedMore (Add or Recover without `more`), MethodNotImplemented (`upgrade`:
+    ///   (with the parameter's name), ExpectedMore (Add, Recover or Monitor without `more`), MethodNotImplemented (`upgrade`:
     ///   none of our methods hands the connection over, and a success reply would confirm it).
     public init(_ call: Call) throws(InterfaceError) {
         switch (call.interface, call.methodName) {
@@ -56,6 +57,10 @@ public enum BrokerCall: Equatable, Sendable {
             guard call.more else { throw .expectedMore }
             self = .recover(try RecoverRequest(parameters: call.parameters))
         case (BrokerAPI.interface, "Stats"): self = .stats(try StatsRequest(parameters: call.parameters))
+        case (BrokerAPI.interface, "Monitor"):
+            guard !call.upgrade else { throw .methodNotImplemented(method: call.method) }
+            guard call.more else { throw .expectedMore }
+            self = .monitor(try MonitorRequest(parameters: call.parameters))
         case (BrokerAPI.interface, "Info"):
             _ = try NoParameters(parameters: call.parameters)
             self = .info
@@ -85,6 +90,8 @@ public enum BrokerCall: Equatable, Sendable {
             Call(method: BrokerAPI.interface + ".Recover", parameters: request.json, more: true)
         case .stats(let request):
             Call(method: BrokerAPI.interface + ".Stats", parameters: request.json, more: true)
+        case .monitor(let request):
+            Call(method: BrokerAPI.interface + ".Monitor", parameters: request.json, more: true)
         case .info: Call(method: BrokerAPI.interface + ".Info")
         case .serviceInfo: Call(method: BrokerAPI.serviceInterface + ".GetInfo")
         case .interfaceDescription(let interface):

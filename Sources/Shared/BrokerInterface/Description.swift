@@ -13,6 +13,9 @@ extension BrokerAPI {
         # user together, the others to one device.
         type GroupLimits \(GroupLimits.declaration)
 
+        # A change of a device.
+        type Change \(DeviceChange.declaration)
+
         # Information for the caller about a call that succeeded.
         type Notice \(Notice.declaration)
 
@@ -33,7 +36,8 @@ extension BrokerAPI {
         # descriptor at the index given by parking: a SOCK_SEQPACKET socket. The client sends its files on it in one
         # message of one byte with at most that many descriptors, and closes the socket. For target loop these are the
         # file opened without O_DIRECT and, if O_DIRECT is wanted and works, the same file opened with it, in this
-        # order. The last reply has device and notices. Closing the connection before the last reply undoes the call.
+        # order. For target nbd they are connected sockets, exactly as many as the reply says: one for each queue of the
+        # kernel's device. The last reply has device and notices. Closing the connection before the last reply undoes the call.
         # Over a transport without file descriptors only targets without files can be added.
         method Add\(AddRequest.declaration) -> \(AddReplyMembers.declaration)
 
@@ -43,12 +47,13 @@ extension BrokerAPI {
         # Replace the worker of a live device by one with the current program, without an error for the device's users.
         # upgraded is false when the worker has that program already. If the new program is not fit, the call fails and
         # the old worker serves on.
-        method Upgrade\(DeviceRequest.declaration) -> \(UpgradeReply.declaration)
+        method Upgrade\(UpgradeRequest.declaration) -> \(UpgradeReply.declaration)
 
-        # Reopen the file of a device that waits for it (state recovering), because broker and worker died together.
-        # Must be called with more; the replies are those of Add. It must be the same file. After a wrong file, or when
-        # the connection is closed before the files arrive, the device keeps waiting.
-        method Recover\(DeviceRequest.declaration) -> \(AddReplyMembers.declaration)
+        # Bring the inputs of a device that waits for them (state recovering). Must be called with more; the replies are
+        # those of Add. After wrong inputs, or when the connection is closed before they arrive, the device keeps waiting.
+        # A device of a file waits for it when broker and worker died together. It must be the same file.
+        # A device of connections waits for fresh ones after every end of a worker. Only its owner can bring them.
+        method Recover\(RecoverRequest.declaration) -> \(AddReplyMembers.declaration)
 
         # The caller's devices; root gets all devices. With more there is a reply for each device, in the order of their
         # numbers. The client reads them at its own pace; a device that is gone when its turn comes is omitted.
@@ -57,6 +62,11 @@ extension BrokerAPI {
 
         # The counters of the caller's devices; root gets all devices. With and without more as for List.
         method Stats\(StatsRequest.declaration) -> \(StatsReply.declaration)
+
+        # The changes of the caller's devices; root gets those of all. Must be called with more. The first replies tell the
+        # present state of each device, then comes one without change, then one for each change. A client that reads
+        # slowly is told the last state of a device, not those in between. The call ends with its connection.
+        method Monitor\(MonitorRequest.declaration) -> \(MonitorReply.declaration)
 
         # The broker, the host, and the caller's rights.
         method Info\(NoParameters.declaration) -> \(InfoReply.declaration)

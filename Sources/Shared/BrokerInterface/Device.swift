@@ -48,6 +48,7 @@ public struct Device: Equatable, Sendable {
     public var since: Int64 = 0
     public var file: String?
     public var offset: Int64?
+    public var cipher: String?
     public var workerPid: Int32?
     public var workerUid: UInt32?
     public var workerVersion: String?
@@ -56,6 +57,8 @@ public struct Device: Equatable, Sendable {
     public var allowedCPUs: CPUList?
     public var controlGroup: String?
     public var groupLimits: GroupLimits?
+    public var waitsSince: Int64?
+    public var keeper: Int32?
     public var created: Int64 = 0
 
     public init() {}
@@ -111,6 +114,9 @@ extension Device: Structure {
         try coder.member("file", &file, "The client's name for its file: a label that nobody opens.")
         try coder.member(
             "offset", &offset, "The device's offset in its file in bytes; null: 0.")
+        try coder.member(
+            "cipher", &cipher,
+            "How the connections to its server are encrypted, as in TLS1.3 CHACHA20-POLY1305; null: they are not.")
     }
 
     private mutating func workerMembers<Coder: MemberCoder>(_ coder: inout Coder) throws(Coder.Failure) {
@@ -134,6 +140,15 @@ extension Device: Structure {
             "controlGroup", &controlGroup,
             "The worker's control group as in /proc/PID/cgroup; null: it has none of its own.")
         try coder.member("groupLimits", &groupLimits, "The limits of that group and of its owner's group.")
+        try coder.member(
+            "waitsSince", &waitsSince,
+            """
+            Since when its requests wait for a file or server that does not answer, in seconds since 1970; null: they do
+            not wait.
+            """)
+        try coder.member(
+            "keeper", &keeper,
+            "The pid of its owner's program that brings it fresh inputs (Monitor with keep); null: there is none.")
         try coder.member("created", &created, "The time of Add, in seconds since 1970.")
     }
 }

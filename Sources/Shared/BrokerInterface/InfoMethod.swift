@@ -13,6 +13,8 @@ public struct Limits: Equatable, Sendable {
     public var ids: String?
     public var cpus: String?
     public var groups: GroupLimits?
+    public var connections: Int64?
+    public var anyServer: Bool?
 
     public init() {}
 }
@@ -43,6 +45,10 @@ extension Limits: Structure {
             "Device numbers that a request may name, as in 0-15,20. Null: any that no line reserves.")
         try coder.member("cpus", &cpus, "The processors on which the caller's workers run, as in 0-1,3. Null: all.")
         try coder.member("groups", &groups, "The limits of the control groups of the caller's devices. Null: none.")
+        try coder.member(
+            "connections", &connections,
+            "Connections of one device to its server. Null: no target with connections is permitted.")
+        try coder.member("anyServer", &anyServer, "These may lead to other hosts. Null as above.")
     }
 }
 

@@ -1,5 +1,5 @@
-/// The parameters of Upgrade and of Recover. The replies to Recover are those of Add (`AddReply`).
-public struct DeviceRequest: Equatable, Sendable {
+/// The parameters of Upgrade.
+public struct UpgradeRequest: Equatable, Sendable {
     public var id: UInt32
     public var generation: UInt64?
 
@@ -10,7 +10,7 @@ public struct DeviceRequest: Equatable, Sendable {
     }
 }
 
-extension DeviceRequest: Structure {
+extension UpgradeRequest: Structure {
     public init() { self.init(id: 0) }
 
     public mutating func members<Coder: MemberCoder>(_ coder: inout Coder) throws(Coder.Failure) {
@@ -20,8 +20,34 @@ extension DeviceRequest: Structure {
     }
 }
 
-public typealias UpgradeRequest = DeviceRequest
-public typealias RecoverRequest = DeviceRequest
+/// The parameters of Recover. The replies are those of Add (`AddReply`).
+public struct RecoverRequest: Equatable, Sendable {
+    public var id: UInt32
+    public var generation: UInt64?
+    public var options: [OptionValue]
+
+    /// A request to bring this device's inputs.
+    public init(id: UInt32, generation: UInt64? = nil, options: [OptionValue] = []) {
+        self.id = id
+        self.generation = generation
+        self.options = options
+    }
+}
+
+extension RecoverRequest: Structure {
+    public init() { self.init(id: 0) }
+
+    public mutating func members<Coder: MemberCoder>(_ coder: inout Coder) throws(Coder.Failure) {
+        try coder.member("id", &id)
+        try coder.member(
+            "generation", &generation, "Only the device of this generation, not a later one with the same id.")
+        var map = OptionMap(options)
+        try coder.member(
+            "options", &map,
+            "For a device of connections: what its server agrees to now. It must be what the device was added with.")
+        options = map?.options ?? []
+    }
+}
 
 /// The reply to Upgrade.
 public struct UpgradeReply: Equatable, Sendable {

@@ -19,6 +19,7 @@ public enum IOUring {
         @inlinable public static var openAt: UInt8 { number(IORING_OP_OPENAT) }
         @inlinable public static var read: UInt8 { number(IORING_OP_READ) }
         @inlinable public static var write: UInt8 { number(IORING_OP_WRITE) }
+        @inlinable public static var writev: UInt8 { number(IORING_OP_WRITEV) }
         @inlinable public static var uringCommand: UInt8 { number(IORING_OP_URING_CMD) }
     }
 
@@ -74,6 +75,9 @@ public enum IOUring {
         /// The submission will complete again.
         @inlinable public static var more: UInt32 { IORING_CQE_F_MORE }
     }
+
+    /// Flag of a ring's completions: none signals the ring's event (IORING_CQ_EVENTFD_DISABLED).
+    @inlinable public static var eventDisabled: UInt32 { IORING_CQ_EVENTFD_DISABLED }
 
     /// A URING_CMD that completes once for each buffer. Used with EntryFlags.bufferSelect.
     @inlinable public static var multishotCommand: UInt32 { 1 << 1 }

@@ -34,6 +34,8 @@ public struct Ring: ~Copyable {
     /// The same for a wait that counts as a wait for I/O.
     @usableFromInline var enterFlagsForIO: UInt32
     @usableFromInline var setup: RingSetup
+    /// What the kernel looks at before it signals the ring's event.
+    @usableFromInline let completionFlags: UnsafeMutablePointer<Atomic<UInt32>>
 
     /// The number of submissions that fit before `submit` must be called: one less than the ring's slots.
     public let capacity: UInt32
@@ -60,6 +62,7 @@ public struct Ring: ~Copyable {
         enterFlagsForIO = IOUring.Enter.getEvents
         enterFlags = IOUring.Enter.getEvents
         if setup.ring.features & IOUring.Feature.noIOWait != 0 { enterFlags |= IOUring.Enter.noIOWait }
+        completionFlags = Ring.atomic(completions.kflags)
         self.setup = setup
     }
 
@@ -132,6 +135,22 @@ public struct Ring: ~Copyable {
             next: completionHead.pointee.load(ordering: .relaxed),
             end: completionTail.pointee.load(ordering: .acquiring),
             entries: completionEntries, mask: completionMask)
+    }
+
+    /// Some completions are there.
+    @inlinable @inline(__always)
+    public var hasCompletions: Bool {
+        completionHead.pointee.load(ordering: .relaxed) != completionTail.pointee.load(ordering: .acquiring)
+    }
+
+    /// From now on a completion signals the ring's event, or does not (io_uring_cq_eventfd_toggle(3)). Who sleeps elsewhere turns
+    /// it on, looks once more whether completions are there, and only then sleeps.
+    @inlinable @inline(__always)
+    public func signalEvent(_ wanted: Bool) {
+        let flags = wanted ? 0 : IOUring.eventDisabled
+        completionFlags.pointee.store(flags, ordering: .relaxed)
+        // What is looked at afterwards is looked at after the kernel can see the flag.
+        if wanted { atomicMemoryFence(ordering: .sequentiallyConsistent) }
     }
 
     /// Returns the slots of a batch to the kernel.

@@ -124,6 +124,11 @@ extension Ring {
         try check("io_uring register buffer ring", io_uring_register_buf_ring(&setup.ring, &group, 0))
     }
 
+    /// The kernel signals this eventfd(2) when there are completions.
+    public mutating func register(event: Int32) throws(SystemError) {
+        try check("io_uring register eventfd", io_uring_register_eventfd(&setup.ring, event))
+    }
+
     /// Limits the kernel's helper threads for this ring: bounded ones serve regular files and block devices, unbounded
     /// ones everything else.
     public mutating func limitWorkers(bounded: UInt32, unbounded: UInt32) throws(SystemError) {

@@ -80,3 +80,8 @@ public func monotonicNanoseconds() -> UInt64 {
     clock_gettime(CLOCK_MONOTONIC, &now)
     return UInt64(now.tv_sec) * 1_000_000_000 + UInt64(now.tv_nsec)
 }
+
+/// An event that counts how often it was signalled (eventfd(2)); closed on exec.
+public func makeEvent() throws(SystemError) -> FileDescriptor {
+    FileDescriptor(owning: try call("eventfd") { eventfd(0, Int32(EFD_CLOEXEC)) })
+}

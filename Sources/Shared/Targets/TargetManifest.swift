@@ -46,6 +46,9 @@ public struct TargetManifest: Sendable {
         case nothing
         /// The inputs, which stay parked.
         case inputs
+        /// Inputs that no worker has used: a dead worker may have left replies to its requests in them. So the device waits, and
+        /// its requests wait in the kernel, until its owner brings new ones (`Recover`), as `reconnect` and `on-lost` say.
+        case freshInputs
         /// The inputs, and memory that holds the device's content.
         case memory
     }
@@ -74,12 +77,30 @@ extension TargetManifest: Equatable {
 
 // Derived properties.
 extension TargetManifest {
+    /// The options that a user can give.
+    public var givenOptions: [TargetOption] { options.filter { !$0.isAgreed } }
+
+    /// The most descriptors of any device.
+    public static let mostDescriptors = 16
+
+    /// Its inputs are connections, not files.
+    public var takesSockets: Bool { inputs.contains { $0.role == .sockets } }
+
+    /// Each worker needs inputs that no other worker has used.
+    public var needsFreshInputs: Bool { survival == .freshInputs }
+
     /// The option with this number; nil when the target has none.
     public func option(_ number: TargetOption.Number) -> TargetOption? { options.first { $0.number == number } }
 
     /// Whether the target supports this mode.
     public func takes(_ mode: DataMode) -> Bool {
         !mode.isZeroCopy || !(workerData.reads || workerData.writes)
+    }
+
+    /// The role of the input that a descriptor belongs to. `index`: its place among all of them; the last input has all that are
+    /// left, and each before it has one.
+    public func role(ofDescriptor index: Int) -> TargetInput.Role? {
+        inputs.isEmpty ? nil : inputs[min(index, inputs.count - 1)].role
     }
 
     /// The number of input descriptors of a device with these options and queues.

@@ -42,6 +42,16 @@ public struct TargetOption: Sendable {
     public let otherwise: String?
     /// One sentence without a full stop.
     public let help: String
+    /// Its value is what `ubd` and a server agreed on. It stands in the launch message as any other, but in no help, and no user
+    /// can give it.
+    public private(set) var isAgreed = false
+
+    /// The same option as one that is agreed on.
+    var agreed: TargetOption {
+        var option = self
+        option.isAgreed = true
+        return option
+    }
 
     public init(
         _ number: Number, name: String, kind: Kind, initial: Value? = nil, otherwise: String? = nil, help: String
@@ -72,11 +82,11 @@ public struct TargetOption: Sendable {
 
 // Options that the broker understands, too.
 extension TargetOption {
-    enum Common {
-        static let offset: Number = 1
-        static let size: Number = 2
-        static let blockSize: Number = 3
-        static let buffered: Number = 4
+    public enum Common {
+        public static let offset: Number = 1
+        public static let size: Number = 2
+        public static let blockSize: Number = 3
+        public static let buffered: Number = 4
     }
 
     static let offset = TargetOption(

@@ -46,6 +46,28 @@ public struct WorkerFailure: Error, Equatable, Sendable {
         case mapDescriptors
         case loopFilter
         case controlMessage
+        /// The kinds of socket that no device is served from; `detail` is the input's place, and where the step says so more.
+        case fileIsNoSocket
+        /// Neither AF_UNIX nor AF_INET nor AF_INET6; `detail`: the family.
+        case socketFamily
+        /// No stream, or a stream of another protocol than TCP; `detail`: the place.
+        case socketProtocol
+        /// It listens, or nobody is at its other end.
+        case socketNotConnected
+        /// Its options are not locked (SO_LOCK_FILTER).
+        case socketNotLocked
+        /// It leads to another host, which the access policy does not allow.
+        case socketNotLocal
+        /// It is one of the others once more.
+        case socketTwice
+        /// Something stands between it and TCP that is not TLS (TCP_ULP).
+        case socketLayer
+        /// What was agreed on with the server can't be: `detail` is the option's number.
+        case agreement
+        /// Several connections to a server that can have one only; `detail`: how many.
+        case oneConnectionOnly
+        /// Write-through, and a server that has neither FUA nor FLUSH.
+        case noStableStorage
     }
 
     public init(_ step: Step, errno: Int32 = 0, detail: UInt64 = 0) {

@@ -34,6 +34,8 @@ public struct LaunchMessage: Equatable, Sendable {
         public static let batch = Flags(rawValue: 1 << 6)
         /// The kernel trusts the processors' counters (TSC), so the worker may measure times with them.
         public static let steadyTicks = Flags(rawValue: 1 << 7)
+        /// The access policy lets the device's sockets lead to this host only: AF_UNIX, or a loopback address.
+        public static let localSockets = Flags(rawValue: 1 << 8)
     }
 
     public var layout: Layout

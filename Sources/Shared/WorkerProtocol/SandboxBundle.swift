@@ -15,10 +15,27 @@ public struct SandboxBundle: Equatable, Sendable {
     public var ringRegisterOperations: [UInt8]
     public var ringFlagsAllowed: UInt8
     public var ringFlagsRequired: UInt8
+    /// What the ring of a queue's socket may do; nil when the target's queues have none. It stands at the end of a bundle, so
+    /// that workers without such a ring read what they always read.
+    public var socketRing: SocketRing?
+
+    public struct SocketRing: Equatable, Sendable {
+        public var operations: [UInt8]
+        public var registerOperations: [UInt8]
+        public var flagsAllowed: UInt8
+        public var flagsRequired: UInt8
+
+        public init(operations: [UInt8], registerOperations: [UInt8], flagsAllowed: UInt8, flagsRequired: UInt8) {
+            self.operations = operations
+            self.registerOperations = registerOperations
+            self.flagsAllowed = flagsAllowed
+            self.flagsRequired = flagsRequired
+        }
+    }
 
     public init(
         setupFilter: [UInt64], loopFilter: [UInt64], ringOperations: [UInt8], ringRegisterOperations: [UInt8],
-        ringFlagsAllowed: UInt8, ringFlagsRequired: UInt8
+        ringFlagsAllowed: UInt8, ringFlagsRequired: UInt8, socketRing: SocketRing? = nil
     ) {
         self.setupFilter = setupFilter
         self.loopFilter = loopFilter
@@ -26,6 +43,7 @@ public struct SandboxBundle: Equatable, Sendable {
         self.ringRegisterOperations = ringRegisterOperations
         self.ringFlagsAllowed = ringFlagsAllowed
         self.ringFlagsRequired = ringFlagsRequired
+        self.socketRing = socketRing
     }
 
     public func encoded() -> [UInt8] {
@@ -41,11 +59,19 @@ public struct SandboxBundle: Equatable, Sendable {
         for operation in ringRegisterOperations { writer.put(operation) }
         for instruction in setupFilter { writer.put(instruction) }
         for instruction in loopFilter { writer.put(instruction) }
+        if let socketRing {
+            writer.put(UInt8(socketRing.operations.count))
+            writer.put(UInt8(socketRing.registerOperations.count))
+            writer.put(socketRing.flagsAllowed)
+            writer.put(socketRing.flagsRequired)
+            for operation in socketRing.operations { writer.put(operation) }
+            for operation in socketRing.registerOperations { writer.put(operation) }
+        }
         return writer.bytes
     }
 
     /// The maximum size of a bundle in bytes.
-    public static let longest = 12 + 2 * 255 + 2 * maxInstructions * 8
+    public static let longest = 12 + 2 * 255 + 2 * maxInstructions * 8 + 4 + 2 * 255
 
     public init?(decoding bytes: [UInt8]) {
         var reader = ByteReader(bytes)
@@ -63,6 +89,20 @@ public struct SandboxBundle: Equatable, Sendable {
         ringRegisterOperations = (0..<registerCount).map { _ in reader.get() }
         setupFilter = (0..<setupCount).map { _ in reader.get() }
         loopFilter = (0..<loopCount).map { _ in reader.get() }
-        guard reader.isComplete else { return nil }
+        if reader.isComplete { return }
+        guard let socketRing = SocketRing(from: &reader), reader.isComplete else { return nil }
+        self.socketRing = socketRing
+    }
+}
+
+extension SandboxBundle.SocketRing {
+    init?(from reader: inout ByteReader) {
+        let operationCount = Int(reader.get(UInt8.self))
+        let registerCount = Int(reader.get(UInt8.self))
+        flagsAllowed = reader.get()
+        flagsRequired = reader.get()
+        guard operationCount > 0, registerCount > 0 else { return nil }
+        operations = (0..<operationCount).map { _ in reader.get() }
+        registerOperations = (0..<registerCount).map { _ in reader.get() }
     }
 }

@@ -41,7 +41,11 @@ final class Connection {
     private(set) var backlog: [UInt8] = []
     private var operation: (any ClientOperation)?
     /// The remaining replies to the current call.
-    private var stream: ReplyStream?
+    private var stream: (any ReplySource)?
+    /// One of them can be made now.
+    private var hasReplies: Bool { stream?.hasNext == true }
+    /// The call is Monitor: the connection counts among the monitors.
+    private(set) var isMonitor = false
     /// A call is being answered; the next one waits.
     private var isBusy = false
     /// Data has arrived and waits for its turn.
@@ -78,6 +82,7 @@ final class Connection {
         guard let socket = socket.take() else { return }
         broker.undertaker.letGo(socket, owner: peer.uid, isStranger: standing == .stranger)
         server.forget(self)
+        if let monitor = stream as? Monitor { broker.monitors.remove(monitor) }
         stream = nil
         let ended = operation
         operation = nil
@@ -112,7 +117,7 @@ final class Connection {
     private func handle(_ ready: Poller.Interest) {
         if ready.contains(.writable) {
             flush()
-            if stream != nil, !waitsForTurn { waitForTurn() }
+            if hasReplies, !waitsForTurn { waitForTurn() }
         }
         if isBusy {
             // The connection is not read while busy, but its end is noticed.
@@ -138,7 +143,7 @@ final class Connection {
     /// Reads once and answers at most one call, or continues the replies to one.
     private func takeTurn() {
         waitsForTurn = false
-        if stream != nil { return streamOn() }
+        if hasReplies { return streamOn() }
         guard socket != nil, !isBusy else { return }
         if next == nil { receive() }
         lastActive = monotonicNanoseconds()
@@ -184,7 +189,7 @@ final class Connection {
     private func restartTimer() {
         broker.loop.cancel(timer)
         timer = nil
-        if stream != nil, socket != nil {
+        if hasReplies || stream != nil && !backlog.isEmpty, socket != nil {
             timer = broker.loop.after(milliseconds: Deadline.idle) { [unowned self] in
                 refuse("it does not read its replies")
             }
@@ -240,6 +245,7 @@ final class Connection {
                 let replies = try broker.counting(request, peer: peer)
                 if replies.hasDevices { noteStats() }
                 try begin(replies, call.more, wantsReply)
+            case .monitor(let request): if wantsReply { try begin(request) }
             case .info: send(Reply(parameters: broker.info(for: peer).json), wantsReply)
             case .serviceInfo: send(Reply(parameters: ServiceInfoReply(version: UBDVersion.text).json), wantsReply)
             case .interfaceDescription(let interface):
@@ -302,7 +308,7 @@ final class Connection {
     /// Sends as many replies as fit. A client that does not read them for a while loses its connection.
     private func streamOn() {
         for _ in 0..<Connection.repliesPerTurn where backlog.count < Connection.fullBacklog {
-            guard let reply = stream?.next() else { return }
+            guard let reply = stream?.next() else { break }
             guard reply.continues else {
                 stream = nil
                 return finish(reply, true)
@@ -310,6 +316,20 @@ final class Connection {
             send(reply, true)
         }
         updateInterest()
+        // A call of Monitor has nothing to tell for hours.
+        restartTimer()
+    }
+
+    /// Tells what becomes of devices, until the connection ends.
+    private func begin(_ request: MonitorRequest) throws(InterfaceError) {
+        stream = try broker.monitor(request, peer: peer, standing: standing) { [weak self] in
+            guard let self, !waitsForTurn, backlog.count < Connection.fullBacklog else { return }
+            waitForTurn()
+        }
+        server.release(self)
+        isMonitor = true
+        setBusy(true)
+        streamOn()
     }
 
     /// Ends a call that took more than one event.
@@ -370,7 +390,7 @@ final class Connection {
         guard let watch else { return }
         var interest: Poller.Interest = []
         if !isBusy, !waitsForTurn, backlog.isEmpty { interest.insert(.readable) }
-        if !backlog.isEmpty || stream != nil && !waitsForTurn { interest.insert(.writable) }
+        if !backlog.isEmpty || hasReplies && !waitsForTurn { interest.insert(.writable) }
         broker.loop.change(watch, interest)
     }
 }

@@ -5,7 +5,7 @@ import WorkerProtocol
 
 /// The replies to List and Stats, one device each. Each is made when the client has room for it, so that the memory for
 /// a slow client does not grow with the number of devices.
-struct ReplyStream {
+struct ReplyStream: ReplySource {
     /// Numbers not yet processed. When a device's turn comes it is skipped if it is gone or not the client's.
     private var ids: ArraySlice<UInt32>
     /// The parameters of a reply with this device; nil to skip it.
@@ -24,6 +24,9 @@ struct ReplyStream {
     /// At least one more device follows.
     var hasDevices: Bool { ahead != nil }
 
+    /// The last reply comes in any case.
+    let hasNext = true
+
     private mutating func pull() -> JSON? {
         while let id = ids.popFirst() {
             if let parameters = make(id) { return parameters }
@@ -32,7 +35,7 @@ struct ReplyStream {
     }
 
     /// The next reply. All but the last announce another one.
-    mutating func next() -> Reply {
+    mutating func next() -> Reply? {
         let parameters = ahead ?? empty
         ahead = pull()
         return Reply(parameters: parameters, continues: ahead != nil)
@@ -44,7 +47,7 @@ struct ReplyStream {
     mutating func whole(limit: Int) throws(InterfaceError) -> Reply {
         guard case .object(var members) = ahead ?? empty,
             let place = members.firstIndex(where: { $0.name == "devices" })
-        else { return next() }
+        else { return Reply(parameters: ahead ?? empty) }
         var devices: [JSON] = []
         var bytes = JSON.object(members).bytes.count
         while let parameters = ahead {

@@ -55,8 +55,11 @@ final class Server {
 
     func forget(_ connection: Connection) {
         guard connections.removeValue(forKey: ObjectIdentifier(connection)) != nil else { return }
-        count(connection, -1)
+        if !connection.isMonitor { count(connection, -1) }
     }
+
+    /// It becomes one that hears what becomes of devices (`Monitors` counts these), and leaves its place to another.
+    func release(_ connection: Connection) { count(connection, -1) }
 
     private func count(_ connection: Connection, _ change: Int) {
         let left = perAccount[connection.account, default: 0] + change

@@ -25,6 +25,7 @@ final class Walls {
         let setupFilter = try SeccompCompiler.compile(setup).instructions
         let loopFilter = try SeccompCompiler.compile(loop).instructions
         var contents: [SandboxBundle] = []
+        let socketRing = try target.submissions.hasSocket ? Walls.socketRing(of: target, folder) : nil
         for mode in DataMode.allCases {
             let ring = try RingPolicy(
                 parsing: "\(target.name).ring", for: RingMode(zeroCopy: mode.isZeroCopy, batch: mode.isBatch),
@@ -33,9 +34,17 @@ final class Walls {
                 SandboxBundle(
                     setupFilter: setupFilter, loopFilter: loopFilter, ringOperations: ring.operations,
                     ringRegisterOperations: ring.registerOperations, ringFlagsAllowed: ring.allowedFlags,
-                    ringFlagsRequired: ring.requiredFlags))
+                    ringFlagsRequired: ring.requiredFlags, socketRing: socketRing))
         }
         try self.init(target: target, contents: contents)
+    }
+
+    /// What the second ring of the target's queues may do.
+    private static func socketRing(of target: TargetManifest, _ folder: String) throws -> SandboxBundle.SocketRing {
+        let ring = try RingPolicy(parsing: "\(target.name)-sockets.ring", read: reader(folder + "/rings"))
+        return SandboxBundle.SocketRing(
+            operations: ring.operations, registerOperations: ring.registerOperations, flagsAllowed: ring.allowedFlags,
+            flagsRequired: ring.requiredFlags)
     }
 
     /// `contents`: one bundle for each of `DataMode.allCases`, in their order.

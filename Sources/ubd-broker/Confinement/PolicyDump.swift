@@ -24,6 +24,11 @@ enum PolicyDump {
                 read: { try TrustedFile.read(folder + "/rings/" + $0) })
             text += "# \(target.name).ring: each of its rings, in mode \(mode.rawValue)\n\n\(ring.text)\n"
         }
+        if target.submissions.hasSocket {
+            let name = "\(target.name)-sockets.ring"
+            let ring = try RingPolicy(parsing: name, read: { try TrustedFile.read(folder + "/rings/" + $0) })
+            text += "# \(name): each ring of a socket\n\n\(ring.text)\n"
+        }
         return text
     }
 

@@ -32,7 +32,7 @@ extension AddOperation {
             if error.errno == EEXIST { return chooseID() }
             return fail(StartErrors.notRecorded(error, in: broker.store.folder))
         }
-        broker.devices[id] = device
+        broker.enlist(device)
         self.device = device
         operation.next()
     }

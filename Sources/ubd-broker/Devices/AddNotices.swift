@@ -13,7 +13,7 @@ extension AddPlan {
                 Notice(
                     code: "queues",
                     message: "the kernel gave \(info.queues) queues instead of \(queues): one for each CPU at most"
-                ))
+                        + (target.queues == .onePerConnection ? "; there are as many connections" : "")))
         }
         if info.depth < depth {
             notices.append(

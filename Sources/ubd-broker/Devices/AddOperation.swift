@@ -13,11 +13,13 @@ final class AddOperation: ClientOperation, PendingAdd {
     /// The client's replies.
     typealias Answer = ClientAnswer
 
-    /// In order. `number` is repeated when another server has the number.
+    /// In order. `number` is repeated when another server has the number. Files come first, so that a client that sends none
+    /// costs nothing. Connections, one for each queue, come when the kernel has said how many queues there are.
     enum Step: CaseIterable {
         case files
         case number
         case addDevice
+        case connections
         case launch
         case startDevice
         case queue
@@ -69,12 +71,13 @@ final class AddOperation: ClientOperation, PendingAdd {
 
     func begin() {
         operation.begin(.files, disordered: { [self] in outOfOrder() }) { [self] step in
-            if step == .files { return awaitFiles() }
+            if step == .files { return takesConnections ? operation.next() : awaitFiles(queues: plan.queues) }
             if step == .number { return chooseID() }
             guard let device else { return operation.lacks("a device") }
             switch step {
             case .files, .number: break
             case .addDevice: addDevice(device)
+            case .connections: takesConnections ? awaitFiles(queues: device.info.queues) : operation.next()
             case .launch: launch(device)
             case .startDevice: startDevice(device)
             case .queue: setUpQueue(device) { [self] in operation.next() }
@@ -85,7 +88,9 @@ final class AddOperation: ClientOperation, PendingAdd {
 
     // MARK: Files
 
-    private func awaitFiles() {
+    private var takesConnections: Bool { plan.target.queues == .onePerConnection }
+
+    private func awaitFiles(queues: UInt16) {
         guard !plan.target.inputs.isEmpty else {
             do {
                 // The worker gets a parking end even without files, since its descriptors are always the same.
@@ -104,7 +109,7 @@ final class AddOperation: ClientOperation, PendingAdd {
                 close(end)
                 return fail(error)
             }
-            answer(.files(count: plan.mostDescriptors, parking: end))
+            answer(.files(count: plan.mostDescriptors(queues: queues), parking: end))
         } catch { fail(StartErrors.broken("socketpair", error)) }
     }
 
@@ -127,11 +132,12 @@ final class AddOperation: ClientOperation, PendingAdd {
         if plan.readOnly { flags.insert(.readOnly) }
         if rule.limits.otherFileSystem { flags.insert(.allowOther) }
         if rule.limits.networkFileSystem { flags.insert(.allowNetwork) }
+        if plan.target.takesSockets, !rule.limits.anyServer { flags.insert(.localSockets) }
         if broker.configuration.usesLegacyOpcodes { flags.insert(.legacyOpcodes) }
         let message = LaunchMessage(
             target: plan.target, queues: device.info.queues, depth: device.info.depth,
             maxIOBytes: device.info.maxIOBytes,
-            flags: flags, options: plan.options)
+            flags: flags, options: plan.options.served)
         device.parking = parking.take()
         device.launch = message
         let start = WorkerStart(

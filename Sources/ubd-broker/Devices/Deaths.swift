@@ -42,15 +42,17 @@ extension Broker {
     }
 
     private func noteDeath(of device: ManagedDevice, _ change: ProcessChange) {
-        let cause = device.killedBecause ?? DeathCauses.plain(change)
+        // A server that goes is no fault of the worker's, and its owner must bring connections before the next one can end so.
+        let serversDoing = device.killedBecause == nil ? device.serversDoing(change) : nil
+        let cause = device.killedBecause ?? serversDoing ?? DeathCauses.plain(change)
         let pid = device.worker?.pid ?? 0
         Log.error(
             "worker-ended", ("device", "\(device.id)"), ("worker", "\(pid)"), ("target", device.info.target),
-            ("how", device.killedBecause ?? "\(change)"))
+            ("how", device.killedBecause ?? serversDoing ?? "\(change)"))
         device.info.deaths += 1
         device.info.lastDeath = cause
-        device.deathLog.add(window: configuration.deathWindow)
-        if device.killedBecause == nil {
+        if serversDoing == nil { device.deathLog.add(window: configuration.deathWindow) }
+        if device.killedBecause == nil, serversDoing == nil {
             // Recovery does not wait for this.
             deathCauses.ask(change, of: device.worker) { [self] words in
                 guard words != cause else { return }

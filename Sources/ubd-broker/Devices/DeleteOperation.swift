@@ -93,7 +93,9 @@ final class DeleteOperation {
                 "try again in a moment, or delete with --force (what is not written yet is lost)"
             )
         }
-        if device.watch.isReported { return ("waiting for its file, which does not answer", DeleteOperation.release) }
+        if device.watch.isReported {
+            return ("waiting for \(device.source), which does not answer", DeleteOperation.release)
+        }
         return nil
     }
 

@@ -55,6 +55,8 @@ struct DeviceRecord: Equatable {
     /// The kernel has also answered, so replacements may have been started: before 6.16 the command must not be sent
     /// again.
     var recoveryAnswered = false
+    /// Monotonic nanoseconds: since when it waits for fresh inputs. The folder of records does not outlive the host's clock.
+    var inputsLost: UInt64?
     /// Bytes of I/O buffers, for the owner's quota.
     var memoryBytes: UInt64
 
@@ -63,6 +65,7 @@ struct DeviceRecord: Equatable {
             ("version", .integer(DeviceRecord.version)), ("step", .string(step.rawValue)), ("device", device.json),
             ("memoryBytes", .integer(Int64(clamping: memoryBytes))), ("recoveryStarted", .bool(recoveryStarted)),
             ("recoveryAnswered", .bool(recoveryAnswered)),
+            ("inputsLost", inputsLost.map { .integer(Int64(clamping: $0)) }),
             ("launch", launch.map { .string(DeviceRecord.hexadecimal($0.encoded())) }),
             (
                 "file",
@@ -109,6 +112,7 @@ struct DeviceRecord: Equatable {
         recoveryStarted = json["recoveryStarted"] == .bool(true)
         // An earlier version did not distinguish the two, and may have started replacements.
         recoveryAnswered = json["recoveryAnswered"].map { $0 == .bool(true) } ?? recoveryStarted
+        if case .integer(let time)? = json["inputsLost"] { inputsLost = UInt64(exactly: time) }
         if case .string(let text)? = json["launch"] {
             // nil for a message of another version: the device serves on, but cannot get another worker.
             launch = DeviceRecord.bytes(text).flatMap(LaunchMessage.init(decoding:))

@@ -45,6 +45,8 @@ final class ManagedDevice {
     /// The kernel has also answered, so replacements may have been started: before 6.16 the command must not be sent
     /// again.
     var recoveryAnswered = false
+    /// When it began to wait for fresh inputs, in nanoseconds of the monotonic clock; nil: it does not wait.
+    var inputsLost: UInt64?
     /// The upgrade that rehearses or installs another program.
     var upgrade: (any Replacement)?
     /// The operation by which its owner reopens its file.
@@ -54,6 +56,19 @@ final class ManagedDevice {
     var deletion: AnyObject?
     /// The operation that takes it down; later callers join it.
     var teardown: (any TakingDown)?
+
+    /// What those who watch the device are told of it.
+    private struct Watched: Equatable {
+        var state: DeviceState
+        var reason: String?
+        var waits: Bool
+    }
+
+    private var watched: Watched?
+    /// Another number for each state that they are told.
+    private(set) var revision: UInt64 = 1
+    /// Called when there is something to tell.
+    var changed: (() -> Void)?
 
     init(info: Device, memoryBytes: UInt64, step: DeviceRecord.Step) {
         self.info = info
@@ -75,6 +90,7 @@ final class ManagedDevice {
             $0.readOnly = plan.readOnly
             $0.buffered = plan.options.buffered
             if plan.options.offset > 0 { $0.offset = Int64(clamping: plan.options.offset) }
+            if !plan.options.cipher.isEmpty { $0.cipher = plan.options.cipher }
             $0.recovery = plan.recovery
             $0.ioTimeout = ioTimeout
             if trustedContent { $0.trustedContent = true }
@@ -88,7 +104,7 @@ final class ManagedDevice {
     var id: UInt32 { info.id }
     var owner: UInt32 { info.owner }
 
-    /// The worker is dead, and no process holds the device's file.
+    /// The worker is dead, and no process holds the device's file or connections.
     var waitsForFile: Bool { info.state == .recovering && recovery == nil && upgrade == nil && parking == nil }
 
     var record: DeviceRecord {
@@ -97,6 +113,7 @@ final class ManagedDevice {
         record.launch = launch
         record.recoveryStarted = recoveryStarted
         record.recoveryAnswered = recoveryAnswered
+        record.inputsLost = inputsLost
         record.file = file
         if let control = self.worker?.controlInode, let parking = parkingInode {
             record.sockets = DeviceRecord.Sockets(
@@ -111,7 +128,7 @@ final class ManagedDevice {
     /// The descriptors that its worker must have. Inodes that the broker does not hold come from the record.
     func descriptorTable(of worker: any Worker) -> DescriptorTable {
         DescriptorTable(
-            number: id, files: launch?.descriptors ?? 0...2,
+            number: id, files: launch?.descriptors ?? 0...2, areSockets: hasServer,
             workerEnd: worker.workerEndInode ?? sockets?.worker, parking: parkingInode ?? sockets?.parking,
             brokerEnd: worker.controlInode ?? sockets?.control)
     }
@@ -136,6 +153,7 @@ final class ManagedDevice {
         guard let start = text.indices.first(where: { text[$0...].starts(with: part) }) else { return }
         info.reason = String(
             decoding: text[..<start] + Array(better.utf8) + text[(start + part.count)...], as: UTF8.self)
+        tellChange()
     }
 
     /// Notes the program of its worker.
@@ -148,5 +166,16 @@ final class ManagedDevice {
         if state != info.state { info.since = Int64(time(nil)) }
         info.state = state
         info.reason = reason
+        info.waitsSince = nil
+        tellChange()
+    }
+
+    /// Whoever watches the device hears what is new.
+    private func tellChange() {
+        let now = Watched(state: info.state, reason: info.reason, waits: waitsForFile)
+        guard now != watched else { return }
+        watched = now
+        revision += 1
+        changed?()
     }
 }

@@ -40,6 +40,8 @@ extension Broker {
             }
             device.recoveryStarted = record.recoveryStarted
             device.recoveryAnswered = record.recoveryAnswered
+            // Of another boot it would be nonsense.
+            device.inputsLost = record.inputsLost.flatMap { $0 <= now() ? $0 : nil }
             device.sockets = record.sockets
             device.file = record.file
             if let worker {
@@ -50,7 +52,7 @@ extension Broker {
                 Log.warning(
                     "uid", ("device", "\(device.id)"), ("uid", "\(worker.uid)"), ("what", "out of range or in use"))
             }
-            devices[device.id] = device
+            enlist(device)
             examine(device) { [self] in
                 unexamined -= 1
                 if unexamined > 0 { return }
@@ -156,6 +158,7 @@ extension Broker {
             device.step = .live
             device.recoveryStarted = false
             device.recoveryAnswered = false
+            device.inputsLost = nil
             return true
         }
         // Its worker's death leaves a device that can be recovered QUIESCED. Only STOP_DEV makes it DEAD: its deletion had
@@ -238,12 +241,26 @@ extension Broker {
         guard device.info.recovery != .none, !isStopped else {
             return fail(device, because: "its worker died while no broker ran; delete it and add it again")
         }
+        if device.needsFreshInputs, device.step != .recovering { return endUsedInputs(device) }
         // The files are in the parking socket, whose last end may belong to a replacement in progress.
         if let worker = device.worker, worker.isAlive {
             _ = reclaim(device, worker)
             if device.recoveryAnswered, !canRepeatRecovery { return awaitSeal(device, worker, looks: 150) }
         }
         replaceWorker(device)
+    }
+
+    /// The last worker, which may still live, has used the connections. (A replacement has not: it serves only when the recovery
+    /// is over.)
+    private func endUsedInputs(_ device: ManagedDevice) {
+        noteUnseenDeath(of: device)
+        if let worker = device.worker, worker.end == nil {
+            worker.setHandler { [self] event in
+                if case .ended = event, device.worker === worker { release(device) }
+            }
+            worker.kill()
+        }
+        awaitInputs(device, because: "its worker \(device.info.lastDeath ?? "ended")")
     }
 
     /// Before 6.16 it matters whether a replacement has fetched all queues or none. A replacement that has fetched all
@@ -262,18 +279,24 @@ extension Broker {
     }
 
     private func replaceWorker(_ device: ManagedDevice) {
-        if device.worker == nil, device.info.workerPid != nil {
-            device.info.deaths += 1
-            device.info.lastDeath = "ended while no broker ran"
-            device.info.workerPid = nil
-            device.info.workerUid = nil
-        }
+        noteUnseenDeath(of: device)
         guard hasFiles(device) else {
-            return waitForFiles(
-                device, because: "its worker and the broker died together, so its file was lost")
+            return awaitInputs(
+                device,
+                because: device.needsFreshInputs
+                    ? "its worker \(device.info.lastDeath ?? "ended")"
+                    : "its worker and the broker died together, so its file was lost")
         }
         let reason = device.step == .upgrading ? UpgradeOperation.reason : nil
         RecoverOperation(device, broker: self, reason: reason).begin()
+    }
+
+    private func noteUnseenDeath(of device: ManagedDevice) {
+        guard device.worker == nil, device.info.workerPid != nil else { return }
+        device.info.deaths += 1
+        device.info.lastDeath = "ended while no broker ran"
+        device.info.workerPid = nil
+        device.info.workerUid = nil
     }
 
     /// Whether a new worker would have the device's files, or needs none.
@@ -287,27 +310,24 @@ extension Broker {
     /// Gives a device another worker after a death; called through `Broker.replaceWorker`.
     func replaceAfterDeath(_ device: ManagedDevice, _ change: ProcessChange) {
         if device.info.state == .unmanaged { return endedUnmanaged(device, change) }
+        if device.needsFreshInputs {
+            release(device)
+            return awaitInputs(device, because: "its worker \(device.info.lastDeath ?? "\(change)")")
+        }
         RecoverOperation(device, broker: self).begin()
     }
 
     /// The worker of a device that could not be taken over has ended: its files are lost, but not the device.
     private func endedUnmanaged(_ device: ManagedDevice, _ change: ProcessChange) {
         release(device)
-        guard hasFiles(device) else {
-            return waitForFiles(device, because: "its worker \(change), and the broker does not have its file")
+        guard !device.needsFreshInputs, hasFiles(device) else {
+            return awaitInputs(
+                device,
+                because: device.needsFreshInputs
+                    ? "its worker \(device.info.lastDeath ?? "\(change)")"
+                    : "its worker \(change), and the broker does not have its file")
         }
         RecoverOperation(device, broker: self).begin()
-    }
-
-    /// Only the owner can reopen the files.
-    private func waitForFiles(_ device: ManagedDevice, because reason: String) {
-        device.step = .recovering
-        device.setState(
-            .recovering,
-            reason: "\(reason); requests wait: reopen the file with 'ubd recover -n \(device.id) -f FILE', "
-                + "or end their use and delete it with --force")
-        save(device)
-        Log.error("files-lost", ("device", "\(device.id)"), ("owner", "\(device.owner)"), ("why", reason))
     }
 
     private func undo(_ device: ManagedDevice) {

@@ -56,6 +56,8 @@ final class RecoverOperation: Replacement {
             if !newValue { device.recoveryAnswered = false }
         }
     }
+    /// The current replacement was told to serve, so it may have fetched requests.
+    private var mayHaveFetched = false
     /// Replacements started since then, including one of an earlier broker.
     private var attempts: Int
     /// The programs for replacements. When a replacement fails, the next one gets the next program.
@@ -239,6 +241,7 @@ final class RecoverOperation: Replacement {
     private func startWorker() {
         guard let launch = device.relaunch else { return giveUp("its launch message is not known") }
         attempts += 1
+        mayHaveFetched = false
         let start = WorkerStart(
             launch, for: device, broker: broker, program: programs.first,
             listener: WorkerStart.Listener(
@@ -258,6 +261,7 @@ final class RecoverOperation: Replacement {
             start?.abandon()
             return replacementFailed(StartErrors.workerBroke("it made another disk than before: \(difference)"))
         }
+        mayHaveFetched = true
         start?.serve()
     }
 
@@ -287,6 +291,7 @@ final class RecoverOperation: Replacement {
         operation.finish()
         device.recovery = nil
         isRecovering = false
+        device.inputsLost = nil
         device.step = .live
         device.setState(.live)
         broker.save(device)
@@ -308,6 +313,7 @@ final class RecoverOperation: Replacement {
 
     private func replacementIsDead() {
         guard let error = replacementError else { return operation.lacks("a reason") }
+        if device.needsFreshInputs, !mayHaveFetched, programs.count <= 1 { return connectionsFailed(error) }
         device.deathLog.add(window: broker.configuration.deathWindow)
         if programs.count > 1 { programs.removeFirst() }
         device.info.lastDeath = "did not get ready (\(error.message))"
@@ -319,6 +325,15 @@ final class RecoverOperation: Replacement {
         operation.wait(milliseconds: max(device.deathLog.pauseBeforeNext, Deadline.firstPause)) { [self] in
             operation.go(to: isRecovering && !broker.canRepeatRecovery ? .startWorker : .release)
         }
+    }
+
+    /// The new connections are no good, for example because the server went again. The replacement has fetched no request, so nothing
+    /// is lost, and the device waits for other connections.
+    private func connectionsFailed(_ error: InterfaceError) {
+        operation.finish()
+        device.recovery = nil
+        broker.awaitInputs(device, because: "its new connections did not hold: \(error.message)")
+        tell(error)
     }
 
     // MARK: The end

@@ -22,13 +22,16 @@ final class ReopenOperation: ClientOperation, Reopening {
     private var parking: FileDescriptor?
     private var rehearsal: Rehearsal?
     private let permission: () -> InterfaceError?
+    /// For a device of connections: what its server agrees to now.
+    private let agreed: [OptionValue]
     private var answer: ((ClientAnswer) -> Void)?
 
     /// `permission`: called when there is something to recover; returns why it is not permitted.
     init(
-        _ device: ManagedDevice, broker: Broker, permission: @escaping () -> InterfaceError?,
-        answer: @escaping (ClientAnswer) -> Void
+        _ device: ManagedDevice, broker: Broker, agreed: [OptionValue] = [],
+        permission: @escaping () -> InterfaceError?, answer: @escaping (ClientAnswer) -> Void
     ) {
+        self.agreed = agreed
         self.permission = permission
         self.device = device
         self.broker = broker
@@ -41,7 +44,7 @@ final class ReopenOperation: ClientOperation, Reopening {
     var parkingEnd: Int32? { parking?.raw ?? handover.descriptor }
 
     func begin() {
-        if let refusal = refusal ?? permission() {
+        if let refusal = refusal ?? difference ?? permission() {
             answer?(.failed(refusal))
             return
         }
@@ -100,9 +103,10 @@ final class ReopenOperation: ClientOperation, Reopening {
                 case let state: (state.rawValue, "there is nothing to recover; see 'ubd list -n \(device.id)'")
                 }
             return .failed(
-                message: "\(name) does not wait for its file: it is \(what)", remedy: remedy, step: "state", errno: nil)
+                message: "\(name) does not wait for \(device.source): it is \(what)", remedy: remedy, step: "state",
+                errno: nil)
         }
-        guard device.launch != nil, device.file != .none else {
+        guard device.launch != nil, device.needsFreshInputs || device.file != .none else {
             return .failed(
                 message: "the record of \(name) does not tell which file it had",
                 remedy: "delete it ('ubd del -n \(device.id) --force') and add it again", step: "record", errno: nil)
@@ -110,12 +114,22 @@ final class ReopenOperation: ClientOperation, Reopening {
         return nil
     }
 
+    /// Why this is not the device's export; nil when it is.
+    private var difference: InterfaceError? {
+        do throws(InterfaceError) { return try device.disagreement(agreed) } catch { return error }
+    }
+
+    /// The program of the new worker. A new connection is needed whenever the server restarts, so it must not change the program.
+    private var program: WorkerProgram {
+        device.needsFreshInputs ? device.program ?? broker.program : broker.program
+    }
+
     private func rehearse() {
         guard let launch = device.relaunch, let parking = parking?.raw else {
             return fail(StartErrors.workerBroke("its files are gone"))
         }
         let rehearsal = Rehearsal(
-            of: broker.program, for: device, launch, parking: parking, broker: broker)
+            of: program, for: device, launch, parking: parking, broker: broker)
         self.rehearsal = rehearsal
         rehearsal.begin { [self] result in
             self.rehearsal = nil
@@ -128,7 +142,7 @@ final class ReopenOperation: ClientOperation, Reopening {
 
     private func compare(_ geometry: Geometry) {
         if device.reopening !== self { return }
-        let remedy = "give the file that it was added with; the device waits on"
+        let remedy = "give the \(device.hasServer ? "export" : "file") that it was added with; the device waits on"
         let name = device.info.file.map { " (\($0))" } ?? ""
         guard geometry.file == device.file else {
             return fail(
@@ -139,7 +153,8 @@ final class ReopenOperation: ClientOperation, Reopening {
         if let difference = device.difference(geometry) {
             return fail(
                 .badFile(
-                    message: "with this file device \(device.id) would be another disk: \(difference)",
+                    message:
+                        "with this \(device.hasServer ? "server" : "file") device \(device.id) would be another disk: \(difference)",
                     remedy: remedy, index: 0))
         }
         operation.next()
@@ -150,8 +165,9 @@ final class ReopenOperation: ClientOperation, Reopening {
         device.reopening = nil
         device.parking = parking.take()
         Log.notice("file-again", ("device", "\(device.id)"), ("owner", "\(device.owner)"))
+        let what = device.hasServer ? "brought a new connection to its server" : "reopened its file"
         let recovery = RecoverOperation(
-            device, broker: broker, programs: [broker.program], reason: "its owner has reopened its file"
+            device, broker: broker, programs: [program], reason: "its owner has \(what)"
         ) { [self] error in
             let answer = answer
             self.answer = nil
@@ -185,8 +201,13 @@ extension Broker {
             answer(.failed(noSuchDevice(request.id)))
             return nil
         }
+        if let refusal = ownersAlone(device, peer, "recover") {
+            answer(.failed(refusal))
+            return nil
+        }
         let permission = { [self] in permitStart(for: device, "recover", peer) }
-        let operation = ReopenOperation(device, broker: self, permission: permission, answer: answer)
+        let operation = ReopenOperation(
+            device, broker: self, agreed: request.options, permission: permission, answer: answer)
         operation.begin()
         return operation
     }

@@ -146,6 +146,9 @@ enum StartErrors {
         if let (message, remedy) = StartFailure.file(failure, name: name) {
             return .badFile(message: message, remedy: remedy, index: Int64(clamping: failure.detail))
         }
+        if let (message, remedy) = StartFailure.socket(failure, name: name) {
+            return .badFile(message: message, remedy: remedy, index: 0)
+        }
         switch failure.step {
         case .offsetBeyondEnd:
             return option(

@@ -46,6 +46,8 @@ final class UpgradeOperation: Replacement {
     /// The operation, and not only the worker, controls the device.
     var hasDevice: Bool { operation.step != nil && operation.step != .rehearse }
     private var drainBegan: UInt64 = 0
+    /// The old worker has answered all that it had taken.
+    private var isDrained = false
 
     /// `permission`: called when there is something to do; returns why it is not permitted.
     init(
@@ -126,9 +128,10 @@ final class UpgradeOperation: Replacement {
         }
         if device.watch.isReported {
             return .busy(
-                message: "\(name) waits for its file, which does not answer", remedy: "try again when it does",
-                id: Int64(device.id), holder: "its file")
+                message: "\(name) waits for \(device.source), which does not answer", remedy: "try again when it does",
+                id: Int64(device.id), holder: device.source)
         }
+        if device.needsFreshInputs, !canQuiesce { return device.wouldLoseConnections }
         return canQuiesce || device.info.recovery == .reissue ? nil : wouldFailRequests
     }
 
@@ -139,10 +142,10 @@ final class UpgradeOperation: Replacement {
         default:
             if !device.waitsForFile {
                 "see 'ubd list -n \(device.id)', and try again when it is live"
-            } else if device.launch == nil || device.file == .none {
+            } else if device.launch == nil || device.file == .none && !device.needsFreshInputs {
                 "delete it ('ubd del -n \(device.id) --force') and add it again: then it has the new program"
             } else {
-                "reopen its file first ('ubd recover -n \(device.id)')"
+                "\(device.hasServer ? "bring it new connections" : "reopen its file") first ('ubd recover -n \(device.id)')"
             }
         }
     }
@@ -257,7 +260,7 @@ final class UpgradeOperation: Replacement {
     private func waitUntilDrained() {
         if device.worker?.end != nil { return }
         // Unknown does not count as drained.
-        let isDrained = broker.requestsInFlight(device.id) == 0
+        isDrained = broker.requestsInFlight(device.id) == 0
         let waited = (monotonicNanoseconds() - drainBegan) / 1_000_000
         if isDrained || waited >= UInt64(Deadline.drain) {
             if !isDrained { Log.warning("not-drained", ("device", "\(device.id)")) }
@@ -303,6 +306,10 @@ final class UpgradeOperation: Replacement {
         let old = device.program
         operation.finish()
         device.upgrade = nil
+        // The old worker has not answered all that it had taken, so the next one can't have its connections.
+        if device.needsFreshInputs, !isDrained, device.worker?.end != .exited(WorkerExit.done) {
+            return tell(.failed(broker.awaitInputsAfterUpgrade(device)))
+        }
         let recovery = RecoverOperation(
             device, broker: broker, programs: [candidate] + [old].compactMap { $0 }, reason: UpgradeOperation.reason
         ) { [self] error in

@@ -57,7 +57,7 @@ final class Watchdog {
         }
         switch verdict {
         case .fine: endReport(device)
-        case .waitsForFile: report(device)
+        case .waitsForFile: report(device, since: Int64(time(nil)) - Int64(clamping: limit / 1_000_000_000))
         case .hung: return true
         }
         return false
@@ -70,10 +70,12 @@ final class Watchdog {
         broker.kill(device, because: "was killed by the watchdog: \(why)")
     }
 
-    private func report(_ device: ManagedDevice) {
+    /// `since`: seconds since 1970.
+    private func report(_ device: ManagedDevice, since: Int64) {
         guard !device.watch.isReported else { return }
         device.watch.isReported = true
-        device.setState(.live, reason: "it waits for its file, which does not answer")
+        device.setState(.live, reason: "it waits for \(device.source), which does not answer")
+        device.info.waitsSince = since
         Log.warning("waits-for-file", ("device", "\(device.id)"), ("owner", "\(device.owner)"))
     }
 

@@ -188,7 +188,9 @@ extension WorkerLaunch {
             binary: subject.program.file.raw, device: subject.node, uid: uid, gid: broker.workerGID,
             processes: WorkerLaunch.processes(queues: launch.queues),
             mappedBytes: WorkerLaunch.otherBytes.process + UInt64(launch.queues) * queue,
-            openFiles: UInt64(launch.queues) + 22 + UInt64(launch.descriptors.upperBound),
+            // A ring for each queue, and where it has a second one the event between the two.
+            openFiles: UInt64(launch.queues) * (launch.target.submissions.hasSocket ? 2 : 1) + 22
+                + UInt64(launch.descriptors.upperBound),
             oomScore: broker.configuration.oomScore,
             processors: device.info.allowedCPUs?.words ?? [])
     }

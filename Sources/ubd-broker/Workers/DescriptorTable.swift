@@ -17,6 +17,8 @@ struct DescriptorTable {
     let number: UInt32
     /// How many of the client's files it may have.
     let files: ClosedRange<Int>
+    /// They are connections, not files.
+    var areSockets = false
     /// Inodes of the sockets; nil when an earlier broker did not record them.
     var workerEnd: UInt64?
     var parking: UInt64?
@@ -79,10 +81,16 @@ struct DescriptorTable {
         }
         for (index, number) in others.enumerated() {
             guard number == WorkerDescriptor.firstFile + Int32(index), let entry = found[number], entry.isReadable,
-                entry.link.map(isPath) ?? true
-            else { return "descriptor \(number) is no file of its client" }
+                areSockets ? isConnection(entry) : entry.link.map(isPath) ?? true
+            else { return "descriptor \(number) is no \(areSockets ? "socket" : "file") of its client" }
         }
         return nil
+    }
+
+    /// A socket other than the broker's. Which socket the client sent only the worker knows.
+    private func isConnection(_ entry: Entry) -> Bool {
+        isSocket(entry, nil) && entry.isWritable
+            && ![workerEnd, parking, brokerEnd].contains { inode in inode.map { isSocket(entry, $0) } ?? false }
     }
 
     /// Files without a path have another text: "socket:[7]", "anon_inode:[io_uring]".

@@ -45,8 +45,17 @@ struct BatchLoop<T: Target>: RequestLoop, ~Copyable {
 
     @inline(never)
     mutating func turn() -> Int {
+        var completions: UInt32 = 1
+        if T.submissions.hasSocket {
+            let wanted = turnSocket(&queue, &target)
+            if wanted < 0 { return wanted }
+            completions = UInt32(truncatingIfNeeded: wanted)
+            giveBackEnded()
+            pushList()
+        }
         // The completions of the lists are no reason to wake up: with them alone there is nothing to do.
-        let status = queue.ring.submit(waitingFor: 1 &+ batch.lists, forIO: queue.pending != 0)
+        let status = queue.ring.submit(waitingFor: completions &+ batch.lists, forIO: queue.pending != 0)
+        if T.submissions.hasSocket { queue.socket!.ring.signalEvent(false) }
         if status < 0, !isPassing(status) { return status }
         return handleCompletions()
     }
@@ -79,6 +88,10 @@ struct BatchLoop<T: Target>: RequestLoop, ~Copyable {
             }
         }
         queue.ring.finish(completions)
+        if T.submissions.hasSocket {
+            let status = handleSocket(&queue, &target)
+            if status < 0 { return status }
+        }
         if !T.submissions.areSingle { giveBackEnded() }
         pushList()
         queue.counters.endTurn()

@@ -20,6 +20,8 @@ struct Counters {
     private var sampleBegan: UInt64 = 0
     /// The value of `taken` at the end of the last turn: requests are taken only in turns.
     private var takenBefore: UInt64 = 0
+    /// The value of `taken` when this worker began.
+    private let takenAtStart: UInt64
     private let clock: TickClock
 
     private static let nothing: UInt32 = .max
@@ -38,14 +40,18 @@ struct Counters {
         self.clock = clock
         due = .max
         // The kernel reissues the requests that the dead worker held.
-        words[StatisticsPage.Word.taken] = committed
-        takenBefore = committed
+        takenAtStart = (0..<8).reduce(0) { $0 &+ words[StatisticsPage.Word.requests + $1] }
+        words[StatisticsPage.Word.taken] = takenAtStart
+        takenBefore = takenAtStart
         if clock.isSteady { due = words[StatisticsPage.Word.taken] &+ Counters.sampleInterval }
     }
 
     /// Requests taken from the kernel.
     @inline(__always)
     var taken: UInt64 { words[StatisticsPage.Word.taken] }
+
+    /// Whether this worker has taken a request.
+    var hasTaken: Bool { taken != takenAtStart }
 
     /// Requests committed.
     var committed: UInt64 {

@@ -71,13 +71,20 @@ struct Queue<T: Target>: ~Copyable {
     private let ownWords: UnsafeMutablePointer<UInt64>
     private let buffers: Mapping?
     private var descriptorMemory: Mapping?
+    /// The second ring, of a target whose submissions have a socket.
+    var socket: SocketRing?
+    /// What the target took.
+    private var targetMemory: Mapping?
+    /// Not 0: the queue can't go on, and the process ends with this status.
+    private(set) var exitStatus: Int32 = 0
 
     /// `maxIOBytes` in bytes. `words`: memory for the counters, StatisticsPage.stride bytes. Throws ENOBUFS when the
     /// ring has fewer entries than the target's submissions need at this depth.
     init(
         number: UInt16, depth: UInt16, maxIOBytes: UInt32, ring: consuming Ring, buffers: RequestBuffers = .own,
         commandHead: UInt64 = RingFiles.deviceHead, legacyOpcodes: Bool = false,
-        words: UnsafeMutablePointer<UInt64>? = nil, clock: TickClock = .none, board: RangeBoard? = nil
+        words: UnsafeMutablePointer<UInt64>? = nil, clock: TickClock = .none, board: RangeBoard? = nil,
+        socket: consuming SocketRing? = nil
     ) throws(SystemError) {
         precondition(depth > 0)
         let needed = T.submissions.entries(depth: depth)
@@ -122,6 +129,8 @@ struct Queue<T: Target>: ~Copyable {
         commitCommand = legacyOpcodes ? UblkIOCommand.legacyCommitAndFetch : UblkIOCommand.commitAndFetch
         live = Int(depth)
         descriptorMemory = nil
+        self.socket = socket
+        targetMemory = nil
     }
 
     deinit {
@@ -156,6 +165,36 @@ struct Queue<T: Target>: ~Copyable {
 
     // MARK: For the target
 
+    /// Keeps memory of the target's as long as the queue is there, and returns its address. What lies there does not belong into
+    /// a core dump.
+    mutating func hold(bytes: Int) throws(SystemError) -> UnsafeMutableRawPointer {
+        let memory = try Mapping.anonymous(bytes: bytes)
+        let base = memory.base
+        madvise(base, memory.count, Int32(MADV_DONTDUMP))
+        targetMemory = .some(consume memory)
+        return base
+    }
+
+    /// Queues a submission for the queue's socket, whose user_data is a RequestKey of the queue's own with a slot from
+    /// `Submissions.ofQueue` on.
+    @inline(__always)
+    mutating func pushToSocket(_ entry: SubmissionEntry) {
+        ledger.begin(RequestKey(rawValue: entry.userData))
+        socket!.ring.push(entry)
+    }
+
+    /// The queue can't go on: the process ends with this status before anything that was completed in this turn is given back, but
+    /// not before the queue's first request (`mustEnd`).
+    mutating func giveUp(_ status: Int32) {
+        if exitStatus == 0 { exitStatus = status }
+    }
+
+    /// Whether a queue that was given up ends the process now. Before its first request it does not: other queues may still be
+    /// fetching, and Linux 6.12 can't recover a device whose worker died between two queues' fetches. The first request comes when
+    /// the device is live.
+    @inline(never)
+    func mustEnd() -> Bool { exitStatus != 0 && counters.hasTaken }
+
     /// Queues a submission of the target, whose user_data is a RequestKey; the kernel sees it at the end of the turn.
     @inline(__always)
     mutating func push(_ entry: SubmissionEntry) {
@@ -174,6 +213,11 @@ struct Queue<T: Target>: ~Copyable {
     /// the target has got the completion. Not known for a target whose submissions are single.
     func underWay(_ tag: UInt16) -> Int { ledger.count(tag) }
 
+    /// Ends the process, since the queue can't go on.
+    borrowing func endProcess() -> Never {
+        _exit(exitStatus == 0 ? WorkerExit.ringFailed : exitStatus)
+    }
+
     // MARK: For the loop
 
     /// A submission of the queue itself has completed. Returns 0, or a negated errno as `RequestLoop.turn` does.
@@ -183,6 +227,7 @@ struct Queue<T: Target>: ~Copyable {
         let isMore = completion.flags & IOUring.CompletionFlags.more != 0
         // None was under way in that slot.
         guard isMore ? ledger.isUnderWay(key) : ledger.finish(key) else { return -Int(EPROTO) }
+        if T.submissions.hasSocket, key.slot == SocketRing.eventSlot { return eventCame(completion.result) }
         target.finishOwn(key, completion, on: &self)
         return 0
     }

@@ -22,7 +22,15 @@ struct QueueLoop<T: Target>: RequestLoop, ~Copyable {
 
     @inline(never)
     mutating func turn() -> Int {
-        let status = queue.ring.submit(waitingFor: 1, forIO: queue.pending != 0)
+        var completions: UInt32 = 1
+        if T.submissions.hasSocket {
+            let wanted = turnSocket(&queue, &target)
+            if wanted < 0 { return wanted }
+            completions = UInt32(truncatingIfNeeded: wanted)
+            giveBackEnded()
+        }
+        let status = queue.ring.submit(waitingFor: completions, forIO: queue.pending != 0)
+        if T.submissions.hasSocket { queue.socket!.ring.signalEvent(false) }
         if status < 0, !isPassing(status) { return status }
         return handleCompletions()
     }
@@ -67,6 +75,10 @@ struct QueueLoop<T: Target>: RequestLoop, ~Copyable {
             settle(key.tag, descriptor, outcome)
         }
         queue.ring.finish(batch)
+        if T.submissions.hasSocket {
+            let status = handleSocket(&queue, &target)
+            if status < 0 { return status }
+        }
         if !T.submissions.areSingle { giveBackEnded() }
         queue.counters.endTurn()
         #if UBD_TEST_CRASH

@@ -27,6 +27,7 @@ protocol RequestLoop: ~Copyable {
 extension RequestLoop where Self: ~Copyable {
     /// The driver has taken all fetches: starts the queue's own submissions, which the first turn submits.
     mutating func start() {
+        if Served.submissions.hasSocket { queue.waitForEvent() }
         var target = target
         target.start(on: &queue)
         self.target = target

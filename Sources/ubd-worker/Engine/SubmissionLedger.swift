@@ -15,7 +15,7 @@ struct SubmissionLedger {
 
     private let submissions: Submissions
     private let depth: Int
-    /// One for each slot of each tag, then those of the queue.
+    /// One for each slot of each tag, then those of the queue, then those on its socket.
     private let underWay: UnsafeMutablePointer<Bool>
     /// The number of a tag's slots that are under way.
     private let counts: UnsafeMutablePointer<UInt16>
@@ -26,11 +26,12 @@ struct SubmissionLedger {
     private(set) var endedCount = 0
 
     init(_ submissions: Submissions, depth: UInt16) {
-        precondition((1...256).contains(submissions.perRequest) && submissions.ofQueue <= 256)
+        precondition((1...256).contains(submissions.perRequest) && submissions.ofQueue + submissions.onSocket <= 256)
+        precondition(!submissions.hasSocket || submissions.ofQueue > 0)
         self.submissions = submissions
         let depth = submissions.areSingle ? 0 : Int(depth)
         self.depth = depth
-        let slots = depth * Int(submissions.perRequest) + Int(submissions.ofQueue)
+        let slots = depth * Int(submissions.perRequest) + Int(submissions.ofQueue + submissions.onSocket)
         underWay = .allocate(capacity: slots)
         underWay.initialize(repeating: false, count: slots)
         counts = .allocate(capacity: depth)
@@ -86,7 +87,7 @@ struct SubmissionLedger {
     private func place(_ key: RequestKey) -> Int {
         let perRequest = Int(submissions.perRequest)
         if key.isKind(.own) {
-            precondition(key.slot < submissions.ofQueue, "the queue has no such slot")
+            precondition(key.slot < submissions.ofQueue + submissions.onSocket, "the queue has no such slot")
             return depth * perRequest + Int(key.slot)
         }
         precondition(Int(key.tag) < depth && key.slot < submissions.perRequest, "a request has no such slot")

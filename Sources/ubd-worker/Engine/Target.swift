@@ -1,6 +1,7 @@
 import Glibc
 import KernelABI
 import Ring
+import SystemCalls
 import Targets
 
 /// A kind of disk: how a request becomes submissions on the queue's ring, and what their completions mean.
@@ -18,6 +19,9 @@ protocol Target: Sendable {
     /// The most submissions under way: the constant that its manifest names.
     static var submissions: Submissions { get }
 
+    /// Takes the memory that it needs on a queue beside the requests' own (`Queue.hold`). Called once, before anything else.
+    mutating func prepare(on queue: inout Queue<Self>) throws(SystemError)
+
     /// The queue begins to serve: pushes the first of the queue's own submissions. Called once, when the driver has
     /// taken all fetches, so never in a worker that only rehearses (an upgrade) and must not touch the sockets of the
     /// one that serves.
@@ -32,9 +36,26 @@ protocol Target: Sendable {
     /// A submission of the queue itself has completed. With the flag IOUring.CompletionFlags.more it is still under
     /// way.
     mutating func finishOwn(_ key: RequestKey, _ completion: CompletionEntry, on queue: inout Queue<Self>)
+
+    // Only of a target whose submissions have a socket:
+
+    /// All completions that were there have been handled: pushes what the socket is to do now (`Queue.pushToSocket`).
+    mutating func useSocket(on queue: inout Queue<Self>)
+
+    /// A submission on the socket has completed with `result`. A target that can't go on with its socket says so
+    /// (`Queue.giveUp`).
+    mutating func finishOnSocket(_ key: RequestKey, result: Int32, on queue: inout Queue<Self>)
 }
 
 extension Target {
+    mutating func prepare(on queue: inout Queue<Self>) throws(SystemError) {}
+
+    @inline(__always)
+    mutating func useSocket(on queue: inout Queue<Self>) {}
+
+    @inline(__always)
+    mutating func finishOnSocket(_ key: RequestKey, result: Int32, on queue: inout Queue<Self>) {}
+
     @inline(__always)
     mutating func start(on queue: inout Queue<Self>) {}
 

@@ -43,6 +43,12 @@ package struct ClientFile {
 
         // O_PATH first: the other checks are meaningless for such a descriptor.
         if flags & O_PATH != 0 { throw refuse(.fileIsPathOnly) }
+        if launch.target.role(ofDescriptor: index) == .sockets {
+            // What kind of socket is looked at by the target (ClientSocket).
+            guard status.st_mode & S_IFMT == S_IFSOCK else { throw refuse(.fileIsNoSocket) }
+            fileSystem = nil
+            return
+        }
         switch status.st_mode & S_IFMT {
         case S_IFREG, S_IFBLK: break
         case S_IFDIR: throw refuse(.fileIsDirectory)

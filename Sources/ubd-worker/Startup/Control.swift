@@ -3,20 +3,6 @@ import Ring
 import SystemCalls
 import WorkerProtocol
 
-/// The exit statuses of a worker.
-enum WorkerExit {
-    /// The driver has aborted all tags: the device is stopped.
-    static let done: Int32 = 0
-    /// It could not start to serve, and has reported why.
-    static let failed: Int32 = 1
-    /// Wrong usage: not started by the broker.
-    static let usage: Int32 = 2
-    /// The ring or the driver failed; a replacement starts again.
-    static let ringFailed: Int32 = 3
-    /// The broker sent a message that is not valid in this state.
-    static let protocolViolation: Int32 = 4
-}
-
 /// The worker's end of the control socket. Uses only read(2) and write(2), which stage B allows.
 package enum Control {
     /// Sends a message. A missing broker is no reason to stop.

@@ -3,6 +3,7 @@ import Glibc
 import KernelABI
 import Ring
 import SystemCalls
+import Targets
 import WorkerProtocol
 
 /// The data for the thread of one queue. A value that is made before the thread and never changes.
@@ -23,6 +24,9 @@ struct QueueAssignment: Sendable {
     var processors: [UInt64]
     /// nil only in Benchmarks/system/bare, which no broker accepts as a worker.
     var seal: RingSeal?
+    /// The queue's socket, and what the ring may do that has it; -1 and nil for a target without.
+    var socket: Int32 = -1
+    var socketSeal: RingSeal?
     /// Command numbers of drivers before Linux 6.4.
     var legacyOpcodes: Bool
     /// Address of this queue's part of the statistics page.
@@ -106,7 +110,8 @@ enum QueueThread {
     static func run<T: Target>(
         _ target: T, _ assignment: QueueAssignment, _ helperProcessors: [UInt64]
     ) throws(WorkerFailure) {
-        var prepared: Prepared<T> = try prepare(assignment, helperProcessors)
+        var target = target
+        var prepared = try prepare(&target, assignment, helperProcessors)
         if let batch = prepared.batch.take() {
             try serve(BatchLoop(queue: prepared.queue, target: target, batch: batch), assignment)
         } else {
@@ -116,7 +121,7 @@ enum QueueThread {
 
     /// Makes ring, seal and memory. The driver sees nothing of it.
     private static func prepare<T: Target>(
-        _ assignment: QueueAssignment, _ helperProcessors: [UInt64]
+        _ target: inout T, _ assignment: QueueAssignment, _ helperProcessors: [UInt64]
     ) throws(WorkerFailure) -> Prepared<T> {
         let detail = UInt64(assignment.number)
         var tables = SealedRing.Tables(files: assignment.files)
@@ -134,9 +139,20 @@ enum QueueThread {
             tables.bufferRing = (memory.bufferRing, memory.buffers)
             batch = consume memory
         }
+        var socket: SocketRing?
+        var event: FileDescriptor?
+        if T.submissions.hasSocket {
+            let made: FileDescriptor
+            do { made = try makeEvent() } catch { throw WorkerFailure(.ring, errno: error.errno, detail: detail) }
+            socket = SocketRing(try makeSocketRing(T.submissions, assignment, event: made.raw))
+            tables.files.insert(made.raw, at: Int(SocketRing.eventFile))
+            event = .some(consume made)
+        }
         let entries = T.submissions.ringEntries(depth: assignment.depth, batch: assignment.batch)
         let ring = try SealedRing.make(
             queue: assignment.number, entries: entries, tables: tables, seal: assignment.seal)
+        // The two rings have it.
+        _ = event.take()
         let sealed: Bool
         do {
             sealed = assignment.seal == nil ? false : try forbidFutureRings()
@@ -144,16 +160,29 @@ enum QueueThread {
             throw WorkerFailure(.ringSeal, errno: error.errno, detail: detail)
         }
         do {
-            let queue = try Queue<T>(
+            var queue = try Queue<T>(
                 number: assignment.number, depth: assignment.depth, maxIOBytes: assignment.maxIOBytes, ring: ring,
                 buffers: assignment.zeroCopy ? .registered() : .own, legacyOpcodes: assignment.legacyOpcodes,
                 words: UnsafeMutablePointer(bitPattern: assignment.statistics), clock: assignment.clock,
-                board: assignment.board)
+                board: assignment.board, socket: socket)
+            try target.prepare(on: &queue)
             assignment.rendezvous.reportPrepared(canMakeRings: !sealed)
             return Prepared<T>(queue: queue, batch: batch)
         } catch {
             throw WorkerFailure(.memory, errno: error.errno, detail: detail)
         }
+    }
+
+    /// The ring with the queue's socket. Its completions come when this thread enters the kernel for whatever reason, also while it
+    /// sleeps in the other ring: so it defers no work to a call of its own.
+    private static func makeSocketRing(
+        _ submissions: Submissions, _ assignment: QueueAssignment, event: Int32
+    ) throws(WorkerFailure) -> Ring {
+        var tables = SealedRing.Tables(files: [assignment.socket])
+        tables.event = event
+        return try SealedRing.make(
+            queue: assignment.number, entries: submissions.socketRingEntries, tables: tables,
+            seal: assignment.socketSeal, flags: SealedRing.flags & ~IOUring.Setup.deferTaskRun)
     }
 
     /// Fetches, maps, and serves until the driver aborts all tags.
@@ -173,15 +202,22 @@ enum QueueThread {
         } catch {
             throw WorkerFailure(.mapDescriptors, errno: error.errno, detail: detail)
         }
+        // In memory that nothing gives back: the compiler destroys a variable before the process ends, which would unmap memory,
+        // and the filter of the loop kills for that.
+        let served = UnsafeMutablePointer<Loop>.allocate(capacity: 1)
+        served.initialize(to: loop)
         assignment.rendezvous.reportServing()
-        loop.start()
+        served.pointee.start()
         // From here on it makes only the system calls of stage B: io_uring_enter and exit_group.
-        while loop.queue.live > 0 {
-            if loop.turn() < 0 { _exit(WorkerExit.ringFailed) }
+        while served.pointee.queue.live > 0 {
+            if served.pointee.turn() < 0 { served.pointee.queue.endProcess() }
         }
         if assignment.rendezvous.reportFinished() { _exit(WorkerExit.done) }
-        // Other queues still serve. Nothing completes here any more, so this sleeps in the kernel.
-        while true { _ = loop.turn() }
+        // Other queues still serve. Nothing completes here any more, so this sleeps in the kernel. Only a connection may still
+        // be lost.
+        while true {
+            if served.pointee.turn() < 0, served.pointee.queue.exitStatus != 0 { served.pointee.queue.endProcess() }
+        }
     }
 }
 

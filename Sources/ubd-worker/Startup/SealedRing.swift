@@ -26,6 +26,9 @@ package enum SealedRing {
         /// Memory and number of the entries of a ring of provided buffers; only in batch mode.
         package var bufferRing: (memory: UnsafeMutableRawPointer, entries: UInt32)?
 
+        /// An eventfd(2) that the kernel signals when there are completions; -1: none.
+        package var event: Int32 = -1
+
         /// The processors of the kernel's helper threads, one bit for each; empty: any processor. By default the kernel
         /// does not restrict them to the processors of the process (io_uring_register(2), IORING_REGISTER_IOWQ_AFF).
         package var helperProcessors: [UInt64] = []
@@ -44,7 +47,7 @@ package enum SealedRing {
     /// `detail` of a failure is the queue. Without a seal only for programs that are not workers:
     /// Benchmarks/system/bare.
     package static func make(
-        queue: UInt16, entries: UInt32, tables: Tables, seal: RingSeal?
+        queue: UInt16, entries: UInt32, tables: Tables, seal: RingSeal?, flags: UInt32 = SealedRing.flags
     ) throws(WorkerFailure) -> Ring {
         do {
             var ring = try Ring(entries: max(entries, 4), completions: max(entries, 4) * 2, flags: flags)
@@ -53,6 +56,7 @@ package enum SealedRing {
             if let (memory, entries) = tables.bufferRing {
                 try ring.registerBufferRing(memory: memory, entries: entries)
             }
+            if tables.event >= 0 { try ring.register(event: tables.event) }
             if !tables.helperProcessors.isEmpty { try ring.placeWorkers(on: tables.helperProcessors) }
             try ring.limitWorkers(bounded: fileWorkers, unbounded: otherWorkers)
             // Before the restrictions, which would forbid it.

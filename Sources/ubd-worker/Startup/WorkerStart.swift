@@ -36,6 +36,15 @@ package struct WorkerStart {
             flagsAllowed: bundle.ringFlagsAllowed, flagsRequired: bundle.ringFlagsRequired)
     }
 
+    /// What the rings of the queues' sockets may do; nil: the target's queues have none.
+    package var socketSeal: RingSeal? {
+        bundle.socketRing.map {
+            RingSeal(
+                operations: $0.operations, registerOperations: $0.registerOperations, flagsAllowed: $0.flagsAllowed,
+                flagsRequired: $0.flagsRequired)
+        }
+    }
+
     /// Memory that this process has touched, its program included, is never swapped out or dropped: to get it back the
     /// process might need the very disk that it serves, and memory that only its own writes can free. This costs
     /// nothing at once. The launcher's limit allows it; the report says when it failed.
@@ -121,6 +130,10 @@ package struct WorkerStart {
             try RangeThread.start(made, work, rendezvous)
             board = made
         }
+        let socketSeal = seal == nil ? nil : socketSeal
+        if !target.sockets.isEmpty, seal != nil, socketSeal == nil {
+            throw WorkerFailure(.ringSeal, errno: ENOENT, detail: UInt64(launch.target.number))
+        }
         let files = try fileTable(of: target)
         let statistics = try mapStatistics()
         let clock = calibrateClock()
@@ -130,6 +143,7 @@ package struct WorkerStart {
                     number: number, depth: launch.depth, maxIOBytes: launch.maxIOBytes, target: target.served,
                     zeroCopy: launch.flags.contains(.zeroCopy), batch: launch.flags.contains(.batch), files: files,
                     processors: serve.processors(ofQueue: Int(number)), seal: seal,
+                    socket: target.sockets.isEmpty ? -1 : target.sockets[Int(number)], socketSeal: socketSeal,
                     legacyOpcodes: launch.flags.contains(.legacyOpcodes),
                     statistics: statistics + UInt(number) * UInt(StatisticsPage.stride), clock: clock, board: board,
                     rendezvous: rendezvous))

@@ -25,7 +25,7 @@ extension ServedTarget {
 }
 
 /// The targets of this worker: each is a folder beside this file. A test compares the list with `TargetList`.
-let servedTargets: [any ServedTarget.Type] = [NullTarget.self, LoopTarget.self]
+let servedTargets: [any ServedTarget.Type] = [NullTarget.self, LoopTarget.self, NBDTarget.self]
 
 /// A target that is ready: the target itself, its disk, and what the queues need for it.
 package struct OpenTarget: Sendable {
@@ -40,6 +40,8 @@ package struct OpenTarget: Sendable {
     /// Operations (IORING_OP_*) of the ring policy that this file, or this kernel, does not need: its rings do not get
     /// them.
     var unneeded: [UInt8] = []
+    /// The socket of each queue, for its second ring; empty when the target's submissions have no socket.
+    package var sockets: [Int32] = []
 }
 
 extension TargetManifest {

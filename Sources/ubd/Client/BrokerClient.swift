@@ -25,6 +25,34 @@ struct BrokerClient {
         }
     }
 
+    /// Tells `hear` what becomes of devices, in the broker's order, nil once when what is now has been told; until `isWanted`,
+    /// which is asked after each reply and every second, says no.
+    ///
+    /// - Throws: also when the broker ends.
+    func monitor(
+        _ request: MonitorRequest, whileWanted isWanted: () -> Bool, _ hear: (DeviceChange?) -> Void
+    ) throws(CommandFailure) {
+        // Its turn is one for the first reply.
+        var connection = try Turn.take(environment) { () throws(CommandFailure) in
+            var connection = try BrokerConnection(environment, deadline: Deadline(seconds: environment.callSeconds))
+            try connection.send(BrokerCall.monitor(request).call)
+            try Self.hear(connection.receive().reply, hear)
+            return connection
+        }
+        while isWanted(), let incoming = try connection.receive(whileWanted: isWanted) {
+            try Self.hear(incoming.reply, hear)
+        }
+    }
+
+    private static func hear(_ reply: Reply, _ hear: (DeviceChange?) -> Void) throws(CommandFailure) {
+        try check(reply)
+        let told = try read { () throws(InterfaceError) in
+            guard reply.continues else { throw .invalidParameter(parameter: "continues") }
+            return try MonitorReply(parameters: reply.parameters, unknown: .ignore)
+        }
+        hear(told.change)
+    }
+
     /// The broker, the host, and what the caller may do.
     func info(seconds: Int? = nil) throws(CommandFailure) -> InfoReply {
         let reply = try call(.info, seconds: seconds ?? environment.callSeconds)
@@ -56,6 +84,15 @@ struct BrokerClient {
             try bring(.recover(request), doing: "recovering the device") { (count, parking) throws(CommandFailure) in
                 let backing = try open()
                 try Self.park(Array(backing.numbers.prefix(count)), in: parking)
+            }.0
+        }
+    }
+
+    /// Brings fresh connections of a device that waits for them. They stay the caller's.
+    func recover(_ request: RecoverRequest, sockets: [Int32]) throws(CommandFailure) -> Device {
+        try Turn.take(environment) { () throws(CommandFailure) in
+            try bring(.recover(request), doing: "recovering the device") { (count, parking) throws(CommandFailure) in
+                try Self.park(Array(sockets.prefix(count)), in: parking)
             }.0
         }
     }

@@ -113,6 +113,19 @@ struct BrokerConnection: ~Copyable {
         }
     }
 
+    /// Receives the next reply, however long it takes to come; nil when `isWanted`, which is asked every second, says no.
+    mutating func receive(whileWanted isWanted: () -> Bool) throws(CommandFailure) -> IncomingReply? {
+        while true {
+            if let message = reader.next() { return IncomingReply(reply: try Self.parse(message), file: nil) }
+            var waiting = pollfd(fd: socket.raw, events: Int16(POLLIN), revents: 0)
+            if poll(&waiting, 1, 1000) > 0 {
+                _ = try receiveBytes(mayBringFile: false)
+            } else if !isWanted() {
+                return nil
+            }
+        }
+    }
+
     /// Receives the bytes that have arrived and returns the file that came with them, if one is allowed.
     private mutating func receiveBytes(mayBringFile: Bool) throws(CommandFailure) -> FileDescriptor? {
         let result = withUnsafeTemporaryAllocation(byteCount: min(reader.room, 16 * 1024), alignment: 1) { buffer in

@@ -16,7 +16,7 @@ struct Turn {
     /// Repeats `body` while a limit refuses it.
     ///
     /// - Throws: what `body` throws, when waiting would not help or would take too long.
-    static func take<Result>(
+    static func take<Result: ~Copyable>(
         _ environment: CommandEnvironment, _ body: () throws(CommandFailure) -> Result
     ) throws(CommandFailure) -> Result {
         var turn = Turn(environment)

@@ -15,6 +15,8 @@ struct AddArguments: PlainArguments {
               ubd add -t loop -f disk.img                      read-only if the file is not writable
               ubd add -t loop -f disk.img --offset 1M --size 512M --read-only
               ubd add -t null -n 7 -q 4 -d 256                 /dev/ubdb7, for measurements
+              ubd add -t nbd --uri nbd://host/export           the export of an NBD server
+              ubd add -t nbd -- nbdkit memory 1G               the same, of a server that ubd starts
               dev=$(ubd add -t loop -f disk.img) && mkfs.ext4 "$dev"
 
             You open the file, not the broker: a file that you may not read or write stays closed.
@@ -88,20 +90,37 @@ struct AddArguments: PlainArguments {
         ))
     var shared = false
 
+    @OptionGroup var dial: DialArguments
+
+    @Flag(
+        name: .customLong("restart-command"),
+        help: ArgumentHelp(
+            "Start the command behind -- again when it has ended.",
+            discussion:
+                "Data that it had acknowledged and not yet written is lost then, and no user of the device is told."))
+    var restartCommand = false
+
     @OptionGroup var output: OutputOptions
+
+    @Argument(
+        parsing: .postTerminator,
+        help: ArgumentHelp(
+            "A server that runs for the device, as you: it gets a listening socket as systemd passes one, and ends with the "
+                + "device. (nbd)", valueName: "command"))
+    var server: [String] = []
 
     var command: AddCommand {
         AddCommand(
             target: target, number: number, ofTarget: ofTarget, queues: queues, depth: depth, maxIOSize: maxIOSize,
             readOnly: readOnly, recovery: recovery, ioTimeout: ioTimeout, mode: mode, cpus: cpus, shared: shared,
-            asJSON: output.asJSON)
+            dial: dial.options, restartCommand: restartCommand, server: server, asJSON: output.asJSON)
     }
 
     /// The manifests as text: help and checks have one source.
     private static var targetHelp: String {
         TargetList.all.map { target in
             let inputs = target.inputs.map { row("--" + $0.name, $0.help) }
-            let options = target.options.map { option in
+            let options = target.givenOptions.map { option in
                 row("--" + option.name, "\(option.help): \(option.range) (default: \(option.defaultText))")
             }
             return (["  \(target.name): \(target.summary)"] + inputs + options).joined(separator: "\n")

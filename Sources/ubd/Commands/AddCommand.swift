@@ -17,6 +17,12 @@ struct AddCommand: PlainCommand {
     var mode: String?
     var cpus: String?
     var shared: Bool
+    /// How the server of an nbd device is reached.
+    var dial: DialOptions
+    /// The server behind -- is started again when it has ended.
+    var restartCommand: Bool
+    /// The server behind --; empty: none.
+    var server: [String]
     var asJSON: Bool
 
     func perform(_ environment: CommandEnvironment) throws(CommandFailure) -> ExitStatus {
@@ -24,6 +30,10 @@ struct AddCommand: PlainCommand {
         let request = try self.request
         let plan: AddPlan
         do { plan = try AddPlan(request) } catch { throw CommandFailure(error) }
+        if let input = plan.target.inputs.first, input.role == .sockets {
+            return try performConnected(plan, input, environment)
+        }
+        try refuseDialling(plan.target)
         let client = BrokerClient(environment: environment)
         if let (path, input) = try file(for: plan.target) {
             let backing = try BackingFile.open(
@@ -58,7 +68,7 @@ struct AddCommand: PlainCommand {
         return .success
     }
 
-    private func show(_ device: Device, _ notices: [Notice], _ environment: CommandEnvironment) {
+    func show(_ device: Device, _ notices: [Notice], _ environment: CommandEnvironment) {
         let console = environment.console
         var notices = notices
         if environment.host.kind(of: device.node, followsLinks: true) == nil {
@@ -90,11 +100,18 @@ struct AddCommand: PlainCommand {
     /// The request to the broker, before the file is opened.
     var request: AddRequest {
         get throws(CommandFailure) {
-            AddRequest(
+            let options = try ofTarget.options
+            var queues = queues
+            // Each connection has a queue: who says how many connections need not say it again.
+            if queues == AddPlan.defaultQueues,
+                let count = options.first(where: { $0.name == "connections" }).flatMap({ Int64($0.value) })
+            {
+                queues = count
+            }
+            return AddRequest(
                 target: target, id: number, queues: queues, depth: depth,
                 maxIOBytes: maxIOSize.map { Int64($0.bytes) }, readOnly: readOnly ? true : nil, mode: mode,
-                recovery: recovery, ioTimeout: ioTimeout, cpus: cpus, shared: shared ? true : nil,
-                options: try ofTarget.options)
+                recovery: recovery, ioTimeout: ioTimeout, cpus: cpus, shared: shared ? true : nil, options: options)
         }
     }
 

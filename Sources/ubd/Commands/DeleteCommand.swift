@@ -65,23 +65,28 @@ struct DeleteCommand: PlainCommand {
     /// Remedies for a flush that does not end, and for one that fails, besides --force; empty for a device that is
     /// lost.
     static func remedies(_ device: Device) -> (wait: String, repair: String) {
-        switch (device.state, device.hasFile) {
+        switch (device.state, device.source) {
         case (.failed, _): ("", "")
-        case (.recovering, true):
+        case (.recovering, _?) where device.hasConnections:
+            (
+                "bring its connections if it waits for them ('ubd recover -n \(device.id)'), or ",
+                "try again when it is live, or "
+            )
+        case (.recovering, _?):
             (
                 "bring its file if it waits for that ('ubd recover -n \(device.id)'), or ",
                 "try again when it is live, or "
             )
-        case (_, true): ("wait until its file answers, or ", "repair its file and try again, or ")
-        case (_, false): ("try again when 'ubd list' shows it as live, or ", "try again, or ")
+        case (_, let source?): ("wait until its \(source) answers, or ", "repair its \(source) and try again, or ")
+        case (_, nil): ("try again when 'ubd list' shows it as live, or ", "try again, or ")
         }
     }
 
     /// The node is not there, or another file has its name. Either it is gone with its disk, or it is in another /dev. In
-    /// the second case the data that programs on the host have written cannot be flushed from here. A device without a
-    /// file has no data to lose.
+    /// the second case the data that programs on the host have written cannot be flushed from here. A device without file
+    /// and server has no data to lose.
     private func refuseUnseen(_ device: Device, because what: String, _ client: BrokerClient) throws(CommandFailure) {
-        guard device.hasFile else { return }
+        guard device.source != nil else { return }
         guard let now = try client.list(id: device.id).first, now.generation == device.generation,
             [.live, .recovering, .unmanaged].contains(now.state)
         else { return }

@@ -66,6 +66,10 @@ struct InfoCommand: UBDCommand {
                 ("", limits.zeroCopy ? "zero copy granted" : "no zero copy"),
                 ("", "\(limits.maxStarts.map(String.init) ?? "any number of") adds, upgrades and recoveries a minute"),
             ]
+            if let connections = limits.connections {
+                let place = limits.anyServer == true ? "any host" : "this host only"
+                rows.append(("", "\(connections) connections a device, to servers on \(place)"))
+            }
             if let ids = limits.ids { rows.append(("", "device numbers to ask for with -n: \(ids)")) }
             if let cpus = limits.cpus { rows.append(("", "workers run on CPUs \(cpus)")) }
             if let groups = limits.groups { rows += Self.rows(groups).map { ("", $0) } }

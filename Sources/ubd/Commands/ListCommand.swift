@@ -1,6 +1,7 @@
 import ArgumentParser
 import BrokerInterface
 import Glibc
+import Targets
 import Varlink
 
 /// `ubd list`: the caller's devices.
@@ -12,6 +13,8 @@ struct ListCommand: UBDCommand {
             EXAMPLES
               ubd list
               ubd list -n 0 --json | jq '.[0].state'
+              ubd list --watch                 each change as it comes
+              ubd list --watch --json          one JSON object a line
 
             STATE is one of
               adding, starting   not ready yet
@@ -29,9 +32,13 @@ struct ListCommand: UBDCommand {
         name: [.customShort("n"), .long], help: ArgumentHelp("Only this device.", valueName: "id"))
     var number: UInt32?
 
+    @Flag(name: .customLong("watch"), help: "Go on, and show each change of a state as it comes.")
+    var watches = false
+
     @OptionGroup var output: OutputOptions
 
     func perform(_ environment: CommandEnvironment) throws(CommandFailure) -> ExitStatus {
+        if watches { return try watch(environment) }
         let devices = try BrokerClient(environment: environment).list(id: number).sorted { $0.id < $1.id }
         if let number, devices.isEmpty { throw Self.noSuchDevice(number) }
         if output.asJSON {
@@ -46,19 +53,50 @@ struct ListCommand: UBDCommand {
         return .success
     }
 
+    /// Until somebody ends it, nobody reads it any more, or the broker ends.
+    private func watch(_ environment: CommandEnvironment) throws(CommandFailure) -> ExitStatus {
+        let console = environment.console
+        var isEmpty = true
+        let isWanted = {
+            // As long as nothing is written only a look tells that nobody would read it.
+            console.wait(milliseconds: 1)
+            return console.lost == nil
+        }
+        try BrokerClient(environment: environment).monitor(
+            MonitorRequest(ids: number.map { [$0] }), whileWanted: isWanted
+        ) { change in
+            if let change {
+                isEmpty = false
+                console.out(output.asJSON ? change.json.text : Self.line(change))
+            } else if isEmpty {
+                console.error("ubd: note: you have no devices yet")
+            }
+        }
+        return .failed
+    }
+
+    /// "2026-11-26 07:05:48  ubdb0  recovering  its worker …".
+    static func line(_ change: DeviceChange) -> String {
+        let state = change.state?.rawValue ?? DeviceChange.gone
+        let words = ["\(localTime(change.since))  ubdb\(change.id)  \(state)"] + [change.reason].compactMap { $0 }
+        return words.joined(separator: "  ").printable
+    }
+
     static func noSuchDevice(_ id: UInt32) -> CommandFailure {
         CommandFailure(
             .noSuchDevice, BrokerAPI.interface + ".NoSuchDevice", "you have no device \(id)",
             remedy: "see 'ubd list'")
     }
 
-    /// The lines below a device: why it does not serve, and how its workers died.
+    /// The lines below a device: why it does not serve, how its connections are encrypted, and how its workers died.
     private static func notes(_ device: Device) -> [String] {
         var notes: [String] = []
         if let reason = device.reason {
-            let isOver = device.state == .live || device.since <= 0
-            notes.append(isOver ? reason : "since \(localTime(device.since)): \(reason)")
+            let since = device.state == .live ? device.waitsSince ?? 0 : device.since
+            notes.append(since <= 0 ? reason : "since \(localTime(since)): \(reason)")
         }
+        if let cipher = device.cipher { notes.append("its connections are encrypted: \(cipher)") }
+        if let keeping = keeping(device) { notes.append(keeping) }
         if let last = device.lastDeath {
             let count = device.deaths == 1 ? "1 worker has" : "\(device.deaths) workers have"
             notes.append("\(count) died; the last \(last)")
@@ -68,6 +106,18 @@ struct ListCommand: UBDCommand {
             notes.append("its worker\(version) runs another program than the installed one: \(upgrade(device))")
         }
         return notes
+    }
+
+    /// That nobody would make a lost connection again; nil for a device that has a keeper, or needs none.
+    private static func keeping(_ device: Device) -> String? {
+        let target = TargetList.all.first { $0.name == device.target }
+        guard target?.needsFreshInputs == true, device.keeper == nil, device.recovery != .none else { return nil }
+        switch device.state {
+        case .recovering: return "it has no keeper: 'ubd recover -n \(device.id)' makes a new connection, and a keeper"
+        case .live:
+            return "it has no keeper: after a lost connection it waits for 'ubd recover -n \(device.id)'"
+        default: return nil
+        }
     }
 
     /// How a device gets the installed program: `ubd upgrade` refuses a device that cannot get a second worker.

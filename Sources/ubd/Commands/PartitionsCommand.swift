@@ -78,7 +78,8 @@ struct PartitionsCommand: UBDCommand {
         guard let printed else {
             throw CommandFailure(
                 .failed, "Hangs", "\(device.node) could not be read within \(environment.callSeconds) s",
-                remedy: (device.hasFile ? "wait until its file answers; " : "") + "'ubd list' says what the device does"
+                remedy: (device.source.map { "wait until its \($0) answers; " } ?? "")
+                    + "'ubd list' says what the device does"
             )
         }
         if printed.status == HelperProcess.isStillRoot, reader(of: device, environment) != nil {
@@ -126,7 +127,7 @@ struct PartitionsCommand: UBDCommand {
 
     static func remedy(withoutTable device: Device) -> String {
         switch true {
-        case !device.hasFile: "a device without a file stores nothing, so it has no table"
+        case device.source == nil: "a device without a file stores nothing, so it has no table"
         case device.state != .live && device.state != .unmanaged: "it does not serve; 'ubd list' says why"
         case device.readOnly: "use the device as a whole; it is read-only, so no table can be made"
         default:
@@ -146,7 +147,8 @@ struct PartitionsCommand: UBDCommand {
         } catch {
             throw CommandFailure(
                 error,
-                remedy: (device.hasFile ? "wait until its file answers; " : "") + "'ubd list' says what the device does"
+                remedy: (device.source.map { "wait until its \($0) answers; " } ?? "")
+                    + "'ubd list' says what the device does"
             )
         }
         guard case .table(let sector)? = found, sector != UInt64(device.blockSize) else {

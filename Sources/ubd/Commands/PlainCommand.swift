@@ -91,6 +91,9 @@ extension AddCommand {
         mode = line.text("--mode")
         cpus = line.text("--cpus")
         shared = line.flag("--shared")
+        dial = DialOptions(&line)
+        restartCommand = line.flag("--restart-command")
+        server = []
         asJSON = line.flag("--json")
     }
 }

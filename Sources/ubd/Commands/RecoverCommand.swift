@@ -1,5 +1,6 @@
 import ArgumentParser
 import BrokerInterface
+import Dialing
 import Targets
 import Varlink
 
@@ -7,16 +8,20 @@ import Varlink
 struct RecoverCommand: UBDCommand {
     static let configuration = CommandConfiguration(
         commandName: "recover",
-        abstract: "Bring back the file of a device that waits for it.",
+        abstract: "Bring back the file, or the connections, of a device that waits for them.",
         discussion: """
             When the broker and a device's worker die together, the device's open file is lost with them. The device
             ('ubd list': recovering), and the programs that use it, wait until its owner brings the file again.
+            A device of target nbd waits whenever its connections are lost. The program that 'ubd add' left behind makes
+            new ones by itself. When that program is gone, this command does, and leaves a new one behind.
 
             EXAMPLES
-              ubd recover -n 0                 opens the file of the name that 'ubd list' shows
+              ubd recover -n 0                 opens the file, or dials the URI, that 'ubd list' shows
               ubd recover -n 0 -f disk.img     the same file by another name, or from another directory
+              ubd recover -n 0 --uri nbd://other-host/export
 
             Only the same file is accepted: the same inode, and large enough. After any other file the device waits on.
+            Of a server's export, size, flags and block sizes must be the same.
             Root must name the file of another user's device: that user chose the name on record.
             """)
 
@@ -33,12 +38,25 @@ struct RecoverCommand: UBDCommand {
     @Flag(help: "Use the file although another device or program uses it.")
     var shared = false
 
+    @Option(
+        help: ArgumentHelp(
+            "The export behind a device of target nbd. (default: the URI that 'ubd list' shows)", valueName: "uri"))
+    var uri: String?
+
+    @OptionGroup var dial: DialArguments
+
     @OptionGroup var output: OutputOptions
 
     func perform(_ environment: CommandEnvironment) throws(CommandFailure) -> ExitStatus {
         let client = BrokerClient(environment: environment)
         guard let device = try client.list(id: number).first else { throw ListCommand.noSuchDevice(number) }
         let input = (try? TargetManifest.named(device.target))?.inputs.first
+        if input?.role == .sockets { return try reconnect(device, client, environment) }
+        if let given = uri.map({ _ in "--uri" }) ?? dial.options.given {
+            throw CommandFailure(
+                .usage, "Usage", "device \(number) has a file and no server, so \(given) would not be used",
+                remedy: "leave it out")
+        }
         var options = DeviceOptions()
         options.buffered = device.buffered
         let offset = UInt64(clamping: device.offset ?? 0)
@@ -58,11 +76,51 @@ struct RecoverCommand: UBDCommand {
                 throw unknown
             }
         }
+        show(recovered, environment)
+        return .success
+    }
+
+    private func show(_ recovered: Device, _ environment: CommandEnvironment) {
         if output.asJSON {
             environment.console.out(recovered.json.indentedText)
         } else {
             environment.console.out((recovered.link ?? recovered.node).printable)
         }
+    }
+
+    /// Fresh connections, and a program that keeps the device.
+    private func reconnect(
+        _ device: Device, _ client: BrokerClient, _ environment: CommandEnvironment
+    ) throws(CommandFailure) -> ExitStatus {
+        guard file == nil, !shared else {
+            throw CommandFailure(
+                .usage, "Usage",
+                "device \(number) has a server and no file, so \(shared ? "--shared" : "--file") would not "
+                    + "be used", remedy: "leave it out; a server is named with --uri")
+        }
+        let request = RecoverRequest(id: device.id, generation: device.generation)
+        // A server may take one client at a time: one whose device has its connections is not dialled. The broker says why not.
+        guard device.state == .recovering else {
+            _ = try client.recover(request, sockets: [])
+            return .success
+        }
+        let place: String
+        if let uri {
+            place = uri
+        } else {
+            place = try label("server", of: device, environment, remedy: "name its server with --uri")
+        }
+        let words = DialProcess.words(
+            connections: Int(device.queues), dial.options, restarts: false, uri: place, command: [], environment)
+        let dialer = try DialProcess(environment.dialer ?? Installation.dialer, words)
+        let answer = try dialer.answer(environment)
+        var full = request
+        full.options = answer.export.options.map { OptionValue($0.name, $0.value) }
+        let recovered = try client.recover(full, sockets: answer.sockets.numbers)
+        if !dialer.keep(KeepOrder(id: device.id, generation: device.generation), environment) {
+            environment.console.error("ubd: note: nobody makes its connections again when they are lost once more")
+        }
+        show(recovered, environment)
         return .success
     }
 
@@ -71,15 +129,22 @@ struct RecoverCommand: UBDCommand {
     /// wait for any server.
     private func path(for device: Device, _ environment: CommandEnvironment) throws(CommandFailure) -> String {
         if let file { return file }
+        return try label("file", of: device, environment, remedy: "name its file with --file")
+    }
+
+    /// `kind`: what the name is of, for the refusal.
+    private func label(
+        _ kind: String, of device: Device, _ environment: CommandEnvironment, remedy: String
+    ) throws(CommandFailure) -> String {
         guard device.owner == environment.host.uid else {
             throw CommandFailure(
                 .usage, "Usage",
                 "device \(device.id) is another user's (uid \(device.owner)), who chose the name on record",
-                remedy: "name its file with --file, or let its owner run 'ubd recover -n \(device.id)'")
+                remedy: "\(remedy), or let its owner run 'ubd recover -n \(device.id)'")
         }
         guard let label = device.file else {
             throw CommandFailure(
-                .usage, "Usage", "device \(device.id) has no file name on record", remedy: "name its file with --file")
+                .usage, "Usage", "device \(device.id) has no \(kind) name on record", remedy: remedy)
         }
         return label
     }

@@ -8,15 +8,18 @@ enum Repetition {
     static let letters = ["-n": "--number", "-t": "--target", "-q": "--queues", "-d": "--depth"]
     /// Options without a value: giving one twice changes nothing.
     static let flags: Set<String> = [
-        "--all", "-a", "--force", "--json", "--read-only", "--shared", "--help", "-h", "--version",
+        "--all", "-a", "--force", "--json", "--read-only", "--shared", "--restart-command", "--help", "-h", "--version",
     ]
+    /// Those that have a value in other commands.
+    static let flagsOf: [String: Set<String>] = ["list": ["--watch"]]
 
     static func refuse(_ arguments: [String]) throws(CommandFailure) {
         var given: [String: String] = [:]
+        let own = arguments.first.flatMap { flagsOf[$0] } ?? []
         for (index, word) in arguments.enumerated() {
             if word == "--" { return }
             // A value cannot begin with a dash.
-            guard word.hasPrefix("-"), word.count > 1, !isFlag(word) else { continue }
+            guard word.hasPrefix("-"), word.count > 1, !own.contains(word), !isFlag(word) else { continue }
             let parts = word.split(separator: "=", maxSplits: 1, omittingEmptySubsequences: false)
             let name = long(String(parts[0]))
             let value = parts.count > 1 ? String(parts[1]) : index + 1 < arguments.count ? arguments[index + 1] : ""

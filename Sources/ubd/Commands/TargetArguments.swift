@@ -32,13 +32,14 @@ struct TargetArguments: ParsableArguments {
             let targets = TargetList.all.filter { $0.inputs.contains { $0.name == input.name } }
             return Declared(
                 name: input.name, letter: input.letter, isInput: true, help: input.help + only(targets) + ".",
-                completion: .file(), valueName: "path")
+                completion: input.role == .sockets ? nil : .file(),
+                valueName: input.role == .sockets ? "uri" : "path")
         }
     }
 
     private static var declaredOptions: [Declared] {
         everyOption.map { option in
-            let targets = TargetList.all.filter { $0.option(named: option.name) != nil }
+            let targets = TargetList.all.filter { $0.givenOptions.contains { $0.name == option.name } }
             let defaults = targets.map { target in
                 let text = target.option(named: option.name)?.defaultText ?? ""
                 return targets.count == 1 ? text : "\(target.name) \(text)"
@@ -62,7 +63,7 @@ struct TargetArguments: ParsableArguments {
     private static var everyInput: [TargetInput] { unique(TargetList.all.flatMap(\.inputs), \.name) }
 
     /// One for each name: options of the same name are of the same kind (a test checks the manifests).
-    private static var everyOption: [TargetOption] { unique(TargetList.all.flatMap(\.options), \.name) }
+    private static var everyOption: [TargetOption] { unique(TargetList.all.flatMap(\.givenOptions), \.name) }
 
     private static func unique<Element>(_ all: [Element], _ name: (Element) -> String) -> [Element] {
         var result: [Element] = []

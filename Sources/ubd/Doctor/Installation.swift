@@ -1,9 +1,21 @@
 import BrokerInterface
+import Glibc
+import SystemCalls
 
 /// The broker's files on the host, as far as a user can see them.
 enum Installation {
     /// The PREFIXes of `make install` that are searched.
     private static let prefixes = ["/usr", "/usr/local"]
+
+    /// The program that dials: installed beside the worker, or where both were built.
+    static var dialer: String {
+        guard let own = linkTarget("/proc/self/exe"), let slash = own.lastIndex(of: "/") else {
+            return prefixes[0] + "/libexec/ubd/ubd-nbd"
+        }
+        let folder = String(own[..<slash])
+        let installed = folder + "/../libexec/ubd/ubd-nbd"
+        return access(installed, X_OK) == 0 ? installed : folder + "/ubd-nbd"
+    }
 
     private static func prefix(_ host: any Machine) -> String? {
         prefixes.first { host.kind(of: $0 + "/libexec/ubd/ubd-broker", followsLinks: true) == .file }

@@ -9,8 +9,11 @@
 #include <linux/io_uring.h>
 #include <linux/nsfs.h>
 #include <linux/seccomp.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <sched.h>
 #include <signal.h>
+#include <sys/eventfd.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
@@ -60,6 +63,8 @@ struct policy_header_table policy_constants(void) {
         C(PR_SET_PDEATHSIG), C(PR_GET_DUMPABLE), C(PR_SET_DUMPABLE), C(PR_SET_NAME), C(PR_GET_NAME), C(PR_GET_SECCOMP),
         C(PR_CAPBSET_READ), C(PR_SET_TIMERSLACK), C(PR_SET_NO_NEW_PRIVS), C(PR_GET_NO_NEW_PRIVS), C(PR_CAPBSET_DROP),
         C(PR_SET_SECUREBITS), C(PR_CAP_AMBIENT), C(PR_SET_IO_FLUSHER), C(TCGETS), C(TCGETS2), C(NS_MNT_GET_INFO), C(MS_RDONLY), C(MS_NOSUID), C(MS_NODEV),
+        C(SOL_SOCKET), C(SO_TYPE), C(SO_ACCEPTCONN), C(SO_PROTOCOL), C(SO_DOMAIN), C(SO_LOCK_FILTER), C(IPPROTO_TCP),
+        C(TCP_ULP), C(EFD_CLOEXEC),
         C(MS_NOEXEC), C(MS_REC), C(MS_PRIVATE), C(MNT_DETACH),
         C(SECCOMP_SET_MODE_FILTER), C(SECCOMP_GET_ACTION_AVAIL), C(SECCOMP_FILTER_FLAG_TSYNC),
         C(SECCOMP_FILTER_FLAG_TSYNC_ESRCH), C(AT_SYMLINK_NOFOLLOW), C(AT_NO_AUTOMOUNT), C(AT_EMPTY_PATH),

@@ -34,6 +34,7 @@ struct Sample: CustomTestStringConvertible, Sendable {
         ($0.cpus, $0.allowedCPUs) = (CPUList("0-1,3"), CPUList("0-3"))
         $0.controlGroup = "/system.slice/ubd-workers.service/user-1000/device-3-11"
         $0.groupLimits = groupLimits
+        ($0.waitsSince, $0.keeper, $0.cipher) = (1_790_000_002, 4712, "TLS1.3 CHACHA20-POLY1305")
         $0.created = 1_790_000_000
     }
     static let groupLimits: GroupLimits = {
@@ -55,6 +56,7 @@ struct Sample: CustomTestStringConvertible, Sendable {
         $0.zeroCopy = true
         ($0.maxStarts, $0.penalty) = (600, 60)
         ($0.ids, $0.cpus, $0.groups) = ("100-199", "0-3", groupLimits)
+        ($0.connections, $0.anyServer) = (4, true)
     }
     static let info = InfoReply {
         ($0.version, $0.kernel, $0.featureBits) = ("0.1.0", "6.12.95", 0x1FE)
@@ -76,6 +78,10 @@ struct Sample: CustomTestStringConvertible, Sendable {
         flush: OperationCount(requests: 1), discard: OperationCount(requests: 3, bytes: 1 << 20),
         writeZeroes: OperationCount(requests: 4, bytes: 4096), inFlight: 5, wakeUps: 9, batchSizes: [7, 0, 1],
         latency: [0, 0, 12])
+    static let change = DeviceChange {
+        ($0.id, $0.generation, $0.state) = (3, 17, .recovering)
+        ($0.reason, $0.since, $0.waits) = ("it waits", 1_790_000_001, true)
+    }
     static let stats = DeviceStats(
         id: 3, generation: 17, since: 1_790_000_000, total: counts, queues: [counts, Counts()])
 
@@ -120,7 +126,8 @@ struct Sample: CustomTestStringConvertible, Sendable {
             place: .output("Upgrade"), full: UpgradeReply(upgraded: true, device: device).json
         ) { (json, unknown) throws(InterfaceError) in try UpgradeReply(parameters: json, unknown: unknown).json },
         Sample(
-            place: .input("Recover"), full: RecoverRequest(id: 3, generation: 17).json
+            place: .input("Recover"),
+            full: RecoverRequest(id: 3, generation: 17, options: [OptionValue("size", "512")]).json
         ) { (json, _) throws(InterfaceError) in try RecoverRequest(parameters: json).json },
         Sample(place: .input("List"), full: ListRequest(id: 3).json) { (json, _) throws(InterfaceError) in
             try ListRequest(parameters: json).json
@@ -128,6 +135,15 @@ struct Sample: CustomTestStringConvertible, Sendable {
         Sample(
             place: .output("List"), full: ListReply(devices: [device, device]).json
         ) { (json, unknown) throws(InterfaceError) in try ListReply(parameters: json, unknown: unknown).json },
+        Sample(
+            place: .input("Monitor"), full: MonitorRequest(ids: [3, 4], keep: false).json
+        ) { (json, _) throws(InterfaceError) in try MonitorRequest(parameters: json).json },
+        Sample(place: .type("Change"), full: change.json) { (json, unknown) throws(InterfaceError) in
+            try DeviceChange(json: json, unknown: unknown).json
+        },
+        Sample(
+            place: .output("Monitor"), full: MonitorReply(change: change).json
+        ) { (json, unknown) throws(InterfaceError) in try MonitorReply(parameters: json, unknown: unknown).json },
         Sample(place: .output("Info"), full: info.json) { (json, unknown) throws(InterfaceError) in
             try InfoReply(parameters: json, unknown: unknown).json
         },

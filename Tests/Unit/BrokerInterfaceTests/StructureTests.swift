@@ -10,7 +10,9 @@ struct StructureTests {
             Sample.device, Sample.groupLimits, Sample.limits, Sample.info, Sample.add, Sample.notice, Sample.counts,
             Sample.counts.read, Sample.stats, StatsReply(latencyBounds: [], devices: []),
             StatsRequest(id: 3, queues: true), ListRequest(id: 3), ListReply(devices: []),
-            DeleteRequest(id: 3, generation: 17, force: true), DeviceRequest(id: 3, generation: 17),
+            DeleteRequest(id: 3, generation: 17, force: true), UpgradeRequest(id: 3, generation: 17),
+            MonitorRequest(ids: [3], keep: true), Sample.change, MonitorReply(change: Sample.change),
+            RecoverRequest(id: 3, generation: 17, options: [OptionValue("size", "512")]),
             UpgradeReply(upgraded: true, device: Sample.device), ServiceInfoReply(version: "1"),
             InterfaceDescriptionReply(description: "text"),
         ]
@@ -265,7 +267,7 @@ struct AddReplyTests {
     func mixed() {
         for (json, name) in [
             (JSON.empty, "files"), (.record([("files", 1)]), "parking"), (.record([("parking", 0)]), "files"),
-            (.record([("files", 0), ("parking", 0)]), "files"), (.record([("files", 9), ("parking", 0)]), "files"),
+            (.record([("files", 0), ("parking", 0)]), "files"), (.record([("files", 17), ("parking", 0)]), "files"),
             (.record([("files", 1), ("parking", 1)]), "parking"),
             (.record([("files", 1), ("parking", 0), ("notices", [])]), "notices"),
             (.record([("files", 1), ("device", Sample.device.json)]), "files"),
@@ -345,5 +347,47 @@ struct BrokerCallTests {
                 try BrokerCall(Call(method: name, parameters: .record([("x", 1)])))
             }
         }
+    }
+}
+
+@Suite("A call of Monitor")
+struct MonitorRequestTests {
+    @Test("names at least one device, each once, and keeps only what it names")
+    func parameters() throws {
+        func read(_ json: JSON) throws(InterfaceError) -> MonitorRequest { try MonitorRequest(parameters: json) }
+        #expect(try read(.empty) == MonitorRequest())
+        #expect(try read(.record([("ids", [0]), ("keep", true)])) == MonitorRequest(ids: [0], keep: true))
+        let many = JSON.array((0..<64).map { .integer($0) })
+        #expect(try read(.record([("ids", many)])).ids?.count == MonitorRequest.mostIDs)
+        for (ids, name) in [
+            ([], "ids"), ([1, 1], "ids"), (.array((0..<65).map { .integer($0) }), "ids"), ([0, -1], "ids[1]"),
+            ([.integer(1 << 32)], "ids[0]"), (["0"], "ids[0]"),
+        ] as [(JSON, String)] {
+            #expect(throws: InterfaceError.invalidParameter(parameter: name)) { try read(.record([("ids", ids)])) }
+        }
+        #expect(throws: InterfaceError.invalidParameter(parameter: "keep")) { try read(.record([("keep", true)])) }
+    }
+
+    @Test("is called with more, and not to hand over its connection")
+    func flags() {
+        let method = "io.ubd.Broker.Monitor"
+        #expect(throws: InterfaceError.expectedMore) { try BrokerCall(Call(method: method)) }
+        #expect(throws: InterfaceError.methodNotImplemented(method: method)) {
+            try BrokerCall(Call(method: method, more: true, upgrade: true))
+        }
+    }
+
+    @Test("hears of every state, and of a device that is no more")
+    func states() throws {
+        for state in DeviceState.allCases.map(Optional.some) + [nil] {
+            let change = DeviceChange {
+                ($0.id, $0.generation, $0.state) = (1, 2, state)
+                $0.since = 3
+            }
+            #expect(try DeviceChange(json: change.json) == change)
+        }
+        #expect(DeviceState(rawValue: DeviceChange.gone) == nil)
+        #expect(try MonitorReply(parameters: MonitorReply(change: nil).json).change == nil)
+        #expect(MonitorReply(change: nil).reply.continues)
     }
 }

@@ -130,15 +130,37 @@ struct AddPlanTests {
     func defaults() throws {
         let plan = try AddPlan(AddRequest(target: "null"))
         #expect(plan.queues == 1 && plan.depth == 128 && plan.maxIOBytes == 512 << 10)
-        #expect(!plan.readOnly && plan.id == nil && plan.fileName == nil && plan.mostDescriptors == 0)
+        #expect(!plan.readOnly && plan.id == nil && plan.fileName == nil)
+        #expect(plan.mostDescriptors(queues: 1) == 0)
         #expect(plan.bufferBytes == 64 << 20)
+    }
+
+    @Test("takes a connection for each queue that the kernel gives, and no other number, 16 at most")
+    func connections() throws {
+        func plan(_ queues: Int64, connections: String? = nil) throws -> AddPlan {
+            let options = [OptionValue("size", "4096")] + (connections.map { [OptionValue("connections", $0)] } ?? [])
+            return try AddPlan(AddRequest(target: "nbd", queues: queues, options: options))
+        }
+        #expect(try plan(4).mostDescriptors(queues: 4) == 4 && plan(4).mostDescriptors(queues: 2) == 2)
+        #expect(try plan(16, connections: "16").queues == 16)
+        for (queues, connections, option) in [(17, nil, "queues"), (2, "3", "connections"), (1, "0", "connections")]
+            as [(Int64, String?, String)]
+        {
+            let error = #expect(throws: InterfaceError.self) { try plan(queues, connections: connections) }
+            guard case .invalidOption(_, _, option, _)? = error else {
+                Issue.record("\(queues) \(String(describing: error))")
+                continue
+            }
+        }
+        // What a worker is told of it: the kernel may have given fewer.
+        #expect(try plan(2, connections: "2").options.served == plan(2).options)
     }
 
     @Test("says how many descriptors may come: none, the buffered file, or both")
     func files() throws {
-        #expect(try AddPlan(AddRequest(target: "loop")).mostDescriptors == 2)
+        #expect(try AddPlan(AddRequest(target: "loop")).mostDescriptors(queues: 4) == 2)
         let buffered = AddRequest(target: "loop", options: [OptionValue("buffered", "true")])
-        #expect(try AddPlan(buffered).mostDescriptors == 1)
+        #expect(try AddPlan(buffered).mostDescriptors(queues: 4) == 1)
     }
 
     @Test("accepts the ends of every range and nothing beyond")
@@ -182,9 +204,9 @@ struct AddPlanTests {
 
     @Test("of an unknown target lists the known ones")
     func unknownTarget() {
-        for name in ["", "Loop", "nbd", "loop "] {
+        for name in ["", "Loop", "iscsi", "loop "] {
             let error = #expect(throws: InterfaceError.self) { try AddPlan(AddRequest(target: name)) }
-            #expect(error?.remedy == "use one of: null, loop")
+            #expect(error?.remedy == "use one of: null, loop, nbd")
         }
     }
 }

@@ -50,6 +50,6 @@ struct ConfinementTests {
             #expect(text.contains(part), "\(part)")
         }
         #expect(try #require(try PolicyDump.text(of: "broker", folder: folder)).contains("execveat"))
-        #expect(try PolicyDump.text(of: "nbd", folder: folder) == nil)
+        #expect(try PolicyDump.text(of: "iscsi", folder: folder) == nil)
     }
 }

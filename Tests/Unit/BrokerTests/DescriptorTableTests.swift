@@ -36,6 +36,27 @@ struct DescriptorTableTests {
         }
     }
 
+    @Test("of a device of connections are as many sockets as it has queues, none of them the broker's, and no file")
+    func sockets() {
+        let table = DescriptorTable(
+            number: 7, files: 2...2, areSockets: true, workerEnd: 30, parking: 50, brokerEnd: 60)
+        var found = good
+        #expect(table.problem(in: found) != nil)
+        (found[8], found[9]) = (entry("socket:[71]"), entry("socket:[72]"))
+        #expect(table.problem(in: found) == nil)
+        for wrong in [
+            entry("socket:[30]"), entry("socket:[50]"), entry("socket:[60]"), entry("socket:[72]", "r"), entry(nil),
+            entry("/home/alice/disk.img"), entry("anon_inode:[eventfd]"), entry("pipe:[7]"),
+        ] {
+            found[9] = wrong
+            #expect(table.problem(in: found)?.contains("descriptor 9") == true, "\(wrong)")
+        }
+        found[9] = nil
+        #expect(table.problem(in: found) != nil)
+        (found[9], found[10]) = (entry("socket:[72]"), entry("socket:[73]"))
+        #expect(table.problem(in: found) != nil)
+    }
+
     @Test("are no others: each that is missing, more, of another kind or another socket is told")
     func others() {
         for number in Int32(0)...8 {

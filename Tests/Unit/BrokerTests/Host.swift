@@ -121,7 +121,7 @@ final class Host {
         broker = try Broker(
             configuration: configuration, loop: loop,
             policy: AccessPolicy(
-                parsing: Array(text.utf8), file: "access.policy", targets: ["null", "loop"], user: { UInt32($0) },
+                parsing: Array(text.utf8), file: "access.policy", targets: TargetList.names, user: { UInt32($0) },
                 group: { UInt32($0) }),
             walls: try Host.walls(), program: installed, workerGID: 12345,
             driver: Driver { () throws(SystemError) in kernel }, surroundings: surroundings,

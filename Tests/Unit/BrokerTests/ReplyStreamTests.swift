@@ -29,7 +29,7 @@ struct ReplyStreamTests {
                 let device = ManagedDevice(
                     adding: try AddPlan(request), mode: .copy, ioTimeout: 30, trustedContent: false, id: id,
                     owner: getuid(), generation: UInt64(id) + 1, node: "/dev/ublkb\(id)")
-                host.broker.devices[id] = device
+                host.broker.enlist(device)
             }
         }
 
@@ -164,12 +164,55 @@ struct ReplyStreamTests {
         let peer = PeerCredentials(pid: 1, uid: 4711, gid: 1, groups: [])
         for id in 0..<UInt32(5) { serving.host.broker.devices[id]?.info.owner = 4711 }
         var replies = try serving.host.broker.listing(ListRequest(), peer: peer)
-        #expect(try ListReply(parameters: replies.next().parameters).devices.map(\.id) == [0])
+        let first = replies.next()
+        #expect(try first.map { try ListReply(parameters: $0.parameters).devices.map(\.id) } == [0])
         serving.host.broker.devices[2] = nil
         serving.host.broker.devices[4]?.info.owner = 1
-        let rest = [replies.next(), replies.next()]
+        let rest = [replies.next(), replies.next()].compactMap { $0 }
         #expect(try rest.map { try ListReply(parameters: $0.parameters).devices.map(\.id) } == [[1], [3]])
         #expect(rest.map(\.continues) == [true, false])
+    }
+
+    @Test(
+        "Monitor tells changes as they come, keeps little for a client that does not read, and ends with its connection"
+    )
+    func monitor() throws {
+        let serving = try Serving(devices: 20)
+        let client = try serving.client()
+        try client.call("Monitor", more: true)
+        try serving.host.run {
+            client.read()
+            return client.replies.count == 21
+        }
+        let told = try client.replies.map { try MonitorReply(parameters: $0.parameters).change?.id }
+        #expect(told == (0..<20).map { UInt32($0) } + [nil])
+        let allContinue = client.replies.allSatisfy { $0.continues }
+        #expect(allContinue)
+        let connection = try #require(serving.server.connections.values.first)
+        #expect(connection.isMonitor && connection.candidate.isBusy)
+        // Nobody reads now.
+        for round in 0..<500 {
+            for device in serving.host.broker.devices.values {
+                device.setState(.recovering, reason: String(repeating: "x", count: 1000) + "\(round)")
+            }
+            var isLater = false
+            serving.host.loop.later { isLater = true }
+            try serving.host.run { isLater }
+        }
+        #expect(connection.backlog.count < 64 << 10)
+        var last: [UInt32: String] = [:]
+        try serving.host.run {
+            client.read()
+            for reply in client.replies {
+                guard let change = try? MonitorReply(parameters: reply.parameters).change else { continue }
+                last[change.id] = change.reason
+            }
+            return last.count == 20 && last.values.allSatisfy { $0.hasSuffix("x499") }
+        }
+        #expect(client.replies.count < 20 * 500)
+        shutdown(client.socket.raw, Int32(SHUT_RDWR))
+        try serving.host.run { serving.server.connections.isEmpty }
+        serving.host.broker.devices[0]?.setState(.live)
     }
 
     @Test("a client that leaves in the middle is forgotten")

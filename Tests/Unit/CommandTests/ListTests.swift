@@ -1,4 +1,5 @@
 import BrokerInterface
+import SystemCalls
 import Testing
 import Varlink
 
@@ -105,6 +106,81 @@ struct ListTests {
         let console = Recorder()
         #expect(CommandLineTool.run(["list"], broker.environment(console)) == 0)
         #expect(console.output.count == 2)
+    }
+
+    @Test("--watch shows each change as it comes, until the broker is gone")
+    func watch() throws {
+        let changes = [
+            DeviceChange {
+                ($0.id, $0.generation, $0.state) = (0, 7, .live)
+                $0.since = 1_790_000_000
+            }, nil,
+            DeviceChange {
+                ($0.id, $0.generation, $0.state) = (0, 7, .recovering)
+                ($0.reason, $0.since, $0.waits) = ("its worker lost\u{1B} it", 1_790_000_009, true)
+            },
+            DeviceChange {
+                ($0.id, $0.generation, $0.state) = (0, 7, nil)
+                $0.since = 1_790_000_010
+            },
+        ]
+        func run(_ arguments: [String]) -> (Int32, Recorder, FakeBroker) {
+            let broker = FakeBroker { connection, _ in
+                for change in changes { connection.send(MonitorReply(change: change).reply) }
+            }
+            let console = Recorder()
+            return (CommandLineTool.run(arguments, broker.environment(console)), console, broker)
+        }
+        let (status, console, broker) = run(["list", "--watch", "-n", "0"])
+        #expect(status == ExitStatus.brokerNotReachable.rawValue)
+        let call = try #require(broker.received.first)
+        #expect(try BrokerCall(call) == .monitor(MonitorRequest(ids: [0])))
+        try #require(console.output.count == 3)
+        #expect(console.output[0].hasSuffix("  ubdb0  live") && console.output[2].hasSuffix("  ubdb0  gone"))
+        #expect(console.output[1].hasSuffix("  ubdb0  recovering  its worker lost? it"))
+        let (_, json, all) = run(["list", "--watch", "--json"])
+        #expect(try BrokerCall(#require(all.received.first)) == .monitor(MonitorRequest()))
+        #expect(
+            try json.output.prefix(3).map { try DeviceChange(json: JSON(parsing: $0)) } == changes.compactMap { $0 })
+    }
+
+    @Test("--watch says so when there is nothing yet, and ends when nobody reads it any more")
+    func watchNothing() {
+        let broker = FakeBroker { connection, _ in
+            connection.send(MonitorReply(change: nil).reply)
+            _ = connection.waitForEnd()
+        }
+        let console = Recorder()
+        console.lost = SystemError("write", 32)
+        #expect(CommandLineTool.run(["list", "--watch"], broker.environment(console)) == 1)
+        #expect(console.errors.first == "ubd: note: you have no devices yet")
+        #expect(broker.finish())
+        let refusing = FakeBroker { connection, _ in
+            connection.send(InterfaceError.noSuchDevice(message: "m", remedy: "r", id: 3).reply)
+        }
+        #expect(CommandLineTool.run(["list", "--watch", "-n", "3"], refusing.environment(Recorder())) == 4)
+    }
+
+    @Test("tells a cipher, since when a device waits for its server, and when nobody would connect it again")
+    func servers() {
+        var device = FakeBroker.device(target: "nbd", file: "nbd://server")
+        device.keeper = 7
+        #expect(run(["list"], [device]).console.output.count == 2)
+        device.cipher = "TLS1.3 CHACHA20-POLY1305"
+        let encrypted = run(["list"], [device]).console.output
+        #expect(encrypted.count == 3 && encrypted[2] == "  its connections are encrypted: TLS1.3 CHACHA20-POLY1305")
+        device.cipher = nil
+        device.reason = "it waits for its server, which does not answer"
+        device.waitsSince = 1_790_000_000
+        let waiting = run(["list"], [device]).console.output
+        #expect(waiting.count == 3 && waiting[2].hasPrefix("  since 2026-") && waiting[2].hasSuffix("not answer"))
+        (device.reason, device.waitsSince, device.keeper) = (nil, nil, nil)
+        #expect(run(["list"], [device]).console.output.last?.contains("it has no keeper: after") == true)
+        (device.state, device.since) = (.recovering, 1_790_000_000)
+        #expect(run(["list"], [device]).console.output.last?.contains("'ubd recover -n 0' makes a new") == true)
+        // What has no second worker needs no keeper, and neither does a file.
+        device.recovery = .none
+        #expect(run(["list"], [device, FakeBroker.device(id: 1)]).console.output.count == 3)
     }
 
     @Test("refuses a reply with a file attached")

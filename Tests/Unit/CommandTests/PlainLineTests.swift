@@ -61,7 +61,8 @@ struct PlainLineTests {
         let command = try #require(help["command"] as? [String: Any])
         var seen = 0
         for option in try #require(command["arguments"] as? [[String: Any]]) {
-            for spelling in try #require(option["names"] as? [[String: Any]]) {
+            // What stands behind "--" has no name.
+            for spelling in option["names"] as? [[String: Any]] ?? [] {
                 let short = spelling["kind"] as? String == "short"
                 let option = try (short ? "-" : "--") + #require(spelling["name"] as? String)
                 if ["-h", "--help", "--version"].contains(option) { continue }

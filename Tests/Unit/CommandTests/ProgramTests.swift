@@ -80,6 +80,13 @@ struct ProgramTests {
                         ).json))
             case "Upgrade":
                 connection.send(Reply(parameters: UpgradeReply(upgraded: true, device: FakeBroker.device()).json))
+            case "Monitor":
+                let change = DeviceChange {
+                    ($0.id, $0.generation, $0.state) = (0, 1, .live)
+                    $0.since = 1
+                }
+                connection.send(MonitorReply(change: change).reply)
+                _ = connection.waitForEnd()
             case "Info": connection.send(Reply(parameters: FakeBroker.info.json))
             default: connection.send(Reply())
             }
@@ -89,7 +96,8 @@ struct ProgramTests {
             ["list", "--json"], ["recover", "-n", "0", "-f", file], ["upgrade", "-n", "0"],
             ["upgrade", "-a", "--json"],
             ["del", "-n", "0", "--force", "--json"], ["stats"], ["stats", "--json"], ["stats", "--watch"],
-            ["stats", "--watch=0.1", "--json"], ["info"], ["info", "--json"], ["features"], ["features", "--json"],
+            ["stats", "--watch=0.1", "--json"], ["list", "--watch"], ["list", "--watch", "--json"], ["info"],
+            ["info", "--json"], ["features"], ["features", "--json"],
             ["--help"], ["help", "add"], ["add", "--help"], ["--version"], ["--generate-completion-script", "zsh"],
         ]
         let place = folder.path

@@ -49,6 +49,17 @@ struct AccessDecisionTests {
         #expect(policy.rule(for: AccessPeer(uid: 1001, groups: [990]), target: "null") == nil)
     }
 
+    @Test("only nbd=any lets connections lead to other hosts")
+    func servers() throws {
+        let policy = try access(
+            """
+            allow uid=1 target=*
+            allow uid=2 target=* nbd=local
+            allow uid=3 target=* nbd=any
+            """)
+        #expect(policy.rules.map(\.limits.anyServer) == [false, false, true])
+    }
+
     @Test("mode=ro gives read-only devices only")
     func readOnly() throws {
         let policy = try access("allow uid=1000 target=* mode=ro")
@@ -160,7 +171,9 @@ struct AccessDecisionTests {
             // 64 MiB of buffers, and 64 MiB that the worker may lock besides; 96 MiB of buffers.
             ("device-memory=128M", "device-memory", 64 << 20, 96 << 20),
             ("user-memory=256M", "user-memory", 64 << 20, 64 << 20 + 1),
-            ("device-tasks=48", "device-tasks", 2, 3),
+            ("device-tasks=48", "device-tasks", 2, 3), ("connections=9", "connections", 9, 10),
+            // The limit without the key.
+            ("", "connections", 4, 5),
         ] as [(String, String, UInt64, UInt64)])
     func limits(line: String, limit: String, maximum: UInt64, above: UInt64) throws {
         let policy = try access("allow uid=1000 target=* " + line)
@@ -175,6 +188,7 @@ struct AccessDecisionTests {
             case "device-memory": asked.maxIOBytes = value / 128
             case "user-memory": usage = AccessUsage(devices: 1, memoryBytes: value)
             case "device-tasks": asked.queues = value
+            case "connections": asked.connections = value
             default: asked.sizeBytes = value
             }
             return policy.decide(member, asked, usage: usage)
@@ -223,7 +237,7 @@ struct AccessDecisionTests {
         let policy = try access(
             """
             allow uid=1000 target=null max-devices=2 max-depth=64 mode=ro
-            allow uid=1000 target=loop max-devices=5 zero-copy=yes
+            allow uid=1000 target=loop max-devices=5 zero-copy=yes connections=2 nbd=any
             """)
         let overview = try #require(policy.overview(for: member, targets: ["null", "loop"]))
         #expect(overview.targets == ["null", "loop"])
@@ -231,6 +245,8 @@ struct AccessDecisionTests {
         #expect(overview.limits.maxDevices == 5)
         #expect(overview.limits.maxDepth == nil)
         #expect(overview.limits.zeroCopy)
+        // The first line allows the usual number.
+        #expect(overview.limits.connections == 4 && overview.limits.anyServer)
         #expect(!overview.limits.readOnlyOnly)
         #expect(policy.overview(for: stranger, targets: ["null", "loop"]) == nil)
     }

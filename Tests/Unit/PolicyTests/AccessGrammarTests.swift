@@ -87,7 +87,7 @@ struct AccessGrammarTests {
         "uid, user, group, target, mode, max-devices, max-queues, max-depth, max-memory, max-size, max-io-size, "
         + "io-timeout, max-starts, penalty, ids, cpus, "
         + "device-memory, user-memory, device-tasks, cpu-weight, cpu-quota, io-bandwidth, io-operations, "
-        + "zero-copy, allow-other-fs, allow-network-fs or trusted-content"
+        + "connections, nbd, zero-copy, allow-other-fs, allow-network-fs or trusted-content"
     private static let size = "bytes, or a number with K, M, G or T (powers of 1024), from 1 to below 2^64"
 
     private static func numbers(_ highest: Int) -> String { "numbers up to \(highest) and ranges, as in 0-3,8" }
@@ -159,6 +159,11 @@ struct AccessGrammarTests {
             ("allow uid=1 target=* cpu-quota=50%", "1:32 found '50%'; expected a number from 1 to 1000000"),
             ("allow uid=1 target=* device-tasks=0", "1:35 found '0'; expected a number from 1 to 4194304"),
             ("allow uid=1 target=* io-operations=1K", "1:36 found '1K'; expected a number from 1 to 4294967295"),
+            ("allow uid=1 target=* connections=0", "1:34 found '0'; expected a number from 1 to 16"),
+            ("allow uid=1 target=* connections=17", "1:34 found '17'; expected a number from 1 to 16"),
+            ("allow uid=1 target=* nbd=yes", "1:26 found 'yes'; expected nbd=local or nbd=any"),
+            ("allow uid=1 target=* nbd=any nbd=any", "1:30 nbd= is in the line already"),
+            ("deny uid=1 target=* nbd=any", "1:21 nbd= on a deny line; expected uid, user, group or target"),
             ("allow uid=1 target=* zero-copy=true", "1:32 found 'true'; expected yes or no"),
             ("allow uid=1 target=* max-speed=1", "1:22 found 'max-speed=1'; expected \(keys)"),
             (

@@ -4,12 +4,12 @@ import Testing
 
 @Suite("The policies that ship")
 struct ShippedPolicyTests {
-    private let both = ["null", "loop"]
+    private let all = ["null", "loop", "nbd"]
 
     private func shippedAccess() throws -> AccessPolicy {
         try AccessPolicy(
             parsing: Array(try Data(contentsOf: policyFolder.appending(path: "access.policy"))),
-            file: "access.policy", targets: both, user: { _ in nil }, group: { $0 == "ubd" ? 990 : nil })
+            file: "access.policy", targets: all, user: { _ in nil }, group: { $0 == "ubd" ? 990 : nil })
     }
 
     private func files(in folder: String) throws -> Set<String> {
@@ -21,7 +21,7 @@ struct ShippedPolicyTests {
         let policy = try shippedAccess()
         #expect(policy.warnings.isEmpty)
         let nothing = AccessUsage(devices: 0, memoryBytes: 0)
-        for target in both {
+        for target in all {
             // The defaults of `ubd add`.
             let usual = AccessRequest(
                 target: target, readOnly: false, queues: 1, depth: 128, maxIOBytes: 512 << 10, sizeBytes: 1 << 40)
@@ -32,11 +32,13 @@ struct ShippedPolicyTests {
                 policy.decide(AccessPeer(uid: 1002, groups: [1002]), usual, usage: nothing)
                     == .refused(.noRule(candidates: policy.rules)))
         }
-        let root = try #require(policy.overview(for: AccessPeer(uid: 0, groups: [0]), targets: both))
+        let root = try #require(policy.overview(for: AccessPeer(uid: 0, groups: [0]), targets: all))
         #expect(root.limits.maxDevices == nil && root.limits.maxMemoryBytes == nil && root.limits.zeroCopy)
-        let member = try #require(policy.overview(for: AccessPeer(uid: 1000, groups: [990]), targets: both))
+        let member = try #require(policy.overview(for: AccessPeer(uid: 1000, groups: [990]), targets: all))
         #expect(member.limits.maxDevices == 16 && member.limits.maxMemoryBytes == 256 << 20)
         #expect(!member.limits.zeroCopy && !member.limits.otherFileSystem && !member.limits.networkFileSystem)
+        #expect(root.limits.anyServer && root.limits.connections == 16)
+        #expect(!member.limits.anyServer && member.limits.connections == 4)
     }
 
     @Test("every seccomp file parses, and each target has one, which includes the loop's")
@@ -45,6 +47,7 @@ struct ShippedPolicyTests {
         #expect(
             names == [
                 "worker-setup.policy", "worker-loop.policy", "target-null.policy", "target-loop.policy",
+                "target-nbd.policy",
                 "broker.policy",
             ])
         let loop = try SeccompPolicy(parsing: "worker-loop.policy", read: shipped("seccomp"))
@@ -100,9 +103,20 @@ struct ShippedPolicyTests {
         }
     }
 
+    @Test("nbd's socket is in a ring that reads and writes and does nothing else, in every mode")
+    func socketRings() throws {
+        for mode in RingMode.all {
+            let queue = try RingPolicy(parsing: "nbd.ring", for: mode, read: shipped("rings"))
+            #expect(queue.operations.map(RingPolicy.operationName) == ["READ", "URING_CMD"])
+            let socket = try RingPolicy(parsing: "nbd-sockets.ring", for: mode, read: shipped("rings"))
+            #expect(socket.operations.map(RingPolicy.operationName) == ["WRITEV", "READ"])
+            #expect(socket.requiredFlags == 1 && socket.allowedFlags == 0 && socket.registerOperations == [12])
+        }
+    }
+
     @Test("null's rings may fetch and commit, loop's also read, write, flush and punch; nothing can be registered")
     func rings() throws {
-        #expect(try files(in: "rings") == ["common.ring", "null.ring", "loop.ring"])
+        #expect(try files(in: "rings") == ["common.ring", "null.ring", "loop.ring", "nbd.ring", "nbd-sockets.ring"])
         let null = try RingPolicy(parsing: "null.ring", read: shipped("rings"))
         let loop = try RingPolicy(parsing: "loop.ring", read: shipped("rings"))
         #expect(null.operations.map(RingPolicy.operationName) == ["URING_CMD"])
@@ -119,7 +133,7 @@ struct ShippedPolicyTests {
             loopPages.operations.map(RingPolicy.operationName)
                 == ["FSYNC", "READ_FIXED", "WRITE_FIXED", "FALLOCATE", "URING_CMD", "FUTEX_WAIT"])
         for mode in RingMode.all {
-            for name in ["null.ring", "loop.ring"] {
+            for name in ["null.ring", "loop.ring", "nbd.ring"] {
                 let policy = try RingPolicy(parsing: name, for: mode, read: shipped("rings"))
                 #expect(policy.allowedFlags == (mode.batch ? 1 << 5 : 0))
                 #expect(policy.requiredFlags == 1)

@@ -304,6 +304,24 @@ struct SandboxBundleTests {
         #expect(SandboxBundle(decoding: bytes + [0]) == nil)
     }
 
+    @Test("with a ring for sockets survives the way too, and is refused when that ring has no operations")
+    func sockets() {
+        var bundle = Self.bundle
+        bundle.socketRing = SandboxBundle.SocketRing(
+            operations: [2, 22], registerOperations: [12], flagsAllowed: 0, flagsRequired: 1)
+        let bytes = bundle.encoded()
+        #expect(SandboxBundle(decoding: bytes) == bundle)
+        // What a worker without sockets is given begins the same way.
+        let plain = Self.bundle.encoded().count
+        #expect(Array(bytes[..<plain]) == Self.bundle.encoded())
+        for count in plain + 1..<bytes.count { #expect(SandboxBundle(decoding: Array(bytes[..<count])) == nil) }
+        bundle.socketRing?.operations = []
+        #expect(SandboxBundle(decoding: bundle.encoded()) == nil)
+        bundle.socketRing?.operations = [2]
+        bundle.socketRing?.registerOperations = []
+        #expect(SandboxBundle(decoding: bundle.encoded()) == nil)
+    }
+
     @Test("without a filter, operations, or register operations is refused: that would be no wall")
     func empty() {
         let emptied: [(inout SandboxBundle) -> Void] = [

@@ -23,11 +23,18 @@ struct FakeBroker: ~Copyable {
             try readFile("\(folder)/seccomp/\($0)")
         }
         let ring = try RingPolicy(parsing: "\(target.name).ring") { try readFile("\(folder)/rings/\($0)") }
+        var socketRing: SandboxBundle.SocketRing?
+        if target.submissions.hasSocket {
+            let ring = try RingPolicy(parsing: "\(target.name)-sockets.ring") { try readFile("\(folder)/rings/\($0)") }
+            socketRing = SandboxBundle.SocketRing(
+                operations: ring.operations, registerOperations: ring.registerOperations,
+                flagsAllowed: ring.allowedFlags, flagsRequired: ring.requiredFlags)
+        }
         return SandboxBundle(
             setupFilter: try SeccompCompiler.compile(setup).instructions,
             loopFilter: try SeccompCompiler.compile(loop).instructions, ringOperations: ring.operations,
             ringRegisterOperations: ring.registerOperations, ringFlagsAllowed: ring.allowedFlags,
-            ringFlagsRequired: ring.requiredFlags)
+            ringFlagsRequired: ring.requiredFlags, socketRing: socketRing)
     }
 
     static var workerPath: String { buildFolder + "/ubd-worker" }
@@ -109,8 +116,18 @@ struct FakeBroker: ~Copyable {
         return WorkerMessage(decoding: Array(bytes[..<count]))
     }
 
-    /// The ids of its threads, without those that the kernel made for a ring.
+    /// The ids of its threads, without those that the kernel made for a ring. One of those that ends while the kernel lists them
+    /// cuts the list short (next_tid in fs/proc/base.c), so the list counts when it is the same twice.
     func threads() throws -> [String] {
+        var last = try listThreads()
+        while true {
+            let now = try listThreads()
+            if now == last { return now }
+            last = now
+        }
+    }
+
+    private func listThreads() throws -> [String] {
         guard let folder = opendir("/proc/\(pid)/task") else { throw SystemError("opendir", errno) }
         defer { closedir(folder) }
         var found: [String] = []

@@ -1,3 +1,4 @@
+import CShims
 import Glibc
 import Sandbox
 import SystemCalls
@@ -11,14 +12,33 @@ import WorkerProtocol
 /// command at once with a read of nothing (Tests/Support/CStandIn).
 @Suite("The serving worker", .serialized)
 struct ServingTests {
+    /// A connection as an NBD client leaves it, and the server's end, which stays open as long as the tests run.
+    private static func server() throws -> (near: Int32, far: Int32) {
+        var pair: [Int32] = [0, 0]
+        try call("socketpair") { socketpair(AF_UNIX, Int32(SOCK_STREAM.rawValue | SOCK_CLOEXEC.rawValue), 0, &pair) }
+        ClientSocketTests.lock(pair[0])
+        return (pair[0], pair[1])
+    }
+
     /// Starts a worker up to "sealed".
-    private func serving(_ target: TargetManifest, queues: UInt16 = 1) throws -> FakeBroker {
+    private func serving(
+        _ target: TargetManifest, queues: UInt16 = 1, servers: [(near: Int32, far: Int32)]? = nil
+    ) throws -> FakeBroker {
         let device = try FileDescriptor.open("/dev/null", O_RDWR)
         let broker = try FakeBroker(device: device.raw, standIn: true)
         let pair = try makeMessagePair()
         let file = try TestFile(bytes: 1 << 20)
-        if !target.inputs.isEmpty { try send(pair.first.raw, [0], files: [file.file.raw]) }
-        let launch = LaunchMessage(target: target, queues: queues, depth: 4, maxIOBytes: 65536)
+        var launch = LaunchMessage(target: target, queues: queues, depth: 4, maxIOBytes: 65536)
+        if target.inputs.first?.role == .sockets {
+            // Servers that say nothing, unless the test has its own.
+            let servers = try servers ?? (0..<queues).map { _ in try Self.server() }
+            try send(pair.first.raw, [0], files: servers.map(\.near))
+            for server in servers { close(server.near) }
+            launch.options.size = 1 << 20
+            launch.options[TargetOption.NBD.exportFlags] = .number(0x105)
+        } else if !target.inputs.isEmpty {
+            try send(pair.first.raw, [0], files: [file.file.raw])
+        }
         try broker.launch(launch, parking: pair.second)
         guard case .geometry = try broker.next() else { throw SystemError("no geometry", EPROTO) }
         try send(broker.control.raw, ServeMessage().encoded())
@@ -57,6 +77,27 @@ struct ServingTests {
         for _ in 0..<5 {
             try broker.stopAndContinue()
             #expect(try broker.survives())
+        }
+    }
+
+    @Test("ignores the signal of a broken pipe, and ends with its own status when a server goes or talks nonsense")
+    func servers() throws {
+        for (talk, status) in [
+            ([], WorkerExit.connectionLost), (Array("no reply to anything".utf8), WorkerExit.serverViolation),
+        ] {
+            // One queue: two threads of a debug build that is never without a request can meet in malloc, whose lock the filter forbids.
+            let servers = try [Self.server()]
+            let broker = try serving(.nbd, servers: servers)
+            #expect(try broker.survives())
+            let ignored = try broker.status("SigIgn").flatMap { UInt64($0, radix: 16) }
+            #expect(ignored.map { $0 & 1 << (SIGPIPE - 1) != 0 } == true)
+            if talk.isEmpty {
+                close(servers[0].far)
+            } else {
+                #expect(Glibc.write(servers[0].far, talk, talk.count) == talk.count)
+            }
+            let ending = try broker.ending()
+            #expect(ending == .exited(status))
         }
     }
 

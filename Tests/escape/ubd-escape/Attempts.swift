@@ -87,8 +87,8 @@ struct Attempts: ~Copyable {
         writeDown(words: 0..<1)
         switch plan.kind {
         case .calls: Attempts.tryCalls(plan)
-        case .entries, .newRing: tryEntries(plan.early..<plan.count)
-        case .registrations: tryRegistrations()
+        case .entries, .newRing, .socketEntries: tryEntries(plan.early..<plan.count)
+        case .registrations, .socketRegistrations: tryRegistrations()
         }
         waitForLateOnes()
         Plan.report[1] = 1

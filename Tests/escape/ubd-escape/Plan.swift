@@ -55,6 +55,10 @@ struct Plan {
         case registrations = 3
         /// Records are submission entries for a ring that is made at that very moment, and never sealed.
         case newRing = 4
+        /// As `entries` and `registrations`, on a ring that has the client's first socket and is sealed like the queues' second
+        /// rings.
+        case socketEntries = 5
+        case socketRegistrations = 6
     }
 
     struct Omissions: OptionSet {
@@ -90,7 +94,7 @@ struct Plan {
         let memory = mmap(
             base, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | fixedNoReplace, -1, 0)
         guard memory == base else { throw WorkerFailure(.memory, errno: errno) }
-        guard !launch.target.inputs.isEmpty else {
+        guard launch.target.inputs.first?.role == .data else {
             // The magic number is the last that a test writes.
             for _ in 0..<patience where base.load(as: UInt64.self) != magic { usleep(1000) }
             return Plan(inFile: false)

@@ -73,7 +73,11 @@ func makeAttempts(
 ) throws(WorkerFailure) -> Attempts {
     var tables = SealedRing.Tables(files: try start.fileTable(of: target))
     if start.launch.flags.contains(.zeroCopy) { tables.bufferSlots = UInt32(start.launch.depth) }
-    let ring = try SealedRing.make(queue: .max, entries: 64, tables: tables, seal: seal)
+    let isOfSocket = plan.kind == .socketEntries || plan.kind == .socketRegistrations
+    if isOfSocket { tables = SealedRing.Tables(files: Array(target.sockets.prefix(1))) }
+    let ring = try SealedRing.make(
+        queue: .max, entries: 64, tables: tables,
+        seal: isOfSocket && !plan.omissions.contains(.ringSeal) ? start.socketSeal : seal)
     let plain = SealedRing.Tables(files: [WorkerDescriptor.device] + target.files)
     let channel = try SealedRing.make(queue: .max, entries: 4, tables: plain, seal: readAndWrite)
     return Attempts(plan, ring: ring, channel: channel)

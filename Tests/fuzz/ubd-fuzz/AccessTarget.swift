@@ -8,7 +8,7 @@ func testAccessPolicy(_ input: [UInt8]) {
     let groups: [String: UInt32] = ["ubd": 990, "staff": 50]
     func parse(_ bytes: [UInt8]) throws(PolicyError) -> AccessPolicy {
         try AccessPolicy(
-            parsing: bytes, file: "a", targets: ["null", "loop"], user: { users[$0] }, group: { groups[$0] })
+            parsing: bytes, file: "a", targets: ["null", "loop", "nbd"], user: { users[$0] }, group: { groups[$0] })
     }
     guard let policy = try? parse(input) else { return }
     let again = try? parse(Array(policy.rules.map(\.text).joined(separator: "\n").utf8))
@@ -41,6 +41,8 @@ private let requests = [
     AccessRequest(
         target: "loop", readOnly: false, queues: .max, depth: .max, maxIOBytes: .max, sizeBytes: .max,
         id: .max, cpus: NumberList([64...64])),
+    AccessRequest(
+        target: "nbd", readOnly: false, queues: 5, depth: 1, maxIOBytes: 4096, sizeBytes: 4096, connections: 5),
 ]
 private let usage = AccessUsage(devices: 3, memoryBytes: 64 << 20)
 
@@ -106,8 +108,11 @@ private struct PlainLine {
             ("max-size", request.sizeBytes ?? 0),
             ("device-memory", plus(memory, 64 << 20)),
             ("user-memory", plus(plus(memory, usage.memoryBytes), (usage.devices + 1) * (64 << 20))),
+            ("connections", request.connections ?? 0),
             ("device-tasks", request.queues > 1 << 40 ? .max : 2 * (11 * request.queues + 1)),
         ]
+        // The only limit that holds when it is not written.
+        if values["connections"] == nil, request.connections ?? 0 > 4 { return false }
         for (key, value) in wanted { if let most = values[key].map(number), value > most { return false } }
         guard let seconds = request.ioTimeout, let bounds = values["io-timeout"] else { return true }
         let ends = bounds.split(separator: "-").compactMap { UInt64($0) }

@@ -19,7 +19,10 @@ struct FuzzTarget: Sendable {
         FuzzTarget(name: "launch-message", longestInput: 192, test: testLaunchMessages),
         FuzzTarget(name: "state-record", longestInput: 1280, test: testStateRecord),
         FuzzTarget(name: "statistics", longestInput: 642, test: testStatistics),
+        FuzzTarget(name: "nbd-reply", longestInput: 1024, test: testReplies),
         FuzzTarget(name: "varlink-reply", longestInput: 900, test: testReply),
+        FuzzTarget(name: "nbd-negotiation", longestInput: 512, test: testNegotiation),
+        FuzzTarget(name: "nbd-uri", longestInput: 160, test: testAddress),
     ]
 
     /// libFuzzer's function takes no context.

@@ -102,6 +102,7 @@ func testReply(_ message: [UInt8]) {
     test(json, ListReply.init, \.json)
     test(json, UpgradeReply.init, \.json)
     test(json, StatsReply.init, \.json)
+    test(json, MonitorReply.init, \.json)
     test(json, InfoReply.init, \.json)
     test(json, ServiceInfoReply.init, \.json)
     test(json, InterfaceDescriptionReply.init, \.json)

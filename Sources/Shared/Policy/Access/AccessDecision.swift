@@ -18,10 +18,12 @@ public struct AccessRequest: Sendable, Equatable {
     public var id: UInt64?
     /// The requested processors for its queues; nil: any.
     public var cpus: NumberList?
+    /// Connections to a server; nil: it is a device of a target without.
+    public var connections: UInt64?
 
     public init(
         target: String, readOnly: Bool, queues: UInt64, depth: UInt64, maxIOBytes: UInt64, sizeBytes: UInt64?,
-        ioTimeout: UInt64? = nil, id: UInt64? = nil, cpus: NumberList? = nil
+        ioTimeout: UInt64? = nil, id: UInt64? = nil, cpus: NumberList? = nil, connections: UInt64? = nil
     ) {
         self.target = target
         self.readOnly = readOnly
@@ -32,6 +34,7 @@ public struct AccessRequest: Sendable, Equatable {
         self.ioTimeout = ioTimeout
         self.id = id
         self.cpus = cpus
+        self.connections = connections
     }
 
     /// Bytes of I/O buffers that the device pins: queues * depth * largest request, saturating.
@@ -129,6 +132,9 @@ extension AccessPolicy {
             ),
             ("user-memory", rule.limits.userMemory, usage.groupBytes(with: request)),
             ("device-tasks", rule.limits.deviceTasks, request.tasks),
+            (
+                "connections", rule.limits.connections ?? AccessLimits.usualConnections, request.connections ?? 0
+            ),
         ]
         for (limit, maximum, wanted) in wanted {
             if let maximum, wanted > maximum {
@@ -201,6 +207,8 @@ extension AccessLimits {
         result.zeroCopy = zeroCopy || other.zeroCopy
         result.otherFileSystem = otherFileSystem || other.otherFileSystem
         result.networkFileSystem = networkFileSystem || other.networkFileSystem
+        result.connections = [connections, other.connections].map { $0 ?? AccessLimits.usualConnections }.max()
+        result.anyServer = anyServer || other.anyServer
         result.trustedContent = trustedContent || other.trustedContent
         return result
     }

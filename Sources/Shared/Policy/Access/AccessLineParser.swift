@@ -77,7 +77,7 @@ struct AccessLineParser {
         "uid, user, group, target, mode, max-devices, max-queues, max-depth, max-memory, max-size, max-io-size, "
         + "io-timeout, max-starts, penalty, ids, cpus, "
         + "device-memory, user-memory, device-tasks, cpu-weight, cpu-quota, io-bandwidth, io-operations, "
-        + "zero-copy, allow-other-fs, allow-network-fs or trusted-content"
+        + "connections, nbd, zero-copy, allow-other-fs, allow-network-fs or trusted-content"
 
     private mutating func identity(
         _ key: String, _ value: String, at start: LineCursor, isAllow: Bool, user: AccessPolicy.NameResolver,
@@ -141,6 +141,10 @@ struct AccessLineParser {
         case "zero-copy": limits.zeroCopy = try yes(value, at: start)
         case "allow-other-fs": limits.otherFileSystem = try yes(value, at: start)
         case "allow-network-fs": limits.networkFileSystem = try yes(value, at: start)
+        case "connections": limits.connections = try number(value, 1...16, at: start)
+        case "nbd":
+            guard value == "local" || value == "any" else { throw start.expected("nbd=local or nbd=any") }
+            limits.anyServer = value == "any"
         case "trusted-content": limits.trustedContent = try yes(value, at: start)
         default: return false
         }

@@ -61,11 +61,18 @@ public struct AccessLimits: Sendable, Equatable {
     public var otherFileSystem = false
     /// Whether the backing file may be on a network file system.
     public var networkFileSystem = false
+    /// The maximum number of connections of a device whose target has connections; nil: `usualConnections`.
+    public var connections: UInt64?
+    /// Whether a device's connections may lead to other hosts (`nbd=any`).
+    public var anyServer = false
     /// Whether root's programs (udev's probes, LVM, udisks) may read the content of such a device, as that of other
     /// disks.
     public var trustedContent = false
 
     public init() {}
+
+    /// What holds where a line has no `connections=`.
+    public static let usualConnections: UInt64 = 4
 }
 
 /// One `allow` or `deny` line.

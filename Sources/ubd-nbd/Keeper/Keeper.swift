@@ -1,0 +1,181 @@
+import BrokerInterface
+import Dialing
+import Glibc
+import SystemCalls
+import Varlink
+
+/// Stays with one device, as its owner: makes its connections again when they are lost, and ends with it.
+///
+/// The broker says when the device waits for connections (Monitor). Then the old ones are drained (`Barrier`), the server is
+/// dialled until it is there and is the same, and the new connections are brought (Recover).
+final class Keeper {
+    private let order: KeepOrder
+    private let dialer: Dialer
+    private let arguments: Arguments
+    private let server: ServerCommand?
+    private let attention: Attention
+    private let journal: Journal
+    private let facts: ExportFacts
+    private let count: Int
+    /// The connections that the device has, to drain them.
+    private var kept: ConnectionSet?
+    private var isGone = false
+
+    /// How long a server may take to finish what it had received, in seconds.
+    private static let drainSeconds = 30
+    private static let callSeconds = 60
+
+    init(
+        _ order: KeepOrder, _ dialer: Dialer, _ arguments: Arguments, _ server: ServerCommand?,
+        _ connections: consuming ConnectionSet
+    ) {
+        self.order = order
+        self.dialer = dialer
+        self.arguments = arguments
+        self.server = server
+        attention = dialer.attention
+        journal = Journal(device: "device \(order.id)")
+        facts = connections.facts
+        count = connections.numbers.count
+        kept = consume connections
+    }
+
+    /// Returns when the device is no more.
+    func run() {
+        server?.show = { [journal] bytes in journal.tell(output: bytes) }
+        server?.ended = { [unowned self] in
+            journal.tell(serverEnd)
+            return .goOn
+        }
+        var pause = BackOff()
+        while !isGone {
+            do throws(BrokerLink.Failure) {
+                try watch { pause = BackOff() }
+            } catch {
+                switch error {
+                case .refused(.noSuchDevice): isGone = true
+                case .refused(let error): journal.tell("\(error.message); \(error.remedy)")
+                case .broken: journal.tell("what the broker says can not be read")
+                case .noBroker, .givenUp: break
+                }
+            }
+            if !isGone { rest(pause.next()) }
+        }
+        server?.stop()
+    }
+
+    private var serverEnd: String {
+        guard let server, let end = server.end else { return "" }
+        let next =
+            arguments.restartsCommand
+            ? "it is started again" : "what it had answered and not written may be lost, so it is not started again"
+        return "\(server.name) \(end); \(next)"
+    }
+
+    private func rest(_ milliseconds: Int) { try? attention.pause(Deadline(milliseconds: milliseconds)) }
+
+    // MARK: What the broker tells
+
+    /// Returns when the device is gone; throws when the connection is.
+    private func watch(_ isThere: () -> Void) throws(BrokerLink.Failure) {
+        var link = try BrokerLink(arguments.broker ?? BrokerAPI.socketPath, attention)
+        try link.send(.monitor(MonitorRequest(ids: [order.id], keep: true)))
+        var waits = false
+        var tries = BackOff()
+        while !isGone {
+            // While the device waits for connections, the broker is only listened to between two tries.
+            let deadline = waits ? Deadline(milliseconds: tries.next()) : Deadline(seconds: 3600)
+            if let incoming = try link.receive(deadline) {
+                isThere()
+                guard let change = try Self.change(incoming.reply.parameters), change.id == order.id else { continue }
+                isGone = change.generation != order.generation || change.state == nil
+                if change.waits != waits { tries = BackOff() }
+                waits = change.waits
+            } else if waits, try restore() {
+                waits = false
+            }
+        }
+    }
+
+    private static func change(_ parameters: JSON) throws(BrokerLink.Failure) -> DeviceChange? {
+        do { return try MonitorReply(parameters: parameters, unknown: .ignore).change } catch { throw .broken }
+    }
+
+    // MARK: Fresh connections
+
+    /// One try. True when the device has them.
+    private func restore() throws(BrokerLink.Failure) -> Bool {
+        drain()
+        guard serverIsThere() else { return false }
+        do throws(DialFailure) {
+            let connections = try ConnectionSet.dial(dialer, count: count, before: facts)
+            guard connections.numbers.count == count else {
+                throw DialFailure(.unsuitable, "the server takes fewer connections than before", remedy: "")
+            }
+            try bring(connections)
+            kept = consume connections
+            lastFailure = nil
+            journal.tell("has \(count == 1 ? "a connection" : "\(count) connections") to the server again")
+            return true
+        } catch {
+            // Once: a server that is away for a night is no reason for a thousand lines.
+            if error != lastFailure { journal.tell(error.message) }
+            lastFailure = error
+            return false
+        }
+    }
+
+    private var lastFailure: DialFailure?
+
+    private func drain() {
+        guard let connections = kept.take() else { return }
+        let deadline = Deadline(seconds: Self.drainSeconds)
+        if let isWhole = try? Barrier.run(connections.numbers, deadline, attention), !isWhole {
+            journal.tell(
+                "the server did not end a lost connection within \(Self.drainSeconds) s; what it had received "
+                    + "may still be written")
+        }
+    }
+
+    /// A server that ubd started may have to be started again.
+    private func serverIsThere() -> Bool {
+        guard let server else { return true }
+        // qemu-nbd ends a connection while its writes are under way. When it ends itself it finishes them.
+        if arguments.restartsCommand, server.end == nil, !server.finishesConnections { server.stop() }
+        guard server.end != nil else { return true }
+        guard arguments.restartsCommand else { return false }
+        do { try server.start() } catch {
+            journal.tell(error.message)
+            return false
+        }
+        return true
+    }
+
+    /// Gives them to the broker.
+    private func bring(_ connections: borrowing ConnectionSet) throws(DialFailure) {
+        do throws(BrokerLink.Failure) {
+            let options = connections.export(dialer.address).options.map { OptionValue($0.name, $0.value) }
+            let request = RecoverRequest(id: order.id, generation: order.generation, options: options)
+            var link = try BrokerLink(arguments.broker ?? BrokerAPI.socketPath, attention)
+            try link.send(.recover(request))
+            let deadline = Deadline(seconds: Self.callSeconds)
+            while true {
+                guard var incoming = try link.receive(deadline) else { throw .noBroker }
+                guard
+                    case .files(let wanted, _)? = try? AddReply(parameters: incoming.reply.parameters, unknown: .ignore)
+                else { return }
+                guard let parking = incoming.file.take(), wanted == connections.numbers.count,
+                    (try? send(parking.raw, [0], files: connections.numbers)) != nil
+                else { throw .broken }
+            }
+        } catch {
+            let message =
+                switch error {
+                case .refused(let error): error.message
+                case .noBroker, .givenUp: "no broker takes the new connections"
+                case .broken: "what the broker says can not be read"
+                }
+            throw DialFailure(.refused, message, remedy: "")
+        }
+    }
+}

@@ -1,0 +1,4 @@
+import Glibc
+import NBDClient
+
+exit(runNBD())

@@ -1,0 +1,119 @@
+import CGnuTLS
+import Dialing
+import Glibc
+import Numbers
+import SystemCalls
+
+/// `ubd-nbd`: dials for `ubd`, hands the connections over, and keeps the device that is made of them.
+public func runNBD() -> Int32 {
+    resetInheritedSignals()
+    let words = (1..<max(Int(CommandLine.argc), 1)).compactMap { index in
+        CommandLine.unsafeArgv[index].map { Array(UnsafeRawBufferPointer(start: $0, count: strlen($0))) }
+    }
+    if let answer = answer(words.first.map { String(decoding: $0, as: UTF8.self) }) {
+        return writeStandard(answer.text + "\n", to: answer.status == 0 ? STDOUT_FILENO : STDERR_FILENO) == 0
+            ? answer.status : 1
+    }
+    // Ctrl-C is for `ubd`, whose end ends this program, too.
+    setsid()
+    return Program(channel: FileDescriptor(owning: dialDescriptor)).run(words)
+}
+
+/// What to print instead, when this was not started by `ubd`.
+private func answer(_ word: String?) -> (text: String, status: Int32)? {
+    switch word {
+    case "--version": return ("ubd-nbd \(UBDVersion.text)", 0)
+    case "--help", "-h":
+        let text = """
+            usage: ubd-nbd [--help | --version]
+            Connects to NBD servers for 'ubd add -t nbd', which starts it and tells it what to do; see ubd-nbd(8).
+            """
+        return (text, 0)
+    default:
+        guard (try? option(dialDescriptor, SO_TYPE)) != Int32(SOCK_SEQPACKET.rawValue) else { return nil }
+        return ("ubd-nbd: this program is started by 'ubd add -t nbd'; see 'ubd add --help'", 2)
+    }
+}
+
+private struct Program: ~Copyable {
+    let channel: FileDescriptor
+
+    func run(_ words: [[UInt8]]) -> Int32 {
+        let attention = Attention()
+        // When `ubd` is gone before the device is there, so is this program.
+        attention.add(channel.raw) { .giveUp }
+        do throws(DialFailure) {
+            let arguments = try Arguments(words)
+            let server = try start(arguments, attention)
+            let address: NBDAddress
+            if let server {
+                address = NBDAddress(place: .local(path: server.socketPath), export: [], tls: nil)
+            } else {
+                address = try arguments.address(arguments.uri ?? "")
+            }
+            return try dial(address, arguments, server, attention)
+        } catch {
+            return tell(.failed(error)) ? 1 : 2
+        }
+    }
+
+    private func start(_ arguments: Arguments, _ attention: Attention) throws(DialFailure) -> ServerCommand? {
+        guard !arguments.command.isEmpty else { return nil }
+        let server = try ServerCommand(arguments.command, attention) { bytes in
+            _ = bytes.withUnsafeBytes { write(STDERR_FILENO, $0.baseAddress, $0.count) }
+        }
+        try server.start()
+        return server
+    }
+
+    private func dial(
+        _ address: NBDAddress, _ arguments: Arguments, _ server: ServerCommand?, _ attention: Attention
+    ) throws(DialFailure) -> Int32 {
+        let dialer = Dialer(address: address, attention: attention)
+        let connections: ConnectionSet
+        do throws(DialFailure) { connections = try ConnectionSet.dial(dialer, count: arguments.connections) } catch {
+            throw why(error, server, attention)
+        }
+        guard tell(.agreed(connections.export(address)), files: connections.numbers),
+            let order = awaitOrder(attention), leave()
+        else {
+            server?.stop()
+            return 1
+        }
+        Keeper(order, dialer, arguments, server, connections).run()
+        return 0
+    }
+
+    /// Lets go of what belongs to whoever started this, and says so. Who keeps a device holds no terminal and no folder.
+    private func leave() -> Bool {
+        guard let null = try? FileDescriptor.null(), chdir("/") == 0 else { return false }
+        for number in STDIN_FILENO...STDERR_FILENO { dup2(null.raw, number) }
+        return (try? send(channel.raw, KeepOrder.done)) != nil
+    }
+
+    /// When a server that ubd started is why, its end says more than the connection's.
+    private func why(_ error: DialFailure, _ server: ServerCommand?, _ attention: Attention) -> DialFailure {
+        guard let server else { return error }
+        if error.kind == .unreachable { try? attention.pause(Deadline(milliseconds: 300)) }
+        let failure = server.failure
+        server.stop()
+        return failure ?? error
+    }
+
+    /// False when nobody hears it.
+    private func tell(_ reply: DialReply, files: [Int32] = []) -> Bool {
+        (try? send(channel.raw, reply.bytes, files: files)) != nil
+    }
+
+    /// The device that was made; nil when there is none. That it takes long is for `ubd` to decide.
+    private func awaitOrder(_ attention: Attention) -> KeepOrder? {
+        attention.remove(channel.raw)
+        do { try attention.wait(for: channel.raw, POLLIN, Deadline(seconds: 3600)) } catch { return nil }
+        var bytes = [UInt8](repeating: 0, count: longestDialMessage)
+        let received = bytes.withUnsafeMutableBytes { buffer in
+            try? receiveWithoutFiles(channel.raw, into: buffer)
+        }
+        guard case .bytes(let count)? = received else { return nil }
+        return try? KeepOrder(bytes: Array(bytes.prefix(count)))
+    }
+}

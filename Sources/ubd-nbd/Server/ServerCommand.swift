@@ -1,0 +1,199 @@
+import CShims
+import Dialing
+import Glibc
+import SystemCalls
+
+/// A server that runs for one device: started as the user, with a listening Unix socket as systemd passes one (sd_listen_fds(3)),
+/// in a folder that only the user can enter.
+final class ServerCommand {
+    /// As it was typed, the program and its arguments: bytes without a NUL.
+    let words: [[UInt8]]
+    private let listener: FileDescriptor
+    /// Where the socket is: as bytes without a NUL.
+    let socketPath: [UInt8]
+    private let folder: [UInt8]
+    private let attention: Attention
+    /// What it prints is passed on.
+    var show: (ArraySlice<UInt8>) -> Void
+    private var process: ProcessHandle?
+    private var output: FileDescriptor?
+    /// How it ended; nil as long as it runs.
+    private(set) var end: ProcessChange?
+
+    /// What to do when it ends.
+    var ended: () -> Attention.Outcome = { .giveUp }
+
+    init(
+        _ words: [[UInt8]], _ attention: Attention, show: @escaping (ArraySlice<UInt8>) -> Void
+    ) throws(DialFailure) {
+        self.words = words
+        self.attention = attention
+        self.show = show
+        try Self.checkKnown(words.map { String(decoding: $0, as: UTF8.self) })
+        do throws(SystemError) {
+            folder = try Self.makeFolder()
+            socketPath = folder + Array("/socket".utf8)
+            // Blocking, as a server expects it.
+            listener = try SystemCalls.listen(at: String(decoding: socketPath, as: UTF8.self), backlog: 64)
+            _ = fcntl(listener.raw, F_SETFL, 0)
+        } catch {
+            throw DialFailure(
+                .command, "no socket for the server can be made: \(error)",
+                remedy: "set XDG_RUNTIME_DIR or TMPDIR to a folder of yours with a short path")
+        }
+    }
+
+    deinit { removeFolder() }
+
+    private func removeFolder() {
+        unlink((socketPath + [0]).map(CChar.init(bitPattern:)))
+        rmdir((folder + [0]).map(CChar.init(bitPattern:)))
+    }
+
+    private static func makeFolder() throws(SystemError) -> [UInt8] {
+        let named = ["XDG_RUNTIME_DIR", "TMPDIR"].compactMap { (name: String) in
+            getenv(name).map { String(cString: $0) }
+        }
+        let place = named.first { (path: String) in path.hasPrefix("/") && access(path, W_OK) == 0 } ?? "/tmp"
+        var template = Array("\(place)/ubd-nbd.XXXXXX".utf8CString)
+        guard mkdtemp(&template) != nil else { throw SystemError("make a folder in \(place)", errno) }
+        return template.dropLast().map { UInt8(bitPattern: $0) }
+    }
+
+    /// The name of the program, for messages.
+    var name: String { PercentEncoding.readable(words[0]) }
+
+    // MARK: Its life
+
+    /// Starts it.
+    func start() throws(DialFailure) {
+        do throws(SystemError) {
+            var pipe = try makePipe()
+            let null = try FileDescriptor.null()
+            let pid = try spawn(null: null.raw, output: pipe.second.raw)
+            // Its death must end the pipe.
+            pipe.second = null
+            process = try ProcessHandle(pid: pid)
+            output = consume pipe.first
+        } catch {
+            throw DialFailure(
+                .command, "\(name) can not be started: \(SystemError.message(error.errno))",
+                remedy: "allow more processes ('ulimit -u'), or end some")
+        }
+        end = nil
+        watch()
+    }
+
+    /// LISTEN_PID must be the process's own number, which only it knows: a shell sets it and becomes the server.
+    private static let shell = [
+        "sh", "-c", "LISTEN_FDS=1 LISTEN_PID=$$; export LISTEN_FDS LISTEN_PID; exec \"$@\"", "ubd",
+    ]
+
+    private func spawn(null: Int32, output: Int32) throws(SystemError) -> pid_t {
+        var actions = posix_spawn_file_actions_t()
+        posix_spawn_file_actions_init(&actions)
+        defer { posix_spawn_file_actions_destroy(&actions) }
+        for (from, to) in [(null, 0), (output, 1), (output, 2), (listener.raw, Self.firstPassed)] {
+            posix_spawn_file_actions_adddup2(&actions, from, to)
+        }
+        posix_spawn_file_actions_addclosefrom_np(&actions, Self.firstPassed + 1)
+        var attributes = posix_spawnattr_t()
+        posix_spawnattr_init(&attributes)
+        defer { posix_spawnattr_destroy(&attributes) }
+        var all = sigset_t()
+        sigfillset(&all)
+        posix_spawnattr_setsigdefault(&attributes, &all)
+        sigemptyset(&all)
+        posix_spawnattr_setsigmask(&attributes, &all)
+        // Not of the terminal's session: what is typed there is not for it.
+        let flags = POSIX_SPAWN_SETSIGDEF | POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSID
+        posix_spawnattr_setflags(&attributes, Int16(flags))
+        var arguments = (Self.shell.map { Array($0.utf8) } + words).map { word in
+            strndup(word.map(CChar.init(bitPattern:)), word.count)
+        }
+        arguments.append(nil)
+        defer { for word in arguments { free(word) } }
+        var pid: pid_t = 0
+        let result = posix_spawn(&pid, "/bin/sh", &actions, &attributes, arguments, ubd_environment())
+        guard result == 0 else { throw SystemError("start \(name)", result) }
+        return pid
+    }
+
+    /// SD_LISTEN_FDS_START.
+    private static let firstPassed: Int32 = 3
+
+    private func watch() {
+        if let file = process?.file.raw {
+            attention.add(file) { [unowned self] in
+                guard let change = try? process?.poll() else { return .goOn }
+                end = change
+                readOutput()
+                attention.remove(file)
+                return ended()
+            }
+        }
+        if let file = output?.raw { attention.add(file) { [unowned self] in readOutput() } }
+    }
+
+    @discardableResult
+    private func readOutput() -> Attention.Outcome {
+        guard let file = output?.raw else { return .finished }
+        var bytes = [UInt8](repeating: 0, count: 4096)
+        var waiting = pollfd(fd: file, events: Int16(POLLIN), revents: 0)
+        while poll(&waiting, 1, 0) > 0 {
+            let count = read(file, &bytes, bytes.count)
+            if count <= 0 { return .finished }
+            show(bytes[..<count])
+        }
+        return .goOn
+    }
+
+    /// Ends it and waits: politely first, since a server may have something to write.
+    func stop(within seconds: Int = 10) {
+        guard end == nil, process != nil else { return }
+        let before = ended
+        ended = { .giveUp }
+        defer { ended = before }
+        for signal in [SIGTERM, SIGKILL] {
+            try? process?.send(signal)
+            do { try attention.pause(Deadline(seconds: seconds)) } catch { if end != nil { break } }
+        }
+    }
+
+    /// Why nobody answers at the socket any more.
+    var failure: DialFailure? {
+        guard let end else { return nil }
+        // What a shell's exec ends with when there is no such program, or it can not be run.
+        if end == .exited(127) || end == .exited(126) {
+            return DialFailure(
+                .command, "\(name) can not be started",
+                remedy: "check its name, and that it is installed ('command -v')")
+        }
+        return DialFailure(
+            .command, "\(name) \(end) before a device was made of it",
+            remedy: "see what it printed; it must stay in the foreground and take its socket as systemd gives it")
+    }
+
+    // MARK: Servers that are known
+
+    /// It carries out what it has received on a connection before it closes it (`Barrier`).
+    var finishesConnections: Bool { Self.program(words.map { String(decoding: $0, as: UTF8.self) }) != "qemu-nbd" }
+
+    private static func program(_ words: [String]) -> Substring? { words.first?.split(separator: "/").last }
+
+    /// qemu-nbd ends when its first client leaves, so that a connection could never be made again.
+    static func checkKnown(_ words: [String]) throws(DialFailure) {
+        guard program(words) == "qemu-nbd" else { return }
+        let letters = words.dropFirst().filter { $0.hasPrefix("-") && !$0.hasPrefix("--") }
+        if words.contains("--fork") {
+            throw DialFailure(
+                .usage, "qemu-nbd goes into the background with --fork, where ubd does not find it",
+                remedy: "leave --fork out")
+        }
+        guard words.contains("--persistent") || letters.contains(where: { $0.dropFirst().first == "t" }) else {
+            throw DialFailure(
+                .usage, "qemu-nbd ends when its first client leaves, so a lost connection could not be made again",
+                remedy: "add -t, and -e 0 for several connections, as in '-- qemu-nbd -t -e 0 -f qcow2 disk.qcow2'")
+        }
+    }
+}

@@ -1,0 +1,160 @@
+import CShims
+import Dialing
+import Glibc
+import SystemCalls
+
+/// A `ubd-nbd` that dials for this command, as long as this exists; from `keep` on it lives by itself.
+struct DialProcess: ~Copyable {
+    private let channel: FileDescriptor
+
+    /// Starts it.
+    ///
+    /// - Parameter arguments: words as they were typed, byte by byte.
+    init(_ executable: String, _ arguments: [[CChar]]) throws(CommandFailure) {
+        do throws(SystemError) {
+            var pair = try makeMessagePair()
+            try Self.spawn(executable, arguments, channel: pair.second.raw)
+            // Its death must end the pair.
+            pair.second = try FileDescriptor.null()
+            channel = consume pair.first
+        } catch {
+            throw CommandFailure(
+                .failed, "DialFailed", "\(executable): \(SystemError.message(error.errno))",
+                remedy: CommandFailure.limitRemedy(error.errno) ?? "run 'make install' as root: it belongs to ubd")
+        }
+    }
+
+    private static func spawn(_ executable: String, _ arguments: [[CChar]], channel: Int32) throws(SystemError) {
+        let null = try FileDescriptor.null()
+        var actions = posix_spawn_file_actions_t()
+        posix_spawn_file_actions_init(&actions)
+        defer { posix_spawn_file_actions_destroy(&actions) }
+        // What it has to say to people goes where this program's errors go.
+        posix_spawn_file_actions_adddup2(&actions, null.raw, 0)
+        posix_spawn_file_actions_adddup2(&actions, null.raw, 1)
+        posix_spawn_file_actions_adddup2(&actions, channel, dialDescriptor)
+        posix_spawn_file_actions_addclosefrom_np(&actions, dialDescriptor + 1)
+        var attributes = posix_spawnattr_t()
+        posix_spawnattr_init(&attributes)
+        defer { posix_spawnattr_destroy(&attributes) }
+        var all = sigset_t()
+        sigfillset(&all)
+        posix_spawnattr_setsigdefault(&attributes, &all)
+        posix_spawnattr_setflags(&attributes, Int16(POSIX_SPAWN_SETSIGDEF))
+        var words = ([Array("ubd-nbd".utf8CString)] + arguments).map { (word) -> UnsafeMutablePointer<CChar>? in
+            let copy = UnsafeMutablePointer<CChar>.allocate(capacity: word.count)
+            copy.initialize(from: word, count: word.count)
+            return copy
+        }
+        words.append(nil)
+        defer { for word in words { word?.deallocate() } }
+        var pid: pid_t = 0
+        let result = posix_spawn(&pid, executable, &actions, &attributes, words, ubd_environment())
+        guard result == 0 else { throw SystemError("start \(executable)", result) }
+    }
+
+    /// Its arguments. `uri` and `command`: one of both.
+    static func words(
+        connections: Int, _ options: DialOptions, restarts: Bool, uri: String?, command: [String],
+        _ environment: CommandEnvironment
+    ) -> [[CChar]] {
+        var words = ["--connections", String(connections), "--broker"].map { Array($0.utf8CString) }
+        words.append(environment.socketPath.systemPath)
+        words += options.words
+        if restarts { words.append(Array("--restart-command".utf8CString)) }
+        if let uri { words += [Array("--uri".utf8CString), uri.systemPath] }
+        if !command.isEmpty { words += [Array("--".utf8CString)] + command.map(\.systemPath) }
+        return words
+    }
+
+    /// What came of it.
+    struct Answer: ~Copyable {
+        let export: DialedExport
+        let sockets: Sockets
+    }
+
+    /// The connected sockets, in the order of the queues.
+    struct Sockets: ~Copyable {
+        let numbers: [Int32]
+
+        deinit {
+            for number in numbers { _ = FileDescriptor(owning: number) }
+        }
+    }
+
+    /// Waits until there are connections, or the reason why there are none.
+    func answer(_ environment: CommandEnvironment) throws(CommandFailure) -> Answer {
+        let (bytes, files) = try receive(environment, seconds: environment.dialSeconds, doing: "connecting")
+        let sockets = Sockets(numbers: files)
+        let reply: DialReply
+        do { reply = try DialReply(bytes: bytes) } catch { throw Self.broken }
+        switch reply {
+        case .failed(let failure): throw CommandFailure(failure)
+        case .agreed(let export):
+            guard sockets.numbers.count == export.connections, export.connections > 0 else { throw Self.broken }
+            return Answer(export: export, sockets: sockets)
+        }
+    }
+
+    /// Leaves it with the device; nobody else hears of it afterwards. False when it is gone.
+    func keep(_ order: KeepOrder, _ environment: CommandEnvironment) -> Bool {
+        guard (try? send(channel.raw, order.bytes)) != nil else { return false }
+        let answer = try? receive(environment, seconds: environment.callSeconds, doing: "leaving the device alone")
+        return answer?.bytes == KeepOrder.done
+    }
+
+    private static var broken: CommandFailure {
+        CommandFailure(
+            .failed, "DialFailed", "ubd-nbd ended without saying why, or what it said can not be read",
+            remedy: "use the ubd and ubd-nbd of one version")
+    }
+
+    private func receive(
+        _ environment: CommandEnvironment, seconds: Int, doing what: String
+    ) throws(CommandFailure) -> (bytes: [UInt8], files: [Int32]) {
+        let deadline = Deadline(seconds: seconds)
+        defer { environment.console.progress(nil) }
+        var waited = 0
+        var waiting = pollfd(fd: channel.raw, events: Int16(POLLIN), revents: 0)
+        while poll(&waiting, 1, deadline.milliseconds()) <= 0 {
+            guard !deadline.hasPassed else {
+                throw CommandFailure(
+                    .failed, "DialFailed", "no connection after \(seconds) s",
+                    remedy: "check host and port, and that nothing on the way keeps you from it")
+            }
+            waited += 1
+            environment.console.progress("ubd: \(what), \(waited) s …")
+        }
+        var bytes = [UInt8](repeating: 0, count: longestDialMessage)
+        let received = bytes.withUnsafeMutableBytes { buffer in
+            try? receiveWithFiles(channel.raw, into: buffer, maximum: 16, peek: false, wait: false)
+        }
+        guard let received, received.bytes > 0 else { throw Self.broken }
+        return (Array(bytes.prefix(received.bytes)), received.files)
+    }
+}
+
+extension CommandFailure {
+    /// Why nothing was dialled.
+    init(_ failure: DialFailure) {
+        let status: ExitStatus =
+            switch failure.kind {
+            case .usage: .usage
+            case .refused: .notPermitted
+            case .host: .hostLacksSomething
+            case .unreachable, .unsuitable, .command: .failed
+            }
+        self.init(status, Self.name(failure.kind), failure.message, remedy: failure.remedy)
+    }
+
+    private static func name(_ kind: DialFailure.Kind) -> String {
+        switch kind {
+        case .usage: "Usage"
+        case .unreachable: "ServerNotReachable"
+        case .refused: "ServerRefused"
+        case .unsuitable: "ServerUnsuitable"
+        case .host: "HostLacksSomething"
+        case .command: "CommandFailed"
+        }
+    }
+}

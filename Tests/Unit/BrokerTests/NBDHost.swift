@@ -1,0 +1,66 @@
+import BrokerInterface
+import Glibc
+import KernelABI
+import SystemCalls
+import Targets
+import Testing
+import WorkerProtocol
+
+@testable import ubd_broker
+
+/// A host with a device of target nbd, which has a connection for each of its queues.
+struct NBDHost {
+    let host: Host
+    /// What the server agrees to.
+    static let agreed = [
+        OptionValue("size", "1048576"), OptionValue("block-size", "512"), OptionValue("export-flags", "13"),
+        OptionValue("maximum-block", "65536"),
+    ]
+
+    static func request(queues: Int64 = 1, recovery: String? = nil, _ more: [OptionValue] = []) -> AddRequest {
+        AddRequest(
+            target: "nbd", queues: queues, recovery: recovery, fileName: "nbd://server/export", options: agreed + more)
+    }
+
+    /// `features`: of the kernel; without perIODaemon it is one before 6.16.
+    init(
+        features: UblkFeatures = [.perIODaemon], policy: String? = nil, _ request: AddRequest = NBDHost.request()
+    ) throws {
+        host = try Host(policy: policy)
+        host.kernel.features = features
+        _ = try host.add(request, parking: NBDHost.park).get()
+    }
+
+    /// As a client that has connections.
+    static func park(_ socket: Int32) { _ = try? send(socket, [0], files: [0]) }
+
+    var device: ManagedDevice? { host.broker.devices[0] }
+    var info: Device? { device.map(host.broker.description) }
+    var recoveries: Int { host.kernel.log.filter { $0 == "startUserRecovery 0" }.count }
+
+    /// Its worker ends; the kernel notices.
+    func end(_ change: ProcessChange = .exited(WorkerExit.connectionLost)) {
+        host.kernel.quiesce(0)
+        host.workers.last?.die(change)
+    }
+
+    func recover(
+        as peer: PeerCredentials = Host.alice, _ options: [OptionValue] = NBDHost.agreed,
+        parking: ((Int32) -> Void)? = nil
+    ) throws -> Result<Device, InterfaceError> {
+        var result: Result<Device, InterfaceError>?
+        let operation = host.broker.recover(RecoverRequest(id: 0, options: options), peer: peer) { answer in
+            switch answer {
+            case .files(let count, let socket):
+                #expect(count == Int(self.info?.queues ?? 0))
+                (parking ?? NBDHost.park)(socket)
+                close(socket)
+            case .added(let device, _): result = .success(device)
+            case .failed(let error): result = .failure(error)
+            }
+        }
+        try host.run { result != nil }
+        withExtendedLifetime(operation) {}
+        return try #require(result)
+    }
+}

@@ -1,0 +1,146 @@
+import Dialing
+import Foundation
+import Glibc
+import SystemCalls
+import Testing
+
+@testable import NBDClient
+
+@Suite("Dialling real servers", .timeLimit(.minutes(3)))
+struct DialTests {
+    private static func option(_ file: Int32, _ level: Int32, _ name: Int32) -> Int32 {
+        var value: Int32 = -1
+        var size = socklen_t(4)
+        getsockopt(file, level, name, &value, &size)
+        return value
+    }
+
+    private static func check(_ set: borrowing ConnectionSet, isNetwork: Bool) {
+        for file in set.numbers {
+            #expect(readSector(file, at: 0) == [UInt8](repeating: 0, count: 512))
+            // A ring waits by itself only on a file that blocks.
+            #expect(fcntl(file, F_GETFL) & O_NONBLOCK == 0)
+            #expect(fcntl(file, F_GETFD) & FD_CLOEXEC != 0)
+            // SO_LOCK_FILTER.
+            #expect(option(file, SOL_SOCKET, 44) == 1)
+            guard isNetwork else { continue }
+            #expect(option(file, Int32(IPPROTO_TCP), TCP_NODELAY) == 1)
+            #expect(option(file, SOL_SOCKET, SO_KEEPALIVE) == 1)
+            #expect(option(file, Int32(IPPROTO_TCP), TCP_USER_TIMEOUT) == 30_000)
+        }
+    }
+
+    @Test("gives connections of nbdkit over TCP that serve, with their options set, as many as are wanted")
+    func nbdkit() throws {
+        let server = try RealServer("nbdkit", ["-f", "-p", "%P", "-i", "127.0.0.1", "memory", "10M"])
+        let address = try server.address("nbd://127.0.0.1:%P/")
+        let set = try ConnectionSet.dial(Dialer(address: address), count: 3)
+        #expect(set.numbers.count == 3)
+        #expect(set.facts.size == 10 << 20 && set.facts.takesMultipleConnections && set.cipher == "")
+        #expect(set.notices == [])
+        Self.check(set, isNetwork: true)
+    }
+
+    @Test("gives a single connection of a server that has no more, and says so")
+    func single() throws {
+        let server = try RealServer("qemu-nbd", ["-t", "-x", "disk one", "-f", "raw", "-k", "%S", "%D/raw"]) {
+            folder, _ in
+            try Data(count: 1 << 20).write(to: folder.appendingPathComponent("raw"))
+        }
+        let address = try server.address("nbd+unix:///disk%20one?socket=%S")
+        let set = try ConnectionSet.dial(Dialer(address: address), count: 4)
+        #expect(set.numbers.count == 1)
+        #expect(set.facts.hasBlocks && set.facts.maximumBlock == 32 << 20)
+        #expect(set.notices.map(\.code) == ["connections"])
+        Self.check(set, isNetwork: false)
+    }
+
+    @Test("tells what exports qemu-nbd and nbd-server have when the wanted one is not there")
+    func unknownExport() throws {
+        let qemu = try RealServer("qemu-nbd", ["-t", "-x", "disk", "-f", "raw", "-k", "%S", "%D/raw"]) { folder, _ in
+            try Data(count: 1 << 20).write(to: folder.appendingPathComponent("raw"))
+        }
+        let address = try qemu.address("nbd+unix:///nothing?socket=%S")
+        let error = #expect(throws: DialFailure.self) { try Dialer(address: address).ask() }
+        #expect(error?.kind == .usage)
+        #expect(error?.message.contains("does not have export 'nothing'") == true, "\(error?.message ?? "")")
+        #expect(error?.message.contains("it has 'disk'") == true, "\(error?.message ?? "")")
+    }
+
+    @Test("agrees with nbd-server")
+    func nbdServer() throws {
+        let server = try RealServer("nbd-server", ["-C", "%D/config", "-p", "%D/pid"]) { folder, port in
+            try Data(count: 1 << 20).write(to: folder.appendingPathComponent("raw"))
+            let config = """
+                [generic]
+                listenaddr = 127.0.0.1
+                port = \(port)
+                allowlist = true
+                [one]
+                exportname = \(folder.path)/raw
+                [two]
+                exportname = \(folder.path)/raw
+                readonly = true
+
+                """
+            try config.write(toFile: folder.path + "/config", atomically: true, encoding: .utf8)
+        }
+        let set = try ConnectionSet.dial(Dialer(address: server.address("nbd://127.0.0.1:%P/one")), count: 1)
+        #expect(set.facts.size == 1 << 20 && !set.facts.isReadOnly)
+        Self.check(set, isNetwork: true)
+        #expect(try Dialer(address: server.address("nbd://127.0.0.1:%P/two")).ask().isReadOnly)
+        let address = try server.address("nbd://127.0.0.1:%P/three")
+        let error = #expect(throws: DialFailure.self) { try Dialer(address: address).ask() }
+        #expect(error?.message.contains("'one', 'two'") == true, "\(error?.message ?? "")")
+    }
+
+    @Test("says where nobody listens, what never answers, and what is no NBD server")
+    func nobody() throws {
+        let server = try RealServer("sh", ["-c", "sleep 60"])
+        let refused = #expect(throws: DialFailure.self) {
+            try Dialer(address: NBDAddress(server.filled("nbd://127.0.0.1:%P"))).dial().takeFile()
+        }
+        #expect(refused?.kind == .unreachable && refused?.message.contains("Connection refused") == true)
+        let nowhere = #expect(throws: DialFailure.self) {
+            try Dialer(address: NBDAddress("nbd+unix:///?socket=/nowhere")).ask()
+        }
+        #expect(nowhere?.message == "no server at /nowhere: No such file or directory")
+        let name = #expect(throws: DialFailure.self) {
+            try Dialer(address: NBDAddress("nbd://no-such-host.invalid")).ask()
+        }
+        #expect(name?.message.hasPrefix("the host 'no-such-host.invalid' can not be found: ") == true)
+
+        let listener = try SystemCalls.listen(at: server.socket, backlog: 4)
+        let address = try NBDAddress(server.filled("nbd+unix:///?socket=%S"))
+        let silent = #expect(throws: DialFailure.self) { try Dialer(address: address, seconds: 1).ask() }
+        #expect(silent?.message.hasSuffix("does not answer in time") == true, "\(silent?.message ?? "")")
+        _ = try SystemCalls.accept(listener.raw)
+        let number = listener.raw
+        Thread {
+            for _ in 0..<100 {
+                guard let one = try? SystemCalls.accept(number) else {
+                    usleep(50_000)
+                    continue
+                }
+                _ = try? one.writeAll(Array("SSH-2.0-OpenSSH_9.2\r\n".utf8))
+                return
+            }
+        }.start()
+        let other = #expect(throws: DialFailure.self) { try Dialer(address: address, seconds: 5).ask() }
+        #expect(
+            other?.kind == .unsuitable && other?.message.contains("its first bytes are 53 53 48") == true,
+            "\(other?.message ?? "")")
+    }
+
+    @Test("notices an export that is another one than before")
+    func changed() throws {
+        let server = try RealServer("nbdkit", ["-f", "-U", "%S", "memory", "10M"])
+        let dialer = Dialer(address: try server.address("nbd+unix:///?socket=%S"))
+        var before = try dialer.ask()
+        before.size *= 2
+        let error = #expect(throws: DialFailure.self) {
+            _ = try ConnectionSet.dial(dialer, count: 1, before: before).numbers
+        }
+        #expect(error?.message.hasSuffix("its size was 20971520 bytes and is 10485760") == true)
+    }
+}

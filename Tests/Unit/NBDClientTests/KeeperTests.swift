@@ -1,0 +1,232 @@
+import BrokerInterface
+import Dialing
+import Foundation
+import Glibc
+import SystemCalls
+import Testing
+import Varlink
+
+@testable import NBDClient
+
+/// The broker's side of what a keeper says, one step after another.
+private struct Broker: ~Copyable {
+    let listener: FileDescriptor
+    let path: String
+
+    init(_ path: String) throws {
+        self.path = path
+        listener = try SystemCalls.listen(at: path, backlog: 8)
+    }
+
+    /// The next connection with its call.
+    func next() throws -> (call: Call, socket: Int32) {
+        var waiting = pollfd(fd: listener.raw, events: Int16(POLLIN), revents: 0)
+        guard poll(&waiting, 1, 20_000) == 1, let socket = try SystemCalls.accept(listener.raw) else {
+            throw Failed(program: "nobody called")
+        }
+        _ = fcntl(socket.raw, F_SETFL, 0)
+        var bytes: [UInt8] = []
+        var byte: UInt8 = 1
+        while byte != 0, recv(socket.raw, &byte, 1, 0) == 1 { bytes.append(byte) }
+        return (try Call(message: bytes.dropLast()), socket.release())
+    }
+
+    /// Says that what is now has been told, and then the state.
+    static func tell(_ socket: Int32, _ state: DeviceState?, waits: Bool, generation: UInt64 = 9) {
+        let change = DeviceChange {
+            $0.id = 3
+            $0.generation = generation
+            $0.state = state
+            $0.waits = waits
+        }
+        send(socket, MonitorReply(change: change).reply)
+    }
+
+    static func send(_ socket: Int32, _ reply: Reply, files: [Int32] = []) {
+        _ = try? SystemCalls.send(socket, reply.message, files: files)
+    }
+
+    /// Takes the sockets that come with Recover.
+    static func takeSockets(_ socket: Int32, _ count: Int) throws -> [Int32] {
+        let pair = try makeMessagePair()
+        send(socket, AddReply.files(count: count, parking: 0).reply, files: [pair.second.raw])
+        var byte = [UInt8](repeating: 0, count: 8)
+        let ours = pair.first.raw
+        return try byte.withUnsafeMutableBytes { bytes in
+            try receiveWithFiles(ours, into: bytes, maximum: 16, peek: false).files
+        }
+    }
+
+    static var device: Device {
+        Device {
+            $0.id = 3
+            $0.generation = 9
+            $0.target = "nbd"
+            $0.state = .live
+            $0.node = "/dev/ublkb3"
+        }
+    }
+}
+
+/// A keeper in a thread, with everything that it needs.
+private final class Kept: @unchecked Sendable {
+    private let finished = DispatchSemaphore(value: 0)
+
+    /// Dials, and keeps device 3 of generation 9.
+    init(_ words: [String], count: Int, server: Bool = false) throws {
+        let arguments = try Arguments((["--connections", String(count)] + words).map { Array($0.utf8) })
+        let attention = Attention()
+        let command = server ? try ServerCommand(arguments.command, attention) { _ in } : nil
+        try command?.start()
+        let address =
+            try command.map { NBDAddress(place: .local(path: $0.socketPath), export: [], tls: nil) }
+            ?? arguments.address(arguments.uri ?? "")
+        let dialer = Dialer(address: address, attention: attention)
+        let keeper = Keeper(
+            KeepOrder(id: 3, generation: 9), dialer, arguments, command,
+            try ConnectionSet.dial(dialer, count: arguments.connections))
+        nonisolated(unsafe) let running = keeper
+        let finished = finished
+        Thread {
+            running.run()
+            finished.signal()
+        }.start()
+    }
+
+    /// True when it has ended.
+    func hasEnded() -> Bool { finished.wait(timeout: .now() + 20) == .success }
+}
+
+@Suite("The keeper", .timeLimit(.minutes(3)))
+struct KeeperTests {
+    private static func folder() throws -> String {
+        var template = Array("/tmp/ubd-XXXXXX".utf8CString)
+        guard mkdtemp(&template) != nil else { throw Failed(program: "mkdtemp") }
+        return String(decoding: template.dropLast().map { UInt8(bitPattern: $0) }, as: UTF8.self)
+    }
+
+    @Test("brings as many fresh connections as the device had, with what the server says, and ends with the device")
+    func restores() throws {
+        let server = try RealServer("nbdkit", ["-f", "-U", "%S", "memory", "10M"])
+        _ = try server.address("nbd+unix:///?socket=%S")
+        let broker = try Broker(server.folder.path + "/b")
+        let kept = try Kept(["--uri", server.filled("nbd+unix:///?socket=%S"), "--broker", broker.path], count: 2)
+        let monitor = try broker.next()
+        #expect(try MonitorRequest(parameters: monitor.call.parameters) == MonitorRequest(ids: [3], keep: true))
+        Broker.tell(monitor.socket, .live, waits: false)
+        Broker.send(monitor.socket, MonitorReply(change: nil).reply)
+        Broker.tell(monitor.socket, .recovering, waits: true)
+        let recover = try broker.next()
+        let request = try RecoverRequest(parameters: recover.call.parameters)
+        #expect(request.id == 3 && request.generation == 9)
+        #expect(request.options.first { $0.name == "size" }?.value == String(10 << 20))
+        #expect(request.options.map(\.name).contains("export-flags"))
+        let sockets = try Broker.takeSockets(recover.socket, 2)
+        #expect(sockets.count == 2)
+        for socket in sockets { #expect(readSector(socket, at: 4096) != nil) }
+        Broker.send(recover.socket, AddReply.added(Broker.device, notices: []).reply)
+        Broker.tell(monitor.socket, nil, waits: false)
+        #expect(kept.hasEnded())
+        for file in sockets + [monitor.socket, recover.socket] { close(file) }
+    }
+
+    @Test("lets the server finish what it had received before it dials again")
+    func drains() throws {
+        // Each write takes two seconds, in a process that the end of a connection does not stop.
+        let server = try RealServer(
+            "nbdkit",
+            [
+                "-f", "-U", "%S", "eval", "get_size=echo 1M", "can_write=exit 0",
+                "pread=dd if=%D/raw skip=$4 count=$3 iflag=skip_bytes,count_bytes status=none",
+                "pwrite=sleep 2; dd of=%D/raw seek=$4 oflag=seek_bytes conv=notrunc status=none",
+            ]
+        ) { folder, _ in try Data(count: 1 << 20).write(to: folder.appendingPathComponent("raw")) }
+        let address = try server.address("nbd+unix:///?socket=%S")
+        let first = try Dialer(address: address).dial().takeFile()
+        let data = [UInt8](repeating: 0xAB, count: 512)
+        let request =
+            Wire.number(UInt32(0x2560_9513)) + [0, 0, 0, 1] + Wire.number(UInt64(1)) + Wire.number(UInt64(0))
+            + Wire.number(UInt32(512)) + data
+        #expect(write(first, request, request.count) == request.count)
+        let started = monotonicNanoseconds()
+        #expect(try Barrier.run([first], Deadline(seconds: 20), Attention()))
+        #expect(monotonicNanoseconds() - started > 1_500_000_000)
+        let second = try Dialer(address: address).dial().takeFile()
+        #expect(readSector(second, at: 0) == data, "the write landed after the barrier")
+        for file in [first, second] { close(file) }
+        // A server that says nothing is not waited for without end.
+        let silent = try makeMessagePair()
+        #expect(try !Barrier.run([silent.first.raw], Deadline(milliseconds: 200), Attention()))
+    }
+
+    @Test("asks a broker that comes back again, and ends when that does not know the device")
+    func brokerGone() throws {
+        let server = try RealServer("nbdkit", ["-f", "-U", "%S", "memory", "10M"])
+        _ = try server.address("nbd+unix:///?socket=%S")
+        let path = server.folder.path + "/b"
+        let kept: Kept
+        do {
+            let broker = try Broker(path)
+            kept = try Kept(["--uri", server.filled("nbd+unix:///?socket=%S"), "--broker", path], count: 1)
+            let monitor = try broker.next()
+            Broker.tell(monitor.socket, .live, waits: false)
+            close(monitor.socket)
+        }
+        unlink(path)
+        let broker = try Broker(path)
+        let again = try broker.next()
+        #expect(again.call.methodName == "Monitor")
+        let error = InterfaceError.noSuchDevice(message: "there is none", remedy: "", id: 3)
+        Broker.send(again.socket, Reply(error: error.name, parameters: error.parameters))
+        #expect(kept.hasEnded())
+        close(again.socket)
+    }
+
+    @Test("starts a command again only when it may, and ends it with the device")
+    func command() throws {
+        for restarts in [false, true] {
+            let folder = try Self.folder()
+            let marks = folder + "/marks"
+            let broker = try Broker(folder + "/b")
+            let script = "echo $$ >>\(marks); exec nbdkit -f memory 1M"
+            let kept = try Kept(
+                (restarts ? ["--restart-command"] : []) + ["--broker", broker.path, "--", "sh", "-c", script], count: 1,
+                server: true)
+            let monitor = try broker.next()
+            Broker.tell(monitor.socket, .live, waits: false)
+            func pids() -> [pid_t] {
+                ((try? String(contentsOfFile: marks, encoding: .utf8)) ?? "").split(separator: "\n").compactMap {
+                    pid_t($0)
+                }
+            }
+            let first = try #require(pids().first)
+            kill(first, SIGKILL)
+            usleep(200_000)
+            Broker.tell(monitor.socket, .recovering, waits: true)
+            if restarts {
+                let recover = try broker.next()
+                let sockets = try Broker.takeSockets(recover.socket, 1)
+                #expect(readSector(sockets[0], at: 0) != nil)
+                Broker.send(recover.socket, AddReply.added(Broker.device, notices: []).reply)
+                for file in sockets + [recover.socket] { close(file) }
+            } else {
+                var waiting = pollfd(fd: broker.listener.raw, events: Int16(POLLIN), revents: 0)
+                #expect(poll(&waiting, 1, 1500) == 0)
+            }
+            #expect(pids().count == (restarts ? 2 : 1))
+            Broker.tell(monitor.socket, nil, waits: false)
+            #expect(kept.hasEnded())
+            for pid in pids() { #expect(kill(pid, 0) == -1 && errno == ESRCH) }
+            close(monitor.socket)
+            try? FileManager.default.removeItem(atPath: folder)
+        }
+    }
+
+    @Test("pauses longer and longer, but finds a server within a second at first")
+    func backOff() {
+        var pause = BackOff()
+        #expect((0..<6).map { _ in pause.next() } == [0, 100, 200, 400, 500, 500])
+        for _ in 0..<1000 { _ = pause.next() }
+        #expect(pause.next() == BackOff.longest)
+    }
+}
