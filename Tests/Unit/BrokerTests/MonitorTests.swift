@@ -219,6 +219,6 @@ struct MonitorTests {
         let host = try NBDHost()
         _ = try call(host.host, MonitorRequest(ids: [0], keep: true))
         host.end()
-        #expect(host.host.broker.store.load().records.first?.device.keeper == nil)
+        #expect(try host.host.broker.store.load().records.first?.device.keeper == nil)
     }
 }
