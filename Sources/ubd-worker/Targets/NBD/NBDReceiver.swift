@@ -6,77 +6,271 @@ import WorkerProtocol
 
 /// How replies are read: where the one read goes that is under way, and what has come so far. A value without references; its
 /// memory belongs to the queue.
+///
+/// A read is guessed to bring replies of the kind that is expected. When all of them are reads of one size, it is spread over
+/// *lanes*: of each reply the header comes into the lane's place for it, and the data into a spare buffer, which then changes places
+/// with the request's own. So data is not copied, whatever the order of the replies. A guess may be wrong; then what has come is put
+/// together, and each reply's data is copied. Otherwise a read goes into one memory, where many small replies have room.
 struct NBDReceiver {
-    /// Bytes of the memory for replies: many small ones come with one read.
+    /// Bytes of the one memory, and the most of all lanes together.
     static let bytes = 64 << 10
-    /// A read's data from so many bytes on is not worth a copy: its header is read alone.
+    /// A read's data from so many bytes on never shares a read with other replies: the header before it is read alone.
     static let large: UInt32 = 32 << 10
 
+    /// What the reply to a request is expected to be.
+    enum Kind: UInt8, BitwiseCopyable {
+        /// Of the size for which there are lanes.
+        case similar
+        case large
+        /// No data, or data of another size.
+        case other
+    }
+
     /// Address of the memory for replies.
-    var memory: UInt = 0
-    /// Bytes there that have come, and those of them that are done with.
-    var have = 0
-    var done = 0
+    private(set) var memory: UInt = 0
+    /// Bytes that have come and are not done with: from `done` on in that memory, or from the lane `lane` on.
+    private(set) var have = 0
+    private var done = 0
     /// The tag whose data is being read into its own buffer, when `missing` is not 0.
-    var tag: UInt16 = 0
+    private(set) var tag: UInt16 = 0
     /// Bytes of that data that have not come yet.
-    var missing: UInt32 = 0
+    private(set) var missing: UInt32 = 0
     /// The next reply is to something that the write under way is sending: its completion comes first.
     var isStalled = false
-    /// Replies that are expected, by whether they have much data.
-    private var smallReplies = 0
-    private var largeReplies = 0
+
+    /// What has come lies in lanes.
+    private(set) var isInLanes = false
+    private var lane = 0
+    /// Lanes for data of that size, and spare buffers.
+    private var lanes = 0
+    private var spares = 0
+    /// Bytes of data of each lane, as the vectors say; and of the next read's.
+    private var laneBytes: UInt32 = 0
+    private var wanted: UInt32 = 0
+    /// Addresses of the lanes' headers and of struct iovec: one for what is missing, then two for each lane; or for what is missing,
+    /// and the one memory.
+    private var headers: UInt = 0
+    private var laneVectors: UInt = 0
+    private var plainVectors: UInt = 0
+
+    /// Replies that are expected.
+    private var similar = 0
+    private var large = 0
+    private var others = 0
+
+    /// Bytes of memory for so many lanes.
+    static func memoryBytes(lanes: Int) -> Int {
+        bytes + (3 + 2 * lanes) * MemoryLayout<iovec>.stride + lanes * NBD.simpleReplyBytes
+    }
+
+    /// `spare`: addresses of buffers, one for each lane.
+    mutating func place(_ address: UInt, spare: [UInt64]) {
+        memory = address
+        plainVectors = address + UInt(NBDReceiver.bytes)
+        laneVectors = plainVectors + 2 * UInt(MemoryLayout<iovec>.stride)
+        headers = laneVectors + UInt((1 + 2 * spare.count) * MemoryLayout<iovec>.stride)
+        spares = spare.count
+        lanes = spare.count
+        for (lane, buffer) in spare.enumerated() {
+            header(lane).initialize(to: iovec(iov_base: text(lane), iov_len: NBD.simpleReplyBytes))
+            data(lane).initialize(to: iovec(iov_base: UnsafeMutableRawPointer(bitPattern: UInt(buffer)), iov_len: 0))
+        }
+    }
+
+    // MARK: What is expected
 
     @inline(__always)
-    private static func isLarge(_ state: NBDTarget.State) -> Bool { state.command == .read && state.part >= large }
-
-    @inline(__always)
-    mutating func expects(_ state: NBDTarget.State) {
-        if NBDReceiver.isLarge(state) { largeReplies &+= 1 } else { smallReplies &+= 1 }
+    mutating func expects(_ state: UnsafeMutablePointer<NBDTarget.State>) {
+        let part = state.pointee.part
+        if state.pointee.command == .read {
+            if similar == 0 { wanted = part }
+            if part >= NBDReceiver.large {
+                large &+= 1
+                state.pointee.kind = .large
+                return
+            }
+            if part == wanted {
+                similar &+= 1
+                state.pointee.kind = .similar
+                return
+            }
+        }
+        others &+= 1
+        state.pointee.kind = .other
     }
 
     @inline(__always)
-    mutating func hasGot(_ state: NBDTarget.State) {
-        if NBDReceiver.isLarge(state) { largeReplies &-= 1 } else { smallReplies &-= 1 }
+    mutating func hasGot(_ kind: Kind) {
+        switch kind {
+        case .similar: similar &-= 1
+        case .large: large &-= 1
+        case .other: others &-= 1
+        }
     }
+
+    // MARK: Reading
 
     /// Begins the next read. None is under way.
     @inline(__always)
     mutating func read(_ queue: inout Queue<NBDTarget>) {
-        let address: UInt64
-        let length: UInt32
-        if missing != 0 {
-            let state = queue.requests + Int(tag)
-            let end = state.pointee.moved &+ state.pointee.part
-            address = queue.buffer(of: tag) &+ UInt64(end &- missing)
-            length = missing
+        var vectors: UInt
+        var count: Int
+        if others == 0, large == 0, wanted &- 1 < NBDReceiver.large &- 1, lanes != 0 {
+            if laneBytes != wanted { setLanes() }
+            if have != 0 { memcpy(text(0), UnsafeRawPointer(bitPattern: memory)! + done, have) }
+            header(0).pointee = iovec(iov_base: text(0) + have, iov_len: NBD.simpleReplyBytes &- have)
+            isInLanes = true
+            lane = 0
+            vectors = laneVectors &+ UInt(MemoryLayout<iovec>.stride)
+            count = 2 &* min(max(similar, 1), lanes)
         } else {
             if done != 0 { moveRest() }
-            let room = smallReplies == 0 && largeReplies != 0 ? NBD.simpleReplyBytes : NBDReceiver.bytes
-            address = UInt64(memory) &+ UInt64(have)
-            length = UInt32(truncatingIfNeeded: room &- have)
+            isInLanes = false
+            let isHeader = similar | others == 0 && wanted >= NBDReceiver.large
+            let room = isHeader ? NBD.simpleReplyBytes : NBDReceiver.bytes
+            vectors = plainVectors &+ UInt(MemoryLayout<iovec>.stride)
+            count = 1
+            vector(vectors).pointee = iovec(
+                iov_base: UnsafeMutableRawPointer(bitPattern: memory)! + have, iov_len: room &- have)
+        }
+        if missing != 0 {
+            let state = queue.requests + Int(tag)
+            let end = Int(state.pointee.moved &+ state.pointee.part &- missing)
+            vectors &-= UInt(MemoryLayout<iovec>.stride)
+            count &+= 1
+            vector(vectors).pointee = iovec(iov_base: queue.bufferPointer(of: tag) + end, iov_len: Int(missing))
         }
         queue.pushToSocket(
             .transfer(
-                head: NBDReceiver.readHead, address: address, length: length, offset: 0, operationFlags: 0,
-                userData: RequestKey(ownSlot: NBDTarget.readSlot).rawValue))
+                head: NBDReceiver.readHead, address: UInt64(vectors), length: UInt32(truncatingIfNeeded: count),
+                offset: 0,
+                operationFlags: 0, userData: RequestKey(ownSlot: NBDTarget.readSlot).rawValue))
     }
 
     private static var readHead: UInt64 {
         SubmissionEntry.head(
-            operation: IOUring.Operation.read, flags: IOUring.EntryFlags.fixedFile, file: SocketRing.socketFile)
+            operation: IOUring.Operation.readv, flags: IOUring.EntryFlags.fixedFile, file: SocketRing.socketFile)
+    }
+
+    @inline(__always)
+    private func vector(_ address: UInt) -> UnsafeMutablePointer<iovec> { UnsafeMutablePointer(bitPattern: address)! }
+
+    /// The vectors of a lane.
+    @inline(__always)
+    private func header(_ lane: Int) -> UnsafeMutablePointer<iovec> { vector(laneVectors) + (1 &+ 2 &* lane) }
+
+    @inline(__always)
+    private func data(_ lane: Int) -> UnsafeMutablePointer<iovec> { vector(laneVectors) + (2 &+ 2 &* lane) }
+
+    /// A lane's header.
+    @inline(__always)
+    private func text(_ lane: Int) -> UnsafeMutableRawPointer {
+        UnsafeMutableRawPointer(bitPattern: headers)! + lane &* NBD.simpleReplyBytes
+    }
+
+    @inline(never)
+    private mutating func setLanes() {
+        laneBytes = wanted
+        lanes = min(spares, NBDReceiver.bytes / (NBD.simpleReplyBytes + Int(laneBytes)))
+        for lane in 0..<lanes { data(lane).pointee.iov_len = Int(laneBytes) }
     }
 
     /// What has come and is not done with, less than a header, begins the memory again.
     @inline(__always)
     private mutating func moveRest() {
-        let rest = have &- done
-        if rest != 0 {
+        if have != 0 {
             let start = UnsafeMutableRawPointer(bitPattern: memory)!
-            memmove(start, start + done, rest)
+            memmove(start, start + done, have)
         }
-        have = rest
         done = 0
+    }
+
+    // MARK: What has come
+
+    /// So many bytes have come. Returns how many of them are not data that was missing.
+    @inline(__always)
+    mutating func takeMissing(_ bytes: UInt32) -> UInt32 {
+        let taken = min(bytes, missing)
+        missing &-= taken
+        return bytes &- taken
+    }
+
+    @inline(__always)
+    mutating func add(_ bytes: UInt32) { have &+= Int(bytes) }
+
+    /// The header that is next.
+    @inline(__always)
+    var nextHeader: UnsafeRawPointer {
+        isInLanes ? UnsafeRawPointer(text(lane)) : UnsafeRawPointer(bitPattern: memory)! + done
+    }
+
+    /// The next reply is done with, as far as it has come, without data.
+    @inline(__always)
+    mutating func takeHeader() {
+        have &-= NBD.simpleReplyBytes
+        done &+= NBD.simpleReplyBytes
+    }
+
+    /// The data of the next reply, whose header was taken, as far as it has come: copied.
+    @inline(__always)
+    mutating func copyData(_ tag: UInt16, _ state: NBDTarget.State, _ queue: inout Queue<NBDTarget>) {
+        let there = min(have, Int(state.part))
+        memcpy(
+            queue.bufferPointer(of: tag) + Int(state.moved), UnsafeRawPointer(bitPattern: memory)! + done, there)
+        have &-= there
+        done &+= there
+        self.tag = tag
+        missing = state.part &- UInt32(truncatingIfNeeded: there)
+    }
+
+    /// Takes the next reply, whose data lies in its lane, as far as it has come. False: it is not of the kind for which there are
+    /// lanes, so what follows it lies wrong.
+    @inline(__always)
+    mutating func takeLane(_ tag: UInt16, _ state: NBDTarget.State, _ queue: inout Queue<NBDTarget>) -> Bool {
+        guard state.command == .read, state.part == laneBytes else { return false }
+        let there = min(have &- NBD.simpleReplyBytes, Int(laneBytes))
+        let vector = data(lane)
+        if state.moved == 0 {
+            let old = queue.exchangeBuffer(of: tag, for: UInt64(UInt(bitPattern: vector.pointee.iov_base)))
+            vector.pointee.iov_base = UnsafeMutableRawPointer(bitPattern: UInt(old))
+        } else {
+            // A part of a request that is longer than the server's maximum.
+            memcpy(queue.bufferPointer(of: tag) + Int(state.moved), vector.pointee.iov_base, there)
+        }
+        have &-= NBD.simpleReplyBytes &+ there
+        lane &+= 1
+        self.tag = tag
+        missing = laneBytes &- UInt32(truncatingIfNeeded: there)
+        return true
+    }
+
+    /// Puts what is left in lanes together in the one memory.
+    @inline(never)
+    mutating func gather() {
+        var at = 0
+        while at < have {
+            let header = min(NBD.simpleReplyBytes, have - at)
+            memcpy(UnsafeMutableRawPointer(bitPattern: memory)! + at, text(lane), header)
+            at += header
+            let rest = min(Int(laneBytes), have - at)
+            memcpy(UnsafeMutableRawPointer(bitPattern: memory)! + at, data(lane).pointee.iov_base, rest)
+            at += rest
+            lane += 1
+        }
+        leaveLanes()
+    }
+
+    @inline(__always)
+    private mutating func leaveLanes() {
+        done = 0
+        isInLanes = false
+    }
+
+    /// No header is whole any more: what is left of the lanes is the beginning of one at most.
+    @inline(__always)
+    mutating func endLanes() {
+        if have != 0 { return gather() }
+        leaveLanes()
     }
 }
 
@@ -84,21 +278,21 @@ extension NBDTarget {
     /// So many bytes have come where the read under way put them.
     @inline(__always)
     mutating func received(_ bytes: UInt32, _ queue: inout Queue<NBDTarget>) {
+        var bytes = bytes
         if receiver.missing != 0 {
-            receiver.missing &-= bytes
-            if receiver.missing == 0 { partDone(receiver.tag, &queue) }
-        } else {
-            receiver.have &+= Int(bytes)
-            parse(&queue)
+            bytes = receiver.takeMissing(bytes)
+            if receiver.missing != 0 { return }
+            partDone(receiver.tag, &queue)
         }
+        receiver.add(bytes)
+        parse(&queue)
     }
 
     /// Handles all replies that are whole, and the beginning of one whose data has not come whole.
     @inline(__always)
     mutating func parse(_ queue: inout Queue<NBDTarget>) {
-        let memory = UnsafeRawPointer(bitPattern: receiver.memory)!
-        while receiver.have &- receiver.done >= NBD.simpleReplyBytes {
-            guard let reply = NBDSimpleReply(decoding: memory + receiver.done) else { return violated(&queue) }
+        while receiver.have >= NBD.simpleReplyBytes {
+            guard let reply = NBDSimpleReply(decoding: receiver.nextHeader) else { return violated(&queue) }
             let tag = UInt16(truncatingIfNeeded: reply.cookie)
             guard tag < queue.depth else { return violated(&queue) }
             let state = queue.requests + Int(tag)
@@ -108,26 +302,24 @@ extension NBDTarget {
                 receiver.isStalled = true
                 return
             }
-            receiver.done &+= NBD.simpleReplyBytes
-            if reply.error != NBD.ErrorCode.none {
-                failed(tag, reply.error, &queue)
-                if queue.exitStatus != 0 { return }
-                continue
-            }
-            if state.pointee.command == .read {
-                let part = state.pointee.part
-                let there = min(receiver.have &- receiver.done, Int(part))
-                memcpy(
-                    queue.bufferPointer(of: tag) + Int(state.pointee.moved), memory + receiver.done, there)
-                receiver.done &+= there
-                if there != Int(part) {
-                    receiver.tag = tag
-                    receiver.missing = part &- UInt32(truncatingIfNeeded: there)
-                    return
+            if receiver.isInLanes {
+                guard reply.error == NBD.ErrorCode.none, receiver.takeLane(tag, state.pointee, &queue) else {
+                    receiver.gather()
+                    continue
                 }
+            } else {
+                receiver.takeHeader()
+                if reply.error != NBD.ErrorCode.none {
+                    failed(tag, reply.error, &queue)
+                    if queue.exitStatus != 0 { return }
+                    continue
+                }
+                if state.pointee.command == .read { receiver.copyData(tag, state.pointee, &queue) }
             }
+            if receiver.missing != 0 { break }
             partDone(tag, &queue)
         }
+        if receiver.isInLanes { receiver.endLanes() }
     }
 
     /// What the server sent is no reply to anything that is under way.
