@@ -258,7 +258,7 @@ struct Queue<T: Target>: ~Copyable {
         let key = RequestKey(rawValue: completion.userData)
         let isMore = completion.flags & IOUring.CompletionFlags.more != 0
         // None was under way in that slot.
-        guard isMore ? ledger.isUnderWay(key) : ledger.finish(key) else { return -Int(EPROTO) }
+        guard isMore ? ledger.isUnderWay(key) : ledger.finishOwn(key) else { return -Int(EPROTO) }
         if T.submissions.hasSocket, key.slot == SocketRing.eventSlot { return eventCame(completion.result) }
         target.finishOwn(key, completion, on: &self)
         return 0

@@ -40,16 +40,17 @@ struct SocketRing: ~Copyable {
 
 extension Queue {
     /// Begins to wait for the event; called once, when the queue begins to serve.
+    @inline(__always)
     mutating func waitForEvent() {
         let entry = socket.pointee.eventRead()
-        push(entry)
+        ledger.beginOwn(RequestKey(rawValue: entry.userData))
+        ring.push(entry)
     }
 
     /// The read of the event has completed. Returns 0, or a negated errno as a loop's `turn` does.
     mutating func eventCame(_ result: Int32) -> Int {
         guard result == 8 || isPassing(Int(result)) else { return result < 0 ? Int(result) : -Int(EPROTO) }
-        let entry = socket.pointee.eventRead()
-        push(entry)
+        waitForEvent()
         return 0
     }
 }
