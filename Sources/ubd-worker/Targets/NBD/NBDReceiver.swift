@@ -26,6 +26,21 @@ struct NBDReceiver {
         case other
     }
 
+    /// Where a lane has its header, and the vector of its data.
+    struct Lane {
+        fileprivate(set) var header: UInt = 0
+        fileprivate(set) var vector: UInt = 0
+
+        @inline(__always)
+        var data: UnsafeMutablePointer<iovec> { UnsafeMutablePointer(bitPattern: vector)! }
+
+        @inline(__always)
+        mutating func next() {
+            header &+= UInt(NBD.simpleReplyBytes)
+            vector &+= 2 &* UInt(MemoryLayout<iovec>.stride)
+        }
+    }
+
     /// Address of the memory for replies.
     private(set) var memory: UInt = 0
     /// Bytes that have come and are not done with: from `done` on in that memory, or from the lane `lane` on.
@@ -40,12 +55,12 @@ struct NBDReceiver {
 
     /// What has come lies in lanes.
     private(set) var isInLanes = false
-    private var lane = 0
+    private(set) var lane = Lane()
     /// Lanes for data of that size, and spare buffers.
     private var lanes = 0
     private var spares = 0
     /// Bytes of data of each lane, as the vectors say; and of the next read's.
-    private var laneBytes: UInt32 = 0
+    private(set) var laneBytes: UInt32 = 0
     private var wanted: UInt32 = 0
     /// Addresses of the lanes' headers and of struct iovec: one for what is missing, then two for each lane; or for what is missing,
     /// and the one memory.
@@ -71,10 +86,18 @@ struct NBDReceiver {
         headers = laneVectors + UInt((1 + 2 * spare.count) * MemoryLayout<iovec>.stride)
         spares = spare.count
         lanes = spare.count
-        for (lane, buffer) in spare.enumerated() {
-            header(lane).initialize(to: iovec(iov_base: text(lane), iov_len: NBD.simpleReplyBytes))
-            data(lane).initialize(to: iovec(iov_base: UnsafeMutableRawPointer(bitPattern: UInt(buffer)), iov_len: 0))
+        var lane = first
+        for (index, buffer) in spare.enumerated() {
+            let header = UnsafeMutableRawPointer(bitPattern: headers + UInt(index * NBD.simpleReplyBytes))
+            (lane.data - 1).initialize(to: iovec(iov_base: header, iov_len: NBD.simpleReplyBytes))
+            lane.data.initialize(to: iovec(iov_base: UnsafeMutableRawPointer(bitPattern: UInt(buffer)), iov_len: 0))
+            lane.next()
         }
+    }
+
+    @inline(__always)
+    private var first: Lane {
+        Lane(header: headers, vector: laneVectors &+ 2 &* UInt(MemoryLayout<iovec>.stride))
     }
 
     // MARK: What is expected
@@ -117,10 +140,12 @@ struct NBDReceiver {
         var count: Int
         if others == 0, large == 0, wanted &- 1 < NBDReceiver.large &- 1, lanes != 0 {
             if laneBytes != wanted { setLanes() }
-            if have != 0 { memcpy(text(0), UnsafeRawPointer(bitPattern: memory)! + done, have) }
-            header(0).pointee = iovec(iov_base: text(0) + have, iov_len: NBD.simpleReplyBytes &- have)
+            lane = first
             isInLanes = true
-            lane = 0
+            // The beginning of a header may be there.
+            let header = UnsafeMutableRawPointer(bitPattern: headers)!
+            if have != 0 { memcpy(header, UnsafeRawPointer(bitPattern: memory)! + done, have) }
+            (lane.data - 1).pointee = iovec(iov_base: header + have, iov_len: NBD.simpleReplyBytes &- have)
             vectors = laneVectors &+ UInt(MemoryLayout<iovec>.stride)
             count = 2 &* min(max(similar, 1), lanes)
         } else {
@@ -155,24 +180,15 @@ struct NBDReceiver {
     @inline(__always)
     private func vector(_ address: UInt) -> UnsafeMutablePointer<iovec> { UnsafeMutablePointer(bitPattern: address)! }
 
-    /// The vectors of a lane.
-    @inline(__always)
-    private func header(_ lane: Int) -> UnsafeMutablePointer<iovec> { vector(laneVectors) + (1 &+ 2 &* lane) }
-
-    @inline(__always)
-    private func data(_ lane: Int) -> UnsafeMutablePointer<iovec> { vector(laneVectors) + (2 &+ 2 &* lane) }
-
-    /// A lane's header.
-    @inline(__always)
-    private func text(_ lane: Int) -> UnsafeMutableRawPointer {
-        UnsafeMutableRawPointer(bitPattern: headers)! + lane &* NBD.simpleReplyBytes
-    }
-
     @inline(never)
     private mutating func setLanes() {
         laneBytes = wanted
         lanes = min(spares, NBDReceiver.bytes / (NBD.simpleReplyBytes + Int(laneBytes)))
-        for lane in 0..<lanes { data(lane).pointee.iov_len = Int(laneBytes) }
+        var lane = first
+        for _ in 0..<lanes {
+            lane.data.pointee.iov_len = Int(laneBytes)
+            lane.next()
+        }
     }
 
     /// What has come and is not done with, less than a header, begins the memory again.
@@ -198,11 +214,9 @@ struct NBDReceiver {
     @inline(__always)
     mutating func add(_ bytes: UInt32) { have &+= Int(bytes) }
 
-    /// The header that is next.
+    /// The header that is next in the one memory.
     @inline(__always)
-    var nextHeader: UnsafeRawPointer {
-        isInLanes ? UnsafeRawPointer(text(lane)) : UnsafeRawPointer(bitPattern: memory)! + done
-    }
+    var nextHeader: UnsafeRawPointer { UnsafeRawPointer(bitPattern: memory)! + done }
 
     /// The next reply is done with, as far as it has come, without data.
     @inline(__always)
@@ -219,58 +233,46 @@ struct NBDReceiver {
             queue.bufferPointer(of: tag) + Int(state.moved), UnsafeRawPointer(bitPattern: memory)! + done, there)
         have &-= there
         done &+= there
-        self.tag = tag
-        missing = state.part &- UInt32(truncatingIfNeeded: there)
+        misses(state.part &- UInt32(truncatingIfNeeded: there), tag)
     }
 
-    /// Takes the next reply, whose data lies in its lane, as far as it has come. False: it is not of the kind for which there are
-    /// lanes, so what follows it lies wrong.
+    /// What is left in lanes, from this one on.
     @inline(__always)
-    mutating func takeLane(_ tag: UInt16, _ state: NBDTarget.State, _ queue: inout Queue<NBDTarget>) -> Bool {
-        guard state.command == .read, state.part == laneBytes else { return false }
-        let there = min(have &- NBD.simpleReplyBytes, Int(laneBytes))
-        let vector = data(lane)
-        if state.moved == 0 {
-            let old = queue.exchangeBuffer(of: tag, for: UInt64(UInt(bitPattern: vector.pointee.iov_base)))
-            vector.pointee.iov_base = UnsafeMutableRawPointer(bitPattern: UInt(old))
-        } else {
-            // A part of a request that is longer than the server's maximum.
-            memcpy(queue.bufferPointer(of: tag) + Int(state.moved), vector.pointee.iov_base, there)
-        }
-        have &-= NBD.simpleReplyBytes &+ there
-        lane &+= 1
-        self.tag = tag
-        missing = laneBytes &- UInt32(truncatingIfNeeded: there)
-        return true
+    mutating func stays(_ bytes: Int, in lane: Lane) {
+        have = bytes
+        self.lane = lane
     }
 
-    /// Puts what is left in lanes together in the one memory.
-    @inline(never)
-    mutating func gather() {
-        var at = 0
-        while at < have {
-            let header = min(NBD.simpleReplyBytes, have - at)
-            memcpy(UnsafeMutableRawPointer(bitPattern: memory)! + at, text(lane), header)
-            at += header
-            let rest = min(Int(laneBytes), have - at)
-            memcpy(UnsafeMutableRawPointer(bitPattern: memory)! + at, data(lane).pointee.iov_base, rest)
-            at += rest
-            lane += 1
-        }
-        leaveLanes()
-    }
-
+    /// The lanes are done with; what is left of them, if anything, is put together in the one memory.
     @inline(__always)
-    private mutating func leaveLanes() {
+    mutating func leaveLanes(_ bytes: Int, in lane: Lane) {
+        have = bytes
+        if bytes != 0 { gather(lane) }
         done = 0
         isInLanes = false
     }
 
-    /// No header is whole any more: what is left of the lanes is the beginning of one at most.
+    @inline(never)
+    private func gather(_ lane: Lane) {
+        var lane = lane
+        var at = 0
+        let to = UnsafeMutableRawPointer(bitPattern: memory)!
+        while at < have {
+            let header = min(NBD.simpleReplyBytes, have - at)
+            memcpy(to + at, UnsafeRawPointer(bitPattern: lane.header)!, header)
+            at += header
+            let data = min(Int(laneBytes), have - at)
+            memcpy(to + at, lane.data.pointee.iov_base, data)
+            at += data
+            lane.next()
+        }
+    }
+
+    /// So many bytes of the data for this tag have not come yet.
     @inline(__always)
-    mutating func endLanes() {
-        if have != 0 { return gather() }
-        leaveLanes()
+    mutating func misses(_ bytes: UInt32, _ tag: UInt16) {
+        self.tag = tag
+        missing = bytes
     }
 }
 
@@ -291,40 +293,85 @@ extension NBDTarget {
     /// Handles all replies that are whole, and the beginning of one whose data has not come whole.
     @inline(__always)
     mutating func parse(_ queue: inout Queue<NBDTarget>) {
+        if receiver.isInLanes, !parseLanes(&queue) { return }
         while receiver.have >= NBD.simpleReplyBytes {
-            guard let reply = NBDSimpleReply(decoding: receiver.nextHeader) else { return violated(&queue) }
-            let tag = UInt16(truncatingIfNeeded: reply.cookie)
-            guard tag < queue.depth else { return violated(&queue) }
+            guard let (tag, error) = reply(receiver.nextHeader, &queue) else { return }
             let state = queue.requests + Int(tag)
-            guard reply.cookie != 0, state.pointee.cookie == reply.cookie else { return violated(&queue) }
-            if state.pointee.end > sender.sent {
-                guard state.pointee.end <= sender.promised else { return violated(&queue) }
-                receiver.isStalled = true
-                return
+            receiver.takeHeader()
+            if error != NBD.ErrorCode.none {
+                failed(tag, error, &queue)
+                if queue.exitStatus != 0 { return }
+                continue
             }
-            if receiver.isInLanes {
-                guard reply.error == NBD.ErrorCode.none, receiver.takeLane(tag, state.pointee, &queue) else {
-                    receiver.gather()
-                    continue
-                }
-            } else {
-                receiver.takeHeader()
-                if reply.error != NBD.ErrorCode.none {
-                    failed(tag, reply.error, &queue)
-                    if queue.exitStatus != 0 { return }
-                    continue
-                }
-                if state.pointee.command == .read { receiver.copyData(tag, state.pointee, &queue) }
+            if state.pointee.command == .read {
+                receiver.copyData(tag, state.pointee, &queue)
+                if receiver.missing != 0 { return }
             }
-            if receiver.missing != 0 { break }
             partDone(tag, &queue)
         }
-        if receiver.isInLanes { receiver.endLanes() }
+    }
+
+    /// The same for what lies in lanes. True: a reply is not of the kind for which there are lanes, so what follows it lies wrong,
+    /// and was put together in the one memory.
+    @inline(__always)
+    private mutating func parseLanes(_ queue: inout Queue<NBDTarget>) -> Bool {
+        var lane = receiver.lane
+        var have = receiver.have
+        let part = receiver.laneBytes
+        while have >= NBD.simpleReplyBytes {
+            guard let (tag, error) = reply(UnsafeRawPointer(bitPattern: lane.header)!, &queue) else {
+                receiver.stays(have, in: lane)
+                return false
+            }
+            let state = queue.requests + Int(tag)
+            guard error == NBD.ErrorCode.none, state.pointee.command == .read, state.pointee.part == part else {
+                receiver.leaveLanes(have, in: lane)
+                return true
+            }
+            let there = min(have &- NBD.simpleReplyBytes, Int(part))
+            let data = lane.data
+            if state.pointee.moved == 0 {
+                let old = queue.exchangeBuffer(of: tag, for: UInt64(UInt(bitPattern: data.pointee.iov_base)))
+                data.pointee.iov_base = UnsafeMutableRawPointer(bitPattern: UInt(old))
+            } else {
+                // A part of a request that is longer than the server's maximum.
+                memcpy(queue.bufferPointer(of: tag) + Int(state.pointee.moved), data.pointee.iov_base, there)
+            }
+            have &-= NBD.simpleReplyBytes &+ there
+            lane.next()
+            if there != Int(part) {
+                receiver.misses(part &- UInt32(truncatingIfNeeded: there), tag)
+                break
+            }
+            partDone(tag, &queue)
+        }
+        receiver.leaveLanes(have, in: lane)
+        return false
+    }
+
+    /// The tag of the request that a reply is to, and its error. nil: it is no reply to anything that the server has, or the write
+    /// that sends the request has not completed yet (`isStalled`).
+    @inline(__always)
+    private mutating func reply(
+        _ bytes: UnsafeRawPointer, _ queue: inout Queue<NBDTarget>
+    ) -> (tag: UInt16, error: UInt32)? {
+        guard let reply = NBDSimpleReply(decoding: bytes) else { return violated(&queue) }
+        let tag = UInt16(truncatingIfNeeded: reply.cookie)
+        guard tag < queue.depth else { return violated(&queue) }
+        let state = queue.requests + Int(tag)
+        guard reply.cookie != 0, state.pointee.cookie == reply.cookie else { return violated(&queue) }
+        if state.pointee.end > sender.sent {
+            guard state.pointee.end <= sender.promised else { return violated(&queue) }
+            receiver.isStalled = true
+            return nil
+        }
+        return (tag, reply.error)
     }
 
     /// What the server sent is no reply to anything that is under way.
     @inline(never)
-    func violated(_ queue: inout Queue<NBDTarget>) {
+    func violated(_ queue: inout Queue<NBDTarget>) -> (tag: UInt16, error: UInt32)? {
         queue.giveUp(WorkerExit.serverViolation)
+        return nil
     }
 }
