@@ -26,13 +26,17 @@ struct NBDReceiver {
         case other
     }
 
-    /// Where a lane has its header, and the vector of its data.
+    /// Where a lane has its header, and its two vectors: of the header and of the data.
     struct Lane {
         fileprivate(set) var header: UInt = 0
         fileprivate(set) var vector: UInt = 0
 
         @inline(__always)
-        var data: UnsafeMutablePointer<iovec> { UnsafeMutablePointer(bitPattern: vector)! }
+        var head: UnsafeMutablePointer<iovec> { UnsafeMutablePointer(bitPattern: vector)! }
+
+        // Not head from data: Swift 6.3.1 takes a place before a pointer for the pointer's own, and drops what was stored there.
+        @inline(__always)
+        var data: UnsafeMutablePointer<iovec> { head + 1 }
 
         @inline(__always)
         mutating func next() {
@@ -89,7 +93,7 @@ struct NBDReceiver {
         var lane = first
         for (index, buffer) in spare.enumerated() {
             let header = UnsafeMutableRawPointer(bitPattern: headers + UInt(index * NBD.simpleReplyBytes))
-            (lane.data - 1).initialize(to: iovec(iov_base: header, iov_len: NBD.simpleReplyBytes))
+            lane.head.initialize(to: iovec(iov_base: header, iov_len: NBD.simpleReplyBytes))
             lane.data.initialize(to: iovec(iov_base: UnsafeMutableRawPointer(bitPattern: UInt(buffer)), iov_len: 0))
             lane.next()
         }
@@ -97,7 +101,7 @@ struct NBDReceiver {
 
     @inline(__always)
     private var first: Lane {
-        Lane(header: headers, vector: laneVectors &+ 2 &* UInt(MemoryLayout<iovec>.stride))
+        Lane(header: headers, vector: laneVectors &+ UInt(MemoryLayout<iovec>.stride))
     }
 
     // MARK: What is expected
@@ -145,8 +149,8 @@ struct NBDReceiver {
             // The beginning of a header may be there.
             let header = UnsafeMutableRawPointer(bitPattern: headers)!
             if have != 0 { memcpy(header, UnsafeRawPointer(bitPattern: memory)! + done, have) }
-            (lane.data - 1).pointee = iovec(iov_base: header + have, iov_len: NBD.simpleReplyBytes &- have)
-            vectors = laneVectors &+ UInt(MemoryLayout<iovec>.stride)
+            lane.head.pointee = iovec(iov_base: header + have, iov_len: NBD.simpleReplyBytes &- have)
+            vectors = lane.vector
             count = 2 &* min(max(similar, 1), lanes)
         } else {
             if done != 0 { moveRest() }
