@@ -61,6 +61,32 @@ def kublk(target, mode):
     must("/job/kublk", "del", "-n", 7)
 
 
+@contextlib.contextmanager
+def nbdkit():
+    """The server behind target nbd and nbd.ko: memory, on a Unix socket, with as many threads as it takes by itself."""
+    path = "/run/lab/nbdkit.sock"
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(path)
+    process = subprocess.Popen(["nbdkit", "-f", "-U", path, "memory", f"{FILE_MIB}M"])
+    try:
+        eventually(30, lambda: process.poll() is not None or os.path.exists(path))
+        yield path
+    finally:
+        process.kill()
+        process.wait()
+
+
+@contextlib.contextmanager
+def kernel_nbd(_target, _mode):
+    with nbdkit() as path:
+        must("modprobe", "nbd", "nbds_max=1")
+        # Its libraries lie beside it.
+        must("env", "LD_LIBRARY_PATH=/job", "/job/nbd-client", "-unix", path, "/dev/nbd0")
+        yield "/dev/nbd0", None
+        must("env", "LD_LIBRARY_PATH=/job", "/job/nbd-client", "-d", "/dev/nbd0")
+        must("rmmod", "nbd")
+
+
 def add(*arguments):
     """A device, whose worker's code is where the plugin counts it."""
     device = json.loads(must("ubd", "add", *map(str, arguments), "--json"))["device"]
@@ -75,7 +101,16 @@ def add(*arguments):
 
 @contextlib.contextmanager
 def ubd(target, mode):
-    file = ["-f", FILE] if target == "loop" else []
+    if target == "nbd":
+        with nbdkit() as path, ubd_of(target, mode, "--uri", f"nbd+unix:///?socket={path}") as found:
+            yield found
+    else:
+        with ubd_of(target, mode, *(["-f", FILE] if target == "loop" else [])) as found:
+            yield found
+
+
+@contextlib.contextmanager
+def ubd_of(target, mode, *file):
     device = add("-t", target, "-d", DEPTH, "--max-io-size", "1M", "--mode", mode, *file)
     if device["mode"] != mode:
         raise RuntimeError(f"asked for mode {mode}, got {device['mode']}")
@@ -103,7 +138,7 @@ def bare(target, mode):
         yield device.path, "ubd-bare"
 
 
-SERVERS = {"null_blk": null_blk, "loop": kernel_loop, "kublk": kublk, "ubd": ubd, "ubd under SCHED_BATCH": batch_policy, "bare": bare}
+SERVERS = {"null_blk": null_blk, "loop": kernel_loop, "nbd.ko": kernel_nbd, "kublk": kublk, "ubd": ubd, "ubd under SCHED_BATCH": batch_policy, "bare": bare}
 
 
 # --- points -----------------------------------------------------------------------------------------------------------
@@ -118,6 +153,11 @@ def run_time(name):
                 for task in glob.glob(os.path.dirname(comm) + "/task/*/schedstat"):
                     total += int(open(task).read().split()[0])
     return total
+
+
+def fill(path):
+    """Every block once: a server in memory makes its memory when it is first written."""
+    load(path, "write", 1 << 20, 4, FILE_MIB)
 
 
 def load(path, way, block, depth, requests, *more, jobs=1):
@@ -167,6 +207,8 @@ def measure(server, target, mode, points, scheduler="none"):
     """Two runs a point, a long one and a short one: their difference has nothing of fio's start and end in it."""
     with SERVERS[server](target, mode) as (path, name):
         set_scheduler(path, scheduler)
+        if target == "nbd":
+            fill(path)
         warm(path)
         for way, block, depth, requests, at_once in points:
             more = in_groups(at_once, depth)

@@ -46,6 +46,12 @@ def kublk():
     return pathlib.Path(made.stdout.strip()) / "kublk"
 
 
+def nbd_client():
+    """Debian's nbd-client and what it needs beyond the guest's userland, from the cache."""
+    made = subprocess.run([REPOSITORY / "Tests/lab/images/nbd-client"], check=True, stdout=subprocess.PIPE, text=True)
+    return sorted(pathlib.Path(made.stdout.strip()).iterdir())
+
+
 class Guest:
     """One boot: runs a plan (guest.py), and gives what it told, with its windows counted."""
 

@@ -1,7 +1,7 @@
 """docs/performance.md, from what the sections of `bench` measured."""
 import statistics
 
-KERNEL_SERVERS = ("null_blk", "loop")
+KERNEL_SERVERS = ("null_blk", "loop", "nbd.ko")
 
 
 def number(value):
@@ -23,6 +23,13 @@ def one(results, what, **wanted):
     if len(found) != 1:
         raise SystemExit(f"bench: {len(found)} points instead of one: {wanted}")
     return found[0][what]
+
+
+def one_of(results, **wanted):
+    found = find(results, **wanted)
+    if len(found) != 1:
+        raise SystemExit(f"bench: {len(found)} points instead of one: {wanted}")
+    return found[0]
 
 
 def table(results, target, block, depth, ways):
@@ -87,6 +94,11 @@ def requirements(sections):
     loop = one(results, "all", server="loop", **same)
     for mode in ("zero-copy", "batch-zero-copy"):
         lines.append(requirement(f"loop, 1 MiB reads, {mode}: at least the kernel loop's rate", one(results, "all", server="ubd", mode=mode, **same), loop, everything))
+    for way, depth, cost in connected(sections["nbd"]["results"]):
+        if depth == 32:
+            lines.append(requirement(f"nbd, {way}, depth {depth}", cost["ubd"]["user"], 350, "user instructions"))
+    for way, depth, cost in connected(sections["nbd"]["results"]):
+        lines.append(requirement(f"nbd, {way}, depth {depth}: below nbd.ko", cost["ubd"]["all"], cost["nbd.ko"]["all"], everything, less=True))
     old = sections["old-kernel"]["results"]
     for target, most in (("null", 240), ("loop", 606)):
         for way in WAYS:
@@ -104,6 +116,52 @@ def requirements(sections):
         lines.append(requirement(f"{kernel}: `ubd add`, the dearest of {len(these)}", max(d["instructions"] for d in these), 100e6, everything))
         lines.append(requirement(f"{kernel}: private memory of an idle worker", max(d["private_kib"] for d in these), 4096, "KiB"))
     return "\n".join(lines)
+
+
+# --- nbd --------------------------------------------------------------------------------------------------------------
+
+# What other servers and a plain prototype of target nbd cost when they were measured once, in another boot (issue 13 of the
+# project): instructions of the whole system, read and write at depth 1, then at depth 32. There is no package of ublksrv in Debian.
+MEASURED_ONCE = [
+    ("nbd.ko", 104230, 88086, 47723, 49331),
+    ("ublksrv's ublk.nbd", 97101, 94238, 55627, 56078),
+    ("a prototype without walls, with one ring", 99099, 92699, 49456, 46393),
+]
+
+
+def connected(results):
+    """(way, depth, {server: medians}) of target nbd and the kernel's nbd. nbdkit's C library lies where the worker's code is counted:
+    what is counted there with nbd.ko, which has no worker, is nbdkit's, and is taken off."""
+    for depth in sorted({p["depth"] for p in results}):
+        for way in WAYS:
+            runs = {server: find(results, server=server, way=way, depth=depth) for server in ("nbd.ko", "ubd")}
+            cost = {server: {name: statistics.median(p[name] for p in these) for name in ("user", "run", "all")} for server, these in runs.items()}
+            cost["ubd"]["user"] -= cost["nbd.ko"]["user"]
+            yield way, depth, cost
+
+
+def connected_table(results):
+    lines = ["| | depth | nbd.ko: all | ubd: user | run | all | more than nbd.ko |", "|---|---:|" + "---:|" * 5]
+    for way, depth, cost in connected(results):
+        ours, theirs = cost["ubd"], cost["nbd.ko"]["all"]
+        cells = [number(theirs), number(ours["user"]), number(ours["run"]), number(ours["all"]), f"{100 * (ours['all'] / theirs - 1):+.1f} %"]
+        lines.append(f"| {way} | {depth} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def connected_profile(results, most=12):
+    """The functions in which target nbd and the kernel's client differ most, for each point."""
+    text = ""
+    for depth in sorted({p["depth"] for p in results}):
+        for way in WAYS:
+            theirs, ours = (one_of(results, server=server, way=way, depth=depth) for server in ("nbd.ko", "ubd"))
+            text += f"{way}, depth {depth}:\n\n{differences_table(theirs, ours, most, 'nbd.ko')}\n\n"
+    return text.rstrip()
+
+
+def measured_once_table():
+    lines = ["| | read, depth 1 | write, depth 1 | read, depth 32 | write, depth 32 |", "|---|" + "---:|" * 4]
+    return "\n".join([*lines, *(f"| {name} | " + " | ".join(map(number, costs)) + " |" for name, *costs in MEASURED_ONCE)])
 
 
 # --- the smaller sections ---------------------------------------------------------------------------------------------
@@ -313,14 +371,14 @@ def profile_table(kublk, ubd, most=40):
     return "\n".join(lines)
 
 
-def differences_table(kublk, ubd, most=30):
+def differences_table(kublk, ubd, most=30, than="kublk"):
     """The functions in which the two differ most; the sum of the rest, so that it adds up."""
     more = {"user space of the server": ubd["user"] - kublk["user"]}
     for name in set(kublk["symbols"]) | set(ubd["symbols"]):
         more[f"`{name}`"] = ubd["symbols"].get(name, 0) - kublk["symbols"].get(name, 0)
     names = sorted(more, key=lambda name: -abs(more[name]))
     whole = ubd["all"] - kublk["all"]
-    lines = ["| function | ubd more than kublk |", "|---|---:|", *(f"| {name} | {more[name]:+.1f} |" for name in names[:most])]
+    lines = [f"| function | ubd more than {than} |", "|---|---:|", *(f"| {name} | {more[name]:+.1f} |" for name in names[:most])]
     lines.append(f"| all else | {whole - sum(more[name] for name in names[:most]):+.1f} |")
     return "\n".join([*lines, f"| all ({number(kublk['all'])} and {number(ubd['all'])}) | {whole:+.1f} |"])
 
@@ -367,6 +425,24 @@ any. `loop` files lie on tmpfs. No I/O scheduler anywhere.
         for depth in (1, 32):
             text += f"\n## Linux 6.12: {target}, 4 KiB, at random, depth {depth}\n\n{source(old)}\n\n{table(old['results'], target, 4096, depth, WAYS)}\n"
     text += f"""
+## A server behind a Unix socket: nbd
+
+nbdkit's memory, 4 KiB at random, by target nbd and by the kernel's own client (nbd.ko, set up by nbd-client as root), in one boot;
+medians, where there are several runs in turns (here {len(find(sections['nbd']['results'], server='ubd', way='randread', depth=1))} of each). nbdkit's own work is in **all**, and not in **user**. {source(sections['nbd'])}
+
+{connected_table(sections['nbd']['results'])}
+
+In mode copy the driver copies each request's data between the request and the worker, which nbd.ko does not need: 4,096 of these
+instructions, or about a tenth of that on a real processor.
+
+Where the two differ most, at depth 1 and 32, by function of the kernel. {source(sections['nbd-profile'])}
+
+{connected_profile(sections['nbd-profile']['results'])}
+
+Others, measured once, in another boot, before the server's memory was filled; they compare with each other only:
+
+{measured_once_table()}
+
 ## What the walls cost
 
 The worker as it is installed beside the same worker as root, in no namespace, without limits, Landlock, seccomp filters and

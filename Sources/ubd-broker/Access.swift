@@ -16,7 +16,8 @@ extension Broker {
             // Of a file only the worker learns the size.
             sizeBytes: plan.target.inputs.isEmpty || plan.target.takesSockets ? plan.options.size : nil,
             ioTimeout: plan.ioTimeout.map { UInt64($0) }, id: plan.id.map { UInt64($0) }, cpus: plan.cpus?.list,
-            connections: plan.target.queues == .onePerConnection ? UInt64(plan.queues) : nil)
+            connections: plan.target.queues == .onePerConnection ? UInt64(plan.queues) : nil,
+            spareBuffers: UInt64(plan.target.buffers(depth: plan.depth)) - UInt64(plan.depth))
         line = policy.rule(for: accessPeer(peer), target: request.target)?.place
         switch policy.decide(accessPeer(peer), request, usage: usage(of: peer.uid)) {
         case .allowed(let rule):

@@ -21,7 +21,7 @@ class Connected(Planted):
         self.server.near.close()
 
 
-SOCKET_ALLOWED = {"READ", "WRITEV"}
+SOCKET_ALLOWED = {"READV", "WRITEV"}
 # struct iovec, struct msghdr with one, and a control message that would pass descriptor 8 on.
 VECTOR, MESSAGE, CONTROL, OPTION = 3072, 3136, 3264, 3328
 SOCKET_DATA = {
@@ -54,7 +54,7 @@ def on_sockets():
         attempts[f"URING_CMD: setsockopt {name}"] = entry(
             URING_CMD, fd=0, offset=3, address=level | option << 32, file_index=4, payload=(at(OPTION), 0))  # fmt: skip
     for name in sorted(SOCKET_ALLOWED):
-        number, where = OPERATIONS[name], dict(address=at(VECTOR if name == "WRITEV" else 2048), length=1)
+        number, where = OPERATIONS[name], dict(address=at(VECTOR), length=1)
         attempts[f"{name} of a socket that is not fixed"] = entry(number, 0, fd=8, **where)
         attempts[f"{name} of the control socket"] = entry(number, 0, fd=3, **where)
         for flag, bit in FLAGS.items():
@@ -68,7 +68,7 @@ def on_other_files():
     """The two allowed operations where there is no socket."""
     attempts = {}
     for name in sorted(SOCKET_ALLOWED):
-        number, where = OPERATIONS[name], dict(address=at(VECTOR if name == "WRITEV" else 2048), length=1)
+        number, where = OPERATIONS[name], dict(address=at(VECTOR), length=1)
         for slot in (1, 2, 3, 8, 77, 1 << 20, -1):
             attempts[f"{name} of file {slot} of the socket's ring"] = entry(number, fd=slot, **where)
         attempts[f"{name} of its socket at an offset"] = entry(number, fd=0, offset=4096, **where)

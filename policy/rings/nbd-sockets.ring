@@ -1,6 +1,7 @@
 # Target nbd, the second ring of each queue: the connected socket to its server, which is the only file of this ring. Reads and
 # writes have no flags, no address and no control data, so no descriptor goes out or comes in, and nothing can be connected.
-op READ
+# Spread over several places: the header of each reply, and its data.
+op READV
 # All requests that wait go out in one.
 op WRITEV
 flags required FIXED_FILE

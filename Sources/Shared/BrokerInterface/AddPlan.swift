@@ -44,8 +44,8 @@ public struct AddPlan: Sendable {
     public static let defaultDepth: Int64 = 128
     public static let defaultMaxIOBytes: Int64 = 512 << 10
 
-    /// Bytes of the device's I/O buffers: queues × depth × maxIOBytes. The ranges above keep it within 64 bits.
-    public var bufferBytes: UInt64 { UInt64(queues) * UInt64(depth) * UInt64(maxIOBytes) }
+    /// Bytes of the device's I/O buffers: queues × depth × maxIOBytes, and the target's spare ones. The ranges above keep it within 64 bits.
+    public var bufferBytes: UInt64 { UInt64(queues) * UInt64(target.buffers(depth: depth)) * UInt64(maxIOBytes) }
 
     /// The maximum of `bufferBytes`.
     public static let mostBufferBytes = queueCounts.upperBound * depths.upperBound * ioSizes.upperBound

@@ -26,7 +26,8 @@ extension Limits: Structure {
         try coder.member("maxDepth", &maxDepth)
         try coder.member(
             "maxMemoryBytes", &maxMemoryBytes,
-            "Bytes of I/O buffers of all devices: the sum of queues times depth times maxIOBytes.")
+            "Bytes of I/O buffers of all devices: the sum of queues times depth times maxIOBytes, and the targets' spare buffers."
+        )
         try coder.member("maxSizeBytes", &maxSizeBytes, "Null: no limit.")
         try coder.member("targets", &targets)
         try coder.member("readOnlyOnly", &readOnlyOnly)

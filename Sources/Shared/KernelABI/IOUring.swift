@@ -19,6 +19,7 @@ public enum IOUring {
         @inlinable public static var openAt: UInt8 { number(IORING_OP_OPENAT) }
         @inlinable public static var read: UInt8 { number(IORING_OP_READ) }
         @inlinable public static var write: UInt8 { number(IORING_OP_WRITE) }
+        @inlinable public static var readv: UInt8 { number(IORING_OP_READV) }
         @inlinable public static var writev: UInt8 { number(IORING_OP_WRITEV) }
         @inlinable public static var uringCommand: UInt8 { number(IORING_OP_URING_CMD) }
     }

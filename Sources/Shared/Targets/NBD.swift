@@ -46,9 +46,15 @@ extension TargetManifest {
                 help: "What the connections are encrypted with; empty: nothing"
             ).agreed,
         ],
-        modes: [.copy], queues: .onePerConnection, submissions: .nbd,
+        modes: [.copy], queues: .onePerConnection, submissions: .nbd, spareBuffers: nbdSpareBuffers,
         // Sockets know nothing of a request's own pages.
         workerData: WorkerData(reads: true, writes: true), survival: .freshInputs)
+}
+
+extension TargetManifest {
+    /// As many replies with data as one read takes.
+    @inlinable @inline(__always)
+    public static var nbdSpareBuffers: UInt32 { 8 }
 }
 
 extension Submissions {

@@ -15,6 +15,8 @@ public struct TargetManifest: Sendable {
     public let queues: QueueChoice
     /// The constant that the target's code uses.
     public let submissions: Submissions
+    /// Buffers of the largest request's size that each queue has beside one for each tag; the constant that the target's code uses.
+    public let spareBuffers: UInt32
     public let workerData: WorkerData
     public let survival: Survival
 
@@ -56,7 +58,7 @@ public struct TargetManifest: Sendable {
     public init(
         name: String, number: UInt32, summary: String, inputs: [TargetInput] = [], options: [TargetOption] = [],
         modes: [DataMode], queues: QueueChoice = .any, submissions: Submissions,
-        workerData: WorkerData = .none, survival: Survival
+        spareBuffers: UInt32 = 0, workerData: WorkerData = .none, survival: Survival
     ) {
         self.name = name
         self.number = number
@@ -66,6 +68,7 @@ public struct TargetManifest: Sendable {
         self.modes = modes
         self.queues = queues
         self.submissions = submissions
+        self.spareBuffers = spareBuffers
         self.workerData = workerData
         self.survival = survival
     }
@@ -91,6 +94,9 @@ extension TargetManifest {
 
     /// The option with this number; nil when the target has none.
     public func option(_ number: TargetOption.Number) -> TargetOption? { options.first { $0.number == number } }
+
+    /// Buffers of a queue of this depth, in bytes of the largest request each.
+    public func buffers(depth: UInt16) -> UInt32 { UInt32(depth) + min(spareBuffers, UInt32(depth)) }
 
     /// Whether the target supports this mode.
     public func takes(_ mode: DataMode) -> Bool {

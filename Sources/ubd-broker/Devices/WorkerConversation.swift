@@ -179,10 +179,10 @@ extension WorkerLaunch {
     init(_ subject: WorkerConversation.Subject, of device: ManagedDevice, uid: UInt32, broker: Broker) {
         let launch = subject.launch
         // A zero-copy worker has no buffers. `otherBytes` includes one ring entry per request.
-        let depth = launch.flags.contains(.zeroCopy) ? 0 : UInt64(launch.depth)
+        let buffers = launch.flags.contains(.zeroCopy) ? 0 : UInt64(launch.target.buffers(depth: launch.depth))
         let entries = launch.target.submissions.entries(depth: launch.depth) - UInt32(launch.depth)
         let queue =
-            depth * UInt64(launch.maxIOBytes) + WorkerLaunch.otherBytes.queue
+            buffers * UInt64(launch.maxIOBytes) + WorkerLaunch.otherBytes.queue
             + UInt64(entries) * WorkerLaunch.entryBytes
         self.init(
             binary: subject.program.file.raw, device: subject.node, uid: uid, gid: broker.workerGID,

@@ -55,7 +55,7 @@ struct BatchLoop<T: Target>: RequestLoop, ~Copyable {
         }
         // The completions of the lists are no reason to wake up: with them alone there is nothing to do.
         let status = queue.ring.submit(waitingFor: completions &+ batch.lists, forIO: queue.pending != 0)
-        if T.submissions.hasSocket { queue.socket!.ring.signalEvent(false) }
+        if T.submissions.hasSocket { queue.socket.pointee.ring.signalEvent(false) }
         if status < 0, !isPassing(status) { return status }
         return handleCompletions()
     }

@@ -42,6 +42,8 @@ struct Queue<T: Target>: ~Copyable {
     /// Bytes between the buffers of two tags: the largest request, rounded up to pages. 0 with registered buffers.
     let bufferStride: UInt64
     let bufferBase: UInt64
+    /// The address of each tag's buffer, where buffers change places (`Target.spareBuffers`).
+    private let places: UnsafeMutablePointer<UInt64>
     /// Data moves between the file and the requests' own pages; the worker cannot see it.
     let isZeroCopy: Bool
     /// The first word of every fetch and commit: URING_CMD on /dev/ublkcN. A test puts a NOP there and plays the kernel.
@@ -71,8 +73,9 @@ struct Queue<T: Target>: ~Copyable {
     private let ownWords: UnsafeMutablePointer<UInt64>
     private let buffers: Mapping?
     private var descriptorMemory: Mapping?
-    /// The second ring, of a target whose submissions have a socket.
-    var socket: SocketRing?
+    /// The second ring, of a target whose submissions have a socket; else there is nothing. Behind a pointer, since the compiler
+    /// copies an optional struct of its size for each use.
+    let socket: UnsafeMutablePointer<SocketRing>
     /// What the target took.
     private var targetMemory: Mapping?
     /// Not 0: the queue can't go on, and the process ends with this status.
@@ -86,7 +89,7 @@ struct Queue<T: Target>: ~Copyable {
         words: UnsafeMutablePointer<UInt64>? = nil, clock: TickClock = .none, board: RangeBoard? = nil,
         socket: consuming SocketRing? = nil
     ) throws(SystemError) {
-        precondition(depth > 0)
+        precondition(depth > 0 && (socket != nil) == T.submissions.hasSocket)
         let needed = T.submissions.entries(depth: depth)
         guard needed <= ring.capacity else {
             throw SystemError("use a ring of \(ring.capacity) entries where \(needed) are needed", ENOBUFS)
@@ -95,7 +98,8 @@ struct Queue<T: Target>: ~Copyable {
         case .own:
             let page = Int(sysconf(Int32(_SC_PAGESIZE)))
             let stride = (Int(maxIOBytes) + page - 1) / page * page
-            let memory = try Mapping.anonymous(bytes: stride * Int(depth))
+            let buffers = Int(depth) + Queue.spareBuffers(depth: depth)
+            let memory = try Mapping.anonymous(bytes: stride * buffers)
             // Users' data must not get into a core dump.
             madvise(memory.base, memory.count, Int32(MADV_DONTDUMP))
             bufferStride = UInt64(stride)
@@ -107,6 +111,10 @@ struct Queue<T: Target>: ~Copyable {
             bufferBase = base
             isZeroCopy = true
             self.buffers = nil
+        }
+        places = .allocate(capacity: T.spareBuffers == 0 ? 0 : Int(depth))
+        if T.spareBuffers != 0 {
+            for tag in 0..<Int(depth) { places[tag] = bufferBase + UInt64(tag) * bufferStride }
         }
         requests = .allocate(capacity: Int(depth))
         requests.initialize(repeating: T.State(), count: Int(depth))
@@ -129,11 +137,15 @@ struct Queue<T: Target>: ~Copyable {
         commitCommand = legacyOpcodes ? UblkIOCommand.legacyCommitAndFetch : UblkIOCommand.commitAndFetch
         live = Int(depth)
         descriptorMemory = nil
-        self.socket = socket
+        self.socket = .allocate(capacity: 1)
+        if let socket { self.socket.initialize(to: socket) }
         targetMemory = nil
     }
 
     deinit {
+        if T.submissions.hasSocket { socket.deinitialize(count: 1) }
+        socket.deallocate()
+        places.deallocate()
         requests.deallocate()
         ownDescriptors.deallocate()
         ownWords.deallocate()
@@ -155,7 +167,9 @@ struct Queue<T: Target>: ~Copyable {
 
     /// The address of a request's data, or its offset in the request's registered buffer.
     @inline(__always)
-    func buffer(of tag: UInt16) -> UInt64 { bufferBase &+ UInt64(tag) &* bufferStride }
+    func buffer(of tag: UInt16) -> UInt64 {
+        T.spareBuffers == 0 ? bufferBase &+ UInt64(tag) &* bufferStride : places[Int(tag)]
+    }
 
     /// Only with buffers in the worker's memory.
     @inline(__always)
@@ -164,6 +178,24 @@ struct Queue<T: Target>: ~Copyable {
     }
 
     // MARK: For the target
+
+    /// No more than one for each request.
+    private static func spareBuffers(depth: UInt16) -> Int { min(Int(T.spareBuffers), Int(depth)) }
+
+    /// The addresses of the spare buffers, as they are at first.
+    var spareBuffers: [UInt64] {
+        (0..<Queue.spareBuffers(depth: depth)).map { bufferBase + UInt64(Int(depth) + $0) * bufferStride }
+    }
+
+    /// Gives a request another buffer, with the data that it reads, and returns its old one, which is spare now. Only between a
+    /// read's beginning and its end: the commit tells the driver where the data is, and where the tag's next data goes. At any
+    /// other time the driver may write into the old one.
+    @inline(__always)
+    func exchangeBuffer(of tag: UInt16, for other: UInt64) -> UInt64 {
+        let old = places[Int(tag)]
+        places[Int(tag)] = other
+        return old
+    }
 
     /// Keeps memory of the target's as long as the queue is there, and returns its address. What lies there does not belong into
     /// a core dump.
@@ -179,8 +211,8 @@ struct Queue<T: Target>: ~Copyable {
     /// `Submissions.ofQueue` on.
     @inline(__always)
     mutating func pushToSocket(_ entry: SubmissionEntry) {
-        ledger.begin(RequestKey(rawValue: entry.userData))
-        socket!.ring.push(entry)
+        ledger.beginOwn(RequestKey(rawValue: entry.userData))
+        socket.pointee.ring.push(entry)
     }
 
     /// The queue can't go on: the process ends with this status before anything that was completed in this turn is given back, but
@@ -226,7 +258,7 @@ struct Queue<T: Target>: ~Copyable {
         let key = RequestKey(rawValue: completion.userData)
         let isMore = completion.flags & IOUring.CompletionFlags.more != 0
         // None was under way in that slot.
-        guard isMore ? ledger.isUnderWay(key) : ledger.finish(key) else { return -Int(EPROTO) }
+        guard isMore ? ledger.isUnderWay(key) : ledger.finishOwn(key) else { return -Int(EPROTO) }
         if T.submissions.hasSocket, key.slot == SocketRing.eventSlot { return eventCame(completion.result) }
         target.finishOwn(key, completion, on: &self)
         return 0

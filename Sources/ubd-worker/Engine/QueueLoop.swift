@@ -30,7 +30,7 @@ struct QueueLoop<T: Target>: RequestLoop, ~Copyable {
             giveBackEnded()
         }
         let status = queue.ring.submit(waitingFor: completions, forIO: queue.pending != 0)
-        if T.submissions.hasSocket { queue.socket!.ring.signalEvent(false) }
+        if T.submissions.hasSocket { queue.socket.pointee.ring.signalEvent(false) }
         if status < 0, !isPassing(status) { return status }
         return handleCompletions()
     }

@@ -34,8 +34,13 @@ extension RequestLoop where Self: ~Copyable {
     }
 
     /// Gives back the requests that `Queue.complete` ended.
-    @inline(never)
+    @inline(__always)
     mutating func giveBackEnded() {
+        if queue.ledger.endedCount != 0 { giveBackAllEnded() }
+    }
+
+    @inline(never)
+    private mutating func giveBackAllEnded() {
         for index in 0..<queue.ledger.endedCount {
             let ended = queue.ledger.ended(index)
             queue.pending &-= 1

@@ -40,16 +40,17 @@ struct SocketRing: ~Copyable {
 
 extension Queue {
     /// Begins to wait for the event; called once, when the queue begins to serve.
+    @inline(__always)
     mutating func waitForEvent() {
-        let entry = socket!.eventRead()
-        push(entry)
+        let entry = socket.pointee.eventRead()
+        ledger.beginOwn(RequestKey(rawValue: entry.userData))
+        ring.push(entry)
     }
 
     /// The read of the event has completed. Returns 0, or a negated errno as a loop's `turn` does.
     mutating func eventCame(_ result: Int32) -> Int {
         guard result == 8 || isPassing(Int(result)) else { return result < 0 ? Int(result) : -Int(EPROTO) }
-        let entry = socket!.eventRead()
-        push(entry)
+        waitForEvent()
         return 0
     }
 }
@@ -62,12 +63,12 @@ func turnSocket<T: Target>(_ queue: inout Queue<T>, _ target: inout T) -> Int {
     var rounds = 0
     while rounds < SocketRing.mostRounds {
         target.useSocket(on: &queue)
-        if queue.socket!.ring.untaken == 0 {
-            queue.socket!.ring.signalEvent(true)
-            if !queue.socket!.ring.hasCompletions { return 1 }
-            queue.socket!.ring.signalEvent(false)
+        if queue.socket.pointee.ring.untaken == 0 {
+            queue.socket.pointee.ring.signalEvent(true)
+            if !queue.socket.pointee.ring.hasCompletions { return 1 }
+            queue.socket.pointee.ring.signalEvent(false)
         } else {
-            let status = queue.socket!.ring.submit(waitingFor: 0)
+            let status = queue.socket.pointee.ring.submit(waitingFor: 0)
             if status < 0, !isPassing(status) { return status }
         }
         let status = handleSocket(&queue, &target)
@@ -80,12 +81,12 @@ func turnSocket<T: Target>(_ queue: inout Queue<T>, _ target: inout T) -> Int {
 /// Handles all completions that are there on the socket. Returns 0, or a negated errno as a loop's `turn` does.
 @inline(__always)
 func handleSocket<T: Target>(_ queue: inout Queue<T>, _ target: inout T) -> Int {
-    var completions = queue.socket!.ring.completions()
+    var completions = queue.socket.pointee.ring.completions()
     while let completion = completions.take() {
         let key = RequestKey(rawValue: completion.userData)
-        guard key.isKind(.own), queue.ledger.finish(key) else { return -Int(EPROTO) }
+        guard key.isKind(.own), queue.ledger.finishOwn(key) else { return -Int(EPROTO) }
         target.finishOnSocket(key, result: completion.result, on: &queue)
     }
-    queue.socket!.ring.finish(completions)
+    queue.socket.pointee.ring.finish(completions)
     return queue.exitStatus == 0 || !queue.mustEnd() ? 0 : -Int(ENOTCONN)
 }

@@ -15,6 +15,9 @@ struct SubmissionLedger {
 
     private let submissions: Submissions
     private let depth: Int
+    /// The first place of the queue's own slots, and their number.
+    private let firstOwn: Int
+    private let ownSlots: UInt32
     /// One for each slot of each tag, then those of the queue, then those on its socket.
     private let underWay: UnsafeMutablePointer<Bool>
     /// The number of a tag's slots that are under way.
@@ -31,6 +34,8 @@ struct SubmissionLedger {
         self.submissions = submissions
         let depth = submissions.areSingle ? 0 : Int(depth)
         self.depth = depth
+        firstOwn = depth * Int(submissions.perRequest)
+        ownSlots = submissions.ofQueue + submissions.onSocket
         let slots = depth * Int(submissions.perRequest) + Int(submissions.ofQueue + submissions.onSocket)
         underWay = .allocate(capacity: slots)
         underWay.initialize(repeating: false, count: slots)
@@ -87,8 +92,7 @@ struct SubmissionLedger {
     private func place(_ key: RequestKey) -> Int {
         let perRequest = Int(submissions.perRequest)
         if key.isKind(.own) {
-            precondition(key.slot < submissions.ofQueue + submissions.onSocket, "the queue has no such slot")
-            return depth * perRequest + Int(key.slot)
+            return own(key)
         }
         precondition(Int(key.tag) < depth && key.slot < submissions.perRequest, "a request has no such slot")
         return Int(key.tag) * perRequest + Int(key.slot)
@@ -104,6 +108,29 @@ struct SubmissionLedger {
         guard !key.isKind(.own) else { return }
         precondition(isOpen[Int(key.tag)], "a submission for a request that the target does not have")
         counts[Int(key.tag)] += 1
+    }
+
+    /// The same as `begin` for one that is the queue's own, which is what a socket's ring has alone.
+    @inline(__always)
+    mutating func beginOwn(_ key: RequestKey) {
+        let place = own(key)
+        precondition(!underWay[place], "a slot is used twice at once")
+        underWay[place] = true
+    }
+
+    /// The same as `finish`.
+    @inline(__always)
+    mutating func finishOwn(_ key: RequestKey) -> Bool {
+        let place = own(key)
+        guard underWay[place] else { return false }
+        underWay[place] = false
+        return true
+    }
+
+    @inline(__always)
+    private func own(_ key: RequestKey) -> Int {
+        precondition(UInt32(key.slot) < ownSlots, "the queue has no such slot")
+        return firstOwn &+ Int(key.slot)
     }
 
     /// A submission has completed. False: none was under way, so the kernel and the worker disagree.

@@ -19,6 +19,10 @@ protocol Target: Sendable {
     /// The most submissions under way: the constant that its manifest names.
     static var submissions: Submissions { get }
 
+    /// Buffers that each queue has beside those of its requests, and that may change places with them; 0: each request's buffer
+    /// stays its own. The constant that its manifest names.
+    static var spareBuffers: UInt32 { get }
+
     /// Takes the memory that it needs on a queue beside the requests' own (`Queue.hold`). Called once, before anything else.
     mutating func prepare(on queue: inout Queue<Self>) throws(SystemError)
 
@@ -48,6 +52,9 @@ protocol Target: Sendable {
 }
 
 extension Target {
+    @inline(__always)
+    static var spareBuffers: UInt32 { 0 }
+
     mutating func prepare(on queue: inout Queue<Self>) throws(SystemError) {}
 
     @inline(__always)

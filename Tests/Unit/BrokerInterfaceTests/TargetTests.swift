@@ -135,6 +135,13 @@ struct AddPlanTests {
         #expect(plan.bufferBytes == 64 << 20)
     }
 
+    @Test("counts the spare buffers of target nbd: 8 for each queue, but no more than its depth")
+    func spareBuffers() throws {
+        #expect(TargetManifest.null.buffers(depth: 128) == 128 && TargetManifest.loop.buffers(depth: 4) == 4)
+        #expect(TargetManifest.nbd.buffers(depth: 128) == 136 && TargetManifest.nbd.buffers(depth: 4) == 8)
+        #expect(TargetManifest.nbd.spareBuffers == TargetManifest.nbdSpareBuffers)
+    }
+
     @Test("takes a connection for each queue that the kernel gives, and no other number, 16 at most")
     func connections() throws {
         func plan(_ queues: Int64, connections: String? = nil) throws -> AddPlan {

@@ -216,6 +216,19 @@ struct AccessDecisionTests {
                     .overLimit(policy.rules[0], limit: "max-memory", maximum: 128 << 20, wanted: 128 << 20 + 1)))
     }
 
+    @Test("spare buffers are memory, too")
+    func spareBuffers() throws {
+        let policy = try access("allow uid=1000 target=* max-memory=64M")
+        var more = request()
+        #expect(policy.decide(member, more, usage: nothing) == .allowed(policy.rules[0]))
+        more.spareBuffers = 8
+        let bytes = more.queues * (more.depth + 8) * more.maxIOBytes
+        #expect(more.memoryBytes == bytes)
+        #expect(
+            policy.decide(member, more, usage: nothing)
+                == .refused(.overLimit(policy.rules[0], limit: "max-memory", maximum: 64 << 20, wanted: bytes)))
+    }
+
     @Test("absurd numbers are too many, not an overflow")
     func saturation() throws {
         let policy = try access("allow uid=1000 target=* max-memory=16777215T")

@@ -109,21 +109,24 @@ struct NBDPlayer: ~Copyable {
     }
 
     private mutating func takeRing() -> [Ended] {
-        loop.queue.ring.takePending().compactMap { entry in
+        let addresses = loop.queue.ring.pendingAddresses()
+        return zip(loop.queue.ring.takePending(), addresses).compactMap { entry, address in
             let key = RequestKey(rawValue: entry.userData)
             guard key.isCommand else { return nil }
+            precondition(
+                address == loop.queue.buffer(of: key.tag), "the driver is told of another buffer than the tag's")
             return Ended(tag: key.tag, result: Int32(truncatingIfNeeded: entry.payload >> 32))
         }
     }
 
     private mutating func takeSocket() {
-        for entry in loop.queue.socket!.ring.takePending() {
+        for entry in loop.queue.socket.pointee.ring.takePending() {
             precondition(entry.file == 0 && entry.flags == IOUring.EntryFlags.fixedFile && entry.offset == 0)
             switch entry.operation {
             case IOUring.Operation.writev:
                 precondition(write == nil, "two writes at once")
                 write = entry
-            case IOUring.Operation.read:
+            case IOUring.Operation.readv:
                 precondition(read == nil, "two reads at once")
                 read = entry
             default: preconditionFailure("operation \(entry.operation) on a socket")
@@ -131,14 +134,20 @@ struct NBDPlayer: ~Copyable {
         }
     }
 
-    /// The bytes of the write under way, from its vectors.
-    func leaving() -> [UInt8] {
-        guard let write else { return [] }
-        let vectors = UnsafePointer<iovec>(bitPattern: UInt(write.address))!
-        return (0..<Int(write.length)).flatMap { index in
-            [UInt8](UnsafeRawBufferPointer(start: vectors[index].iov_base, count: vectors[index].iov_len))
+    /// The places of what is under way, from its vectors.
+    private static func places(_ entry: Submission?) -> [UnsafeMutableRawBufferPointer] {
+        guard let entry else { return [] }
+        let vectors = UnsafePointer<iovec>(bitPattern: UInt(entry.address))!
+        return (0..<Int(entry.length)).map {
+            UnsafeMutableRawBufferPointer(start: vectors[$0].iov_base, count: vectors[$0].iov_len)
         }
     }
+
+    /// The bytes of the write under way.
+    func leaving() -> [UInt8] { NBDPlayer.places(write).flatMap { [UInt8]($0) } }
+
+    /// Where the read under way puts what comes.
+    var coming: [UnsafeMutableRawBufferPointer] { NBDPlayer.places(read) }
 
     /// The write under way completes with so many bytes, which the server gets.
     mutating func completeWrite(_ bytes: Int) {
@@ -148,24 +157,28 @@ struct NBDPlayer: ~Copyable {
 
     mutating func failWrite(_ result: Int32) {
         post(
-            loop.queue.socket!.ring.completionMemory,
+            loop.queue.socket.pointee.ring.completionMemory,
             CompletionEntry(userData: write!.userData, result: result, flags: 0))
         write = nil
     }
 
     /// How many bytes the read under way takes.
-    var room: Int { Int(read?.length ?? 0) }
+    var room: Int { coming.reduce(0) { $0 + $1.count } }
 
     /// The read under way completes with these.
     mutating func completeRead(_ bytes: [UInt8]) {
         precondition(bytes.count <= room)
-        UnsafeMutableRawPointer(bitPattern: UInt(read!.address))!.copyMemory(from: bytes, byteCount: bytes.count)
+        var left = bytes[...]
+        for place in coming {
+            place.copyBytes(from: left.prefix(place.count))
+            left = left.dropFirst(place.count)
+        }
         failRead(Int32(bytes.count))
     }
 
     mutating func failRead(_ result: Int32) {
         post(
-            loop.queue.socket!.ring.completionMemory,
+            loop.queue.socket.pointee.ring.completionMemory,
             CompletionEntry(userData: read!.userData, result: result, flags: 0))
         read = nil
     }

@@ -61,8 +61,9 @@ struct NBDTargetTests {
         let reply = NBDPlayer.reply(asked[0].cookie, data: data)
         player.completeRead(Array(reply.prefix(1000)))
         #expect(player.turn() == [])
-        let start = UInt64(UInt(bitPattern: player.buffer(3).baseAddress!)) + 1000 - 16
-        #expect(player.read?.address == start && player.room == (128 << 10) - 984)
+        // The rest of it, and then whatever comes.
+        #expect(player.coming[0].baseAddress == player.buffer(3).baseAddress! + 1000 - 16)
+        #expect(player.coming[0].count == (128 << 10) - 984 && player.coming.count == 2)
         #expect(player.answer(Array(reply.dropFirst(1000))) == [NBDPlayer.Ended(tag: 3, result: 128 << 10)])
         #expect(player.buffer(3).prefix(128 << 10).elementsEqual(data))
         // With two of them asked for, the second one's header is read alone, and nothing of its data is copied.
@@ -72,9 +73,67 @@ struct NBDTargetTests {
         #expect(player.room == NBD.simpleReplyBytes)
         player.completeRead(NBDPlayer.reply(two[1].cookie))
         #expect(player.turn() == [])
-        #expect(player.read?.address == UInt64(UInt(bitPattern: player.buffer(5).baseAddress!)))
+        #expect(player.coming[0].baseAddress == player.buffer(5).baseAddress)
         #expect(player.answer(data) == [NBDPlayer.Ended(tag: 5, result: 128 << 10)])
         #expect(player.buffer(5).prefix(128 << 10).elementsEqual(data))
+    }
+
+    @Test(
+        "reads the data of replies of one size where it belongs, in whatever order they come: the buffers change places"
+    )
+    func lanes() throws {
+        var player = try NBDPlayer(NBDPlayer.rules())
+        let tags: [UInt16] = [0, 1, 2, 3]
+        let own = tags.map { player.buffer($0).baseAddress! }
+        // The first read was begun before anything was asked for.
+        let first = player.ask(9, Self.read, bytes: 4096)
+        #expect(player.answer(NBDPlayer.reply(first[0].cookie, data: [UInt8](repeating: 9, count: 4096)))?.count == 1)
+        for tag in tags { player.bring(tag, Self.read, offset: UInt64(tag) << 12, bytes: 4096) }
+        _ = player.turn()
+        let asked = player.sendAll()
+        func data(_ tag: UInt16) -> [UInt8] { (0..<4096).map { UInt8(truncatingIfNeeded: $0 &* 7 &+ Int(tag) &* 31) } }
+        // It has room for one, since nothing was expected when it was begun; the next one has for three.
+        #expect(player.coming.map(\.count) == [16, 4096])
+        let lane = player.coming[1].baseAddress!
+        #expect(
+            player.answer(NBDPlayer.reply(asked[2].cookie, data: data(2))) == [NBDPlayer.Ended(tag: 2, result: 4096)])
+        #expect(player.buffer(2).baseAddress == lane)
+        #expect(player.coming.map(\.count) == [16, 4096, 16, 4096, 16, 4096])
+        // What was the request's own is a lane now.
+        #expect(player.coming[1].baseAddress == own[2])
+        let rest = [UInt16(3), 0, 1]
+        let stream = rest.flatMap { NBDPlayer.reply(asked[Int($0)].cookie, data: data($0)) }
+        // Cut in the middle of the last one's data.
+        player.completeRead(Array(stream.prefix(stream.count - 1000)))
+        #expect(player.turn() == [NBDPlayer.Ended(tag: 3, result: 4096), NBDPlayer.Ended(tag: 0, result: 4096)])
+        #expect(player.coming[0].count == 1000)
+        #expect(player.answer(Array(stream.suffix(1000))) == [NBDPlayer.Ended(tag: 1, result: 4096)])
+        for tag in tags { #expect(player.buffer(tag).prefix(4096).elementsEqual(data(tag)), "tag \(tag)") }
+        #expect(Set(tags.map { player.buffer($0).baseAddress! }).count == 4)
+    }
+
+    @Test("finds each reply where it is when others come than were guessed")
+    func wrongGuess() throws {
+        var player = try NBDPlayer(NBDPlayer.rules())
+        let data = (0..<8192).map { UInt8(truncatingIfNeeded: $0 &* 13) }
+        let first = player.ask(0, Self.read, bytes: 4096) + player.ask(1, Self.read, bytes: 4096)
+        _ = player.answer(NBDPlayer.reply(first[0].cookie, data: Array(data.prefix(4096))))
+        #expect(player.coming.map(\.count) == [16, 4096])
+        // Asked for since that read was begun, and answered before what it was begun for.
+        let asked =
+            player.ask(2, Self.write, bytes: 512) + player.ask(3, Self.read, bytes: 1024)
+            + player.ask(4, Self.read, bytes: 512)
+        var stream = NBDPlayer.reply(asked[0].cookie) + NBDPlayer.reply(asked[2].cookie, error: NBD.ErrorCode.io)
+        stream += NBDPlayer.reply(asked[1].cookie, data: Array(data.prefix(1024)))
+        stream += NBDPlayer.reply(first[1].cookie, data: Array(data.suffix(4096)))
+        let ended = player.answer(stream)
+        #expect(
+            ended == [
+                NBDPlayer.Ended(tag: 2, result: 512), NBDPlayer.Ended(tag: 4, result: -EIO),
+                NBDPlayer.Ended(tag: 3, result: 1024), NBDPlayer.Ended(tag: 1, result: 4096),
+            ])
+        #expect(player.buffer(3).prefix(1024).elementsEqual(data.prefix(1024)))
+        #expect(player.buffer(1).prefix(4096).elementsEqual(data.suffix(4096)))
     }
 
     @Test("gives back a request only when its reply has come whole, byte by byte")

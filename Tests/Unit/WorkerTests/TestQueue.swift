@@ -107,6 +107,14 @@ struct Submission: Equatable {
 }
 
 extension Ring {
+    /// The addresses of the buffers that commands name among what was pushed and not submitted yet.
+    func pendingAddresses() -> [UInt64] {
+        (0..<untaken).map { index in
+            let slot = submissionEntries + Int((taken &+ index) % (capacity + 1)) * MemoryLayout<SubmissionEntry>.stride
+            return slot.load(fromByteOffset: 56, as: UInt64.self)
+        }
+    }
+
     /// What was pushed and not submitted yet.
     func pendingEntries() -> [Submission] {
         (0..<untaken).map { index in

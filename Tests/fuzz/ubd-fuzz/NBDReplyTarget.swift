@@ -43,7 +43,7 @@ private struct ReplyPlay: ~Copyable {
     private var loop: QueueLoop<NBDTarget>
     private var held = [Held?](repeating: nil, count: Int(depth))
     private var write: (key: UInt64, bytes: [UInt8])?
-    private var read: (key: UInt64, address: UInt, length: Int)?
+    private var read: (key: UInt64, places: [UnsafeMutableRawBufferPointer])?
     /// All that was made to be sent, for its headers; and how far it is.
     private var made: [UInt8] = []
     private var seen = 0
@@ -70,8 +70,9 @@ private struct ReplyPlay: ~Copyable {
         var queue = try Queue<NBDTarget>(
             number: 0, depth: ReplyPlay.depth, maxIOBytes: ReplyPlay.maxIOBytes, ring: ring,
             socket: SocketRing(second))
-        for tag in 0..<ReplyPlay.depth {
-            memset(queue.bufferPointer(of: tag) + Int(ReplyPlay.maxIOBytes), 0xa5, ReplyPlay.guardBytes)
+        for buffer in (0..<ReplyPlay.depth).map({ queue.buffer(of: $0) }) + queue.spareBuffers {
+            let end = UnsafeMutableRawPointer(bitPattern: UInt(buffer))! + Int(ReplyPlay.maxIOBytes)
+            memset(end, 0xa5, ReplyPlay.guardBytes)
         }
         var target = NBDTarget(rules)
         try target.prepare(on: &queue)
@@ -122,7 +123,7 @@ private struct ReplyPlay: ~Copyable {
     }
 
     private mutating func postSocket(_ key: UInt64, _ result: Int) {
-        loop.queue.socket!.ring.post(CompletionEntry(userData: key, result: Int32(result), flags: 0))
+        loop.queue.socket.pointee.ring.post(CompletionEntry(userData: key, result: Int32(result), flags: 0))
     }
 
     private mutating func bring(_ tag: UInt16) {
@@ -167,11 +168,15 @@ private struct ReplyPlay: ~Copyable {
     }
 
     private mutating func deliver(_ wanted: Int) {
-        guard let (key, address, length) = read, wanted > 0, !stream.isEmpty else { return }
+        guard let (key, places) = read, wanted > 0, !stream.isEmpty else { return }
         read = nil
-        let some = Array(stream.prefix(min(wanted, length)))
+        let some = Array(stream.prefix(min(wanted, places.reduce(0) { $0 + $1.count })))
         stream.removeFirst(some.count)
-        UnsafeMutableRawPointer(bitPattern: address)!.copyMemory(from: some, byteCount: some.count)
+        var left = some[...]
+        for place in places {
+            place.copyBytes(from: left.prefix(place.count))
+            left = left.dropFirst(place.count)
+        }
         heard += some
         postSocket(key, some.count)
         hear(writeEnded: false)
@@ -230,14 +235,17 @@ private struct ReplyPlay: ~Copyable {
             held[Int(key.tag)] = nil
         }
         loop.queue.ring.taken = loop.queue.ring.tail
-        for entry in loop.queue.socket!.ring.pendingEntries() {
+        for entry in loop.queue.socket.pointee.ring.pendingEntries() {
             require(entry.file == 0 && entry.flags == IOUring.EntryFlags.fixedFile && entry.offset == 0, "\(entry)")
-            if entry.operation == IOUring.Operation.read {
+            let vectors = UnsafePointer<iovec>(bitPattern: UInt(entry.address))!
+            if entry.operation == IOUring.Operation.readv {
                 require(read == nil, "two reads at once")
-                read = (entry.userData, UInt(entry.address), Int(entry.length))
+                let places = (0..<Int(entry.length)).map {
+                    UnsafeMutableRawBufferPointer(start: vectors[$0].iov_base, count: vectors[$0].iov_len)
+                }
+                read = (entry.userData, places)
             } else {
                 require(entry.operation == IOUring.Operation.writev && write == nil, "\(entry)")
-                let vectors = UnsafePointer<iovec>(bitPattern: UInt(entry.address))!
                 let bytes = (0..<Int(entry.length)).flatMap { index in
                     [UInt8](UnsafeRawBufferPointer(start: vectors[index].iov_base, count: vectors[index].iov_len))
                 }
@@ -247,7 +255,7 @@ private struct ReplyPlay: ~Copyable {
                 made += bytes.dropFirst(known)
             }
         }
-        loop.queue.socket!.ring.taken = loop.queue.socket!.ring.tail
+        loop.queue.socket.pointee.ring.taken = loop.queue.socket.pointee.ring.tail
         readRequests()
     }
 

@@ -20,10 +20,13 @@ public struct AccessRequest: Sendable, Equatable {
     public var cpus: NumberList?
     /// Connections to a server; nil: it is a device of a target without.
     public var connections: UInt64?
+    /// Buffers of each queue beside one for each request in flight.
+    public var spareBuffers: UInt64
 
     public init(
         target: String, readOnly: Bool, queues: UInt64, depth: UInt64, maxIOBytes: UInt64, sizeBytes: UInt64?,
-        ioTimeout: UInt64? = nil, id: UInt64? = nil, cpus: NumberList? = nil, connections: UInt64? = nil
+        ioTimeout: UInt64? = nil, id: UInt64? = nil, cpus: NumberList? = nil, connections: UInt64? = nil,
+        spareBuffers: UInt64 = 0
     ) {
         self.target = target
         self.readOnly = readOnly
@@ -35,10 +38,13 @@ public struct AccessRequest: Sendable, Equatable {
         self.id = id
         self.cpus = cpus
         self.connections = connections
+        self.spareBuffers = spareBuffers
     }
 
-    /// Bytes of I/O buffers that the device pins: queues * depth * largest request, saturating.
-    public var memoryBytes: UInt64 { queues.saturatingMultiply(depth).saturatingMultiply(maxIOBytes) }
+    /// Bytes of I/O buffers that the device pins: queues * (depth + spare buffers) * largest request, saturating.
+    public var memoryBytes: UInt64 {
+        queues.saturatingMultiply(depth.saturatingAdd(spareBuffers)).saturatingMultiply(maxIOBytes)
+    }
 
     /// Bytes that a device needs at least in its control group in addition to its buffers: the worker's program, stacks
     /// and rings, twice, since an upgrade rehearses a second worker. Both together use less than half of it.

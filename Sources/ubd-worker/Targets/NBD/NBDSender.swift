@@ -29,13 +29,6 @@ struct NBDSender {
 
         @inline(__always)
         var table: UnsafeMutablePointer<iovec> { UnsafeMutablePointer(bitPattern: vectors)! }
-
-        mutating func reset() {
-            headerBytes = 0
-            vectorCount = 0
-            firstVector = 0
-            endsWithHeader = false
-        }
     }
 
     private var waiting = Batch()
@@ -88,8 +81,9 @@ struct NBDSender {
         if isWriting { return }
         if leaving.isEmpty {
             if waiting.isEmpty { return }
-            leaving.reset()
-            swap(&leaving, &waiting)
+            let (headers, vectors) = (leaving.headers, leaving.vectors)
+            leaving = waiting
+            waiting = Batch(headers: headers, vectors: vectors)
         }
         let count = min(leaving.vectorCount &- leaving.firstVector, Batch.mostVectors)
         promised = leaving.vectorCount &- leaving.firstVector == count ? ended(leaving) : sent &+ bytes(count)

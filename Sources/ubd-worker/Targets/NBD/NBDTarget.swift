@@ -33,12 +33,18 @@ struct NBDTarget: Target {
         var part: UInt32 = 0
         var command: NBD.Command = .read
         var flags: UInt16 = 0
+        /// What its reply is expected to be.
+        var kind = NBDReceiver.Kind.other
         /// What was written is still to be flushed.
         var mustFlush = false
     }
 
     @inline(__always)
     static var submissions: Submissions { .nbd }
+
+    /// For the data of replies that are under way.
+    @inline(__always)
+    static var spareBuffers: UInt32 { TargetManifest.nbdSpareBuffers }
 
     /// Slots of the queue's own submissions, after the one that is the engine's.
     static let writeSlot: UInt8 = 1
@@ -59,10 +65,11 @@ struct NBDTarget: Target {
     }
 
     mutating func prepare(on queue: inout Queue<NBDTarget>) throws(SystemError) {
-        let bytes = NBDReceiver.bytes + 2 * NBDSender.Batch.bytes(depth: Int(queue.depth))
-        let memory = try queue.hold(bytes: bytes)
-        receiver.memory = UInt(bitPattern: memory)
-        sender.place(UInt(bitPattern: memory) + UInt(NBDReceiver.bytes), depth: Int(queue.depth))
+        let spare = queue.spareBuffers
+        let received = NBDReceiver.memoryBytes(lanes: spare.count)
+        let memory = try queue.hold(bytes: received + 2 * NBDSender.Batch.bytes(depth: Int(queue.depth)))
+        receiver.place(UInt(bitPattern: memory), spare: spare)
+        sender.place(UInt(bitPattern: memory) + UInt(received), depth: Int(queue.depth))
     }
 
     // MARK: Requests
@@ -143,14 +150,14 @@ struct NBDTarget: Target {
         state.pointee.end = sender.add(
             request, data: isWrite ? queue.buffer(of: tag) &+ UInt64(state.pointee.moved) : 0,
             bytes: isWrite ? part : 0)
-        receiver.expects(state.pointee)
+        receiver.expects(state)
     }
 
     /// The part of a request that was under way is done.
     @inline(__always)
     mutating func partDone(_ tag: UInt16, _ queue: inout Queue<NBDTarget>) {
         let state = queue.requests + Int(tag)
-        receiver.hasGot(state.pointee)
+        receiver.hasGot(state.pointee.kind)
         let moved = state.pointee.moved &+ state.pointee.part
         if moved != state.pointee.length || state.pointee.mustFlush { return goOn(tag, moved, &queue) }
         state.pointee.cookie = 0
@@ -191,7 +198,7 @@ struct NBDTarget: Target {
         let state = queue.requests + Int(tag)
         // It is about to end: as good as gone, and no reader hears of it.
         if error == NBD.ErrorCode.shutdown { return queue.giveUp(WorkerExit.connectionLost) }
-        receiver.hasGot(state.pointee)
+        receiver.hasGot(state.pointee.kind)
         let isRange = state.pointee.command == .trim || state.pointee.command == .writeZeroes
         state.pointee.cookie = 0
         state.pointee.moved = 0
