@@ -13,11 +13,13 @@ FORGETFUL = ["--death-window", "1"]
 
 class Load:
     """fio on a disk, two jobs, so two queues, at depth 32: random writes, all of them read back and compared, again and
-    again until `stop`. The jobs are not in step, so that there is always work under way."""
+    again until `stop`. The jobs are not in step, so that there is always work under way. `pause`: milliseconds without a
+    request after every second write, for a test that waits long for something else: a full load costs a whole processor."""
 
-    def __init__(self, path, size, megabytes=16, depth=32):
+    def __init__(self, path, size, megabytes=16, depth=32, pause=0):
         # The first MiB is left alone: some of its blocks break the test build of the worker (TestCrash.swift).
         self.path, self.part, self.megabytes, self.depth = path, (size - MIB) // 2 & ~4095, megabytes, depth
+        self.pauses = [f"--thinktime={pause}ms", "--thinktime_blocks=2"] if pause else []
         self.ending, self.problems, self.passes, self.bytes = False, [], 0, 0
         self.lock = threading.Lock()
         self.jobs = [threading.Thread(target=self._job, args=(number,), daemon=True) for number in range(2)]
@@ -29,7 +31,7 @@ class Load:
             problem, report = fio(
                 f"--filename={self.path}", "--rw=randwrite", "--bsrange=4k-128k", "--ioengine=io_uring", f"--iodepth={self.depth}",
                 "--direct=1", f"--size={self.part}", f"--offset={MIB + number * self.part}", f"--io_size={self.megabytes * MIB}",
-                f"--cpus_allowed={number}", "--verify=crc32c", "--verify_fatal=1", "--do_verify=1", "--allrandrepeat=0",
+                f"--cpus_allowed={number}", "--verify=crc32c", "--verify_fatal=1", "--do_verify=1", "--allrandrepeat=0", *self.pauses,
                 directions=["read", "write"], timeout=300,
             )  # fmt: skip
             with self.lock:
