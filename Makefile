@@ -19,12 +19,12 @@ hosted := --static-swift-stdlib -Xlinker -z -Xlinker now -Xlinker -s
 client := $(hosted) -Xswiftc -use-ld=lld -Xlinker --icf=safe -Xlinker -z -Xlinker pack-relative-relocs \
 	-Xlinker -L$(abspath $(SCRATCH))/cxx -Xswiftc -Xclang-linker -Xswiftc -static-libgcc
 # The worker runs in an empty root, so it carries libc too, and stays position-independent. gold cannot link that, lld can.
-# These flags differ from the others', so it is built in a folder of its own.
+# Each set of flags has a build folder of its own: in one folder every build would begin anew.
 static := --scratch-path $(SCRATCH)/worker -Xswiftc -static-executable -Xswiftc -use-ld=lld \
 	-Xswiftc -Xclang-linker -Xswiftc -static-pie -Xlinker -z -Xlinker now -Xlinker -s
 sources := Package.swift Sources Tests Benchmarks
 
-.PHONY: help dependencies build poison-worker crash-worker failing-broker newest-libc bare-worker escape fuzzers fuzz install uninstall bench bench-check \
+.PHONY: help dependencies build poison-worker crash-worker failing-broker newest-libc bare-worker escape fuzzers fuzz install uninstall deb deb-alone lab-packages bench bench-check \
 	test unit lab-test soak lint format demo lab clean
 
 help:
@@ -34,6 +34,7 @@ help:
 	@echo '  make lab [KERNEL=6.12]     a shell in such a machine, with ubd installed and its broker running'
 	@echo '  make build                 ubd, ubd-broker, ubd-worker and ubd-nbd, in $(bin)'
 	@echo '  make install               installs them under PREFIX=$(PREFIX) (DESTDIR=... for packages)'
+	@echo '  make deb                   Debian package: .build/deb/ubd_VERSION_ARCH.deb'
 	@echo '  make uninstall             removes them again, but for /etc/ubd'
 	@echo '  make test                  everything: lint, unit tests, binaries, and devices on kernels 6.12 and 7.3'
 	@echo '  make unit                  only the unit tests'
@@ -54,12 +55,12 @@ build:
 	@scripts/install-dependencies build
 	@mkdir -p $(SCRATCH)/cxx && for name in libstdc++.a libgcc_eh.a; do \
 		ln -sf "$$(clang -print-file-name=$$name)" $(SCRATCH)/cxx/ || exit 1; done
-	$(swift_build) --scratch-path $(SCRATCH) $(client) --product ubd
+	$(swift_build) --scratch-path $(SCRATCH)/client $(client) --product ubd
 	$(swift_build) --scratch-path $(SCRATCH) $(hosted) --product ubd-broker
 	$(swift_build) --scratch-path $(SCRATCH) $(hosted) --product ubd-nbd
 	$(swift_build) $(static) --product ubd-worker
 	@mkdir -p $(bin)
-	@cp $(SCRATCH)/release/ubd $(SCRATCH)/release/ubd-broker $(SCRATCH)/release/ubd-nbd $(SCRATCH)/worker/release/ubd-worker $(bin)/
+	@cp $(SCRATCH)/client/release/ubd $(SCRATCH)/release/ubd-broker $(SCRATCH)/release/ubd-nbd $(SCRATCH)/worker/release/ubd-worker $(bin)/
 
 # install-files MODE, FOLDER UNDER DESTDIR, FILES: fails when there are none, instead of installing half of ubd.
 define install-files
@@ -74,6 +75,13 @@ define install-access-policy
 		install -m 0644 "$$new" "$$old.new"; \
 		echo "make install: kept $$old, which is not the one of this version; that is $$old.new"; \
 	else install -D -m 0644 "$$new" "$$old"; fi
+endef
+
+# Completions of the options, where the three shells look. $(1): the shell, $(2): file under PREFIX.
+define install-completion
+	@mkdir -p '$(DESTDIR)$(PREFIX)/$(dir $(2))'
+	$(bin)/ubd --generate-completion-script $(1) | sed '1{/^#!/d}' >'$(DESTDIR)$(PREFIX)/$(2)'
+	@chmod 0644 '$(DESTDIR)$(PREFIX)/$(2)'
 endef
 
 # Not part of ubd: a worker that fills its buffers before each read, so that the lab sees what nobody has filled.
@@ -138,6 +146,28 @@ install:
 	$(call install-files,0644,$(PREFIX)/share/man/man1,docs/man/*.1)
 	$(call install-files,0644,$(PREFIX)/share/man/man5,docs/man/*.5)
 	$(call install-files,0644,$(PREFIX)/share/man/man8,docs/man/*.8)
+	$(call install-completion,bash,share/bash-completion/completions/ubd)
+	$(call install-completion,zsh,share/zsh/vendor-completions/_ubd)
+	$(call install-completion,fish,share/fish/vendor_completions.d/ubd.fish)
+
+# The changelog's version is ubd's (the check `packages` compares them), and its date is that of all files.
+deb: build
+	@scripts/install-dependencies deb
+	@mkdir -p .build/deb
+	@flock .build/deb/lock $(MAKE) --no-print-directory deb-alone
+	@ls .build/deb/*.deb
+# Two at a time would write into one debian/ubd.
+deb-alone:
+	@rm -rf .build/deb/new && mkdir .build/deb/new
+	@UBD_BUILT=1 DEB_FOLDER=$(abspath .build/deb/new) debian/rules clean binary >.build/deb/log 2>&1 || { tail -n 20 .build/deb/log >&2; exit 1; }
+	@debian/rules clean >/dev/null && rm -f .build/deb/*.deb && mv .build/deb/new/*.deb .build/deb/
+
+# The package, and the same one as the next version, for group `packages` of the lab: not compressed, since unpacking is slow
+# there.
+repack = dpkg-deb --root-owner-group -Znone -b .build/lab/package .build/lab/$(1).deb >/dev/null
+lab-packages: deb
+	@mkdir -p .build/lab && rm -rf .build/lab/package && dpkg-deb -R .build/deb/ubd_*.deb .build/lab/package && $(call repack,ubd) && \
+	sed -i 's/^Version: .*/&+next/' .build/lab/package/DEBIAN/control && $(call repack,ubd-next) && rm -rf .build/lab/package
 
 # What `install` would install, but for /etc.
 uninstall:

@@ -114,7 +114,7 @@ class Machine:
         self.cpus, self.memory = cpus, memory
         self.timeout, self.boot_timeout, self.retries = timeout, boot_timeout, retries
         self.modules = ["ublk_drv"]
-        self.udev = self.systemd = self.counted = self.interleaved = False
+        self.udev = self.systemd = self.dpkg = self.counted = self.interleaved = False
         self.interactive = False
         self.environment, self.append, self.qemu, self.disks = {}, [], [], []
         self.plugin, self.cpu = None, ""
@@ -178,6 +178,7 @@ class Machine:
         (self.tree / "lab" / "settings").write_text(self._settings())
         parts = [CACHED["userland"] / "userland.cpio", CACHED[f"kernel-{self.kernel}"] / "modules.cpio"]
         parts += [CACHED["systemd"] / "systemd.cpio"] if self.systemd else []
+        parts += [CACHED["dpkg"] / "dpkg.cpio"] if self.dpkg else []
         parts += self.archives
         path = self.job / "initrd"
         with open(path, "wb") as file:

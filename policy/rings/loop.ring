@@ -8,8 +8,7 @@ in zero-copy op READ_FIXED
 in zero-copy op WRITE_FIXED
 op FSYNC
 # Only for a block device, where it cannot allocate: a ring cannot restrict its mode. For a regular file system calls do
-# this,
-# whose mode seccomp restricts (policy/seccomp/target-loop.policy).
+# this, whose mode seccomp restricts (policy/seccomp/target-loop.policy).
 op FALLOCATE
 # Only for a regular file: the queue waits with it for the thread that makes those calls.
 op FUTEX_WAIT
