@@ -6,9 +6,9 @@ import ctypes.util
 from nbd import *
 
 # From gnutls/gnutls.h.
-SERVER, CRD_PSK, NAME_DNS = 1, 3, 1
+SERVER, CRD_PSK = 1, 4
 ALERT_WARNING, USER_CANCELED, SHUT_WR = 1, 90, 1
-OPT_STARTTLS = 5
+OPT_STARTTLS, ERR_UNSUPPORTED = 5, 1 << 31 | 1
 KEY = "00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff"
 
 
@@ -119,9 +119,12 @@ class GnuTLSServer(threading.Thread):
             data = data[sent:]
 
     def _negotiate(self, session):
-        _, option, length = struct.unpack(">QII", self._exactly(session, 16))
-        self._exactly(session, length)
-        assert option == OPT_GO, f"option {option}"
+        while True:
+            _, option, length = struct.unpack(">QII", self._exactly(session, 16))
+            self._exactly(session, length)
+            if option == OPT_GO:
+                break
+            self._say(session, struct.pack(">QIII", REPLY_MAGIC, option, ERR_UNSUPPORTED, 0))
         flags = HAS_FLAGS | SEND_FLUSH | SEND_FUA
         self._say(session, struct.pack(">QIIIHQH", REPLY_MAGIC, option, REP_INFO, 12, INFO_EXPORT, len(self.memory), flags))
         self._say(session, struct.pack(">QIII", REPLY_MAGIC, option, REP_ACK, 0))
