@@ -159,7 +159,7 @@ struct KeeperTests {
         #expect(try !Barrier.run([silent.first.raw], Deadline(milliseconds: 200), Attention()))
     }
 
-    @Test("takes a server's answers before it ends a connection with half a request in it, of which nbdkit 1.32 would die")
+    @Test("takes a server's answers before it ends a connection with half a request, of which nbdkit 1.32 would die")
     func halfRequest() throws {
         let server = try RealServer("nbdkit", ["-f", "-U", "%S", "--filter=delay", "memory", "10M", "rdelay=5ms"])
         let address = try server.address("nbd+unix:///?socket=%S")
@@ -247,7 +247,8 @@ struct KeeperTests {
         let broker = try Broker(folder + "/b")
         // The second time it ends without taking a connection.
         let script =
-            "echo >>\(folder)/marks; if [ $(wc -l <\(folder)/marks) = 2 ]; then sleep 0.3; exit; fi; exec nbdkit -f memory 1M"
+            "echo >>\(folder)/marks; if [ $(wc -l <\(folder)/marks) = 2 ]; then sleep 0.3; exit; fi; "
+            + "exec nbdkit -f memory 1M"
         let kept = try Kept(
             ["--restart-command", "--broker", broker.path, "--", "sh", "-c", "echo $$ >\(folder)/pid; \(script)"],
             count: 1, server: true)
