@@ -28,7 +28,8 @@ def must(*command, **more):
 
 def add(*arguments, user="alice"):
     """`ubd add` with these arguments: the device, as `ubd list --json` would show it, and what was said about it."""
-    reply = json.loads(must("ubd", "add", *arguments, "--json", user=user))
+    # First: behind "--" stands a server's command line.
+    reply = json.loads(must("ubd", "add", "--json", *arguments, user=user))
     return reply["device"] | {"notices": [notice["message"] for notice in reply.get("notices", [])]}
 
 

@@ -41,12 +41,17 @@ final class Attention {
     ///
     /// - Throws: ETIMEDOUT when the deadline passes, ECANCELED when a source gave up.
     func wait(for file: Int32, _ events: Int32, _ deadline: Deadline) throws(SystemError) {
+        try wait(forAny: [file], events, deadline)
+    }
+
+    /// The same for the first of several files.
+    func wait(forAny files: [Int32], _ events: Int32, _ deadline: Deadline) throws(SystemError) {
         while true {
-            var all = [pollfd(fd: file, events: Int16(events), revents: 0)]
+            var all = files.map { pollfd(fd: $0, events: Int16(events), revents: 0) }
             all += sources.map { pollfd(fd: $0.file, events: Int16(POLLIN), revents: 0) }
             let count = poll(&all, nfds_t(all.count), deadline.milliseconds())
-            if count > 0 { try takeSources(all.dropFirst()) }
-            if all[0].revents != 0 { return }
+            if count > 0 { try takeSources(all.dropFirst(files.count)) }
+            if all.prefix(files.count).contains(where: { $0.revents != 0 }) { return }
             if deadline.hasPassed { throw SystemError("wait", ETIMEDOUT) }
         }
     }

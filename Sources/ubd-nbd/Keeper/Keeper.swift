@@ -20,6 +20,8 @@ final class Keeper {
     /// The connections that the device has, to drain them.
     private var kept: ConnectionSet?
     private var isGone = false
+    /// The server is being connected to.
+    private var isDialling = false
 
     /// How long a server may take to finish what it had received, in seconds.
     private static let drainSeconds = 30
@@ -45,7 +47,8 @@ final class Keeper {
         server?.show = { [journal] bytes in journal.tell(output: bytes) }
         server?.ended = { [unowned self] in
             journal.tell(serverEnd)
-            return .goOn
+            // The listening socket is still there, so a connection to a dead server would be waited for in vain.
+            return isDialling ? .giveUp : .goOn
         }
         var pause = BackOff()
         while !isGone {
@@ -108,7 +111,7 @@ final class Keeper {
         drain()
         guard serverIsThere() else { return false }
         do throws(DialFailure) {
-            let connections = try ConnectionSet.dial(dialer, count: count, before: facts)
+            let connections = try dial()
             guard connections.numbers.count == count else {
                 throw DialFailure(.unsuitable, "the server takes fewer connections than before", remedy: "")
             }
@@ -123,6 +126,12 @@ final class Keeper {
             lastFailure = error
             return false
         }
+    }
+
+    private func dial() throws(DialFailure) -> ConnectionSet {
+        isDialling = true
+        defer { isDialling = false }
+        return try ConnectionSet.dial(dialer, count: count, before: facts)
     }
 
     private var lastFailure: DialFailure?

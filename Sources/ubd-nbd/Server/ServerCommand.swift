@@ -73,6 +73,8 @@ final class ServerCommand {
             let pid = try spawn(null: null.raw, output: pipe.second.raw)
             // Its death must end the pipe.
             pipe.second = null
+            // Its number may be another file's from here on.
+            if let before = output?.raw { attention.remove(before) }
             process = try ProcessHandle(pid: pid)
             output = consume pipe.first
         } catch {

@@ -159,6 +159,25 @@ struct KeeperTests {
         #expect(try !Barrier.run([silent.first.raw], Deadline(milliseconds: 200), Attention()))
     }
 
+    @Test("takes a server's answers before it ends a connection with half a request, of which nbdkit 1.32 would die")
+    func halfRequest() throws {
+        let server = try RealServer("nbdkit", ["-f", "-U", "%S", "--filter=delay", "memory", "10M", "rdelay=5ms"])
+        let address = try server.address("nbd+unix:///?socket=%S")
+        for _ in 0..<5 {
+            let file = try Dialer(address: address).dial().takeFile()
+            var bytes: [UInt8] = []
+            for number in 0..<60 {
+                bytes += Wire.number(UInt32(0x2560_9513)) + [0, 0, 0, 0] + Wire.number(UInt64(number))
+                bytes += Wire.number(UInt64(number) * 4096) + Wire.number(UInt32(4096))
+            }
+            bytes.removeLast(14)
+            #expect(write(file, bytes, bytes.count) == bytes.count)
+            #expect(try Barrier.run([file], Deadline(seconds: 20), Attention()))
+            close(file)
+        }
+        #expect(try Dialer(address: address).ask().size == 10 << 20)
+    }
+
     @Test("asks a broker that comes back again, and ends when that does not know the device")
     func brokerGone() throws {
         let server = try RealServer("nbdkit", ["-f", "-U", "%S", "memory", "10M"])
@@ -220,6 +239,34 @@ struct KeeperTests {
             close(monitor.socket)
             try? FileManager.default.removeItem(atPath: folder)
         }
+    }
+
+    @Test("does not wait for the answer of a server that it started and that ended before it answered")
+    func commandEndsAgain() throws {
+        let folder = try Self.folder()
+        let broker = try Broker(folder + "/b")
+        // The second time it ends without taking a connection.
+        let script =
+            "echo >>\(folder)/marks; if [ $(wc -l <\(folder)/marks) = 2 ]; then sleep 0.3; exit; fi; "
+            + "exec nbdkit -f memory 1M"
+        let kept = try Kept(
+            ["--restart-command", "--broker", broker.path, "--", "sh", "-c", "echo $$ >\(folder)/pid; \(script)"],
+            count: 1, server: true)
+        let monitor = try broker.next()
+        let text = try String(contentsOfFile: folder + "/pid", encoding: .utf8)
+        kill(try #require(pid_t(text.trimmingCharacters(in: .newlines))), SIGKILL)
+        usleep(200_000)
+        let started = monotonicNanoseconds()
+        Broker.tell(monitor.socket, .recovering, waits: true)
+        let recover = try broker.next()
+        #expect(monotonicNanoseconds() - started < 15_000_000_000, "a connection is given 30 s")
+        let sockets = try Broker.takeSockets(recover.socket, 1)
+        #expect(readSector(sockets[0], at: 0) != nil)
+        Broker.tell(monitor.socket, nil, waits: false)
+        Broker.send(recover.socket, AddReply.added(Broker.device, notices: []).reply)
+        #expect(kept.hasEnded())
+        for file in sockets + [monitor.socket, recover.socket] { close(file) }
+        try? FileManager.default.removeItem(atPath: folder)
     }
 
     @Test("pauses longer and longer, but finds a server within a second at first")
