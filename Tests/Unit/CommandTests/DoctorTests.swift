@@ -92,6 +92,14 @@ struct DoctorTests {
         #expect(try check("kernel") { $0.kernelRelease = release }.status == status)
     }
 
+    @Test("names a kernel that is known to be bad, its report and what to boot instead")
+    func badKernel() throws {
+        let bad = try check("kernel") { $0.kernelRelease = "6.17.0-1015-azure" }
+        #expect(bad.status == .missing)
+        #expect(bad.line.contains("actions/runner-images/issues/14175"))
+        #expect(bad.remedy?.contains("linux-image-generic") == true)
+    }
+
     @Test("tells a module that is not loaded from one that was never built")
     func module() throws {
         let loadable = try check("module") {
