@@ -15,6 +15,8 @@ final class Broker {
         /// Whether something uses a device, so that the device must stay; nil: look into the host's tables.
         var holding: ((_ id: UInt32, _ completion: @escaping (Holding) -> Void) -> Void)?
         var sysfs = "/sys"
+        /// The running kernel's release (uname -r).
+        var release = kernelRelease()
         var nodes = Nodes(folder: "/dev")
         /// Monotonic nanoseconds, for the deadlines of recoveries.
         var now: () -> UInt64 = monotonicNanoseconds
@@ -108,6 +110,11 @@ final class Broker {
     /// Whether START_USER_RECOVERY may be sent again after a replacement that died half-ready (Linux 6.16;
     /// docs/kernel-facts.md#half-ready).
     var canRepeatRecovery: Bool { driver.features.contains(.perIODaemon) }
+
+    /// Why no device may be made on this kernel; nil when one may.
+    var badKernel: KnownBadKernel? {
+        configuration.allowsBadKernel ? nil : KnownBadKernel.entry(for: surroundings.release)
+    }
 
     // MARK: For the operations
 

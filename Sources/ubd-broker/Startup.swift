@@ -171,6 +171,11 @@ enum Startup {
             Log.info(
                 "ready", ("version", UBDVersion.text), ("socket", configuration.socketPath),
                 ("kernel", kernelRelease()))
+            if let bad = broker.badKernel {
+                Log.warning(
+                    "bad-kernel", ("kernel", kernelRelease()), ("what", "\(bad.fault): no device is made"),
+                    ("report", bad.report), ("remedy", "\(bad.remedy); or --allow-bad-kernel"))
+            }
             Watchdog(broker).begin()
             keepLog(loop)
             Notification.send("READY=1")

@@ -21,6 +21,8 @@ struct Configuration {
     var controlGroup = ControlGroupPlace.automatic
     /// Use plain command numbers, for drivers before Linux 6.4.
     var usesLegacyOpcodes = false
+    /// Devices may be made on a kernel of the list `KnownBadKernel`.
+    var allowsBadKernel = false
     var onlyChecks = false
     /// Delete all unused devices instead of serving.
     var takesDown = false
@@ -68,6 +70,8 @@ struct Configuration {
                                 or auto, the group of
                                 ubd-workers.service                   [auto]
           --legacy-opcodes      use the command numbers of Linux before 6.4
+          --allow-bad-kernel    make devices also on a kernel whose ublk is
+                                known to take the host down
           --check-config        check the policies, print what they allow, then exit
           --dump-policy NAME    print the compiled policies for workers of target NAME, or for the broker itself
                                 (broker), then exit
@@ -111,6 +115,7 @@ struct Configuration {
             case "--death-window": configuration.deathWindow = try number(name, try value(), 1...3600)
             case "--control-group": configuration.controlGroup = ControlGroupPlace(option: try value())
             case "--legacy-opcodes": configuration.usesLegacyOpcodes = true
+            case "--allow-bad-kernel": configuration.allowsBadKernel = true
             case "--check-config": configuration.onlyChecks = true
             case "--take-down": configuration.takesDown = true
             case "--dump-policy": configuration.dumps = try value()

@@ -71,6 +71,7 @@ final class AddOperation: ClientOperation, PendingAdd {
 
     func begin() {
         operation.begin(.files, disordered: { [self] in outOfOrder() }) { [self] step in
+            if step == .files, let bad = broker.badKernel { return fail(StartErrors.badKernel(bad)) }
             if step == .files { return takesConnections ? operation.next() : awaitFiles(queues: plan.queues) }
             if step == .number { return chooseID() }
             guard let device else { return operation.lacks("a device") }

@@ -119,6 +119,12 @@ enum StartErrors {
             feature: missing.nameList.joined(separator: ","))
     }
 
+    static func badKernel(_ bad: KnownBadKernel) -> InterfaceError {
+        .kernelUnsupported(
+            message: "this kernel's ublk is known to be bad: \(bad.fault) (\(bad.report))",
+            remedy: "\(bad.remedy); or let the administrator start ubd-broker with --allow-bad-kernel", feature: "")
+    }
+
     /// A broker without CAP_CHOWN leaves the node to udev.
     static func udevDoesNot(_ node: String) -> InterfaceError {
         .failed(

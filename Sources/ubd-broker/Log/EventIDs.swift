@@ -10,6 +10,7 @@ enum EventIDs {
         "add-refused": "4c41e5ede8c64dbe990ee7fdc9089a33",
         "added": "a07d3b66e53947a59f81420afaf90ded",
         "adopted": "be4b293be49144fa895f5a25a0476cd8",
+        "bad-kernel": "aa231a28428842f2ab390c10dcf175dd",
         "cause": "96583fa61e19479d905fa7e73ae2e11e",
         "connection": "0d5143b93dd14495afa21d157bfd7dd8",
         "connection-closed": "fc04ed6d50664119896ff12032368e50",

@@ -1,3 +1,5 @@
+import SystemCalls
+
 /// The checks of the kernel.
 enum KernelChecks {
     static func all(_ host: any Machine) -> [Check] {
@@ -18,6 +20,11 @@ enum KernelChecks {
         let release = host.kernelRelease
         guard let version = version(of: release) else {
             return .warning("kernel", "release '\(release)' is not understood", remedy: "ubd needs Linux 6.4 or newer")
+        }
+        if let bad = KnownBadKernel.entry(for: release) {
+            return .missing(
+                "kernel", "Linux \(release) is known to be bad: \(bad.fault) (\(bad.report))",
+                remedy: "\(bad.remedy); or start ubd-broker with --allow-bad-kernel")
         }
         if version < (6, 0) {
             return .missing(

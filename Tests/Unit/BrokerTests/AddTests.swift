@@ -41,6 +41,26 @@ struct AddTests {
         #expect(host.leftovers == [])
     }
 
+    @Test("on a kernel that is known to be bad is refused, with the report and the remedy")
+    func badKernel() throws {
+        let host = try Host(release: "6.18.4+deb14-amd64")
+        guard case .failure(.kernelUnsupported(let message, let remedy, _)) = host.add() else {
+            Issue.record("not refused")
+            return
+        }
+        #expect(message.contains("github.com/kvcache-ai/AgentENV/issues/20"))
+        #expect(remedy.contains("6.18.6") && remedy.contains("--allow-bad-kernel"))
+        #expect(host.kernel.devices.isEmpty && host.workers.isEmpty)
+        #expect(host.leftovers == [])
+    }
+
+    @Test("on a kernel that is known to be bad works where the administrator allows it")
+    func allowedBadKernel() throws {
+        let host = try Host(release: "6.18.4+deb14-amd64", allowsBadKernel: true)
+        #expect(try host.add().get().0.state == .live)
+        #expect(try host.delete(0) == nil)
+    }
+
     @Test("a broker that may not give the node away waits until udev has")
     func waitsForUdev() throws {
         let host = try Host(mayChown: false)

@@ -58,7 +58,8 @@ final class Host {
 
     init(
         reusing old: String? = nil, policy: String? = nil, uids: UInt32 = 8, kernelLog: KernelLog? = nil,
-        mayChown: Bool = true, takesDown: Bool = false, accounts: Accounts = Accounts(), groups: FakeGroups? = nil
+        mayChown: Bool = true, takesDown: Bool = false, accounts: Accounts = Accounts(), groups: FakeGroups? = nil,
+        release: String = "7.3.4", allowsBadKernel: Bool = false
     ) throws {
         self.groups = groups
         folder = try old ?? Host.temporaryFolder()
@@ -73,6 +74,7 @@ final class Host {
         configuration.uidBase = 0x7100_0000
         configuration.uidCount = uids
         configuration.takesDown = takesDown
+        configuration.allowsBadKernel = allowsBadKernel
         var surroundings = Broker.Surroundings { (launch, handler) throws(SystemError) in
             guard let host = late.host else { throw SystemError("start", ECHILD) }
             if let errno = host.startError { throw SystemError("clone", errno) }
@@ -101,6 +103,7 @@ final class Host {
             }
         }
         surroundings.nodes = Nodes(folder: folder)
+        surroundings.release = release
         if !mayChown {
             surroundings.nodes.give = { (_, _) throws(SystemError) in throw SystemError("chown", EPERM) }
         }

@@ -29,7 +29,8 @@ struct DoctorTests {
         let broker = FakeBroker { connection, _ in connection.send(Reply(parameters: FakeBroker.info.json)) }
         let console = Recorder()
         #expect(CommandLineTool.run(["doctor"], broker.environment(console)) == 0)
-        #expect(console.output.count == 11)
+        #expect(console.output.count == 12)
+        #expect(console.output.last == "ready: ubd add -t loop -f FILE")
     }
 
     @Test("ends with 7 and one line per check when something is missing")
@@ -46,6 +47,18 @@ struct DoctorTests {
         #expect(broker["status"] == "missing")
         #expect(broker["remedy"] == "start it ('systemctl start ubd-broker.socket' as root)")
         #expect(list.first { $0["check"] == "access" }?["status"] == "warning")
+    }
+
+    @Test("ends with the first thing to do, or with the number of warnings")
+    func next() {
+        let ok = Check.ok("kernel", "Linux 7.3")
+        let warning = Check.warning("udev", "no udev", remedy: "install it")
+        let module = Check.missing("module", "not loaded", remedy: "run 'modprobe ublk_drv' as root")
+        let broker = Check.missing("broker", "no broker", remedy: "start it")
+        #expect(DoctorCommand.next([ok, warning, module, broker]) == "next: run 'modprobe ublk_drv' as root")
+        #expect(DoctorCommand.next([ok, warning]) == "ready (with 1 warning): ubd add -t loop -f FILE")
+        #expect(DoctorCommand.next([warning, warning]) == "ready (with 2 warnings): ubd add -t loop -f FILE")
+        #expect(DoctorCommand.next([ok]) == "ready: ubd add -t loop -f FILE")
     }
 
     /// A host on which a process of that state has the broker's lock and no broker answers.
@@ -90,6 +103,14 @@ struct DoctorTests {
         ])
     func kernel(release: String, status: Check.Status) throws {
         #expect(try check("kernel") { $0.kernelRelease = release }.status == status)
+    }
+
+    @Test("names a kernel that is known to be bad, its report and what to boot instead")
+    func badKernel() throws {
+        let bad = try check("kernel") { $0.kernelRelease = "6.17.0-1015-azure" }
+        #expect(bad.status == .missing)
+        #expect(bad.line.contains("actions/runner-images/issues/14175"))
+        #expect(bad.remedy?.contains("linux-image-generic") == true)
     }
 
     @Test("tells a module that is not loaded from one that was never built")
