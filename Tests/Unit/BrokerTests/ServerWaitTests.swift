@@ -1,14 +1,18 @@
 import BrokerInterface
 import Glibc
+import SystemCalls
 import Testing
 
 @testable import ubd_broker
 
 @Suite("A device of a server that accepts connections and answers nothing")
 struct ServerWaitTests {
+    /// Without a limit: closes of sockets count for a moment.
+    private static let policy = "allow group=50 target=*\n"
+
     @Test("fails when --reconnect is over though it had connections, over which no request was completed")
     func answersNothing() throws {
-        let host = try NBDHost(NBDHost.request([OptionValue("reconnect", "2000")]))
+        let host = try NBDHost(policy: Self.policy, NBDHost.request([OptionValue("reconnect", "2000")]))
         host.end()
         let began = try #require(host.device?.serverWait.began)
         for round in 1...3 as ClosedRange<Int64> {
@@ -23,7 +27,7 @@ struct ServerWaitTests {
 
     @Test("fails at once when it loses connections after --reconnect that brought no answer, and not while it has them")
     func slowServer() throws {
-        let host = try NBDHost(NBDHost.request([OptionValue("reconnect", "1000")]))
+        let host = try NBDHost(policy: Self.policy, NBDHost.request([OptionValue("reconnect", "1000")]))
         host.end()
         #expect(try host.recover().get().state == .live)
         var isLater = false
@@ -38,7 +42,8 @@ struct ServerWaitTests {
 
     @Test("waits on with on-lost=wait however often that happens")
     func answersNothingButWaits() throws {
-        let host = try NBDHost(NBDHost.request([OptionValue("reconnect", "0"), OptionValue("on-lost", "wait")]))
+        let host = try NBDHost(
+            policy: Self.policy, NBDHost.request([OptionValue("reconnect", "0"), OptionValue("on-lost", "wait")]))
         for round in 0...3 as ClosedRange<Int64> {
             host.end()
             #expect(host.info?.state == .recovering && host.device?.serverWait.unanswered == round)
@@ -48,7 +53,7 @@ struct ServerWaitTests {
 
     @Test("has the whole time again once a request was completed over new connections, also in its record")
     func answersAgain() throws {
-        let host = try NBDHost()
+        let host = try NBDHost(policy: Self.policy)
         host.host.requestsInFlight = 1
         host.end()
         let first = try #require(host.device?.serverWait.began)
@@ -74,10 +79,14 @@ struct ServerWaitTests {
         var wait = ServerWait()
         wait.lost(now: 5, committed: 7)
         wait.served(now: second, committed: 7)
-        #expect(!wait.look(now: 2 * second - 1, committed: 7, inFlight: 0))
-        #expect(!wait.look(now: 99 * second, committed: 7, inFlight: 1) && wait.began == 5)
-        #expect(wait.look(now: 99 * second, committed: 7, inFlight: 0) && wait.began == nil)
-        #expect(!wait.look(now: 99 * second, committed: 7, inFlight: 0))
+        var ended = wait.look(now: 2 * second - 1, committed: 7, inFlight: 0)
+        #expect(!ended)
+        ended = wait.look(now: 99 * second, committed: 7, inFlight: 1)
+        #expect(!ended && wait.began == 5)
+        ended = wait.look(now: 99 * second, committed: 7, inFlight: 0)
+        #expect(ended && wait.began == nil)
+        ended = wait.look(now: 99 * second, committed: 7, inFlight: 0)
+        #expect(!ended)
         // What can not be read ends a wait as before.
         wait.lost(now: 6, committed: nil)
         wait.served(now: second, committed: nil)
