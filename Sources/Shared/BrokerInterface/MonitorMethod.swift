@@ -50,6 +50,7 @@ public struct DeviceChange: Equatable, Sendable {
     public var reason: String?
     public var since: Int64 = 0
     public var waits = false
+    public var unanswered: Int64?
 
     public init() {}
 
@@ -84,6 +85,9 @@ extension DeviceChange: Structure {
         try coder.member("reason", &reason, "Why it is not live, or does not answer.")
         try coder.member("since", &since, "The beginning of its state, in seconds since 1970.")
         try coder.member("waits", &waits, "Its requests wait until its owner brings its inputs (Recover).")
+        try coder.member(
+            "unanswered", &unanswered,
+            "While it waits: how many times in a row new inputs were lost before a request was completed; null: none.")
     }
 }
 

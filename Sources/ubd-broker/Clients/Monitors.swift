@@ -92,6 +92,7 @@ final class Monitor: ReplySource {
         return DeviceChange {
             ($0.id, $0.generation, $0.state) = (id, device.info.generation, device.info.state)
             ($0.reason, $0.since, $0.waits) = (device.info.reason, device.info.since, device.waitsForFile)
+            if device.waitsForFile, device.serverWait.unanswered > 0 { $0.unanswered = device.serverWait.unanswered }
         }
     }
 }

@@ -15,7 +15,7 @@ extension Broker {
     func awaitInputs(_ device: ManagedDevice, because cause: String) {
         if let parking = device.parking.take() { undertaker.letGo(parking, owner: device.owner) }
         device.step = .recovering
-        if device.needsFreshInputs, device.inputsLost == nil { device.inputsLost = now() }
+        if device.needsFreshInputs { device.serverWait.lost(now: now(), committed: device.committed) }
         device.setState(.recovering, reason: "\(cause); \(device.remedyForLostInputs)")
         save(device)
         if device.needsFreshInputs {
@@ -37,33 +37,46 @@ extension Broker {
             remedy: "its keeper makes them, or 'ubd recover -n \(device.id)'", step: "drain", errno: nil)
     }
 
-    /// Sets the alarm for the end of the device's patience.
+    /// Sets the alarm for the end of the device's patience. An alarm that is set is early enough: no later wait ends before it.
     private func limitWait(of device: ManagedDevice) {
-        guard let limit = device.patience, let began = device.inputsLost else { return }
+        guard let limit = device.patience, let began = device.serverWait.began, !device.serverWait.isTimed else {
+            return
+        }
         let (now, end) = (now(), began + limit * 1_000_000)
-        let milliseconds = end > now ? Int(clamping: (end - now) / 1_000_000) + 1 : 0
+        setAlarm(of: device, milliseconds: end > now ? Int(clamping: (end - now) / 1_000_000) + 1 : 0)
+    }
+
+    private func setAlarm(of device: ManagedDevice, milliseconds: Int) {
+        device.serverWait.isTimed = true
         loop.after(milliseconds: milliseconds) { [weak self, weak device] in
-            if let self, let device { self.endWait(of: device, began: began, after: limit) }
+            guard let self, let device else { return }
+            device.serverWait.isTimed = false
+            self.endWait(of: device)
         }
     }
 
-    /// The patience is over: the device fails, unless it does not wait any more. `began` distinguishes this wait from a later
-    /// one. `limit` is in milliseconds.
-    private func endWait(of device: ManagedDevice, began: UInt64, after limit: UInt64) {
-        guard devices[device.id] === device, device.teardown == nil, device.inputsLost == began, device.waitsForFile
+    /// The patience may be over: then the device fails. One that serves meanwhile does not: its server may only be slow. When it
+    /// loses these connections, too, without an answer, its time is over at once.
+    private func endWait(of device: ManagedDevice) {
+        guard devices[device.id] === device, device.teardown == nil, device.waitsForFile,
+            let limit = device.patience, let began = device.serverWait.began
         else { return }
         if now() < began + limit * 1_000_000 { return limitWait(of: device) }
-        guard device.reopening == nil else {
-            // Connections are there and may be good.
-            loop.after(milliseconds: grace) { [weak self, weak device] in
-                if let self, let device { self.endWait(of: device, began: began, after: limit) }
-            }
-            return
-        }
-        fail(
-            device,
-            because: "no new connection to its server came within \(limit / 1000) s (--reconnect); "
-                + "delete it and add it again")
+        // Connections are there and may be good.
+        if device.reopening != nil { return setAlarm(of: device, milliseconds: grace) }
+        let what =
+            device.serverWait.unanswered > 0 ? "its server answered no request" : "no new connection to its server came"
+        fail(device, because: "\(what) within \(limit / 1000) s (--reconnect); delete it and add it again")
+    }
+
+    /// A worker begins to serve, perhaps over new connections.
+    func noteServing(_ device: ManagedDevice) {
+        device.serverWait.served(now: now(), committed: device.committed)
+    }
+
+    /// Looks whether the server of a live device answers again. `inFlight` is the kernel's number of requests.
+    func lookAtWait(of device: ManagedDevice, inFlight: Int) {
+        if device.serverWait.look(now: now(), committed: device.committed, inFlight: inFlight) { save(device) }
     }
 }
 

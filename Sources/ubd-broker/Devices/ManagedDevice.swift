@@ -45,8 +45,8 @@ final class ManagedDevice {
     /// The kernel has also answered, so replacements may have been started: before 6.16 the command must not be sent
     /// again.
     var recoveryAnswered = false
-    /// When it began to wait for fresh inputs, in nanoseconds of the monotonic clock; nil: it does not wait.
-    var inputsLost: UInt64?
+    /// The wait for its server, which new connections alone do not end.
+    var serverWait = ServerWait()
     /// The upgrade that rehearses or installs another program.
     var upgrade: (any Replacement)?
     /// The operation by which its owner reopens its file.
@@ -113,7 +113,7 @@ final class ManagedDevice {
         record.launch = launch
         record.recoveryStarted = recoveryStarted
         record.recoveryAnswered = recoveryAnswered
-        record.inputsLost = inputsLost
+        record.inputsLost = serverWait.began
         record.file = file
         if let control = self.worker?.controlInode, let parking = parkingInode {
             record.sockets = DeviceRecord.Sockets(

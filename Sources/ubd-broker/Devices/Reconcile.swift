@@ -41,7 +41,7 @@ extension Broker {
             device.recoveryStarted = record.recoveryStarted
             device.recoveryAnswered = record.recoveryAnswered
             // Of another boot it would be nonsense.
-            device.inputsLost = record.inputsLost.flatMap { $0 <= now() ? $0 : nil }
+            device.serverWait.began = record.inputsLost.flatMap { $0 <= now() ? $0 : nil }
             device.sockets = record.sockets
             device.file = record.file
             if let worker {
@@ -158,7 +158,6 @@ extension Broker {
             device.step = .live
             device.recoveryStarted = false
             device.recoveryAnswered = false
-            device.inputsLost = nil
             return true
         }
         // Its worker's death leaves a device that can be recovered QUIESCED. Only STOP_DEV makes it DEAD: its deletion had
@@ -208,6 +207,7 @@ extension Broker {
             device.setState(.live)
         }
         noteLayout(of: device)
+        noteServing(device)
         save(device)
         // udev may process a change event at any time and must find the owner.
         try? store.writeUdev(device.info, link: device.info.link == nil ? nil : Nodes.linkName(device.id))

@@ -291,15 +291,15 @@ final class RecoverOperation: Replacement {
         operation.finish()
         device.recovery = nil
         isRecovering = false
-        device.inputsLost = nil
         device.step = .live
         device.setState(.live)
+        broker.noteLayout(of: device)
+        broker.noteServing(device)
         broker.save(device)
         let milliseconds = (broker.now() - began) / 1_000_000
         Log.notice(
             "recovered", ("device", "\(device.id)"), ("worker", "\(device.info.workerPid ?? 0)"),
             ("milliseconds", "\(milliseconds)"), ("deaths", "\(device.info.deaths)"))
-        broker.noteLayout(of: device)
         broker.watchOver(device)
         tell(nil)
     }

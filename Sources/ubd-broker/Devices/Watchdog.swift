@@ -26,6 +26,7 @@ final class Watchdog {
         else {
             return
         }
+        broker.lookAtWait(of: device, inFlight: inFlight)
         let seconds = device.info.ioTimeout ?? Int64(broker.configuration.ioTimeout)
         let limit = UInt64(clamping: seconds) * 1_000_000_000
         let claims = device.statistics.map { $0.isReadable ? $0.claims : [] } ?? []

@@ -84,6 +84,7 @@ final class Keeper {
         var link = try BrokerLink(arguments.broker ?? BrokerAPI.socketPath, attention)
         try link.send(.monitor(MonitorRequest(ids: [order.id], keep: true)))
         var waits = false
+        var unanswered: Int64 = 0
         var tries = BackOff()
         while !isGone {
             // While the device waits for connections, the broker is only listened to between two tries.
@@ -92,8 +93,9 @@ final class Keeper {
                 isThere()
                 guard let change = try Self.change(incoming.reply.parameters), change.id == order.id else { continue }
                 isGone = change.generation != order.generation || change.state == nil
-                if change.waits != waits { tries = BackOff() }
-                waits = change.waits
+                let before = (waits, unanswered)
+                (waits, unanswered) = (change.waits, change.unanswered ?? 0)
+                if (waits, unanswered) != before { tries = BackOff(unanswered: unanswered) }
             } else if waits, try restore() {
                 waits = false
             }

@@ -80,7 +80,7 @@ struct Sample: CustomTestStringConvertible, Sendable {
         latency: [0, 0, 12])
     static let change = DeviceChange {
         ($0.id, $0.generation, $0.state) = (3, 17, .recovering)
-        ($0.reason, $0.since, $0.waits) = ("it waits", 1_790_000_001, true)
+        ($0.reason, $0.since, $0.waits, $0.unanswered) = ("it waits", 1_790_000_001, true, 2)
     }
     static let stats = DeviceStats(
         id: 3, generation: 17, since: 1_790_000_000, total: counts, queues: [counts, Counts()])

@@ -60,10 +60,17 @@ struct ConnectedDeviceTests {
             step: .recovering, state: .recovering, lost: now - min(now - 1, 5_000_000_000), reconnect: "1000")
         try late.run { self.info(late)?.state == .failed }
         let early = try restarted(step: .recovering, state: .recovering, lost: now, reconnect: "60000")
-        #expect(info(early)?.state == .recovering && early.broker.devices[0]?.inputsLost == now)
+        #expect(info(early)?.state == .recovering && early.broker.devices[0]?.serverWait.began == now)
         let odd = try restarted(
             step: .recovering, state: .recovering, lost: now + 3_600_000_000_000, reconnect: "60000")
-        #expect(odd.broker.devices[0].flatMap(\.inputsLost).map { $0 <= monotonicNanoseconds() } == true)
+        #expect(odd.broker.devices[0].flatMap(\.serverWait.began).map { $0 <= monotonicNanoseconds() } == true)
+    }
+
+    @Test("goes on with its wait when broker and worker died together and new connections had brought no answer")
+    func unansweredWait() throws {
+        let now = monotonicNanoseconds()
+        let host = try restarted(step: .live, state: .live, lost: now)
+        #expect(info(host)?.state == .recovering && host.broker.devices[0]?.serverWait.began == now)
     }
 
     @Test("whose upgrade a broker's death cut off loses its worker, whose connections may have answers in them")

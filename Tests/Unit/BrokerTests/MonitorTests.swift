@@ -128,6 +128,29 @@ struct MonitorTests {
         #expect(after.last == false && !after.contains(true))
     }
 
+    @Test("and how often new ones brought no answer before, which its keeper goes by")
+    func unanswered() throws {
+        // Without a limit: closes of sockets count for a moment.
+        let host = try NBDHost(policy: "allow group=50 target=*\n")
+        let alice = try call(host.host)
+        func told() throws -> Int64? {
+            var last: DeviceChange?
+            while let reply = alice.monitor?.next() {
+                last = try MonitorReply(parameters: reply.parameters).change ?? last
+            }
+            return last?.unanswered
+        }
+        for expected in [nil, 1, 2] as [Int64?] {
+            host.end()
+            #expect(try told() == expected)
+            _ = try host.recover().get()
+            #expect(try told() == nil)
+        }
+        try host.answer()
+        host.end()
+        #expect(try told() == nil)
+    }
+
     @Test("a device is named that is there and the caller's")
     func names() throws {
         let host = try Host()

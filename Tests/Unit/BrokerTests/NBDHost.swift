@@ -44,6 +44,16 @@ struct NBDHost {
         host.workers.last?.die(change)
     }
 
+    /// Its worker completes a request.
+    func answer() throws {
+        guard let page = device?.statistics else { return }
+        let memory = try Mapping.shared(page.file.raw, offset: 0, bytes: 4096, writable: true)
+        let place = StatisticsPage.Word.requests * 8
+        let before = memory.base.load(fromByteOffset: place, as: UInt64.self)
+        memory.base.storeBytes(of: before + 1, toByteOffset: place, as: UInt64.self)
+        withExtendedLifetime(memory) {}
+    }
+
     func recover(
         as peer: PeerCredentials = Host.alice, _ options: [OptionValue] = NBDHost.agreed,
         parking: ((Int32) -> Void)? = nil

@@ -32,12 +32,13 @@ private struct Broker: ~Copyable {
     }
 
     /// Says that what is now has been told, and then the state.
-    static func tell(_ socket: Int32, _ state: DeviceState?, waits: Bool, generation: UInt64 = 9) {
+    static func tell(_ socket: Int32, _ state: DeviceState?, waits: Bool, unanswered: Int64? = nil) {
         let change = DeviceChange {
             $0.id = 3
-            $0.generation = generation
+            $0.generation = 9
             $0.state = state
             $0.waits = waits
+            $0.unanswered = unanswered
         }
         send(socket, MonitorReply(change: change).reply)
     }
@@ -275,5 +276,36 @@ struct KeeperTests {
         #expect((0..<6).map { _ in pause.next() } == [0, 100, 200, 400, 500, 500])
         for _ in 0..<1000 { _ = pause.next() }
         #expect(pause.next() == BackOff.longest)
+    }
+
+    @Test("pauses longer and longer, up to 5 s, when it has connections again and again over which nothing is answered")
+    func unanswered() throws {
+        let firsts = (0...8 as ClosedRange<Int64>).map { count in
+            var pause = BackOff(unanswered: count)
+            return pause.next()
+        }
+        #expect(firsts == [0, 100, 200, 400, 800, 1600, 3200, 5000, 5000])
+        for count in [-1, .max] as [Int64] {
+            var pause = BackOff(unanswered: count)
+            #expect(pause.next() == (count < 0 ? 0 : 5000))
+            #expect(pause.next() == 100, "a server that goes then is looked for as any other")
+        }
+        let server = try RealServer("nbdkit", ["-f", "-U", "%S", "memory", "10M"])
+        _ = try server.address("nbd+unix:///?socket=%S")
+        let broker = try Broker(server.folder.path + "/b")
+        let kept = try Kept(["--uri", server.filled("nbd+unix:///?socket=%S"), "--broker", broker.path], count: 1)
+        let monitor = try broker.next()
+        for (count, milliseconds) in [(nil, 0), (5, 1600)] as [(Int64?, UInt64)] {
+            let told = monotonicNanoseconds()
+            Broker.tell(monitor.socket, .recovering, waits: true, unanswered: count)
+            let recover = try broker.next()
+            #expect(monotonicNanoseconds() - told >= milliseconds * 1_000_000)
+            let sockets = try Broker.takeSockets(recover.socket, 1)
+            Broker.send(recover.socket, AddReply.added(Broker.device, notices: []).reply)
+            for file in sockets + [recover.socket] { close(file) }
+        }
+        Broker.tell(monitor.socket, nil, waits: false)
+        #expect(kept.hasEnded())
+        close(monitor.socket)
     }
 }
