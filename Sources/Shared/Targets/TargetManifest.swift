@@ -109,6 +109,11 @@ extension TargetManifest {
         inputs.isEmpty ? nil : inputs[min(index, inputs.count - 1)].role
     }
 
+    /// Whether a device may have this number of queues: where each has a connection, no more than there may be connections.
+    public func accepts(queues: Int) -> Bool {
+        self.queues != .onePerConnection || inputs.allSatisfy { $0.role != .sockets || $0.count.contains(queues) }
+    }
+
     /// The number of input descriptors of a device with these options and queues.
     public func descriptors(_ options: DeviceOptions, queues: Int) -> ClosedRange<Int> {
         inputs.reduce(0...0) { sum, input in

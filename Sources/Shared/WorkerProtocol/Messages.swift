@@ -108,7 +108,9 @@ public struct LaunchMessage: Equatable, Sendable {
             guard !flags.contains(.buffered), let options = DeviceOptions(from: &reader, of: target) else { return nil }
             self.options = options
         }
-        guard reader.isComplete, queues > 0, depth > 0, maxIOBytes > 0, target.accepts(options) else { return nil }
+        guard reader.isComplete, queues > 0, depth > 0, maxIOBytes > 0, target.accepts(options),
+            target.accepts(queues: Int(queues))
+        else { return nil }
     }
 }
 

@@ -38,6 +38,19 @@ struct MessageTests {
         }
     }
 
+    @Test("a launch message with more queues than there may be connections is refused")
+    func launchConnections() {
+        func decoded(_ queues: UInt16, _ layout: LaunchMessage.Layout) -> LaunchMessage? {
+            LaunchMessage(
+                decoding: LaunchMessage(target: .nbd, queues: queues, depth: 1, maxIOBytes: 4096, layout: layout)
+                    .encoded())
+        }
+        for layout in LaunchMessage.Layout.allCases {
+            #expect(decoded(16, layout)?.descriptors == 16...16)
+            #expect(decoded(17, layout) == nil)
+        }
+    }
+
     @Test("a launch message of any other length is refused", arguments: LaunchMessage.Layout.allCases)
     func launchLength(layout: LaunchMessage.Layout) {
         let bytes = Self.launch(layout).encoded()

@@ -33,7 +33,7 @@ func testLaunchMessages(_ input: [UInt8]) {
             require(
                 launch.target.option(entry.number)?.accepts(entry.value) == true, "\(entry) of \(launch.target.name)")
         }
-        require(launch.descriptors.upperBound <= 8, "\(launch)")
+        require(launch.descriptors.upperBound <= 16, "\(launch)")
         testDisks(launch, &script)
     }
 }
