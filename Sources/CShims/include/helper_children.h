@@ -53,9 +53,7 @@ static inline pid_t ubd_program_child(const char *program, char *const *argv, in
 }
 
 /* The report of the flushing child: the step that it reached, and that step's errno or 0. */
-struct ubd_flush_report {
-    int32_t step, error;
-};
+struct ubd_flush_report { int32_t step, error; };
 enum { UBD_FLUSH_OPEN, UBD_FLUSH_SYNC, UBD_FLUSH_DONE };
 
 /* Whether a stat call succeeded and found a node of this type (S_IFBLK) and device number. Any other file is ENOTBLK. */
@@ -67,8 +65,7 @@ static inline int ubd_is_node(int result, const struct stat *found, mode_t type,
 /* Opens a block device with `flags` and flushes it. The name must lead to a node of this type and number: a container's
  * /dev may have another file or disk of that name. It is compared before the open, since opening a FIFO waits, and
  * afterwards, since the name may have changed. Returns the child's pid or a negative errno. */
-static inline pid_t ubd_flush_child(
-    const char *node, mode_t type, dev_t number, int flags, int flushes, int null, int report) {
+static inline pid_t ubd_flush_child(const char *node, mode_t type, dev_t number, int flags, int flushes, int null, int report) {
     pid_t child = ubd_fork_helper("ubd-flush", null, report);
     if (child != 0) return child;
     struct ubd_flush_report done = {UBD_FLUSH_OPEN, 0};
@@ -90,8 +87,7 @@ static inline pid_t ubd_flush_child(
  * file anew, since a child that hangs must not keep the caller's locks. It uses read and write, since sendfile(2) would
  * hold the pipe's lock while it waits for the file, and the caller could not even close its end. Returns the child's
  * pid or a negative errno. The exit status is 0 at the end of the file or range, else an errno. */
-static inline pid_t ubd_head_child(
-    const char *path, off_t offset, size_t bytes, int64_t user, int null, int output) {
+static inline pid_t ubd_head_child(const char *path, off_t offset, size_t bytes, int64_t user, int null, int output) {
     pid_t child = ubd_fork_helper("ubd-head", null, output);
     if (child != 0) return child;
     ubd_become(user);
