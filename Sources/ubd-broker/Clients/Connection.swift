@@ -15,7 +15,6 @@ final class Connection {
 
     /// Maximum bytes of replies that a client has not read.
     private static let longestBacklog = 256 * 1024
-
     /// A call with several replies is continued only while fewer than this many bytes are unread.
     private static let fullBacklog = 32 * 1024
     /// The number of replies per turn.
@@ -117,6 +116,7 @@ final class Connection {
     private func handle(_ ready: Poller.Interest) {
         if ready.contains(.writable) {
             flush()
+            if endsWithDevices { return close() }
             if hasReplies, !waitsForTurn { waitForTurn() }
         }
         if isBusy {
@@ -315,10 +315,14 @@ final class Connection {
             }
             send(reply, true)
         }
+        if endsWithDevices { return close() }
         updateInterest()
         // A call of Monitor has nothing to tell for hours.
         restartTimer()
     }
+
+    /// It is a keeper's whose devices are gone, and everything is sent. It must end, since it has left the limits of connections.
+    private var endsWithDevices: Bool { backlog.isEmpty && (stream as? Monitor)?.isOver == true }
 
     /// Tells what becomes of devices, until the connection ends.
     private func begin(_ request: MonitorRequest) throws(InterfaceError) {

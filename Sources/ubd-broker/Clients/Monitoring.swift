@@ -17,13 +17,13 @@ extension Broker {
             if let error = keepingRefusal(of: device, peer) { throw error }
             kept[id] = device.info.generation
         }
-        if kept.isEmpty, peer.uid != 0 {
-            if standing == .stranger {
+        if peer.uid != 0 {
+            if kept.isEmpty, standing == .stranger {
                 throw .notPermitted(
                     message: "not permitted: no rule of \(configuration.accessPolicy) lets you have a device",
                     remedy: "ask the administrator", rule: nil)
             }
-            if let error = monitors.refusal(account: account) { throw error }
+            if let error = monitors.refusal(account: account, keeps: !kept.isEmpty) { throw error }
         }
         let monitor = Monitor(
             peer, ids: request.ids.map { Set($0) }, kept: kept, present: request.ids ?? Array(devices.keys),

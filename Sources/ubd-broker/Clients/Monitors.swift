@@ -22,7 +22,7 @@ final class Monitor: ReplySource {
 
     let uid: UInt32
     let pid: Int32
-    /// The devices that the client keeps, with their generations.
+    /// The devices that the client began to keep, with their generations.
     let kept: [UInt32: UInt64]
     /// nil: all devices that the user may see.
     private let ids: Set<UInt32>?
@@ -30,7 +30,7 @@ final class Monitor: ReplySource {
     private let wake: () -> Void
     private var told: [UInt32: Told] = [:]
     /// The numbers of devices that may have changed, each once. Those before `first` have been told.
-    private var changed: [UInt32]
+    private(set) var changed: [UInt32]
     private var first = 0
     private var isChanged: Set<UInt32>
     /// The present states and the reply after them have been told.
@@ -54,6 +54,12 @@ final class Monitor: ReplySource {
 
     var hasNext: Bool { first < changed.count || !isComplete }
 
+    /// One of the devices that the client keeps exists.
+    var isKeeping: Bool { kept.contains { device($0.key)?.info.generation == $0.value } }
+
+    /// The client kept devices, none of them exists, and it has been told so.
+    var isOver: Bool { !kept.isEmpty && !hasNext && !isKeeping }
+
     /// A device with this number has changed, is new, or is gone.
     func note(_ id: UInt32) {
         guard ids?.contains(id) ?? true, told[id] != nil || device(id) != nil else { return }
@@ -69,7 +75,11 @@ final class Monitor: ReplySource {
             if let change = change(of: id) { return MonitorReply(change: change).reply }
             first += 1
             isChanged.remove(id)
-            if first == changed.count { (changed, first) = ([], 0) }
+            // A client that always leaves one may never see the list end. Half of it at once, so that a number is moved once.
+            if first == changed.count || first > 64 && first * 2 > changed.count {
+                changed.removeFirst(first)
+                first = 0
+            }
         }
         if isComplete { return nil }
         isComplete = true
@@ -99,7 +109,8 @@ final class Monitor: ReplySource {
 
 /// All calls of Monitor.
 final class Monitors {
-    /// The limits of one user, and of all users but root. Calls that keep a device do not count: there is at most one per device.
+    /// The limits of one user, and of all users but root. Calls that keep a device do not count while it exists: there is at most one
+    /// per device.
     static let mostOfAccount = 8
     static let most = 224
 
@@ -119,11 +130,17 @@ final class Monitors {
         all.values.first { $0.monitor.kept[device.id] == device.info.generation }?.monitor.pid
     }
 
-    /// Why one more call that keeps nothing is refused; nil when it is not.
-    func refusal(account: UInt32) -> InterfaceError? {
-        let counted = all.values.filter { $0.monitor.kept.isEmpty && $0.monitor.uid != 0 }
-        let isUserCrowded = counted.filter { $0.account == account }.count >= Monitors.mostOfAccount
-        guard isUserCrowded || counted.count >= Monitors.most else { return nil }
+    /// Why one more call is refused; nil when it is not. `keeps`: it keeps a device. Such a call is held up only by calls of the same
+    /// user whose own devices are gone: those end when their clients have read that.
+    func refusal(account: UInt32, keeps: Bool) -> InterfaceError? {
+        var counts: [UInt32: Int] = [:]
+        for (monitor, account) in all.values where monitor.uid != 0 && !monitor.isKeeping {
+            if !keeps || !monitor.kept.isEmpty { counts[account, default: 0] += 1 }
+        }
+        let isUserCrowded = counts[account, default: 0] >= Monitors.mostOfAccount
+        // Whoever is beyond his own limit takes no more than his part from the others.
+        let total = counts.values.reduce(0) { $0 + min($1, Monitors.mostOfAccount) }
+        guard isUserCrowded || !keeps && total >= Monitors.most else { return nil }
         let (most, whom) =
             isUserCrowded ? (Monitors.mostOfAccount, "one user") : (Monitors.most, "users")
         return .limitReached(

@@ -58,7 +58,8 @@ final class Server {
         if !connection.isMonitor { count(connection, -1) }
     }
 
-    /// It becomes one that hears what becomes of devices (`Monitors` counts these), and leaves its place to another.
+    /// It becomes one that hears what becomes of devices, and leaves its place to another. `Monitors` counts these, but not keepers:
+    /// they end with their devices.
     func release(_ connection: Connection) { count(connection, -1) }
 
     private func count(_ connection: Connection, _ change: Int) {

@@ -2,7 +2,8 @@ import SystemCalls
 
 /// The block layer's counters of a disk.
 enum BlockLayer {
-    /// The disk's reads and writes in flight: the two numbers of /sys/block/DISK/inflight. nil when unknown.
+    /// The disk's reads and writes in flight: the two numbers of /sys/block/DISK/inflight. nil when unknown. Flushes are not among
+    /// them: see `ManagedDevice.holdsRequests`.
     static func requestsInFlight(_ id: UInt32) -> Int? {
         guard let bytes = try? readFile("/sys/block/ublkb\(id)/inflight") else { return nil }
         return sumOfNumbers(bytes)

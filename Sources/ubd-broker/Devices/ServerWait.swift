@@ -57,4 +57,10 @@ extension ManagedDevice {
         guard let statistics, statistics.isReadable else { return nil }
         return statistics.total.committed
     }
+    /// Whether its worker says that it has taken requests and not given them back. It counts flushes, which the block layer does
+    /// not. A lying worker harms only its own device. nil when this broker can not read it.
+    var holdsRequests: Bool? {
+        guard let statistics, statistics.isReadable else { return nil }
+        return statistics.claims.contains { $0.taken > $0.committed }
+    }
 }

@@ -259,8 +259,8 @@ final class UpgradeOperation: Replacement {
 
     private func waitUntilDrained() {
         if device.worker?.end != nil { return }
-        // Unknown does not count as drained.
-        isDrained = broker.requestsInFlight(device.id) == 0
+        // Unknown does not count as drained. The kernel sends nothing new, so a flush that it does not count is in the worker's count.
+        isDrained = broker.requestsInFlight(device.id) == 0 && device.holdsRequests == false
         let waited = (monotonicNanoseconds() - drainBegan) / 1_000_000
         if isDrained || waited >= UInt64(Deadline.drain) {
             if !isDrained { Log.warning("not-drained", ("device", "\(device.id)")) }

@@ -22,10 +22,12 @@ final class Watchdog {
 
     private func examine(_ device: ManagedDevice) {
         // If the number is unknown, nothing follows from it.
-        guard let worker = device.worker, worker.end == nil, let inFlight = broker.requestsInFlight(device.id)
+        guard let worker = device.worker, worker.end == nil, let counted = broker.requestsInFlight(device.id)
         else {
             return
         }
+        // The block layer does not count flushes. Whether a worker may use a processor is not decided by what it says.
+        let inFlight = counted == 0 && device.holdsRequests == true ? 1 : counted
         broker.lookAtWait(of: device, inFlight: inFlight)
         let seconds = device.info.ioTimeout ?? Int64(broker.configuration.ioTimeout)
         let limit = UInt64(clamping: seconds) * 1_000_000_000
@@ -34,7 +36,7 @@ final class Watchdog {
             return end(device, worker, "it had work and did nothing for \(seconds) s")
         }
         let doesNothing = device.busyWatch.look(
-            now: monotonicNanoseconds(), limit: limit, inFlight: inFlight, turns: claims.map(\.turns),
+            now: monotonicNanoseconds(), limit: limit, inFlight: counted, turns: claims.map(\.turns),
             spent: { ThreadTimes.ofProcess(worker.pid) },
             detail: {
                 BusyWatch.Detail(

@@ -35,6 +35,7 @@ struct StreamSocket: ~Copyable {
         let size = socklen_t(MemoryLayout<sockaddr_un>.size)
         do throws(SystemError) {
             let file = try make(AF_UNIX)
+            try forbidFiles(file.raw)
             try call("connect") {
                 withUnsafePointer(to: &address) {
                     Glibc.connect(file.raw, __CONST_SOCKADDR_ARG(__sockaddr_un__: $0), size)
@@ -44,6 +45,15 @@ struct StreamSocket: ~Copyable {
         } catch {
             // A server that takes no connections for the moment says EAGAIN (unix(7)); it is one that does not answer.
             throw unreachable(place, error.errno == EAGAIN ? ETIMEDOUT : error.errno)
+        }
+    }
+
+    /// No server can send a file over this socket, where the kernel can forbid it (6.16): whoever reads closes what comes, and closing
+    /// a file of a hung file system may never end.
+    private static func forbidFiles(_ file: Int32) throws(SystemError) {
+        // SO_PASSRIGHTS (asm-generic/socket.h), which Debian 12's headers lack.
+        do { try setOption(file, 83, 0) } catch {
+            if error.errno != ENOPROTOOPT { throw error }
         }
     }
 

@@ -90,12 +90,18 @@ struct ConnectedDeviceTests {
         #expect(host.info?.state == .live && host.host.workers.map(\.isRehearsal) == [false, true, false])
     }
 
-    @Test("waits for fresh ones when its worker was upgraded before its server had answered all")
-    func notDrained() throws {
+    @Test(
+        "waits for fresh ones when its worker was upgraded before its server had answered all",
+        arguments: [false, true])
+    func notDrained(isFlush: Bool) throws {
         let host = try NBDHost(features: [.perIODaemon, .quiesce])
         host.host.installed = try Host.program()
+        let page = try #require(host.device?.statistics)
+        let memory = try Mapping.shared(page.file.raw, offset: 0, bytes: 4096, writable: true)
         host.host.kernel.beforeAnswer[.quiesceDevice] = {
-            host.host.requestsInFlight = 1
+            // The block layer does not count a flush.
+            host.host.requestsInFlight = isFlush ? 0 : 1
+            memory.base.storeBytes(of: 1, toByteOffset: StatisticsPage.Word.taken * 8, as: UInt64.self)
             host.host.kernel.quiesce(0)
             // It ends while its server owes it an answer.
             host.host.workers[0].dieSoon(.killed(signal: SIGKILL))
@@ -106,6 +112,7 @@ struct ConnectedDeviceTests {
         }
         #expect(message.contains("waits for new connections") && host.device?.waitsForFile == true)
         #expect(try host.recover().get().state == .live)
+        withExtendedLifetime(memory) {}
     }
 
     @Test("is not upgraded where the kernel can not quiesce it")
@@ -128,25 +135,28 @@ struct ConnectedDeviceTests {
 
     // MARK: A server that does not answer
 
-    @Test("says since when it waits for a server that does not answer; a worker that takes no requests is replaced")
-    func silentServer() throws {
+    @Test(
+        "says since when it waits for a server that does not answer; a worker that takes no requests is replaced",
+        arguments: [4, 0])
+    func silentServer(counted: Int) throws {
         var request = NBDHost.request()
         request.ioTimeout = 2
         let host = try NBDHost(request)
         let page = try #require(host.device?.statistics)
         let memory = try Mapping.shared(page.file.raw, offset: 0, bytes: 4096, writable: true)
         memory.base.storeBytes(of: 4, toByteOffset: StatisticsPage.Word.taken * 8, as: UInt64.self)
-        host.host.requestsInFlight = 4
+        // None of flushes, which the block layer does not count.
+        host.host.requestsInFlight = counted
         let began = Int64(time(nil))
         Watchdog(host.host.broker).begin()
         try host.host.run { host.info?.reason != nil }
         #expect(host.info?.state == .live && host.info?.reason == "it waits for its server, which does not answer")
         #expect(host.info?.waitsSince.map { abs($0 - began) <= 2 } == true)
         host.host.requestsInFlight = 0
+        memory.base.storeBytes(of: 0, toByteOffset: StatisticsPage.Word.taken * 8, as: UInt64.self)
         try host.host.run { host.info?.reason == nil }
         #expect(host.info?.waitsSince == nil)
         // It says that it has none of the requests that the kernel waits for.
-        memory.base.storeBytes(of: 0, toByteOffset: StatisticsPage.Word.taken * 8, as: UInt64.self)
         host.host.requestsInFlight = 4
         try host.host.run { host.info?.state == .recovering }
         #expect(host.info?.lastDeath?.contains("watchdog") == true)

@@ -86,6 +86,28 @@ struct MonitorTests {
         #expect(try alice.told() == [])
     }
 
+    @Test("a client that always leaves one change unread makes the broker remember no more for it")
+    func alwaysOneBehind() throws {
+        let host = try Host()
+        for id in 0..<2 as Range<UInt32> { host.broker.enlist(try Self.device(id)) }
+        let alice = try call(host)
+        _ = try alice.told()
+        let monitor = try #require(alice.monitor)
+        var told: [UInt32] = []
+        var most = 0
+        for turn in 0..<10_000 as Range<UInt32> {
+            let device = try #require(host.broker.devices[turn % 2])
+            device.setState(device.info.state == .live ? .recovering : .live)
+            // The number stays until the next reply is asked for.
+            if let reply = monitor.next(), let id = try MonitorReply(parameters: reply.parameters).change?.id {
+                told.append(id)
+            }
+            most = max(most, monitor.changed.count)
+        }
+        #expect(monitor.hasNext && most <= 200)
+        #expect(told == (0..<10_000).map { $0 % 2 })
+    }
+
     @Test("the end of a device is told before another one that has its number")
     func replaced() throws {
         let host = try Host()
@@ -193,6 +215,109 @@ struct MonitorTests {
         }
         #expect(limit(Host.bob) == "monitors 224")
         for _ in 0..<300 { #expect(limit(Host.root) == nil) }
+    }
+
+    private func enlistConnected(
+        _ host: Host, _ id: UInt32, generation: UInt64 = 1, owner: UInt32 = Host.alice.uid
+    ) throws {
+        let device = try Self.device(id, generation: generation, owner: owner, target: "nbd")
+        device.launch = LaunchMessage(target: .nbd, queues: 1, depth: 1, maxIOBytes: 4096)
+        host.broker.enlist(device)
+    }
+
+    private func refusal(_ host: Host, _ request: MonitorRequest) throws -> String? {
+        do throws(InterfaceError) {
+            let monitor = try host.broker.monitor(request, peer: Host.alice, standing: .permitted) {}
+            host.broker.monitors.remove(monitor)
+            return nil
+        } catch {
+            guard case .limitReached(_, _, let limit, let value) = error else { return "\(error)" }
+            return "\(limit) \(value)"
+        }
+    }
+
+    @Test("a call that keeps counts as any other once its devices are gone, also when others have their numbers")
+    func keepersOfNothing() throws {
+        let host = try Host()
+        for id in 0..<20 as Range<UInt32> { try enlistConnected(host, id) }
+        var calls: [Call] = []
+        // One of them keeps two: it keeps while there is one.
+        calls.append(try call(host, MonitorRequest(ids: [0, 19], keep: true)))
+        for id in 1..<19 as Range<UInt32> { calls.append(try call(host, MonitorRequest(ids: [id], keep: true))) }
+        for _ in 0..<8 { calls.append(try call(host)) }
+        try enlistConnected(host, 20)
+        let (keeping, watching) = (MonitorRequest(ids: [20], keep: true), MonitorRequest())
+        // What only watches holds up no keeper.
+        #expect(try refusal(host, keeping) == nil && refusal(host, watching) == "user-monitors 8")
+        for call in calls.suffix(8) { host.broker.monitors.remove(try #require(call.monitor)) }
+        for id in 0..<8 as Range<UInt32> {
+            #expect(try refusal(host, keeping) == nil && refusal(host, watching) == nil, "\(id)")
+            host.broker.forget(try #require(host.broker.devices[id]))
+            try enlistConnected(host, id, generation: 2)
+        }
+        // The first call still keeps device 19.
+        #expect(try refusal(host, keeping) == nil)
+        host.broker.forget(try #require(host.broker.devices[19]))
+        #expect(try refusal(host, keeping) == "user-monitors 8" && refusal(host, watching) == "user-monitors 8")
+        // It takes no more than a user's part from the others, and holds up none of their keepers.
+        for id in 8..<19 as Range<UInt32> { host.broker.forget(try #require(host.broker.devices[id])) }
+        #expect(try refusal(host, keeping) == "user-monitors 8")
+        for uid in 5000..<5027 as Range<UInt32> {
+            for _ in 0..<8 {
+                calls.append(try anyCall(host, PeerCredentials(pid: 1, uid: uid, gid: 1, groups: [50])))
+            }
+        }
+        let error = #expect(throws: InterfaceError.self) { try anyCall(host, Host.bob) }
+        #expect(error?.name.hasSuffix("LimitReached") == true)
+        try enlistConnected(host, 30, owner: Host.bob.uid)
+        _ = try call(host, MonitorRequest(ids: [30], keep: true), as: Host.bob)
+        for call in calls.prefix(12) { host.broker.monitors.remove(try #require(call.monitor)) }
+        #expect(try refusal(host, keeping) == nil)
+    }
+
+    /// A client of a broker that serves on a socket, as this process's user.
+    private final class Client {
+        let socket: FileDescriptor
+        private var heard = ""
+        private(set) var hasEnded = false
+
+        init(_ path: String, keep: Bool) throws {
+            socket = try connect(to: path)
+            let request = MonitorRequest(ids: [0, 1], keep: keep)
+            let call = Varlink.Call(method: "io.ubd.Broker.Monitor", parameters: request.json, more: true)
+            _ = try send(socket.raw, call.message)
+        }
+
+        /// Reads what has come. Returns the number of replies and of those that tell an end.
+        func read() -> (all: Int, gone: Int) {
+            var bytes = [UInt8](repeating: 0, count: 4096)
+            let count = recv(socket.raw, &bytes, bytes.count, Int32(MSG_DONTWAIT))
+            if count == 0 { hasEnded = true }
+            if count > 0 { heard += String(decoding: bytes.prefix(count), as: UTF8.self) }
+            let replies = heard.split(separator: "\0")
+            return (replies.count, replies.filter { $0.contains("gone") }.count)
+        }
+    }
+
+    @Test("the connection of a keeper ends when it has been told that its devices are gone, and no other does")
+    func keeperEnds() throws {
+        let host = try Host()
+        for id in 0..<2 as Range<UInt32> { try enlistConnected(host, id, owner: getuid()) }
+        let server = Server(try listen(at: host.folder + "/monitors", backlog: 8), broker: host.broker)
+        try server.begin()
+        let keeper = try Client(host.folder + "/monitors", keep: true)
+        let watcher = try Client(host.folder + "/monitors", keep: false)
+        try host.run { keeper.read().all == 3 && watcher.read().all == 3 }
+        host.broker.forget(try #require(host.broker.devices[0]))
+        try host.run { keeper.read().gone == 1 && watcher.read().gone == 1 }
+        // It keeps the other one.
+        #expect(!keeper.hasEnded && server.connections.count == 2)
+        host.broker.forget(try #require(host.broker.devices[1]))
+        try host.run {
+            _ = keeper.read()
+            return keeper.hasEnded && watcher.read().gone == 2
+        }
+        #expect(keeper.read().gone == 2 && !watcher.hasEnded && server.connections.count == 1)
     }
 
     private func anyCall(_ host: Host, _ peer: PeerCredentials) throws(InterfaceError) -> Call {

@@ -84,6 +84,29 @@ struct UpgradeTests {
         #expect(host.leftovers == [])
     }
 
+    @Test("waits for flushes, which the block layer does not count, until the worker has given back all that it took")
+    func flushes() throws {
+        let host = try host()
+        let page = try #require(host.broker.devices[0]?.statistics)
+        let memory = try Mapping.shared(page.file.raw, offset: 0, bytes: 4096, writable: true)
+        func count(_ word: Int) {
+            let value = page.word(queue: 0, word) + 1
+            memory.base.storeBytes(of: value, toByteOffset: word * 8, as: UInt64.self)
+        }
+        var drained = false
+        host.kernel.beforeAnswer[.quiesceDevice] = {
+            count(StatisticsPage.Word.taken)
+            host.loop.after(milliseconds: 50) {
+                #expect(host.workers[0].isAlive)
+                drained = true
+                count(StatisticsPage.Word.requests + StatisticsPage.Operation.flush.rawValue)
+            }
+        }
+        #expect(try upgrade(host).get().upgraded)
+        #expect(drained && info(host)?.state == .live)
+        withExtendedLifetime(memory) {}
+    }
+
     @Test("kills where the kernel can not quiesce, and only where it repeats what the worker had taken")
     func kills() throws {
         let host = try host(features: [])

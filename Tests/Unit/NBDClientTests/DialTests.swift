@@ -15,6 +15,15 @@ struct DialTests {
         return value
     }
 
+    /// SO_PASSRIGHTS, of Linux 6.16.
+    private static let passRights: Int32 = 83
+    /// A new socket of a kernel that has it takes files.
+    private static let isPassRightsKnown: Bool = {
+        let file = socket(AF_UNIX, Int32(SOCK_STREAM.rawValue), 0)
+        defer { close(file) }
+        return option(file, SOL_SOCKET, passRights) == 1
+    }()
+
     private static func check(_ set: borrowing ConnectionSet, isNetwork: Bool) {
         for file in set.numbers {
             #expect(readSector(file, at: 0) == [UInt8](repeating: 0, count: 512))
@@ -23,6 +32,7 @@ struct DialTests {
             #expect(fcntl(file, F_GETFD) & FD_CLOEXEC != 0)
             // SO_LOCK_FILTER.
             #expect(option(file, SOL_SOCKET, 44) == 1)
+            if !isNetwork { #expect(option(file, SOL_SOCKET, passRights) == (isPassRightsKnown ? 0 : -1)) }
             guard isNetwork else { continue }
             #expect(option(file, Int32(IPPROTO_TCP), TCP_NODELAY) == 1)
             #expect(option(file, SOL_SOCKET, SO_KEEPALIVE) == 1)
@@ -53,6 +63,26 @@ struct DialTests {
         #expect(set.facts.hasBlocks && set.facts.maximumBlock == 32 << 20)
         #expect(set.notices.map(\.code) == ["connections"])
         Self.check(set, isNetwork: false)
+    }
+
+    @Test("has no file sent to it over a Unix socket, where the kernel can forbid that, and bytes all the same")
+    func noFiles() throws {
+        let folder = FileManager.default.temporaryDirectory.appendingPathComponent(UUID().uuidString)
+        try FileManager.default.createDirectory(at: folder, withIntermediateDirectories: true)
+        defer { try? FileManager.default.removeItem(at: folder) }
+        let listener = try SystemCalls.listen(at: folder.path + "/socket", backlog: 4)
+        let address = try NBDAddress("nbd+unix:///?socket=\(folder.path)/socket")
+        let ours = try StreamSocket(address, Deadline(seconds: 5), Attention())
+        guard let server = try SystemCalls.accept(listener.raw) else {
+            Issue.record("nobody has connected")
+            return
+        }
+        var refusal: Int32 = 0
+        do { _ = try send(server.raw, [0], files: [0]) } catch { refusal = error.errno }
+        #expect(refusal == (Self.isPassRightsKnown ? EPERM : 0))
+        if refusal == 0 { _ = try ours.receive(1, Deadline(seconds: 5)) }
+        #expect(try send(server.raw, [1, 2, 3]) == 3)
+        #expect(try ours.receive(8, Deadline(seconds: 5)) == [1, 2, 3])
     }
 
     @Test("tells what exports qemu-nbd and nbd-server have when the wanted one is not there")

@@ -87,6 +87,9 @@ struct NBDPlayer: ~Copyable {
             start: loop.queue.bufferPointer(of: tag), count: Int(NBDPlayer.maxIOBytes))
     }
 
+    /// The cookie of the request under way for a tag, whether the server has it yet or not.
+    func cookie(_ tag: UInt16) -> UInt64 { loop.queue.requests[Int(tag)].cookie }
+
     // MARK: The kernel
 
     private func post(

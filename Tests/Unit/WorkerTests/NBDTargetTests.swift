@@ -159,8 +159,7 @@ struct NBDTargetTests {
         var player = try NBDPlayer(NBDPlayer.rules())
         player.bring(0, Self.write, bytes: 512, data: [UInt8](repeating: 1, count: 512))
         _ = player.turn()
-        let cookie = UInt64(1) << 16
-        player.completeRead(NBDPlayer.reply(cookie))
+        player.completeRead(NBDPlayer.reply(player.cookie(0)))
         #expect(player.turn() == [] && player.read == nil)
         player.completeWrite(28 + 512)
         #expect(player.turn() == [NBDPlayer.Ended(tag: 0, result: 512)])
@@ -181,8 +180,8 @@ struct NBDTargetTests {
         case .structuredReply: NBDPlayer.reply(cookies[0], magic: 0x668e_33ef)
         case .oldMagic: NBDPlayer.reply(cookies[0], magic: NBD.requestMagic)
         case .noCookie: NBDPlayer.reply(0)
-        case .unknownTag: NBDPlayer.reply(1 << 16 | 9)
-        case .farTag: NBDPlayer.reply(1 << 16 | 0xffff)
+        case .unknownTag: NBDPlayer.reply(cookies[0] | 9)
+        case .farTag: NBDPlayer.reply(cookies[0] | 0xffff)
         case .otherGeneration: NBDPlayer.reply(cookies[0] - 1 << 16)
         case .laterGeneration: NBDPlayer.reply(cookies[0] + 1 << 16)
         case .endedRequest: NBDPlayer.reply(cookies[3])
@@ -215,7 +214,9 @@ struct NBDTargetTests {
             player.failWrite(-EINTR)
             _ = player.turn()
         }
-        let stream = Self.stream(wrong, [first[0].cookie, 1 << 16 | 1, 1 << 16 | 2, done[0].cookie])
+        let cookies = [first[0].cookie, player.cookie(1), player.cookie(2), done[0].cookie]
+        #expect(!cookies.contains(0))
+        let stream = Self.stream(wrong, cookies)
         var ended: [NBDPlayer.Ended]? = []
         for start in Swift.stride(from: 0, to: stream.count, by: cut) where ended != nil {
             let last = ended
@@ -231,6 +232,22 @@ struct NBDTargetTests {
         }
         #expect(ended == nil)
         #expect(player.loop.queue.exitStatus == WorkerExit.serverViolation)
+    }
+
+    @Test(
+        "takes no reply to a request of the worker that had the connection before, though each of both was the tag's first",
+        arguments: [Self.read, Self.write, UblkIOOperation.flush], [512, 64 << 10])
+    func otherWorker(operation: UInt8, bytes: UInt32) throws {
+        var before = try NBDPlayer(NBDPlayer.rules())
+        var player = try NBDPlayer(NBDPlayer.rules())
+        let length = operation == UblkIOOperation.flush ? 0 : bytes
+        let old = before.ask(3, operation, bytes: length)
+        let new = player.ask(3, operation, bytes: length)
+        #expect(old.count == 1 && new.count == 1 && old[0].tag == new[0].tag && old[0].length == new[0].length)
+        let data = [UInt8](repeating: 7, count: operation == Self.read ? Int(bytes) : 0)
+        #expect(player.answer(NBDPlayer.reply(old[0].cookie, data: data)) == nil)
+        #expect(player.loop.queue.exitStatus == WorkerExit.serverViolation)
+        #expect(!player.buffer(3).contains(7))
     }
 
     /// How a server can be lost before it was asked for anything, and the status with which the worker then ends.

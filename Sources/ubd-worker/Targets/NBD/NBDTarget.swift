@@ -17,11 +17,12 @@ import WorkerProtocol
 struct NBDTarget: Target {
     /// What is remembered of a request: what was checked when it came. The kernel's descriptor is not looked at again.
     struct State: RequestState {
-        /// What the reply must name; 0: nothing is under way. Tag and generation, so that no reply fits a later request.
+        /// What the reply must name; 0: nothing is under way. Tag and generation, so that no reply fits a later request, also when
+        /// another worker made the earlier one on the same connection.
         var cookie: UInt64 = 0
         /// Where what was sent last ends, in bytes from the start of the connection.
         var end: UInt64 = 0
-        /// Counts what was sent for this tag.
+        /// Counts what was sent for this tag, from a random number on (`prepare`).
         var generation: UInt64 = 0
         /// Bytes from the start of the export.
         var offset: UInt64 = 0
@@ -70,6 +71,9 @@ struct NBDTarget: Target {
         let memory = try queue.hold(bytes: received + 2 * NBDSender.Batch.bytes(depth: Int(queue.depth)))
         receiver.place(UInt(bitPattern: memory), spare: spare)
         sender.place(UInt(bitPattern: memory) + UInt(received), depth: Int(queue.depth))
+        // A cookie has 48 bits of it: 2^47 requests of a tag until it comes to 0, which no cookie may be.
+        let start = UInt64.random(in: 0..<1 << 47)
+        for tag in 0..<Int(queue.depth) { queue.requests[tag].generation = start }
     }
 
     // MARK: Requests
