@@ -44,7 +44,7 @@ struct AddTests {
     @Test("on a kernel that is known to be bad is refused, with the report and the remedy")
     func badKernel() throws {
         let host = try Host(release: "6.18.4+deb14-amd64")
-        guard case .failure(.kernelUnsupported(let message, let remedy, _)) = host.add() else {
+        guard case .failure(.kernelUnsupported(let message, let remedy, _)) = try host.add() else {
             Issue.record("not refused")
             return
         }

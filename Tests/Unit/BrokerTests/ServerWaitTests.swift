@@ -58,8 +58,8 @@ struct ServerWaitTests {
         host.end()
         let first = try #require(host.device?.serverWait.began)
         #expect(try host.recover().get().state == .live)
-        let recorded = { host.host.broker.store.load().records.first?.inputsLost }
-        #expect(recorded() == first)
+        let recorded = { try host.host.broker.store.load().records.first?.inputsLost }
+        #expect(try recorded() == first)
         host.end()
         #expect(try host.recover().get().state == .live)
         try host.answer()
@@ -70,7 +70,7 @@ struct ServerWaitTests {
         try host.answer()
         Watchdog(host.host.broker).begin()
         try host.host.run { host.device?.serverWait.began == nil }
-        #expect(recorded() == .some(nil))
+        #expect(try recorded() == .some(nil))
     }
 
     @Test("does not wait when it serves and nobody has a request; one under way at the server says nothing")
