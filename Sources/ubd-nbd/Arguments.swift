@@ -50,7 +50,7 @@ struct Arguments {
         let text = String(decoding: bytes, as: UTF8.self)
         switch name {
         case "--uri": uri = text
-        case "--broker": broker = text
+        case "--broker": broker = try Self.brokersSocket(bytes)
         case "--tls-certificates": certificates = bytes
         case "--tls-psk-file": keyFile = bytes
         case "--tls-username": username = text
@@ -64,6 +64,16 @@ struct Arguments {
             throw Self.wrong(
                 "the argument '\(PercentEncoding.readable(name.utf8))' is unknown", "let ubd start this program")
         }
+    }
+
+    /// Absolute, since who keeps the device leaves this folder.
+    private static func brokersSocket(_ path: [UInt8]) throws(DialFailure) -> String {
+        let whole = absolute(path)
+        guard whole.count < 108 else {
+            throw wrong(
+                "the whole path of the broker's socket has more than 107 bytes", "set UBD_SOCKET to a shorter one")
+        }
+        return String(decoding: whole, as: UTF8.self)
     }
 
     private func check() throws(DialFailure) {

@@ -77,7 +77,7 @@ private struct Program: ~Copyable {
         guard tell(.agreed(connections.export(address)), files: connections.numbers),
             let order = awaitOrder(attention), leave()
         else {
-            server?.stop()
+            end(server, attention)
             return 1
         }
         Keeper(order, dialer, arguments, server, connections).run()
@@ -96,8 +96,14 @@ private struct Program: ~Copyable {
         guard let server else { return error }
         if error.kind == .unreachable { try? attention.pause(Deadline(milliseconds: 300)) }
         let failure = server.failure
-        server.stop()
+        end(server, attention)
         return failure ?? error
+    }
+
+    /// Ends the server with all the time that it needs, also when `ubd` is gone.
+    private func end(_ server: ServerCommand?, _ attention: Attention) {
+        attention.remove(channel.raw)
+        server?.stop()
     }
 
     /// False when nobody hears it.

@@ -16,7 +16,8 @@ extension Broker {
         if let parking = device.parking.take() { undertaker.letGo(parking, owner: device.owner) }
         device.step = .recovering
         if device.needsFreshInputs { device.serverWait.lost(now: now(), committed: device.committed) }
-        device.setState(.recovering, reason: "\(cause); \(device.remedyForLostInputs)")
+        let remedy = device.remedyForLostInputs(keeper: monitors.keeper(of: device))
+        device.setState(.recovering, reason: "\(cause); \(remedy)")
         save(device)
         if device.needsFreshInputs {
             Log.warning(
@@ -34,7 +35,8 @@ extension Broker {
         awaitInputs(device, because: reason)
         return .failed(
             message: "device \(device.id) waits for new connections: \(reason)",
-            remedy: "its keeper makes them, or 'ubd recover -n \(device.id)'", step: "drain", errno: nil)
+            remedy: monitors.keeper(of: device).map { "its keeper (process \($0)) makes them" }
+                ?? "make them with 'ubd recover -n \(device.id)'", step: "drain", errno: nil)
     }
 
     /// Sets the alarm for the end of the device's patience. An alarm that is set is early enough: no later wait ends before it.
@@ -96,14 +98,15 @@ extension ManagedDevice {
         return options.reconnect
     }
 
-    /// The end of the reason: what the owner can do, and what happens otherwise.
-    fileprivate var remedyForLostInputs: String {
+    /// The end of the reason: what the owner can do, and what happens otherwise. `keeper`: its pid, when the device has one.
+    fileprivate func remedyForLostInputs(keeper: Int32?) -> String {
         guard needsFreshInputs else {
             return "requests wait: reopen the file with 'ubd recover -n \(id) -f FILE', "
                 + "or end their use and delete it with --force"
         }
         let limit = patience.map { " for \($0 / 1000) s, and then fail" } ?? ""
-        return "requests wait\(limit), unless its keeper, or 'ubd recover -n \(id)', makes a new connection"
+        let who = keeper.map { "its keeper (process \($0))" } ?? "'ubd recover -n \(id)'"
+        return "requests wait\(limit), unless \(who) makes a new connection"
     }
 
     /// How the worker ended, when its server caused that; nil otherwise. The words follow "its worker".

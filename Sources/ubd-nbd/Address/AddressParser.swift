@@ -27,7 +27,18 @@ private struct AddressParser {
     }
 
     private func wrong(_ what: String, remedy: String) -> AddressError {
-        AddressError(message: "--uri '\(PercentEncoding.readable(text.utf8.prefix(200)))' \(what)", remedy: remedy)
+        AddressError(message: "--uri '\(shown)' \(what)", remedy: remedy)
+    }
+
+    /// The text for messages, without a password: others may see what went wrong.
+    private var shown: String {
+        let all = Array(text.utf8)
+        let front = all.prefix { $0 != UInt8(ascii: "?") }
+        guard let at = front.lastIndex(of: UInt8(ascii: "@")),
+            let slash = front.indices.first(where: { front[$0...].starts(with: "//".utf8) }), slash < at,
+            let colon = front[slash..<at].firstIndex(of: UInt8(ascii: ":"))
+        else { return PercentEncoding.readable(all.prefix(200)) }
+        return PercentEncoding.readable((all[...colon] + "...".utf8 + all[at...]).prefix(200))
     }
 
     mutating func parse() throws(AddressError) -> NBDAddress {
@@ -65,7 +76,7 @@ private struct AddressParser {
         // Schemes are the same in capitals and small letters (RFC 3986, 3.1).
         guard let found = known[name.lowercased()] else {
             throw wrong(
-                "has the scheme '\(name)', which ubd does not know", remedy: "use nbd, nbds, nbd+unix or nbds+unix")
+                "has the scheme '\(name)', which ubd does not know", remedy: "use nbd, nbds or nbd+unix")
         }
         return found
     }
@@ -84,14 +95,14 @@ private struct AddressParser {
     }
 
     private func userName(_ text: Substring.UTF8View, hasTLS: Bool) throws(AddressError) -> String? {
-        guard hasTLS else {
-            throw wrong("names a user, but without TLS nobody asks for one", remedy: "use nbds, or leave the user out")
-        }
         // The label is shown to others who may see the device. No password of NBD exists.
         guard !text.contains(UInt8(ascii: ":")) else {
             throw AddressError(
                 message: "--uri has a password, which NBD does not know",
                 remedy: "name a file with the key, as in --tls-psk-file FILE")
+        }
+        guard hasTLS else {
+            throw wrong("names a user, but without TLS nobody asks for one", remedy: "use nbds, or leave the user out")
         }
         guard let bytes = PercentEncoding.decode(text), !bytes.isEmpty,
             let name = String(validating: bytes, as: UTF8.self)
@@ -184,7 +195,7 @@ private struct AddressParser {
 
     private func network(_ authority: Substring.UTF8View, _ socket: [UInt8]?) throws(AddressError) -> NBDAddress.Place {
         guard socket == nil else {
-            throw wrong("names a socket and a host", remedy: "use nbd+unix or nbds+unix for a socket")
+            throw wrong("names a socket and a host", remedy: "use nbd+unix for a socket")
         }
         var host = authority
         var port: Substring.UTF8View?
@@ -226,7 +237,7 @@ private struct AddressParser {
             let port = UInt16(String(decoding: text, as: UTF8.self)), port > 0
         else {
             throw wrong(
-                "has the port '\(String(decoding: text, as: UTF8.self))'",
+                "has the port '\(String(decoding: text, as: UTF8.self))', which is none",
                 remedy: "give a number from 1 to 65535; an IPv6 address stands in brackets")
         }
         return port

@@ -6,7 +6,8 @@ import SystemCalls
 struct Journal {
     /// The device, as every line names it.
     let device: String
-    private static let path = "/dev/log"
+    /// The socket of the system's log.
+    var path = "/dev/log"
     private static let longestLine = 900
 
     /// LOG_USER, with LOG_NOTICE.
@@ -15,7 +16,7 @@ struct Journal {
     func tell(_ text: String) {
         let line = "<\(Self.priority)>ubd-nbd[\(getpid())]: \(device): \(text)"
         let bytes = Array(PercentEncoding.readable(line.utf8).utf8.prefix(Self.longestLine))
-        guard var address = unixAddress(Self.path) else { return }
+        guard var address = unixAddress(path) else { return }
         let file = socket(AF_UNIX, Int32(SOCK_DGRAM.rawValue | SOCK_CLOEXEC.rawValue), 0)
         guard file >= 0 else { return }
         defer { close(file) }

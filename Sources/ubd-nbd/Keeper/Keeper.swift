@@ -14,10 +14,10 @@ final class Keeper {
     private let arguments: Arguments
     private let server: ServerCommand?
     private let attention: Attention
-    private let journal: Journal
+    var journal: Journal
     private let facts: ExportFacts
     private let count: Int
-    /// The connections that the device has, to drain them.
+    /// The connections that the device has or may have, to drain them.
     private var kept: ConnectionSet?
     private var isGone = false
     /// The server is being connected to.
@@ -53,11 +53,17 @@ final class Keeper {
         var pause = BackOff()
         while !isGone {
             do throws(BrokerLink.Failure) {
-                try watch { pause = BackOff() }
+                try watch {
+                    pause = BackOff()
+                    lastRefusal = nil
+                }
             } catch {
                 switch error {
                 case .refused(.noSuchDevice): isGone = true
-                case .refused(let error): journal.tell("\(error.message); \(error.remedy)")
+                case .refused(let error):
+                    // Once, as below.
+                    if error != lastRefusal { journal.tell("\(error.message); \(error.remedy)") }
+                    lastRefusal = error
                 case .broken: journal.tell("what the broker says can not be read")
                 case .noBroker, .givenUp: break
                 }
@@ -117,8 +123,12 @@ final class Keeper {
             guard connections.numbers.count == count else {
                 throw DialFailure(.unsuitable, "the server takes fewer connections than before", remedy: "")
             }
-            try bring(connections)
-            kept = consume connections
+            var isSent = false
+            var failure: DialFailure?
+            do throws(DialFailure) { try bring(connections) { isSent = true } } catch { failure = error }
+            // Whatever the broker answers: a worker may have written over what it was sent, also when the answer is lost.
+            if isSent { kept = consume connections }
+            if let failure { throw failure }
             lastFailure = nil
             journal.tell("has \(count == 1 ? "a connection" : "\(count) connections") to the server again")
             return true
@@ -137,6 +147,8 @@ final class Keeper {
     }
 
     private var lastFailure: DialFailure?
+    /// Why the broker does not tell this program of the device.
+    private var lastRefusal: InterfaceError?
 
     private func drain() {
         guard let connections = kept.take() else { return }
@@ -162,8 +174,8 @@ final class Keeper {
         return true
     }
 
-    /// Gives them to the broker.
-    private func bring(_ connections: borrowing ConnectionSet) throws(DialFailure) {
+    /// Gives them to the broker. Calls `sent` when it has them, before it has answered.
+    private func bring(_ connections: borrowing ConnectionSet, _ sent: () -> Void) throws(DialFailure) {
         do throws(BrokerLink.Failure) {
             let options = connections.export(dialer.address).options.map { OptionValue($0.name, $0.value) }
             let request = RecoverRequest(id: order.id, generation: order.generation, options: options)
@@ -178,6 +190,7 @@ final class Keeper {
                 guard let parking = incoming.file.take(), wanted == connections.numbers.count,
                     (try? send(parking.raw, [0], files: connections.numbers)) != nil
                 else { throw .broken }
+                sent()
             }
         } catch {
             let message =

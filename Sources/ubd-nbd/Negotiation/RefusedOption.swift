@@ -25,6 +25,9 @@ struct RefusedOption {
             return (.refused, "has no TLS", "use nbd:// if that may be, or set up TLS on the server")
         case (.policy, .startTLS):
             return (.refused, "does not let this client use TLS", "let its administrator change that")
+        case (.shutdown, _): return (.refused, "is shutting down", "try again when it is back")
+        // The others are about an export, which it has not been told yet.
+        case (_, .startTLS): return (.refused, "refused TLS with error \(code)", "see the server's log")
         case (.unsupported, _):
             return (
                 .unsupported, "does not know NBD_OPT_GO, so it is older than the protocol of 2017", "use a newer server"
@@ -35,15 +38,15 @@ struct RefusedOption {
             return (.refused, "says that the request for \(name) was malformed", "try a newer version of the server")
         case (.platform, _): return (.refused, "can not serve \(name) on its platform", "see the server's log")
         case (.tlsRequired, _): return (.refused, "wants TLS", "use nbds:// instead of nbd://")
-        case (.unknown, _):
+        case (.unknown, .go):
             return (.unknownExport, "does not have \(name)", "name one of its exports in the URI's path")
-        case (.shutdown, _): return (.refused, "is shutting down", "try again when it is back")
         case (.blockSizeRequired, _):
             return (.refused, "wants block sizes to be agreed on, and then refused", "see the server's log")
         case (.tooBig, _): return (.refused, "finds the request for \(name) too large", "use a shorter name")
         case (.extendedHeadersRequired, _):
             return (.unsupported, "wants extended headers, which ubd does not speak", "let it accept others")
-        case (nil, _): return (.refused, "refused \(name) with error \(code)", "see the server's log")
+        case (.unknown, _), (nil, _):
+            return (.refused, "refused \(name) with error \(code)", "see the server's log")
         }
     }
 

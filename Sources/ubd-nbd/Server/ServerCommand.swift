@@ -23,18 +23,26 @@ final class ServerCommand {
     /// What to do when it ends.
     var ended: () -> Attention.Outcome = { .giveUp }
 
+    /// `place`: the folder in which to make that of the socket; nil: as the environment says.
     init(
-        _ words: [[UInt8]], _ attention: Attention, show: @escaping (ArraySlice<UInt8>) -> Void
+        _ words: [[UInt8]], _ attention: Attention, in place: String? = nil,
+        show: @escaping (ArraySlice<UInt8>) -> Void
     ) throws(DialFailure) {
         self.words = words
         self.attention = attention
         self.show = show
         try Self.checkKnown(words.map { String(decoding: $0, as: UTF8.self) })
         do throws(SystemError) {
-            folder = try Self.makeFolder()
-            socketPath = folder + Array("/socket".utf8)
+            let made = try Self.makeFolder(in: place ?? Self.usualPlace)
+            folder = made
+            socketPath = made + Array("/socket".utf8)
+            do throws(SystemError) {
+                listener = try SystemCalls.listen(at: String(decoding: made, as: UTF8.self) + "/socket", backlog: 64)
+            } catch {
+                Self.remove(made)
+                throw error
+            }
             // Blocking, as a server expects it.
-            listener = try SystemCalls.listen(at: String(decoding: socketPath, as: UTF8.self), backlog: 64)
             _ = fcntl(listener.raw, F_SETFL, 0)
         } catch {
             throw DialFailure(
@@ -43,18 +51,21 @@ final class ServerCommand {
         }
     }
 
-    deinit { removeFolder() }
+    deinit { Self.remove(folder) }
 
-    private func removeFolder() {
-        unlink((socketPath + [0]).map(CChar.init(bitPattern:)))
+    private static func remove(_ folder: [UInt8]) {
+        unlink((folder + Array("/socket".utf8) + [0]).map(CChar.init(bitPattern:)))
         rmdir((folder + [0]).map(CChar.init(bitPattern:)))
     }
 
-    private static func makeFolder() throws(SystemError) -> [UInt8] {
+    private static var usualPlace: String {
         let named = ["XDG_RUNTIME_DIR", "TMPDIR"].compactMap { (name: String) in
             getenv(name).map { String(cString: $0) }
         }
-        let place = named.first { (path: String) in path.hasPrefix("/") && access(path, W_OK) == 0 } ?? "/tmp"
+        return named.first { (path: String) in path.hasPrefix("/") && access(path, W_OK) == 0 } ?? "/tmp"
+    }
+
+    private static func makeFolder(in place: String) throws(SystemError) -> [UInt8] {
         var template = Array("\(place)/ubd-nbd.XXXXXX".utf8CString)
         guard mkdtemp(&template) != nil else { throw SystemError("make a folder in \(place)", errno) }
         return template.dropLast().map { UInt8(bitPattern: $0) }
@@ -86,9 +97,12 @@ final class ServerCommand {
         watch()
     }
 
-    /// LISTEN_PID must be the process's own number, which only it knows: a shell sets it and becomes the server.
-    private static let shell = [
-        "sh", "-c", "LISTEN_FDS=1 LISTEN_PID=$$; export LISTEN_FDS LISTEN_PID; exec \"$@\"", "ubd",
+    /// LISTEN_PID must be the process's own number, which only it knows: a shell sets it and becomes the server. Whoever runs `ubd`
+    /// may have got sockets itself: what was said of those is not true of this one.
+    static let shell = [
+        "sh", "-c",
+        "unset LISTEN_FDNAMES LISTEN_PIDFDID; LISTEN_FDS=1 LISTEN_PID=$$; export LISTEN_FDS LISTEN_PID; exec \"$@\"",
+        "ubd",
     ]
 
     private func spawn(null: Int32, output: Int32) throws(SystemError) -> pid_t {
@@ -137,12 +151,15 @@ final class ServerCommand {
         if let file = output?.raw { attention.add(file) { [unowned self] in readOutput() } }
     }
 
+    /// It may print faster than that is passed on, and must not keep everything else from its turn.
+    private static let readsInARow = 16
+
     @discardableResult
     private func readOutput() -> Attention.Outcome {
         guard let file = output?.raw else { return .finished }
         var bytes = [UInt8](repeating: 0, count: 4096)
         var waiting = pollfd(fd: file, events: Int16(POLLIN), revents: 0)
-        while poll(&waiting, 1, 0) > 0 {
+        for _ in 0..<Self.readsInARow where poll(&waiting, 1, 0) > 0 {
             let count = read(file, &bytes, bytes.count)
             if count <= 0 { return .finished }
             show(bytes[..<count])
@@ -158,7 +175,10 @@ final class ServerCommand {
         defer { ended = before }
         for signal in [SIGTERM, SIGKILL] {
             try? process?.send(signal)
-            do { try attention.pause(Deadline(seconds: seconds)) } catch { if end != nil { break } }
+            let deadline = Deadline(seconds: seconds)
+            // Something else may give up: that is no reason to let it have less time.
+            while end == nil, !deadline.hasPassed { try? attention.pause(deadline) }
+            if end != nil { return }
         }
     }
 
@@ -166,9 +186,10 @@ final class ServerCommand {
     var failure: DialFailure? {
         guard let end else { return nil }
         // What a shell's exec ends with when there is no such program, or it can not be run.
-        if end == .exited(127) || end == .exited(126) {
+        // A server may also end so by itself.
+        if case .exited(let status) = end, status == 126 || status == 127 {
             return DialFailure(
-                .command, "\(name) can not be started",
+                .command, "\(name) can not be started (status \(status))",
                 remedy: "check its name, and that it is installed ('command -v')")
         }
         return DialFailure(

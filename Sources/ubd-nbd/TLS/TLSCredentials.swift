@@ -31,6 +31,7 @@ struct TLSCredentials: ~Copyable {
 
     /// Names of files in the folder, as libnbd, nbdkit and QEMU have them.
     private static let trusted = "ca-cert.pem"
+    private static let revoked = "ca-crl.pem"
     private static let certificate = "client-cert.pem"
     private static let key = "client-key.pem"
 
@@ -62,6 +63,17 @@ struct TLSCredentials: ~Copyable {
         if count < 0 { try check(count, "\(shown(trusted)) can not be read") }
         guard count > 0 else {
             throw DialFailure(.usage, "\(shown(trusted)) has no certificate", remedy: "put the authority's there")
+        }
+        // Whoever put a list there relies on it: one that can not be read is no reason to trust all certificates.
+        var found = stat()
+        if lstat(path(revoked), &found) == 0 || errno != ENOENT {
+            let count = gnutls_certificate_set_x509_crl_file(credentials, path(revoked), GNUTLS_X509_FMT_PEM)
+            if count < 0 { try check(count, "\(shown(revoked)) can not be read") }
+            guard count > 0 else {
+                throw DialFailure(
+                    .usage, "\(shown(revoked)) has no list of revoked certificates",
+                    remedy: "put the authority's there, or remove the file")
+            }
         }
         guard access(path(certificate), F_OK) == 0 || access(path(key), F_OK) == 0 else { return }
         try check(
@@ -125,7 +137,8 @@ enum KeyFile {
             bytes = try file.readAll(limit: longest)
         } catch {
             throw DialFailure(
-                .usage, "the file of keys \(error)", remedy: "name one that you may read, with lines USERNAME:KEY")
+                .usage, "the file of keys can not be read (\(error))",
+                remedy: "name one that you may read, with lines USERNAME:KEY")
         }
         guard let key = key(of: name, text: bytes) else {
             throw DialFailure(

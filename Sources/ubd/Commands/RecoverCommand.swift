@@ -104,6 +104,7 @@ struct RecoverCommand: UBDCommand {
             _ = try client.recover(request, sockets: [])
             return .success
         }
+        try checkTurn(device, environment)
         let place: String
         if let uri {
             place = uri
@@ -122,6 +123,21 @@ struct RecoverCommand: UBDCommand {
         }
         show(recovered, environment)
         return .success
+    }
+
+    /// Fails when somebody else connects this device to its server. Only the keeper has the old connections, so only it can let the
+    /// server finish what that had received: a late write would land on top of a newer one.
+    private func checkTurn(_ device: Device, _ environment: CommandEnvironment) throws(CommandFailure) {
+        guard device.owner == environment.host.uid else {
+            throw CommandFailure(
+                .notPermitted, "NotPermitted",
+                "not permitted: device \(device.id) has connections of its owner's (uid \(device.owner))",
+                remedy: "let its owner run 'ubd recover -n \(device.id)'")
+        }
+        guard let keeper = device.keeper else { return }
+        throw CommandFailure(
+            .busy, "Busy", "device \(device.id) has a keeper (process \(keeper)), which makes its connections",
+            remedy: "wait ('journalctl -t ubd-nbd' says what it does), or end it ('kill \(keeper)') and try again")
     }
 
     /// The file to open. The name that the device was added with is only a label; the worker checks whether it is the

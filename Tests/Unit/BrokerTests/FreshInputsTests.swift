@@ -131,6 +131,21 @@ struct FreshInputsTests {
         #expect(host.info?.reason == nil)
     }
 
+    @Test("with a keeper waits for that; its owner is not told to make connections beside it")
+    func keeper() throws {
+        let host = try NBDHost()
+        let request = MonitorRequest(ids: [0], keep: true)
+        let monitor = try host.host.broker.monitor(request, peer: Host.alice, standing: .permitted, wake: {})
+        host.end()
+        let reason = try #require(host.info?.reason)
+        #expect(reason.contains("unless its keeper (process \(Host.alice.pid)) makes a new connection"), "\(reason)")
+        #expect(!reason.contains("ubd recover"))
+        host.host.broker.monitors.remove(monitor)
+        #expect(try host.recover().get().state == .live)
+        host.end()
+        #expect(host.info?.reason?.contains("unless 'ubd recover -n 0' makes a new connection") == true)
+    }
+
     @Test("the exit statuses mean nothing for a device of a file")
     func otherTargets() throws {
         let host = try Host()
@@ -308,7 +323,7 @@ struct FreshInputsTests {
         let host = try NBDHost(
             NBDHost.request([OptionValue("reconnect", "0"), OptionValue("on-lost", "wait")]))
         host.end()
-        #expect(host.info?.reason?.contains("requests wait, unless") == true)
+        #expect(host.info?.reason?.contains("requests wait, unless 'ubd recover -n 0' makes a new connection") == true)
         var isLater = false
         host.host.loop.after(milliseconds: 100) { isLater = true }
         try host.host.run { isLater }

@@ -167,7 +167,7 @@ struct AddConnectedTests {
         let taken = Mutex(0)
         let broker = FakeBroker(connections: 3) { connection, call in
             var device = Self.device()
-            device.state = .recovering
+            (device.state, device.keeper) = (.recovering, nil)
             device.file = "nbd+unix:///?socket=\(path)"
             device.queues = 2
             device.owner = getuid()

@@ -1,6 +1,7 @@
 import BrokerInterface
 import Glibc
 import Synchronization
+import SystemCalls
 import Testing
 import Varlink
 
@@ -151,5 +152,43 @@ struct RecoverTests {
             #expect(status == 2)
             #expect(console.errors.first?.contains(problem) == true, "\(console.errors)")
         }
+    }
+
+    /// Runs the command for a device of target nbd; how many connections its server got.
+    private func reconnect(
+        owner: UInt32, keeper: Int32?, _ more: (String) -> [String] = { _ in [] }
+    ) throws -> (status: Int32, errors: [String], dialled: Int32) {
+        let folder = TemporaryFolder()
+        let server = try listen(at: folder.path + "/s", backlog: 8)
+        var device = FakeBroker.device(target: "nbd", state: .recovering, file: "nbd+unix:///?socket=\(folder.path)/s")
+        (device.owner, device.keeper) = (owner, keeper)
+        let listed = device
+        let broker = FakeBroker { connection, _ in
+            connection.send(Reply(parameters: ListReply(devices: [listed]).json))
+        }
+        let console = Recorder()
+        var environment = broker.environment(console, host: FakeMachine(uid: 1000))
+        environment.dialSeconds = 5
+        let uri = "nbd+unix:///?socket=\(folder.path)/s"
+        let status = CommandLineTool.run(["recover", "-n", "0"] + more(uri), environment)
+        var waiting = pollfd(fd: server.raw, events: Int16(POLLIN), revents: 0)
+        return (status, console.errors, poll(&waiting, 1, 0))
+    }
+
+    @Test("dials no server beside the device's keeper, which alone can let the server finish what it had received")
+    func keeper() throws {
+        let (status, errors, dialled) = try reconnect(owner: 1000, keeper: 4712)
+        #expect(status == 5 && dialled == 0)
+        let message = "device 0 has a keeper (process 4712), which makes its connections"
+        let remedy = "wait ('journalctl -t ubd-nbd' says what it does), or end it ('kill 4712') and try again"
+        #expect(errors == ["ubd: \(message); \(remedy)"])
+    }
+
+    @Test("dials no server for another user's device, also when it is named")
+    func strangersConnections() throws {
+        let (status, errors, dialled) = try reconnect(owner: 1001, keeper: nil) { ["--uri", $0] }
+        #expect(status == 3 && dialled == 0)
+        let words = "its owner's (uid 1001); let its owner run 'ubd recover -n 0'"
+        #expect(errors.first?.contains(words) == true, "\(errors)")
     }
 }

@@ -50,7 +50,8 @@ struct AddressTests {
             ("", "does not begin as a URI does"), ("h", "does not begin"), ("nbd:h", "does not begin"),
             ("nbd:/h", "does not begin"), ("http://h/", "scheme 'http'"), ("nbd+vsock://1/", "scheme 'nbd+vsock'"),
             ("nbd://", "names no host"), ("nbd:///x", "names no host"), ("nbd://h:0", "port '0'"),
-            ("nbd://h:65536", "port '65536'"), ("nbd://h:a", "port 'a'"), ("nbd://::1/", "names no host"),
+            ("nbd://h:65536", "has the port '65536', which is none"),
+            ("nbd://h:a", "port 'a'"), ("nbd://::1/", "names no host"),
             ("nbd://[::1/", "without ']'"), ("nbd://[::1]x/", "behind ']'"), ("nbd://[h]/", "no IPv6 address"),
             ("nbd://[2001:db8::1%2e0]/", "no IPv6 address"), ("nbd://[fe80::1%25]/", "no IPv6 address"),
             ("nbd://a%3Ab/", "no name"), ("nbd://a%0Ab/", "no name"), ("nbd://a%25b/", "no name"),
@@ -58,6 +59,9 @@ struct AddressTests {
             ("nbd://h/%00", "escape in its path"), ("nbd://h/a b", "a character"), ("nbd://h/ä", "a character"),
             ("nbd://h/#a", "fragment"), ("nbd://h/?socket=a", "a socket and a host"), ("nbd://h/?x=1", "parameter 'x'"),
             ("nbd://u@h/", "names a user"), ("nbds://u:secret@h/", "has a password"),
+            ("nbd://u:secret@h/", "has a password"), ("http://u:secret@h/", "'http://u:...@h/' has the scheme"),
+            ("nbd://u:secret#1@h/", "'nbd://u:...@h/' has a fragment"),
+            ("nbd+unix://u:secret@/?socket=a", "has a password"),
             ("nbd://h/?tls-hostname=a", "means nothing without TLS"), ("nbds://h/?tls-hostname=", "no value"),
             ("nbds://h/?tls-hostname", "no value"), ("nbds://h/?tls-hostname=a&tls-hostname=b", "twice"),
             ("nbds://h/?tls-verify-peer=no", "neither true nor false"), ("nbds://u@h/?tls-username=v", "two users"),
@@ -71,5 +75,7 @@ struct AddressTests {
         #expect(error?.message.contains(what) == true, "\(error?.message ?? "")")
         #expect(error?.message.contains("secret") == false)
         #expect(error?.remedy.isEmpty == false)
+        // No TLS can be had there.
+        #expect(error?.remedy.contains("nbds+unix") == false)
     }
 }

@@ -173,4 +173,15 @@ struct DialTests {
         }
         #expect(error?.message.hasSuffix("its size was 20971520 bytes and is 10485760") == true)
     }
+
+    @Test("is told where the broker is by a whole path, since it leaves the folder in which it was started")
+    func brokersSocket() throws {
+        func broker(_ path: String) throws -> String? {
+            try Arguments(["--uri", "nbd://h/", "--broker", path].map { Array($0.utf8) }).broker
+        }
+        #expect(try broker("/run/b") == "/run/b")
+        #expect(try broker("x/b") == FileManager.default.currentDirectoryPath + "/x/b")
+        let error = #expect(throws: DialFailure.self) { try broker(String(repeating: "a", count: 107)) }
+        #expect(error?.kind == .usage && error?.message.contains("more than 107 bytes") == true)
+    }
 }

@@ -74,7 +74,7 @@ private final class Kept: @unchecked Sendable {
     private let finished = DispatchSemaphore(value: 0)
 
     /// Dials, and keeps device 3 of generation 9.
-    init(_ words: [String], count: Int, server: Bool = false) throws {
+    init(_ words: [String], count: Int, server: Bool = false, log: String? = nil) throws {
         let arguments = try Arguments((["--connections", String(count)] + words).map { Array($0.utf8) })
         let attention = Attention()
         let command = server ? try ServerCommand(arguments.command, attention) { _ in } : nil
@@ -86,6 +86,7 @@ private final class Kept: @unchecked Sendable {
         let keeper = Keeper(
             KeepOrder(id: 3, generation: 9), dialer, arguments, command,
             try ConnectionSet.dial(dialer, count: arguments.connections))
+        if let log { keeper.journal.path = log }
         nonisolated(unsafe) let running = keeper
         let finished = finished
         Thread {
@@ -307,5 +308,74 @@ struct KeeperTests {
         Broker.tell(monitor.socket, nil, waits: false)
         #expect(kept.hasEnded())
         close(monitor.socket)
+    }
+
+    @Test("ends connections that it has sent before it makes others, also when the broker's answer to them was lost")
+    func answerLost() throws {
+        let server = try RealServer("nbdkit", ["-f", "-U", "%S", "memory", "10M"])
+        _ = try server.address("nbd+unix:///?socket=%S")
+        let broker = try Broker(server.folder.path + "/b")
+        let kept = try Kept(["--uri", server.filled("nbd+unix:///?socket=%S"), "--broker", broker.path], count: 1)
+        let monitor = try broker.next()
+        Broker.tell(monitor.socket, .recovering, waits: true)
+        let first = try broker.next()
+        let lost = try Broker.takeSockets(first.socket, 1)
+        #expect(readSector(lost[0], at: 0) != nil)
+        close(first.socket)
+        Broker.tell(monitor.socket, .recovering, waits: true, unanswered: 1)
+        let second = try broker.next()
+        var byte: UInt8 = 0
+        #expect(recv(lost[0], &byte, 1, Int32(MSG_DONTWAIT)) == 0, "the server has not closed it")
+        let sockets = try Broker.takeSockets(second.socket, 1)
+        #expect(readSector(sockets[0], at: 0) != nil)
+        Broker.send(second.socket, AddReply.added(Broker.device, notices: []).reply)
+        Broker.tell(monitor.socket, nil, waits: false)
+        #expect(kept.hasEnded())
+        for file in lost + sockets + [monitor.socket, second.socket] { close(file) }
+    }
+
+    @Test("tells once why the broker refuses to tell it of the device, however often it asks")
+    func refusedOften() throws {
+        let server = try RealServer("nbdkit", ["-f", "-U", "%S", "memory", "10M"])
+        _ = try server.address("nbd+unix:///?socket=%S")
+        let broker = try Broker(server.folder.path + "/b")
+        let path = server.folder.path + "/log"
+        let log = socket(AF_UNIX, Int32(SOCK_DGRAM.rawValue), 0)
+        defer { close(log) }
+        var address = try #require(unixAddress(path))
+        let bound = withUnsafePointer(to: &address) {
+            bind(log, __CONST_SOCKADDR_ARG(__sockaddr_un__: $0), socklen_t(MemoryLayout<sockaddr_un>.size))
+        }
+        #expect(bound == 0)
+        let uri = server.filled("nbd+unix:///?socket=%S")
+        let kept = try Kept(["--uri", uri, "--broker", broker.path], count: 1, log: path)
+        let busy = InterfaceError.busy(message: "has a keeper", remedy: "end it", id: 3, holder: "process 1")
+        let gone = InterfaceError.noSuchDevice(message: "there is none", remedy: "", id: 3)
+        for error in [busy, busy, busy, gone] {
+            let call = try broker.next()
+            Broker.send(call.socket, Reply(error: error.name, parameters: error.parameters))
+            close(call.socket)
+        }
+        #expect(kept.hasEnded())
+        var lines: [String] = []
+        var bytes = [UInt8](repeating: 0, count: 1024)
+        while true {
+            let count = recv(log, &bytes, bytes.count, Int32(MSG_DONTWAIT))
+            guard count > 0 else { break }
+            lines.append(String(decoding: bytes[..<count], as: UTF8.self))
+        }
+        #expect(lines.count == 1 && lines[0].hasSuffix("device 3: has a keeper; end it"), "\(lines)")
+    }
+
+    @Test("does not read a server that sends faster than it is read without looking at its deadline")
+    func endlessAnswers() throws {
+        // One read takes one message.
+        let pair = try makeMessagePair()
+        for _ in 0..<3 * Barrier.readsInARow { _ = try send(pair.second.raw, [1]) }
+        #expect(!Barrier.isClosed(pair.first.raw))
+        var left = 0
+        var byte: UInt8 = 0
+        while recv(pair.first.raw, &byte, 1, Int32(MSG_DONTWAIT)) == 1 { left += 1 }
+        #expect(left == 2 * Barrier.readsInARow)
     }
 }

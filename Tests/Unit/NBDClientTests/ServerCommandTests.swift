@@ -1,11 +1,12 @@
 import Dialing
 import Foundation
 import Glibc
+import SystemCalls
 import Testing
 
 @testable import NBDClient
 
-@Suite("A server that ubd starts")
+@Suite("A server that ubd starts", .timeLimit(.minutes(2)))
 struct ServerCommandTests {
     @Test("gets a listening socket as systemd gives one, and nothing else of ours")
     func activation() throws {
@@ -27,7 +28,9 @@ struct ServerCommandTests {
     @Test("that ends, or is not there, is why nobody answers")
     func ends() throws {
         for (words, message) in [
-            (["sh", "-c", "exit 3"], "sh exited with status 3 before"), (["/no/such/program"], "can not be started"),
+            (["sh", "-c", "exit 3"], "sh exited with status 3 before"),
+            (["/no/such/program"], "/no/such/program can not be started (status 127)"),
+            (["sh", "-c", "exit 126"], "sh can not be started (status 126)"),
         ] {
             let attention = Attention()
             let server = try ServerCommand(words.map { Array($0.utf8) }, attention) { _ in }
@@ -35,6 +38,59 @@ struct ServerCommandTests {
             try? attention.pause(Deadline(seconds: 20))
             #expect(server.failure?.message.contains(message) == true, "\(server.failure?.message ?? "")")
         }
+    }
+
+    @Test("hears nothing of sockets that whoever runs ubd got from systemd")
+    func foreignSockets() throws {
+        let given = ["LISTEN_FDNAMES=a:b", "LISTEN_PIDFDID=1", "LISTEN_FDS=2", "LISTEN_PID=1"]
+        let check = #"test "$LISTEN_FDS $LISTEN_PID" = "1 $$" && ! env | grep -q -e FDNAMES -e PIDFDID"#
+        try perform("env", given + ServerCommand.shell + ["sh", "-c", check])
+    }
+
+    @Test("has its time to end, whatever else gives up meanwhile")
+    func endsInPeace() throws {
+        let mark = FileManager.default.temporaryDirectory.appendingPathComponent("ubd-\(UUID().uuidString)").path
+        defer { unlink(mark) }
+        let attention = Attention()
+        let script = "trap 'sleep 1; echo written >\(mark); exit' TERM; echo ready; while :; do sleep 0.1; done"
+        let server = try ServerCommand(["sh", "-c", script].map { Array($0.utf8) }, attention) { _ in }
+        try server.start()
+        // Until its trap is set.
+        try attention.pause(Deadline(milliseconds: 500))
+        // As the channel to `ubd`, once that is killed.
+        let channel = try FileDescriptor.null()
+        attention.add(channel.raw) { .giveUp }
+        server.stop()
+        #expect(server.end == .exited(0))
+        #expect(access(mark, F_OK) == 0, "it was killed before it had written all")
+    }
+
+    @Test("that prints faster than that is passed on does not keep anything else from its turn")
+    func prints() throws {
+        let attention = Attention()
+        nonisolated(unsafe) var reads = 0
+        let words = ["head", "-c", "40960000", "/dev/zero"].map { Array($0.utf8) }
+        let server = try ServerCommand(words, attention) { _ in
+            reads += 1
+            usleep(1000)
+        }
+        try server.start()
+        try attention.pause(Deadline(milliseconds: 300))
+        #expect(reads > 0 && reads < 5000, "\(reads) of 10000")
+        server.stop()
+    }
+
+    @Test("leaves no folder behind where no socket can be made")
+    func noSocket() throws {
+        let place = FileManager.default.temporaryDirectory.appendingPathComponent(String(repeating: "a", count: 120))
+        try FileManager.default.createDirectory(at: place, withIntermediateDirectories: true)
+        defer { try? FileManager.default.removeItem(at: place) }
+        let words = ["true"].map { Array($0.utf8) }
+        let error = #expect(throws: DialFailure.self) {
+            _ = try ServerCommand(words, Attention(), in: place.path) { _ in }
+        }
+        #expect(error?.message.contains("no socket for the server can be made") == true)
+        #expect(try FileManager.default.contentsOfDirectory(atPath: place.path) == [])
     }
 
     @Test(

@@ -12,7 +12,7 @@ struct TLSTests {
         func template(_ name: String, _ text: String) throws {
             try text.write(toFile: "\(folder)/\(name)", atomically: true, encoding: .utf8)
         }
-        try template("ca", "cn = authority\nca\ncert_signing_key\n")
+        try template("ca", "cn = authority\nca\ncert_signing_key\ncrl_signing_key\n")
         try template(
             "server",
             "cn = localhost\ndns_name = localhost\nip_address = 127.0.0.1\ntls_www_server\nencryption_key\nsigning_key\n"
@@ -81,6 +81,43 @@ struct TLSTests {
             try Dialer(address: server.address("nbds://localhost:%P/?tls-verify-peer=false")).ask().size == 10 << 20)
     }
 
+    @Test("refuses a certificate that the authority has revoked, and goes no further when the list of those is bad")
+    func revoked() throws {
+        let server = try RealServer("nbdkit", Self.nbdkit + ["memory", "10M"]) { folder, _ in
+            try Self.makeCertificates(folder.path)
+        }
+        let folder = server.folder.path
+        try FileManager.default.createDirectory(atPath: folder + "/x", withIntermediateDirectories: true)
+        try FileManager.default.copyItem(atPath: folder + "/ca-cert.pem", toPath: folder + "/x/ca-cert.pem")
+        try "crl_next_update = 30\ncrl_number = 1\n".write(toFile: folder + "/crl", atomically: true, encoding: .utf8)
+        let address = try server.address("nbds://localhost:%P/?tls-certificates=%D/x")
+        let list = folder + "/x/ca-crl.pem"
+        func revoke(_ name: String) throws {
+            try perform(
+                "certtool",
+                [
+                    "--generate-crl", "--load-ca-privkey", "\(folder)/ca-key.pem", "--load-ca-certificate",
+                    "\(folder)/ca-cert.pem", "--load-certificate", "\(folder)/\(name)-cert.pem", "--template",
+                    "\(folder)/crl", "--outfile", list,
+                ])
+        }
+        try revoke("client")
+        #expect(try Dialer(address: address).ask().size == 10 << 20)
+        try revoke("server")
+        let refused = #expect(throws: DialFailure.self) { try Dialer(address: address).ask() }
+        #expect(refused?.kind == .refused && refused?.message.contains("revoked") == true, "\(refused?.message ?? "")")
+        for (text, words) in [("no list", "can not be read"), ("", "ca-crl.pem")] {
+            try text.write(toFile: list, atomically: true, encoding: .utf8)
+            let unreadable = #expect(throws: DialFailure.self) { try Dialer(address: address).ask() }
+            #expect(
+                unreadable?.kind == .usage && unreadable?.message.contains(words) == true,
+                "\(unreadable?.message ?? "")")
+        }
+        unlink(list)
+        symlink(folder + "/nowhere", list)
+        #expect(throws: DialFailure.self) { try Dialer(address: address).ask() }
+    }
+
     @Test("shares a key of a file with the server")
     func sharedKey() throws {
         let server = try RealServer(
@@ -97,6 +134,11 @@ struct TLSTests {
         #expect(
             nobody?.kind == .usage && nobody?.message.contains("has no key of 'bob'") == true,
             "\(nobody?.message ?? "")")
+        let missing = #expect(throws: DialFailure.self) {
+            try Dialer(address: server.address("nbds://bob@127.0.0.1:%P/?tls-psk-file=%D/none")).ask()
+        }
+        let why = "the file of keys can not be read (open \(server.folder.path)/none: No such file or directory)"
+        #expect(missing?.message.hasSuffix(why) == true, "\(missing?.message ?? "")")
         try "alice:ffff2233445566778899aabbccddeeff00112233445566778899aabbccddeeff\n".write(
             toFile: server.folder.path + "/wrong", atomically: true, encoding: .utf8)
         #expect(throws: DialFailure.self) {
