@@ -4,6 +4,7 @@ import CShims
 import Glibc
 import KernelABI
 import Ring
+import Synchronization
 import SystemCalls
 import Worker
 import WorkerProtocol
@@ -83,6 +84,19 @@ func makeAttempts(
     return Attempts(plan, ring: ring, channel: channel)
 }
 
+/// The second thread of a worker that serves alone.
+enum Helper {
+    static let isRunning = Atomic<Bool>(false)
+
+    /// The filter of the loop forbids what a thread calls at its start, and a new read. So it is loaded when the thread is in
+    /// its read: half a second after it runs.
+    static func waitUntilReading() {
+        while !isRunning.load(ordering: .acquiring) {}
+        let end = monotonicNanoseconds() + 500_000_000
+        while monotonicNanoseconds() < end {}
+    }
+}
+
 /// The main thread is the server of the only queue, and does with its requests what the plan says.
 func serveAlone(
     _ start: inout WorkerStart, _ plan: Plan, _ target: OpenTarget, _ seal: RingSeal
@@ -90,10 +104,12 @@ func serveAlone(
     // The broker counts threads: one for each queue beside the main one. This one takes what the broker says, as nobody else.
     var thread = pthread_t()
     let waits: @convention(c) (UnsafeMutableRawPointer?) -> UnsafeMutableRawPointer? = { _ in
+        Helper.isRunning.store(true, ordering: .releasing)
         var byte: UInt8 = 0
         while true { _ = read(WorkerDescriptor.control, &byte, 1) }
     }
     guard pthread_create(&thread, nil, waits, nil) == 0 else { throw WorkerFailure(.thread) }
+    Helper.waitUntilReading()
     let attempts = UnsafeMutablePointer<Attempts>.allocate(capacity: 1)
     attempts.initialize(to: try makeAttempts(start, plan, target, seal))
     let idle = try start.sealRings(of: Rendezvous(queues: 0))
