@@ -144,9 +144,7 @@ struct LogOutputTests {
         return taken
     }
 
-    @Test(
-        "a pipe that nobody reads takes what it can, and nobody waits; it goes on when it was read",
-        .timeLimit(.minutes(1)))
+    @Test("a pipe that nobody reads takes what it can, and nobody waits; it goes on when it was read")
     func fullPipe() throws {
         let pipe = try makePipe()
         let output = LogOutput(pipe.second.raw)
@@ -158,7 +156,7 @@ struct LogOutputTests {
         #expect(output.write(line))
     }
 
-    @Test("nobody waits for a stream socket that is full, and no line is torn", .timeLimit(.minutes(1)))
+    @Test("nobody waits for a stream socket that is full, and no line is torn")
     func fullSocket() throws {
         var ends: [Int32] = [0, 0]
         try call("socketpair") { socketpair(AF_UNIX, Int32(SOCK_STREAM.rawValue), 0, &ends) }
@@ -179,7 +177,7 @@ struct LogOutputTests {
         #expect(text.split(separator: UInt8(ascii: "\n")).allSatisfy { $0 == line.dropLast() })
     }
 
-    @Test("nobody waits for a terminal that is stopped", .timeLimit(.minutes(1)))
+    @Test("nobody waits for a terminal that is stopped")
     func stoppedTerminal() throws {
         let terminal = FileDescriptor(owning: try call("posix_openpt") { posix_openpt(O_RDWR | O_NOCTTY) })
         #expect(unlockpt(terminal.raw) == 0)
@@ -252,7 +250,7 @@ struct NotificationTests {
         #expect(Notification.watchdogPeriod({ environment[$0] }, pid: 7) == expected)
     }
 
-    @Test("they are lost, and nobody waits, while systemd does not read them", .timeLimit(.minutes(1)))
+    @Test("they are lost, and nobody waits, while systemd does not read them")
     func unread() throws {
         let path = "/tmp/ubd-notify-test-\(getpid())"
         unlink(path)
@@ -274,7 +272,7 @@ struct NotificationTests {
         #expect(Notification.send("WATCHDOG=1", waiting: false, to: path + "-that-is-not"))
     }
 
-    @Test("one that systemd has no room for is sent again soon, not a whole period later", .timeLimit(.minutes(1)))
+    @Test("one that systemd has no room for is sent again soon, not a whole period later")
     func again() throws {
         let loop = try EventLoop()
         var times: [UInt64] = []

@@ -10,7 +10,7 @@ import Varlink
 @testable import ubd
 
 /// `ubd add -t nbd` with the real ubd-nbd and a real server; the broker alone is played.
-@Suite("ubd add -t nbd", .timeLimit(.minutes(2)))
+@Suite("ubd add -t nbd")
 struct AddConnectedTests {
     private static func device() -> Device {
         var device = FakeBroker.device(target: "nbd", file: "nbd")

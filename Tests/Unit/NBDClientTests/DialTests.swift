@@ -6,7 +6,7 @@ import Testing
 
 @testable import NBDClient
 
-@Suite("Dialling real servers", .timeLimit(.minutes(3)))
+@Suite("Dialling real servers")
 struct DialTests {
     private static func option(_ file: Int32, _ level: Int32, _ name: Int32) -> Int32 {
         var value: Int32 = -1

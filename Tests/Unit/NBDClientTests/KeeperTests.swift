@@ -99,7 +99,7 @@ private final class Kept: @unchecked Sendable {
     func hasEnded() -> Bool { finished.wait(timeout: .now() + 20) == .success }
 }
 
-@Suite("The keeper", .timeLimit(.minutes(3)))
+@Suite("The keeper")
 struct KeeperTests {
     private static func folder() throws -> String {
         var template = Array("/tmp/ubd-XXXXXX".utf8CString)

@@ -5,7 +5,7 @@ import Testing
 
 @testable import NBDClient
 
-@Suite("TLS with real servers", .timeLimit(.minutes(3)))
+@Suite("TLS with real servers")
 struct TLSTests {
     /// An authority, a server for "localhost" and a client, in PEM files as the servers want them.
     private static func makeCertificates(_ folder: String) throws {
