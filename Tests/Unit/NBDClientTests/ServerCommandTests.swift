@@ -12,7 +12,8 @@ struct ServerCommandTests {
     func activation() throws {
         let attention = Attention()
         nonisolated(unsafe) var said: [UInt8] = []
-        let script = "echo pid=$$ $LISTEN_PID fds=$LISTEN_FDS; ls -l /proc/$$/fd | grep -o '[0-9]* -> .*'"
+        // ls takes the shell's place: a shell may hold the pipe of a pipeline for a moment.
+        let script = "echo pid=$$ $LISTEN_PID fds=$LISTEN_FDS; exec ls -l /proc/self/fd"
         let server = try ServerCommand(["sh", "-c", script].map { Array($0.utf8) }, attention) { said += $0 }
         try server.start()
         try? attention.pause(Deadline(seconds: 20))
@@ -21,7 +22,8 @@ struct ServerCommandTests {
         let pids = try #require(words.first).split(whereSeparator: { " =".contains($0) })
         #expect(pids[1] == pids[2] && text.contains("fds=1"), "\(text)")
         #expect(text.contains("0 -> /dev/null") && text.contains("3 -> socket:"), "\(text)")
-        #expect(words.filter { $0.contains(" -> ") }.count == 4, "\(text)")
+        let files = words.filter { $0.contains(" -> ") && !$0.contains(" -> /proc/") }
+        #expect(files.count == 4, "\(text)")
         #expect(server.end == .exited(0))
     }
 
