@@ -205,6 +205,9 @@ private struct NBDModel: ~Copyable {
 
 @Suite("A queue of target nbd and a server that answers at random")
 struct NBDModelTests {
+    /// 1,000 by default. `make soak`: a hundred times as many, as in SeveralStepsTests.
+    static let requests = max(1000, SeveralStepsTests.requests / 100)
+
     static let rules: [(String, NBDRules)] = [
         ("everything", NBDPlayer.rules()),
         ("small parts", NBDPlayer.rules(maximum: 4096)),
@@ -224,7 +227,7 @@ struct NBDModelTests {
         let (name, rules) = NBDModelTests.rules[index]
         let seed = UInt64.random(in: .min ... .max)
         var model = try NBDModel(seed: seed, rules)
-        model.run(requests: 3000)
+        model.run(requests: NBDModelTests.requests)
         #expect(model.failure == nil, "\(name), seed \(seed)")
         for result in [1, 0, -EIO, -ENOSPC, -EOPNOTSUPP] {
             #expect(model.ended[result, default: 0] > 0, "\(name): no request ended with \(result): \(model.ended)")
