@@ -41,13 +41,13 @@ final class Attention {
     ///
     /// - Throws: ETIMEDOUT when the deadline passes, ECANCELED when a source gave up.
     func wait(for file: Int32, _ events: Int32, _ deadline: Deadline) throws(SystemError) {
-        try wait(forAny: [file], events, deadline)
+        try wait(forAny: [(file, events)], deadline)
     }
 
     /// The same for the first of several files.
-    func wait(forAny files: [Int32], _ events: Int32, _ deadline: Deadline) throws(SystemError) {
+    func wait(forAny files: [(file: Int32, events: Int32)], _ deadline: Deadline) throws(SystemError) {
         while true {
-            var all = files.map { pollfd(fd: $0, events: Int16(events), revents: 0) }
+            var all = files.map { pollfd(fd: $0.file, events: Int16($0.events), revents: 0) }
             all += sources.map { pollfd(fd: $0.file, events: Int16(POLLIN), revents: 0) }
             let count = poll(&all, nfds_t(all.count), deadline.milliseconds())
             if count > 0 { try takeSources(all.dropFirst(files.count)) }

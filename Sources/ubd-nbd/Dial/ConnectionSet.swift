@@ -4,7 +4,6 @@ import SystemCalls
 /// All connections of a device. Each is one of its queues.
 struct ConnectionSet: ~Copyable {
     let facts: ExportFacts
-    let cipher: String
     private(set) var notices: [DialNotice] = []
     private var files: [Int32] = []
 
@@ -20,12 +19,11 @@ struct ConnectionSet: ~Copyable {
         DialedExport(
             label: address.label, connections: files.count, size: facts.size, flags: facts.flags,
             minimumBlock: facts.minimumBlock, preferredBlock: facts.preferredBlock, maximumBlock: facts.maximumBlock,
-            cipher: cipher, notices: notices)
+            cipher: facts.cipher, notices: notices)
     }
 
     private init(_ first: consuming DialedConnection) {
         facts = first.facts
-        cipher = first.cipher
         files = [first.takeFile()]
     }
 

@@ -6,8 +6,6 @@ import SystemCalls
 struct DialedConnection: ~Copyable {
     let file: FileDescriptor
     let facts: ExportFacts
-    /// "TLS1.3 CHACHA20-POLY1305"; "" without TLS.
-    let cipher: String
 
     /// The number, which the caller closes.
     consuming func takeFile() -> Int32 { file.release() }
@@ -25,15 +23,15 @@ struct Dialer {
         let deadline = Deadline(seconds: seconds)
         var wire = Wire(socket: try StreamSocket(address, deadline, attention), deadline: deadline)
         if address.tls != nil { try wire.socket.attachKernelTLS() }
-        let facts = try negotiate(&wire)
-        let cipher = try wire.handOver()
+        var facts = try negotiate(&wire)
+        facts.cipher = try wire.handOver()
         do throws(SystemError) {
             try wire.socket.prepare()
             try wire.socket.setBlocking()
         } catch {
             throw DialFailure(.host, "the connection can not be set up: \(error)", remedy: "see 'ubd doctor'")
         }
-        return DialedConnection(file: wire.file(), facts: facts, cipher: cipher)
+        return DialedConnection(file: wire.file(), facts: facts)
     }
 
     /// Asks the server what it has, and leaves it.

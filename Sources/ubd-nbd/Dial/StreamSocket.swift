@@ -155,8 +155,10 @@ struct StreamSocket: ~Copyable {
 
     // MARK: Bytes
 
-    /// Waits until it can be read or written.
+    /// Waits until it can be read or written. Not beyond the deadline, whatever is there: a server may send without end what brings
+    /// nobody forward, as tickets of TLS.
     func wait(for events: Int32, _ deadline: Deadline) throws(SystemError) {
+        if deadline.hasPassed { throw SystemError("wait", ETIMEDOUT) }
         try attention.wait(for: file.raw, events, deadline)
     }
 

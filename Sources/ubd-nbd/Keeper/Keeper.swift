@@ -19,6 +19,7 @@ final class Keeper {
     private let count: Int
     /// The connections that the device has or may have, to drain them.
     private var kept: ConnectionSet?
+    private var losses = Losses()
     private var isGone = false
     /// The server is being connected to.
     private var isDialling = false
@@ -101,7 +102,10 @@ final class Keeper {
                 isGone = change.generation != order.generation || change.state == nil
                 let before = (waits, unanswered)
                 (waits, unanswered) = (change.waits, change.unanswered ?? 0)
-                if (waits, unanswered) != before { tries = BackOff(unanswered: unanswered) }
+                if (waits, unanswered) != before {
+                    let pause = waits && !before.0 ? losses.pause(now: monotonicNanoseconds()) : 0
+                    tries = BackOff(unanswered: unanswered, atLeast: pause)
+                }
             } else if waits, try restore() {
                 waits = false
             }

@@ -1,4 +1,4 @@
-/// What a server says of its export: what the worker is told, and what must be the same at every later connection.
+/// What a server says of its export, and how it encrypts: what the worker is told, and what must be the same at every other connection.
 public struct ExportFacts: Equatable, Sendable {
     /// Bytes.
     public var size: UInt64
@@ -10,6 +10,8 @@ public struct ExportFacts: Equatable, Sendable {
     public var maximumBlock: UInt32 = 32 << 20
     /// The server told its blocks.
     public var hasBlocks = false
+    /// What the connection is encrypted with: "TLS1.3 CHACHA20-POLY1305"; "" without TLS.
+    public var cipher = ""
 
     public init(size: UInt64, flags: UInt16) {
         self.size = size
@@ -49,6 +51,7 @@ public struct ExportFacts: Equatable, Sendable {
             ("best block", before.preferredBlock, preferredBlock),
             ("largest request", before.maximumBlock, maximumBlock),
         ] where was != now { return "its \(name) was \(was) bytes and is \(now)" }
+        if cipher != before.cipher { return "its cipher was '\(before.cipher)' and is '\(cipher)'" }
         return nil
     }
 }

@@ -215,8 +215,9 @@ struct Queue<T: Target>: ~Copyable {
         socket.pointee.ring.push(entry)
     }
 
-    /// The queue can't go on: the process ends with this status before anything that was completed in this turn is given back, but
-    /// not before the queue's first request (`mustEnd`).
+    /// The queue can't go on: the process ends with this status, but not before the queue's first request (`mustEnd`). Of what was
+    /// completed in this turn nothing is given back, unless the status says that the connection is gone
+    /// (`RequestLoop.giveBackLast`).
     mutating func giveUp(_ status: Int32) {
         if exitStatus == 0 { exitStatus = status }
     }

@@ -87,6 +87,9 @@ struct QueueLoop<T: Target>: RequestLoop, ~Copyable {
         return 0
     }
 
+    /// What is given back is queued at once.
+    mutating func pushList() {}
+
     @inline(__always)
     mutating func settle(_ tag: UInt16, _ descriptor: UblkIODescriptor, _ outcome: Outcome) {
         if outcome.hasMoved {

@@ -2,6 +2,7 @@ import Glibc
 import KernelABI
 import Ring
 import SystemCalls
+import WorkerProtocol
 
 /// The loop of one queue, in every mode.
 protocol RequestLoop: ~Copyable {
@@ -20,6 +21,9 @@ protocol RequestLoop: ~Copyable {
     /// does.
     mutating func handleCompletions() -> Int
 
+    /// Queues what this turn has given back so far. Only batch mode keeps a list of that.
+    mutating func pushList()
+
     /// Gives a request back with what became of it, unless its target waits for something.
     mutating func settle(_ tag: UInt16, _ descriptor: UblkIODescriptor, _ outcome: Outcome)
 }
@@ -31,6 +35,23 @@ extension RequestLoop where Self: ~Copyable {
         var target = target
         target.start(on: &queue)
         self.target = target
+    }
+
+    /// The queue can't go on. What earlier turns gave back was counted as that, so the driver must have it, too; and when it is the
+    /// connection that is gone, so must it have what was answered before. Else a server that ends each connection with an answer
+    /// would be asked the same for ever, and look as if it had been of use.
+    mutating func giveBackLast() {
+        guard queue.exitStatus == WorkerExit.connectionLost else { return }
+        giveBackEnded()
+        pushList()
+    }
+
+    /// Hands the last of that to the driver, before the process ends. Not the end itself, at which the compiler would destroy the
+    /// queue: unmapping its memory kills.
+    mutating func leave() {
+        guard queue.exitStatus != 0 else { return }
+        giveBackLast()
+        _ = queue.ring.submit(waitingFor: 0)
     }
 
     /// Gives back the requests that `Queue.complete` ended.

@@ -210,13 +210,19 @@ enum QueueThread {
         served.pointee.start()
         // From here on it makes only the system calls of stage B: io_uring_enter and exit_group.
         while served.pointee.queue.live > 0 {
-            if served.pointee.turn() < 0 { served.pointee.queue.endProcess() }
+            if served.pointee.turn() < 0 {
+                served.pointee.leave()
+                served.pointee.queue.endProcess()
+            }
         }
         if assignment.rendezvous.reportFinished() { _exit(WorkerExit.done) }
         // Other queues still serve. Nothing completes here any more, so this sleeps in the kernel. Only a connection may still
         // be lost.
         while true {
-            if served.pointee.turn() < 0, served.pointee.queue.exitStatus != 0 { served.pointee.queue.endProcess() }
+            if served.pointee.turn() < 0, served.pointee.queue.exitStatus != 0 {
+                served.pointee.leave()
+                served.pointee.queue.endProcess()
+            }
         }
     }
 }

@@ -46,7 +46,7 @@ struct DialTests {
         let address = try server.address("nbd://127.0.0.1:%P/")
         let set = try ConnectionSet.dial(Dialer(address: address), count: 3)
         #expect(set.numbers.count == 3)
-        #expect(set.facts.size == 10 << 20 && set.facts.takesMultipleConnections && set.cipher == "")
+        #expect(set.facts.size == 10 << 20 && set.facts.takesMultipleConnections && set.facts.cipher == "")
         #expect(set.notices == [])
         Self.check(set, isNetwork: true)
     }
@@ -83,6 +83,24 @@ struct DialTests {
         if refusal == 0 { _ = try ours.receive(1, Deadline(seconds: 5)) }
         #expect(try send(server.raw, [1, 2, 3]) == 3)
         #expect(try ours.receive(8, Deadline(seconds: 5)) == [1, 2, 3])
+    }
+
+    @Test("waits no longer than its deadline for a server that goes on sending what brings nobody forward")
+    func deadline() throws {
+        let folder = FileManager.default.temporaryDirectory.appendingPathComponent(UUID().uuidString)
+        try FileManager.default.createDirectory(at: folder, withIntermediateDirectories: true)
+        defer { try? FileManager.default.removeItem(at: folder) }
+        let listener = try SystemCalls.listen(at: folder.path + "/socket", backlog: 4)
+        let address = try NBDAddress("nbd+unix:///?socket=\(folder.path)/socket")
+        let ours = try StreamSocket(address, Deadline(seconds: 5), Attention())
+        guard let server = try SystemCalls.accept(listener.raw) else {
+            Issue.record("nobody has connected")
+            return
+        }
+        #expect(try send(server.raw, [1]) == 1)
+        try ours.wait(for: POLLIN, Deadline(seconds: 5))
+        let late = #expect(throws: SystemError.self) { try ours.wait(for: POLLIN, Deadline(milliseconds: 0)) }
+        #expect(late?.errno == ETIMEDOUT)
     }
 
     @Test("tells what exports qemu-nbd and nbd-server have when the wanted one is not there")

@@ -294,6 +294,21 @@ struct KeeperTests {
         #expect(pause.next() == BackOff.longest)
     }
 
+    @Test("makes lost connections again at once, but after twenty in a row only one a second")
+    func losses() {
+        var losses = Losses()
+        let second: UInt64 = 1_000_000_000
+        let burst: [Int] = (0..<23).map { _ in losses.pause(now: 50 * second) }
+        #expect(burst.prefix(20).allSatisfy { $0 == 0 } && burst.suffix(3) == [1000, 2000, 3000])
+        // For a connection that is lost once a second nobody waits longer.
+        let steady: [Int] = (54..<59 as Range<UInt64>).map { losses.pause(now: $0 * second) }
+        #expect(steady.allSatisfy { $0 == 0 })
+        #expect(losses.pause(now: 1000 * second) == 0)
+        var pause = BackOff(unanswered: 1, atLeast: 700)
+        let pauses: [Int] = [pause.next(), pause.next()]
+        #expect(pauses == [700, 100])
+    }
+
     @Test("pauses longer and longer, up to 5 s, when it has connections again and again over which nothing is answered")
     func unanswered() throws {
         let firsts = (0...8 as ClosedRange<Int64>).map { count in
@@ -383,10 +398,38 @@ struct KeeperTests {
         // One read takes one message.
         let pair = try makeMessagePair()
         for _ in 0..<3 * Barrier.readsInARow { _ = try send(pair.second.raw, [1]) }
-        #expect(!Barrier.isClosed(pair.first.raw))
+        var connection = Barrier.Connection(file: pair.first.raw)
+        connection.read()
+        #expect(connection.state == .open)
         var left = 0
         var byte: UInt8 = 0
         while recv(pair.first.raw, &byte, 1, Int32(MSG_DONTWAIT)) == 1 { left += 1 }
         #expect(left == 2 * Barrier.readsInARow)
+    }
+
+    @Test("waits for a server whose bytes can not be read, and not for one whose connection is broken")
+    func unreadable() throws {
+        // A datagram to a port where nobody listens: reading fails, and nothing has ended.
+        let file = socket(AF_INET, Int32(SOCK_DGRAM.rawValue | SOCK_CLOEXEC.rawValue), 0)
+        defer { close(file) }
+        var address = sockaddr_in()
+        address.sin_family = sa_family_t(AF_INET)
+        address.sin_addr.s_addr = in_addr_t(0x7F00_0001).bigEndian
+        address.sin_port = in_port_t(1).bigEndian
+        let size = socklen_t(MemoryLayout<sockaddr_in>.size)
+        let connected = withUnsafePointer(to: &address) {
+            connect(file, __CONST_SOCKADDR_ARG(__sockaddr_in__: $0), size)
+        }
+        #expect(connected == 0 && Glibc.send(file, [1], 1, 0) == 1)
+        var waiting = pollfd(fd: file, events: Int16(POLLIN), revents: 0)
+        #expect(poll(&waiting, 1, 5000) == 1)
+        #expect(try !Barrier.run([file], Deadline(milliseconds: 200), Attention()))
+        // Closed with something unread, which makes a reset of it.
+        var pair: [Int32] = [-1, -1]
+        #expect(socketpair(AF_UNIX, Int32(SOCK_STREAM.rawValue), 0, &pair) == 0)
+        defer { close(pair[0]) }
+        #expect(write(pair[0], [1], 1) == 1)
+        close(pair[1])
+        #expect(try Barrier.run([pair[0]], Deadline(seconds: 5), Attention()))
     }
 }

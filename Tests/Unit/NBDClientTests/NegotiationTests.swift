@@ -218,7 +218,7 @@ struct NegotiationTests {
         #expect(many?.message.contains("more than 256 replies") == true)
     }
 
-    @Test("is the same export only with the same size, flags and blocks")
+    @Test("is the same export only with the same size, flags, blocks and cipher")
     func differences() {
         let before = ExportFacts(size: 1024, flags: 1)
         #expect(before.difference(from: before) == nil)
@@ -232,5 +232,10 @@ struct NegotiationTests {
         }
         #expect(ExportFacts(size: 512, flags: 1).difference(from: before) == "its size was 1024 bytes and is 512")
         #expect(ExportFacts(size: 1024, flags: 3).difference(from: before) == "its flags were 0x1 and are 0x3")
+        var (now, then) = (before, before)
+        (now.cipher, then.cipher) = ("TLS1.3 AES-128-GCM", "TLS1.3 CHACHA20-POLY1305")
+        #expect(
+            now.difference(from: then) == "its cipher was 'TLS1.3 CHACHA20-POLY1305' and is 'TLS1.3 AES-128-GCM'")
+        #expect(before.difference(from: then) == "its cipher was 'TLS1.3 CHACHA20-POLY1305' and is ''")
     }
 }

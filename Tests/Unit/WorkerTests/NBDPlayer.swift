@@ -111,6 +111,17 @@ struct NBDPlayer: ~Copyable {
         return takeRing()
     }
 
+    /// A turn in which the socket completes several times, as it does when the bytes of each are there already. `next` posts another
+    /// completion of the read. Returns what the loop gives back before it ends the process; nil when it does not end it.
+    mutating func endingTurn(_ next: (inout NBDPlayer) -> Void) -> [Ended]? {
+        guard handleSocket(&loop.queue, &loop.target) == 0 else { return nil }
+        takeSocket()
+        next(&self)
+        guard handleSocket(&loop.queue, &loop.target) < 0 else { return nil }
+        loop.giveBackLast()
+        return takeRing()
+    }
+
     private mutating func takeRing() -> [Ended] {
         let addresses = loop.queue.ring.pendingAddresses()
         return zip(loop.queue.ring.takePending(), addresses).compactMap { entry, address in

@@ -290,6 +290,28 @@ struct NBDTargetTests {
     }
 
     @Test(
+        "gives back what its server answered before it ended the connection, and nothing when that sent nonsense in the same turn"
+    )
+    func lastAnswer() throws {
+        let data = [UInt8](repeating: 7, count: 512)
+        let garbage = [UInt8](repeating: 0xFF, count: 16)
+        for (next, expected) in [
+            ({ $0.failRead(0) }, [NBDPlayer.Ended(tag: 0, result: 512)]),
+            ({ $0.failRead(-ECONNRESET) }, [NBDPlayer.Ended(tag: 0, result: 512)]),
+            ({ $0.completeRead(garbage) }, []),
+        ] as [((inout NBDPlayer) -> Void, [NBDPlayer.Ended])] {
+            var player = try NBDPlayer(NBDPlayer.rules())
+            let asked = player.ask(0, Self.read, bytes: 512)
+            // Nobody has answered this one.
+            _ = player.ask(1, Self.read, bytes: 512)
+            player.completeRead(NBDPlayer.reply(asked[0].cookie, data: data))
+            let given: [NBDPlayer.Ended]? = player.endingTurn(next)
+            #expect(given.map { $0 == expected } == true)
+            if !expected.isEmpty { #expect(player.buffer(0).prefix(512).elementsEqual(data)) }
+        }
+    }
+
+    @Test(
         "ends with its own status when the connection is lost, and gives no request back",
         arguments: [0, -ECONNRESET, -EPIPE, -ETIMEDOUT, -EIO, -EBADMSG, -EHOSTUNREACH], [true, false])
     func lost(result: Int32, whileReading: Bool) throws {

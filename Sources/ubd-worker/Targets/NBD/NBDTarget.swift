@@ -12,8 +12,8 @@ import WorkerProtocol
 /// interleave. One read is under way, as a rule into memory for replies (NBDReceiver.swift). Replies may come in any order.
 ///
 /// A server is hostile input. A reply is believed only when it names a request that is under way and was sent whole; anything else
-/// ends the process, and so does the end of the connection. Nothing is given back then: a new worker repeats all requests on new
-/// connections.
+/// ends the process, and nothing of that turn is given back. The end of the connection ends it, too, when what was answered before is
+/// given back. A new worker repeats all other requests on new connections.
 struct NBDTarget: Target {
     /// What is remembered of a request: what was checked when it came. The kernel's descriptor is not looked at again.
     struct State: RequestState {
