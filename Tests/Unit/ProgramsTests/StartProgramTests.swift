@@ -50,7 +50,9 @@ struct StartProgramTests {
         }
         let (lines, _) = try Self.run(
             "while read name mask; do case $name in SigBlk:|SigIgn:) echo $mask;; esac; done </proc/$$/status")
-        #expect(lines == ["0000000000000000", "0000000000000000"])
+        // 32 and 33 are the C library's own: posix_spawn ignores them where it has handlers for them, and nobody sends them.
+        let masks = lines.map { UInt64($0, radix: 16).map { $0 & ~0x1_8000_0000 } }
+        #expect(masks == [0, 0], "\(lines)")
     }
 
     @Test("has this process's environment or none, and this process's session or its own")
