@@ -14,14 +14,12 @@ bin := .build/ubd/bin
 swift_build := mkdir -p $(SCRATCH)/tmp && TMPDIR=$(abspath $(SCRATCH))/tmp swift build --configuration release --disable-local-rpath
 # The Swift runtime inside, every symbol bound at start (with the linker's default RELRO: no writable jump table), stripped.
 hosted := --static-swift-stdlib -Xlinker -z -Xlinker now -Xlinker -s
-# `ubd` is started for every command, so its start must be cheap: the C++ runtime inside, from an archive in a folder that the
-# linker looks into first, and packed relocations.
-client := $(hosted) -Xswiftc -use-ld=lld -Xlinker --icf=safe -Xlinker -z -Xlinker pack-relative-relocs \
-	-Xlinker -L$(abspath $(SCRATCH))/cxx -Xswiftc -Xclang-linker -Xswiftc -static-libgcc
-# The worker runs in an empty root, so it carries libc too, and stays position-independent. gold cannot link that, lld can.
+# Everything inside, libc too, and position-independent: the worker runs in an empty root, and `ubd` is started for every command,
+# so its start must be cheap. Packed relocations, for the same reason. gold cannot link that, lld can.
 # Each set of flags has a build folder of its own: in one folder every build would begin anew.
+packed := -Xlinker -z -Xlinker pack-relative-relocs
 static := --scratch-path $(SCRATCH)/worker -Xswiftc -static-executable -Xswiftc -use-ld=lld \
-	-Xswiftc -Xclang-linker -Xswiftc -static-pie -Xlinker -z -Xlinker now -Xlinker -s
+	-Xswiftc -Xclang-linker -Xswiftc -static-pie $(packed) -Xlinker -z -Xlinker now -Xlinker -s
 sources := Package.swift Sources Tests Benchmarks
 
 .PHONY: help dependencies build poison-worker crash-worker failing-broker newest-libc bare-worker escape fuzzers fuzz install uninstall deb deb-alone lab-packages bench bench-check \
@@ -53,14 +51,12 @@ dependencies:
 
 build:
 	@scripts/install-dependencies build
-	@mkdir -p $(SCRATCH)/cxx && for name in libstdc++.a libgcc_eh.a; do \
-		ln -sf "$$(clang -print-file-name=$$name)" $(SCRATCH)/cxx/ || exit 1; done
-	$(swift_build) --scratch-path $(SCRATCH)/client $(client) --product ubd
+	$(swift_build) $(static) --product ubd
 	$(swift_build) --scratch-path $(SCRATCH) $(hosted) --product ubd-broker
 	$(swift_build) --scratch-path $(SCRATCH) $(hosted) --product ubd-nbd
 	$(swift_build) $(static) --product ubd-worker
 	@mkdir -p $(bin)
-	@cp $(SCRATCH)/client/release/ubd $(SCRATCH)/release/ubd-broker $(SCRATCH)/release/ubd-nbd $(SCRATCH)/worker/release/ubd-worker $(bin)/
+	@cp $(SCRATCH)/worker/release/ubd $(SCRATCH)/release/ubd-broker $(SCRATCH)/release/ubd-nbd $(SCRATCH)/worker/release/ubd-worker $(bin)/
 
 # install-files MODE, FOLDER UNDER DESTDIR, FILES: fails when there are none, instead of installing half of ubd.
 define install-files
@@ -119,7 +115,7 @@ newest-libc:
 	swiftc -o .build/lab/newest-libc/ubd-worker -module-name ubd_worker -emit-executable -L $(objects) -L "$$library/static" \
 		-Xclang-linker -B"$$library/static" -Xlinker --gc-sections -Xlinker --defsym -Xlinker main=ubd_worker_main \
 		@$(objects)/ubd-worker.product/Objects.LinkFileList -static-executable -use-ld=lld -Xclang-linker -static-pie \
-		-Xlinker -z -Xlinker now -Xlinker -s && \
+		$(packed) -Xlinker -z -Xlinker now -Xlinker -s && \
 	cp "$$library"/shared/* "$$library"/version .build/lab/newest-libc/
 
 install:

@@ -198,7 +198,8 @@ pid_t ubd_start(unsigned long namespaces, int *pidfd) {
     if (pid == 0)
         for (int number = 1; number < NSIG; number++) {
             struct sigaction action;
-            if (sigaction(number, NULL, &action) == -1 || action.sa_handler == SIG_IGN) continue;
+            if (sigaction(number, NULL, &action) == -1 || action.sa_handler == SIG_IGN || action.sa_handler == SIG_DFL)
+                continue;
             signal(number, SIG_DFL); /* a handler of the broker must not run in the child */
         }
     return pid;

@@ -11,7 +11,7 @@ enum PathKind: Equatable {
     case link(String)
 }
 
-/// A group of /etc/group.
+/// A group of the host's name service.
 struct Group: Equatable {
     var gid: UInt32
     /// Names of the members that the group itself lists.
@@ -74,25 +74,26 @@ struct LiveMachine: Machine {
     }
 
     func group(named name: String) -> Group? {
-        var entry = group_entry()
-        var found: UnsafeMutablePointer<group_entry>?
-        var buffer = [CChar](repeating: 0, count: 1 << 16)
-        guard getgrnam_r(name, &entry, &buffer, buffer.count, &found) == 0, found != nil else { return nil }
-        var members: [String] = []
-        var next = entry.gr_mem
-        while let pointer = next, let member = pointer.pointee {
-            members.append(String(cString: member))
-            next = pointer + 1
-        }
-        return Group(gid: entry.gr_gid, members: members)
+        guard let fields = entry("group", name), fields.count > 3, let gid = UInt32(fields[2]) else { return nil }
+        return Group(gid: gid, members: fields[3].split(separator: ",").map(String.init))
     }
 
-    func userName(of uid: UInt32) -> String? {
-        var entry = passwd()
-        var found: UnsafeMutablePointer<passwd>?
-        var buffer = [CChar](repeating: 0, count: 1 << 14)
-        guard getpwuid_r(uid, &entry, &buffer, buffer.count, &found) == 0, found != nil else { return nil }
-        return String(cString: entry.pw_name)
+    func userName(of uid: UInt32) -> String? { entry("passwd", String(uid))?.first.map(String.init) }
+
+    /// The fields of an entry of the host's name service, by name or number. getent(1) asks it: its modules cannot be
+    /// loaded into this program, whose libc is linked statically. Without getent the host's own file answers.
+    private func entry(_ table: String, _ key: String) -> [Substring]? {
+        guard let helper = try? HelperProcess("/usr/bin/getent", ["getent", table, key]) else {
+            return text(of: "/etc/\(table)").flatMap { Self.entry(in: $0, key) }
+        }
+        return (try? helper.output(most: 1 << 20, Deadline(seconds: 10))).flatMap { Self.entry(in: $0.text, key) }
+    }
+
+    /// The fields of the first line of passwd(5) or group(5) with that name or number.
+    static func entry(in table: String, _ key: String) -> [Substring]? {
+        table.split(whereSeparator: \.isNewline).lazy
+            .map { $0.split(separator: ":", omittingEmptySubsequences: false) }
+            .first { $0.count > 2 && ($0[0] == key || $0[2] == key) }
     }
 
     func text(of path: String) -> String? {
@@ -130,6 +131,3 @@ struct LiveMachine: Machine {
         }
     }
 }
-
-/// glibc's `struct group`: the name is taken by our own type.
-private typealias group_entry = Glibc.group

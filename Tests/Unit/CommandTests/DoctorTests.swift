@@ -258,6 +258,15 @@ struct DoctorTests {
         #expect(none.status == .ok)
     }
 
+    @Test("finds users and groups in a table by name or number")
+    func tables() {
+        let table = "root:x:0:\nubd:x:0997:alice,bob\n\nshort:x\nempty:x:12:\n"
+        #expect(LiveMachine.entry(in: table, "ubd") == ["ubd", "x", "0997", "alice,bob"])
+        #expect(LiveMachine.entry(in: table, "12") == ["empty", "x", "12", ""])
+        #expect(LiveMachine.entry(in: table, "short") == nil && LiveMachine.entry(in: table, "alice") == nil)
+        #expect(LiveMachine.entry(in: "", "root") == nil)
+    }
+
     @Test("can look at the machine that it runs on")
     func live() {
         let machine = LiveMachine()
@@ -265,6 +274,7 @@ struct DoctorTests {
         #expect(machine.groups.contains(UInt32(getgid())))
         #expect(machine.group(named: "root") == Group(gid: 0, members: machine.group(named: "root")?.members ?? []))
         #expect(machine.userName(of: 0) == "root")
+        #expect(machine.userName(of: .max - 7) == nil && machine.group(named: "no-such-group-of-ubd") == nil)
         #expect(machine.kind(of: "/dev/null", followsLinks: true) == .characterDevice)
         #expect(
             machine.kind(of: "/proc/self/cwd", followsLinks: false).map { if case .link = $0 { true } else { false } }
