@@ -58,16 +58,17 @@ let package = Package(
         shared("Sandbox", ["SystemCalls", "CShims"]),
         shared("Targets"),
         shared("NBDProtocol"),
-        shared("WorkerProtocol", ["SystemCalls", "Targets", "Numbers"]),
+        shared("WorkerProtocol", ["SystemCalls", "KernelABI", "Targets", "Numbers"]),
         shared("Varlink"),
         shared("BrokerInterface", ["Varlink", "Numbers", "Targets"]),
         shared("Dialing", ["Varlink"]),
+        shared("Programs", ["SystemCalls", "CShims"]),
 
         // The three programs.
         .executableTarget(
             name: "ubd",
             dependencies: [
-                "SystemCalls", "BrokerInterface", "Varlink", "Numbers", "Targets", "Dialing",
+                "SystemCalls", "BrokerInterface", "Varlink", "Numbers", "Targets", "Dialing", "Programs",
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
             ],
             cSettings: cSettings, swiftSettings: swiftSettings),
@@ -82,8 +83,8 @@ let package = Package(
         .target(
             name: "NBDClient",
             dependencies: [
-                "SystemCalls", "BrokerInterface", "Varlink", "Numbers", "Targets", "NBDProtocol", "Dialing", "CShims",
-                "CGnuTLS",
+                "SystemCalls", "BrokerInterface", "Varlink", "Numbers", "Targets", "NBDProtocol", "Dialing", "Programs",
+                "CShims", "CGnuTLS",
             ],
             path: "Sources/ubd-nbd", exclude: ["Main"], cSettings: cSettings, swiftSettings: swiftSettings),
         .executableTarget(
@@ -135,7 +136,7 @@ let package = Package(
         tests("Policy", of: ["Policy", "Numbers", "CPolicyHeaders"]),
         tests("PolicyCompiler", of: ["PolicyCompiler", "Policy", "SystemCalls", "CLibseccomp"]),
         tests("Sandbox", of: ["Sandbox", "SystemCalls"]),
-        tests("WorkerProtocol", of: ["WorkerProtocol", "SystemCalls", "Numbers", "Targets"]),
+        tests("WorkerProtocol", of: ["WorkerProtocol", "KernelABI", "SystemCalls", "Numbers", "Targets"]),
         tests("Varlink", of: ["Varlink"]),
         tests("BrokerInterface", of: ["BrokerInterface", "Varlink", "Numbers", "Targets"]),
         tests(

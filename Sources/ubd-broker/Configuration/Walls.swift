@@ -1,6 +1,7 @@
 import BrokerInterface
 import CShims
 import Glibc
+import KernelABI
 import Policy
 import PolicyCompiler
 import SystemCalls
@@ -25,26 +26,26 @@ final class Walls {
         let setupFilter = try SeccompCompiler.compile(setup).instructions
         let loopFilter = try SeccompCompiler.compile(loop).instructions
         var contents: [SandboxBundle] = []
-        let socketRing = try target.submissions.hasSocket ? Walls.socketRing(of: target, folder) : nil
+        let socketRing =
+            try target.submissions.hasSocket
+            ? Walls.seal(by: RingPolicy(parsing: "\(target.name)-sockets.ring", read: Walls.reader(folder + "/rings")))
+            : nil
         for mode in DataMode.allCases {
             let ring = try RingPolicy(
                 parsing: "\(target.name).ring", for: RingMode(zeroCopy: mode.isZeroCopy, batch: mode.isBatch),
                 read: Walls.reader(folder + "/rings"))
             contents.append(
                 SandboxBundle(
-                    setupFilter: setupFilter, loopFilter: loopFilter, ringOperations: ring.operations,
-                    ringRegisterOperations: ring.registerOperations, ringFlagsAllowed: ring.allowedFlags,
-                    ringFlagsRequired: ring.requiredFlags, socketRing: socketRing))
+                    setupFilter: setupFilter, loopFilter: loopFilter, ring: Walls.seal(by: ring),
+                    socketRing: socketRing))
         }
         try self.init(target: target, contents: contents)
     }
 
-    /// What the second ring of the target's queues may do.
-    private static func socketRing(of target: TargetManifest, _ folder: String) throws -> SandboxBundle.SocketRing {
-        let ring = try RingPolicy(parsing: "\(target.name)-sockets.ring", read: reader(folder + "/rings"))
-        return SandboxBundle.SocketRing(
-            operations: ring.operations, registerOperations: ring.registerOperations, flagsAllowed: ring.allowedFlags,
-            flagsRequired: ring.requiredFlags)
+    private static func seal(by policy: RingPolicy) -> RingSeal {
+        RingSeal(
+            operations: policy.operations, registerOperations: policy.registerOperations,
+            flagsAllowed: policy.allowedFlags, flagsRequired: policy.requiredFlags)
     }
 
     /// `contents`: one bundle for each of `DataMode.allCases`, in their order.

@@ -1,6 +1,6 @@
-import CShims
 import Dialing
 import Glibc
+import Programs
 import SystemCalls
 
 /// A server that runs for one device: started as the user, with a listening Unix socket as systemd passes one (sd_listen_fds(3)),
@@ -106,37 +106,11 @@ final class ServerCommand {
     ]
 
     private func spawn(null: Int32, output: Int32) throws(SystemError) -> pid_t {
-        var actions = posix_spawn_file_actions_t()
-        posix_spawn_file_actions_init(&actions)
-        defer { posix_spawn_file_actions_destroy(&actions) }
-        for (from, to) in [(null, 0), (output, 1), (output, 2), (listener.raw, Self.firstPassed)] {
-            posix_spawn_file_actions_adddup2(&actions, from, to)
-        }
-        posix_spawn_file_actions_addclosefrom_np(&actions, Self.firstPassed + 1)
-        var attributes = posix_spawnattr_t()
-        posix_spawnattr_init(&attributes)
-        defer { posix_spawnattr_destroy(&attributes) }
-        var all = sigset_t()
-        sigfillset(&all)
-        posix_spawnattr_setsigdefault(&attributes, &all)
-        sigemptyset(&all)
-        posix_spawnattr_setsigmask(&attributes, &all)
-        // Not of the terminal's session: what is typed there is not for it.
-        let flags = POSIX_SPAWN_SETSIGDEF | POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSID
-        posix_spawnattr_setflags(&attributes, Int16(flags))
-        var arguments = (Self.shell.map { Array($0.utf8) } + words).map { word in
-            strndup(word.map(CChar.init(bitPattern:)), word.count)
-        }
-        arguments.append(nil)
-        defer { for word in arguments { free(word) } }
-        var pid: pid_t = 0
-        let result = posix_spawn(&pid, "/bin/sh", &actions, &attributes, arguments, ubd_environment())
-        guard result == 0 else { throw SystemError("start \(name)", result) }
-        return pid
+        let words = Self.shell.map { Array($0.utf8CString) } + words.map { $0.map(CChar.init(bitPattern:)) + [0] }
+        // The listening socket has the number 3 (SD_LISTEN_FDS_START).
+        return try startProgram(
+            "/bin/sh", words, files: [null, output, output, listener.raw], inheritsEnvironment: true, ownSession: true)
     }
-
-    /// SD_LISTEN_FDS_START.
-    private static let firstPassed: Int32 = 3
 
     private func watch() {
         if let file = process?.file.raw {

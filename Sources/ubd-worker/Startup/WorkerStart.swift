@@ -30,19 +30,9 @@ package struct WorkerStart {
     /// The seal of the queues' rings: the operations of the broker's policy, less those that this target's file does
     /// not need.
     package func seal(for target: OpenTarget) -> RingSeal {
-        RingSeal(
-            operations: bundle.ringOperations.filter { !target.unneeded.contains($0) },
-            registerOperations: bundle.ringRegisterOperations,
-            flagsAllowed: bundle.ringFlagsAllowed, flagsRequired: bundle.ringFlagsRequired)
-    }
-
-    /// What the rings of the queues' sockets may do; nil: the target's queues have none.
-    package var socketSeal: RingSeal? {
-        bundle.socketRing.map {
-            RingSeal(
-                operations: $0.operations, registerOperations: $0.registerOperations, flagsAllowed: $0.flagsAllowed,
-                flagsRequired: $0.flagsRequired)
-        }
+        var seal = bundle.ring
+        seal.operations.removeAll { target.unneeded.contains($0) }
+        return seal
     }
 
     /// Memory that this process has touched, its program included, is never swapped out or dropped: to get it back the
@@ -71,7 +61,7 @@ package struct WorkerStart {
     /// Takes the client's files and opens the target on them.
     package func openTarget() throws(WorkerFailure) -> OpenTarget {
         // The policies of an earlier broker lack this operation, and the system calls that belong to it.
-        let canWait = bundle.ringOperations.contains(IOUring.Operation.futexWait)
+        let canWait = bundle.ring.operations.contains(IOUring.Operation.futexWait)
         return try launch.target.open(
             launch, files: try ClientFiles.peek(launch), kernel: kernel, canWait: canWait)
     }
@@ -130,7 +120,7 @@ package struct WorkerStart {
             try RangeThread.start(made, work, rendezvous)
             board = made
         }
-        let socketSeal = seal == nil ? nil : socketSeal
+        let socketSeal = seal == nil ? nil : bundle.socketRing
         if !target.sockets.isEmpty, seal != nil, socketSeal == nil {
             throw WorkerFailure(.ringSeal, errno: ENOENT, detail: UInt64(launch.target.number))
         }

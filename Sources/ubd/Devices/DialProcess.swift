@@ -1,6 +1,6 @@
-import CShims
 import Dialing
 import Glibc
+import Programs
 import SystemCalls
 
 /// A `ubd-nbd` that dials for this command, as long as this exists; from `keep` on it lives by itself.
@@ -24,33 +24,12 @@ struct DialProcess: ~Copyable {
         }
     }
 
+    /// What it has to say to people goes where this program's errors go.
     private static func spawn(_ executable: String, _ arguments: [[CChar]], channel: Int32) throws(SystemError) {
         let null = try FileDescriptor.null()
-        var actions = posix_spawn_file_actions_t()
-        posix_spawn_file_actions_init(&actions)
-        defer { posix_spawn_file_actions_destroy(&actions) }
-        // What it has to say to people goes where this program's errors go.
-        posix_spawn_file_actions_adddup2(&actions, null.raw, 0)
-        posix_spawn_file_actions_adddup2(&actions, null.raw, 1)
-        posix_spawn_file_actions_adddup2(&actions, channel, dialDescriptor)
-        posix_spawn_file_actions_addclosefrom_np(&actions, dialDescriptor + 1)
-        var attributes = posix_spawnattr_t()
-        posix_spawnattr_init(&attributes)
-        defer { posix_spawnattr_destroy(&attributes) }
-        var all = sigset_t()
-        sigfillset(&all)
-        posix_spawnattr_setsigdefault(&attributes, &all)
-        posix_spawnattr_setflags(&attributes, Int16(POSIX_SPAWN_SETSIGDEF))
-        var words = ([Array("ubd-nbd".utf8CString)] + arguments).map { (word) -> UnsafeMutablePointer<CChar>? in
-            let copy = UnsafeMutablePointer<CChar>.allocate(capacity: word.count)
-            copy.initialize(from: word, count: word.count)
-            return copy
-        }
-        words.append(nil)
-        defer { for word in words { word?.deallocate() } }
-        var pid: pid_t = 0
-        let result = posix_spawn(&pid, executable, &actions, &attributes, words, ubd_environment())
-        guard result == 0 else { throw SystemError("start \(executable)", result) }
+        _ = try startProgram(
+            executable, [Array("ubd-nbd".utf8CString)] + arguments, files: [null.raw, null.raw, 2, channel],
+            inheritsEnvironment: true)
     }
 
     /// Its arguments. `uri` and `command`: one of both.

@@ -1,5 +1,6 @@
 import CShims
 import Glibc
+import Programs
 import SystemCalls
 
 /// A program that is run for its output, and abandoned when it takes too long: on a device that hangs no signal ends
@@ -15,11 +16,12 @@ struct HelperProcess: ~Copyable {
     /// `arguments` include its name; the environment is empty. `user`: runs it as that user; for root only.
     init(_ executable: String, _ arguments: [String], as user: UInt32? = nil) throws(SystemError) {
         try self.init { (output, null) throws(SystemError) in
+            let words = arguments.map { Array($0.utf8CString) }
             guard let user else {
-                return try HelperProcess.spawn(executable, arguments, output: output, null: null)
+                return try startProgram(executable, words, files: [null, output, null], inheritsEnvironment: false)
             }
             try call("start \(executable)") { access(executable, X_OK) }
-            return try HelperProcess.withArray(arguments) { (argv) throws(SystemError) in
+            return try withWords(words) { (argv) throws(SystemError) in
                 let pid = ubd_program_child(executable, argv, Int64(user), null, output)
                 guard pid > 0 else { throw SystemError("start \(executable)", -pid) }
                 return pid
@@ -67,47 +69,5 @@ struct HelperProcess: ~Copyable {
         // A process in an uninterruptible wait stays until the device answers or is deleted.
         kill(pid, SIGKILL)
         return nil
-    }
-
-    private static func spawn(
-        _ executable: String, _ arguments: [String], output: Int32, null: Int32
-    ) throws(SystemError) -> pid_t {
-        var actions = posix_spawn_file_actions_t()
-        posix_spawn_file_actions_init(&actions)
-        defer { posix_spawn_file_actions_destroy(&actions) }
-        posix_spawn_file_actions_adddup2(&actions, null, 0)
-        posix_spawn_file_actions_adddup2(&actions, output, 1)
-        posix_spawn_file_actions_adddup2(&actions, null, 2)
-        posix_spawn_file_actions_addclosefrom_np(&actions, 3)
-        // The program must not inherit the signals that this process ignores.
-        var attributes = posix_spawnattr_t()
-        posix_spawnattr_init(&attributes)
-        defer { posix_spawnattr_destroy(&attributes) }
-        var all = sigset_t()
-        sigfillset(&all)
-        posix_spawnattr_setsigdefault(&attributes, &all)
-        posix_spawnattr_setflags(&attributes, Int16(POSIX_SPAWN_SETSIGDEF))
-        return try withArray(arguments) { (argv) throws(SystemError) in
-            var environment: [UnsafeMutablePointer<CChar>?] = [nil]
-            var pid: pid_t = 0
-            let result = posix_spawn(&pid, executable, &actions, &attributes, argv, &environment)
-            guard result == 0 else { throw SystemError("start \(executable)", result) }
-            return pid
-        }
-    }
-
-    /// Texts for exec: an array of C strings that ends with a null.
-    private static func withArray(
-        _ texts: [String],
-        _ body: (UnsafeMutablePointer<UnsafeMutablePointer<CChar>?>) throws(SystemError) -> pid_t
-    ) throws(SystemError) -> pid_t {
-        let array = UnsafeMutablePointer<UnsafeMutablePointer<CChar>?>.allocate(capacity: texts.count + 1)
-        for (index, text) in texts.enumerated() { array[index] = strdup(text) }
-        array[texts.count] = nil
-        defer {
-            for index in texts.indices { free(array[index]) }
-            array.deallocate()
-        }
-        return try body(array)
     }
 }

@@ -157,8 +157,8 @@ final class Host {
     private static func walls() throws -> [String: Walls] {
         var walls: [String: Walls] = [:]
         let content = SandboxBundle(
-            setupFilter: [6], loopFilter: [6], ringOperations: [46], ringRegisterOperations: [12],
-            ringFlagsAllowed: 0, ringFlagsRequired: 1)
+            setupFilter: [6], loopFilter: [6],
+            ring: RingSeal(operations: [46], registerOperations: [12], flagsAllowed: 0, flagsRequired: 1))
         for target in TargetList.all {
             walls[target.name] = try Walls(target: target, contents: DataMode.allCases.map { _ in content })
         }
@@ -194,6 +194,26 @@ final class Host {
             }
         }
         try run { result != nil }
+        return try #require(result)
+    }
+
+    /// Asks for a recovery, brings that many files as `parking` does, and waits for the last answer.
+    func recover(
+        _ request: RecoverRequest, as peer: PeerCredentials, files: Int, parking: ((Int32) -> Void)? = nil
+    ) throws -> Result<Device, InterfaceError> {
+        var result: Result<Device, InterfaceError>?
+        let operation = broker.recover(request, peer: peer) { answer in
+            switch answer {
+            case .files(let count, let socket):
+                #expect(count == files)
+                (parking ?? NBDHost.park)(socket)
+                close(socket)
+            case .added(let device, _): result = .success(device)
+            case .failed(let error): result = .failure(error)
+            }
+        }
+        try run { result != nil }
+        withExtendedLifetime(operation) {}
         return try #require(result)
     }
 

@@ -58,19 +58,7 @@ struct NBDHost {
         as peer: PeerCredentials = Host.alice, _ options: [OptionValue] = NBDHost.agreed,
         parking: ((Int32) -> Void)? = nil
     ) throws -> Result<Device, InterfaceError> {
-        var result: Result<Device, InterfaceError>?
-        let operation = host.broker.recover(RecoverRequest(id: 0, options: options), peer: peer) { answer in
-            switch answer {
-            case .files(let count, let socket):
-                #expect(count == Int(self.info?.queues ?? 0))
-                (parking ?? NBDHost.park)(socket)
-                close(socket)
-            case .added(let device, _): result = .success(device)
-            case .failed(let error): result = .failure(error)
-            }
-        }
-        try host.run { result != nil }
-        withExtendedLifetime(operation) {}
-        return try #require(result)
+        try host.recover(
+            RecoverRequest(id: 0, options: options), as: peer, files: Int(info?.queues ?? 0), parking: parking)
     }
 }

@@ -99,6 +99,23 @@ private final class Kept: @unchecked Sendable {
     func hasEnded() -> Bool { finished.wait(timeout: .now() + 20) == .success }
 }
 
+/// nbdkit with 10 MiB of memory, and keepers of connections to it.
+private struct MemoryServer {
+    let server: RealServer
+    /// Where the broker of its keepers listens.
+    var broker: String { server.folder.path + "/b" }
+    private static let uri = "nbd+unix:///?socket=%S"
+
+    init() throws {
+        server = try RealServer("nbdkit", ["-f", "-U", "%S", "memory", "10M"])
+        _ = try server.address(Self.uri)
+    }
+
+    func keep(connections: Int, log: String? = nil) throws -> Kept {
+        try Kept(["--uri", server.filled(Self.uri), "--broker", broker], count: connections, log: log)
+    }
+}
+
 @Suite("The keeper")
 struct KeeperTests {
     private static func folder() throws -> String {
@@ -109,10 +126,9 @@ struct KeeperTests {
 
     @Test("brings as many fresh connections as the device had, with what the server says, and ends with the device")
     func restores() throws {
-        let server = try RealServer("nbdkit", ["-f", "-U", "%S", "memory", "10M"])
-        _ = try server.address("nbd+unix:///?socket=%S")
-        let broker = try Broker(server.folder.path + "/b")
-        let kept = try Kept(["--uri", server.filled("nbd+unix:///?socket=%S"), "--broker", broker.path], count: 2)
+        let memory = try MemoryServer()
+        let broker = try Broker(memory.broker)
+        let kept = try memory.keep(connections: 2)
         let monitor = try broker.next()
         #expect(try MonitorRequest(parameters: monitor.call.parameters) == MonitorRequest(ids: [3], keep: true))
         Broker.tell(monitor.socket, .live, waits: false)
@@ -182,13 +198,12 @@ struct KeeperTests {
 
     @Test("asks a broker that comes back again, and ends when that does not know the device")
     func brokerGone() throws {
-        let server = try RealServer("nbdkit", ["-f", "-U", "%S", "memory", "10M"])
-        _ = try server.address("nbd+unix:///?socket=%S")
-        let path = server.folder.path + "/b"
+        let memory = try MemoryServer()
+        let path = memory.broker
         let kept: Kept
         do {
             let broker = try Broker(path)
-            kept = try Kept(["--uri", server.filled("nbd+unix:///?socket=%S"), "--broker", path], count: 1)
+            kept = try memory.keep(connections: 1)
             let monitor = try broker.next()
             Broker.tell(monitor.socket, .live, waits: false)
             close(monitor.socket)
@@ -291,10 +306,9 @@ struct KeeperTests {
             #expect(pause.next() == (count < 0 ? 0 : 5000))
             #expect(pause.next() == 100, "a server that goes then is looked for as any other")
         }
-        let server = try RealServer("nbdkit", ["-f", "-U", "%S", "memory", "10M"])
-        _ = try server.address("nbd+unix:///?socket=%S")
-        let broker = try Broker(server.folder.path + "/b")
-        let kept = try Kept(["--uri", server.filled("nbd+unix:///?socket=%S"), "--broker", broker.path], count: 1)
+        let memory = try MemoryServer()
+        let broker = try Broker(memory.broker)
+        let kept = try memory.keep(connections: 1)
         let monitor = try broker.next()
         for (count, milliseconds) in [(nil, 0), (5, 1600)] as [(Int64?, UInt64)] {
             let told = monotonicNanoseconds()
@@ -312,10 +326,9 @@ struct KeeperTests {
 
     @Test("ends connections that it has sent before it makes others, also when the broker's answer to them was lost")
     func answerLost() throws {
-        let server = try RealServer("nbdkit", ["-f", "-U", "%S", "memory", "10M"])
-        _ = try server.address("nbd+unix:///?socket=%S")
-        let broker = try Broker(server.folder.path + "/b")
-        let kept = try Kept(["--uri", server.filled("nbd+unix:///?socket=%S"), "--broker", broker.path], count: 1)
+        let memory = try MemoryServer()
+        let broker = try Broker(memory.broker)
+        let kept = try memory.keep(connections: 1)
         let monitor = try broker.next()
         Broker.tell(monitor.socket, .recovering, waits: true)
         let first = try broker.next()
@@ -336,10 +349,9 @@ struct KeeperTests {
 
     @Test("tells once why the broker refuses to tell it of the device, however often it asks")
     func refusedOften() throws {
-        let server = try RealServer("nbdkit", ["-f", "-U", "%S", "memory", "10M"])
-        _ = try server.address("nbd+unix:///?socket=%S")
-        let broker = try Broker(server.folder.path + "/b")
-        let path = server.folder.path + "/log"
+        let memory = try MemoryServer()
+        let broker = try Broker(memory.broker)
+        let path = memory.server.folder.path + "/log"
         let log = socket(AF_UNIX, Int32(SOCK_DGRAM.rawValue), 0)
         defer { close(log) }
         var address = try #require(unixAddress(path))
@@ -347,8 +359,7 @@ struct KeeperTests {
             bind(log, __CONST_SOCKADDR_ARG(__sockaddr_un__: $0), socklen_t(MemoryLayout<sockaddr_un>.size))
         }
         #expect(bound == 0)
-        let uri = server.filled("nbd+unix:///?socket=%S")
-        let kept = try Kept(["--uri", uri, "--broker", broker.path], count: 1, log: path)
+        let kept = try memory.keep(connections: 1, log: path)
         let busy = InterfaceError.busy(message: "has a keeper", remedy: "end it", id: 3, holder: "process 1")
         let gone = InterfaceError.noSuchDevice(message: "there is none", remedy: "", id: 3)
         for error in [busy, busy, busy, gone] {

@@ -1,3 +1,4 @@
+import KernelABI
 import Targets
 import Testing
 
@@ -302,8 +303,8 @@ struct GeometryBoundsTests {
 @Suite("The sandbox bundle")
 struct SandboxBundleTests {
     static let bundle = SandboxBundle(
-        setupFilter: [1, 2, 3], loopFilter: [UInt64.max], ringOperations: [46, 22], ringRegisterOperations: [12],
-        ringFlagsAllowed: 4, ringFlagsRequired: 1)
+        setupFilter: [1, 2, 3], loopFilter: [UInt64.max],
+        ring: RingSeal(operations: [46, 22], registerOperations: [12], flagsAllowed: 4, flagsRequired: 1))
 
     @Test("survives the way")
     func roundTrip() {
@@ -320,7 +321,7 @@ struct SandboxBundleTests {
     @Test("with a ring for sockets survives the way too, and is refused when that ring has no operations")
     func sockets() {
         var bundle = Self.bundle
-        bundle.socketRing = SandboxBundle.SocketRing(
+        bundle.socketRing = RingSeal(
             operations: [2, 22], registerOperations: [12], flagsAllowed: 0, flagsRequired: 1)
         let bytes = bundle.encoded()
         #expect(SandboxBundle(decoding: bytes) == bundle)
@@ -338,8 +339,8 @@ struct SandboxBundleTests {
     @Test("without a filter, operations, or register operations is refused: that would be no wall")
     func empty() {
         let emptied: [(inout SandboxBundle) -> Void] = [
-            { $0.setupFilter = [] }, { $0.loopFilter = [] }, { $0.ringOperations = [] },
-            { $0.ringRegisterOperations = [] },
+            { $0.setupFilter = [] }, { $0.loopFilter = [] }, { $0.ring.operations = [] },
+            { $0.ring.registerOperations = [] },
         ]
         for change in emptied {
             var bundle = Self.bundle

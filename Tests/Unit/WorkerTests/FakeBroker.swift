@@ -1,4 +1,5 @@
 import Glibc
+import KernelABI
 import Policy
 import PolicyCompiler
 import SystemCalls
@@ -22,19 +23,17 @@ struct FakeBroker: ~Copyable {
         let loop = try SeccompPolicy(parsing: "target-\(target.name).policy") {
             try readFile("\(folder)/seccomp/\($0)")
         }
-        let ring = try RingPolicy(parsing: "\(target.name).ring") { try readFile("\(folder)/rings/\($0)") }
-        var socketRing: SandboxBundle.SocketRing?
-        if target.submissions.hasSocket {
-            let ring = try RingPolicy(parsing: "\(target.name)-sockets.ring") { try readFile("\(folder)/rings/\($0)") }
-            socketRing = SandboxBundle.SocketRing(
-                operations: ring.operations, registerOperations: ring.registerOperations,
-                flagsAllowed: ring.allowedFlags, flagsRequired: ring.requiredFlags)
-        }
         return SandboxBundle(
             setupFilter: try SeccompCompiler.compile(setup).instructions,
-            loopFilter: try SeccompCompiler.compile(loop).instructions, ringOperations: ring.operations,
-            ringRegisterOperations: ring.registerOperations, ringFlagsAllowed: ring.allowedFlags,
-            ringFlagsRequired: ring.requiredFlags, socketRing: socketRing)
+            loopFilter: try SeccompCompiler.compile(loop).instructions, ring: try seal("\(target.name).ring", folder),
+            socketRing: target.submissions.hasSocket ? try seal("\(target.name)-sockets.ring", folder) : nil)
+    }
+
+    private static func seal(_ policy: String, _ folder: String) throws -> RingSeal {
+        let ring = try RingPolicy(parsing: policy) { try readFile("\(folder)/rings/\($0)") }
+        return RingSeal(
+            operations: ring.operations, registerOperations: ring.registerOperations, flagsAllowed: ring.allowedFlags,
+            flagsRequired: ring.requiredFlags)
     }
 
     static var workerPath: String { buildFolder + "/ubd-worker" }

@@ -78,7 +78,7 @@ func makeAttempts(
     if isOfSocket { tables = SealedRing.Tables(files: Array(target.sockets.prefix(1))) }
     let ring = try SealedRing.make(
         queue: .max, entries: 64, tables: tables,
-        seal: isOfSocket && !plan.omissions.contains(.ringSeal) ? start.socketSeal : seal)
+        seal: isOfSocket && !plan.omissions.contains(.ringSeal) ? start.bundle.socketRing : seal)
     let plain = SealedRing.Tables(files: [WorkerDescriptor.device] + target.files)
     let channel = try SealedRing.make(queue: .max, entries: 4, tables: plain, seal: readAndWrite)
     return Attempts(plan, ring: ring, channel: channel)

@@ -22,7 +22,7 @@ func testLaunchMessages(_ input: [UInt8]) {
         guard let bundle = SandboxBundle(decoding: bytes) else { return }
         require(bundle.encoded() == bytes && bytes.count <= SandboxBundle.longest, "\(bundle)")
         require(!bundle.setupFilter.isEmpty && !bundle.loopFilter.isEmpty, "a bundle without walls")
-        require(!bundle.ringOperations.isEmpty && !bundle.ringRegisterOperations.isEmpty, "a bundle without a seal")
+        require(!bundle.ring.operations.isEmpty && !bundle.ring.registerOperations.isEmpty, "a bundle without a seal")
     default:
         // A message of the old layout has 40 bytes; others have any number.
         let bytes = script.next(bytes: kind == 2 ? 40 : Int(script.next(UInt8.self)))
