@@ -7,16 +7,7 @@ import Varlink
 /// A client: its credentials from connect(2), and one call at a time, with limits on everything.
 final class Connection {
     /// Milliseconds.
-    private enum Deadline {
-        /// From the first byte of a message to its last.
-        static let message = 5_000
-        static let idle = 30_000
-    }
-
-    /// Maximum bytes of replies that a client has not read.
-    private static let longestBacklog = 256 * 1024
-    /// A call with several replies is continued only while fewer than this many bytes are unread.
-    private static let fullBacklog = 32 * 1024
+    private static let idle = 30_000
     /// The number of replies per turn.
     private static let repliesPerTurn = 16
 
@@ -29,15 +20,10 @@ final class Connection {
     private var socket: FileDescriptor?
     private var watch: EventLoop.Watch?
     private var timer: EventLoop.Timer?
-    /// Deadline for the end of the message that has begun, in monotonic nanoseconds. It keeps running while the
-    /// connection waits for its turn.
-    private var messageDeadline: UInt64?
-    private var reader = FrameReader()
-    /// A complete message that waits for its turn.
-    private var next: [UInt8]?
+    private var calls = CallReader()
     /// Monotonic nanoseconds.
     private var lastActive = monotonicNanoseconds()
-    private(set) var backlog: [UInt8] = []
+    private(set) var backlog = ReplyBacklog()
     private var operation: (any ClientOperation)?
     /// The remaining replies to the current call.
     private var stream: (any ReplySource)?
@@ -144,39 +130,23 @@ final class Connection {
     private func takeTurn() {
         waitsForTurn = false
         if hasReplies { return streamOn() }
-        guard socket != nil, !isBusy else { return }
-        if next == nil { receive() }
-        lastActive = monotonicNanoseconds()
-        if let message = next.take() {
-            messageDeadline = nil
-            handle(message)
+        guard let fd = socket?.raw, !isBusy else { return }
+        switch calls.receive(fd) {
+        case .goOn: break
+        case .closed: close()
+        case .refused(let why): refuse(why)
         }
+        lastActive = monotonicNanoseconds()
+        if let message = calls.take() { handle(message) }
         goOn()
     }
 
     /// A pipelined call waits for the next turn.
     private func goOn() {
         guard socket != nil, !isBusy, !waitsForTurn else { return }
-        if next == nil { next = reader.next() }
-        if next != nil { return waitForTurn() }
+        if calls.hasMessage() { return waitForTurn() }
         updateInterest()
         restartTimer()
-    }
-
-    private func receive() {
-        guard let fd = socket?.raw else { return }
-        var chunk = [UInt8](repeating: 0, count: min(max(reader.room, 1), 4096))
-        let received = chunk.withUnsafeMutableBytes { buffer in
-            (try? receiveWithoutFiles(fd, into: buffer)) ?? .closed
-        }
-        switch received {
-        case .wouldBlock: return
-        case .closed: close()
-        case .filesAttached, .tooLong: refuse("files where none belong")
-        case .bytes(let count):
-            do { try reader.append(chunk[0..<count]) } catch { return refuse("\(error)") }
-            next = reader.next()
-        }
     }
 
     private func refuse(_ why: String) {
@@ -190,24 +160,17 @@ final class Connection {
         broker.loop.cancel(timer)
         timer = nil
         if hasReplies || stream != nil && !backlog.isEmpty, socket != nil {
-            timer = broker.loop.after(milliseconds: Deadline.idle) { [unowned self] in
+            timer = broker.loop.after(milliseconds: Connection.idle) { [unowned self] in
                 refuse("it does not read its replies")
             }
         }
         if isBusy || waitsForTurn || socket == nil { return }
-        guard reader.hasUnread else {
-            messageDeadline = nil
-            timer = broker.loop.after(milliseconds: Deadline.idle) { [unowned self] in close() }
+        guard let left = calls.millisecondsLeft() else {
+            timer = broker.loop.after(milliseconds: Connection.idle) { [unowned self] in close() }
             return
         }
-        // Further bytes do not extend the deadline: otherwise a client could hold a connection with a byte now and
-        // then.
-        let now = monotonicNanoseconds()
-        let deadline = messageDeadline ?? now + UInt64(Deadline.message) * 1_000_000
-        messageDeadline = deadline
-        let left = deadline > now ? Int((deadline - now) / 1_000_000) : 0
         timer = broker.loop.after(milliseconds: left) { [unowned self] in
-            refuse("half a message for \(Deadline.message / 1000) s")
+            refuse("half a message for \(CallReader.deadline / 1000) s")
         }
     }
 
@@ -299,7 +262,7 @@ final class Connection {
 
     private func begin(_ replies: ReplyStream, _ more: Bool, _ wantsReply: Bool) throws(InterfaceError) {
         var replies = replies
-        guard more else { return send(try replies.whole(limit: Connection.longestBacklog), wantsReply) }
+        guard more else { return send(try replies.whole(limit: ReplyBacklog.longest), wantsReply) }
         stream = replies
         setBusy(true)
         streamOn()
@@ -307,7 +270,7 @@ final class Connection {
 
     /// Sends as many replies as fit. A client that does not read them for a while loses its connection.
     private func streamOn() {
-        for _ in 0..<Connection.repliesPerTurn where backlog.count < Connection.fullBacklog {
+        for _ in 0..<Connection.repliesPerTurn where !backlog.isFull {
             guard let reply = stream?.next() else { break }
             guard reply.continues else {
                 stream = nil
@@ -327,7 +290,7 @@ final class Connection {
     /// Tells what becomes of devices, until the connection ends.
     private func begin(_ request: MonitorRequest) throws(InterfaceError) {
         stream = try broker.monitor(request, peer: peer, standing: standing) { [weak self] in
-            guard let self, !waitsForTurn, backlog.count < Connection.fullBacklog else { return }
+            guard let self, !waitsForTurn, !backlog.isFull else { return }
             waitForTurn()
         }
         server.release(self)
@@ -362,7 +325,7 @@ final class Connection {
 
     private func send(_ reply: Reply, _ wantsReply: Bool) {
         if !wantsReply { return }
-        backlog += reply.message
+        backlog.append(reply)
         flush()
     }
 
@@ -377,16 +340,12 @@ final class Connection {
 
     private func flush() {
         guard let fd = socket?.raw else { return }
-        while !backlog.isEmpty {
-            do {
-                backlog.removeFirst(try SystemCalls.send(fd, backlog))
-                if stream != nil { restartTimer() }
-            } catch {
-                if error.errno != EAGAIN { return close() }
-                break
-            }
+        do {
+            if try backlog.send(to: fd), stream != nil { restartTimer() }
+        } catch {
+            return close()
         }
-        if backlog.count > Connection.longestBacklog { return refuse("it does not read its replies") }
+        if backlog.isTooLong { return refuse("it does not read its replies") }
         updateInterest()
     }
 
