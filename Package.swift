@@ -138,6 +138,7 @@ let package = Package(
         tests("Sandbox", of: ["Sandbox", "SystemCalls"]),
         tests("WorkerProtocol", of: ["WorkerProtocol", "KernelABI", "SystemCalls", "Numbers", "Targets"]),
         tests("Varlink", of: ["Varlink"]),
+        tests("Programs", of: ["Programs", "SystemCalls"]),
         tests("BrokerInterface", of: ["BrokerInterface", "Varlink", "Numbers", "Targets"]),
         tests(
             "NBDClient",
