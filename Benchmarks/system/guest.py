@@ -69,7 +69,7 @@ def nbdkit():
         os.unlink(path)
     process = subprocess.Popen(["nbdkit", "-f", "-U", path, "memory", f"{FILE_MIB}M"])
     try:
-        eventually(30, lambda: process.poll() is not None or os.path.exists(path))
+        eventually(30, lambda: process.poll() is not None or listens(path))
         yield path
     finally:
         process.kill()

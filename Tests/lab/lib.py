@@ -111,6 +111,14 @@ def eventually(seconds, condition, pause=0.05):
     return value
 
 
+def listens(path):
+    """Somebody listens at that Unix socket. Its file is there a little sooner: from bind on, not from listen."""
+    with open("/proc/net/unix") as table:
+        sockets = [line.split() for line in table]
+    # __SO_ACCEPTCON among the flags.
+    return any(words[7:] == [path] and int(words[3], 16) & 1 << 16 for words in sockets[1:])
+
+
 # --- programs and users -----------------------------------------------------------------------------------------------
 
 

@@ -125,13 +125,13 @@ def nbd_device(address, connections=1, user="alice", export="", options=None, **
 
 @contextlib.contextmanager
 def server(*command, socket_path):
-    """A server's process, once its socket is there; killed at the end."""
+    """A server's process, once it listens; killed at the end."""
     with contextlib.suppress(FileNotFoundError):
         os.unlink(socket_path)
     log = open("/run/lab/nbd-server.log", "ab")
     process = subprocess.Popen(list(map(str, command)), stdin=subprocess.DEVNULL, stdout=log, stderr=log)
     try:
-        there = eventually(20, lambda: process.poll() is not None or os.path.exists(socket_path))
+        there = eventually(20, lambda: process.poll() is not None or listens(socket_path))
         assert there and process.poll() is None, "no server: " + open("/run/lab/nbd-server.log").read()[-1000:]
         os.chmod(socket_path, 0o666)
         yield process
