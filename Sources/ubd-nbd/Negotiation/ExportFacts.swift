@@ -10,6 +10,8 @@ public struct ExportFacts: Equatable, Sendable {
     public var maximumBlock: UInt32 = 32 << 20
     /// The server told its blocks.
     public var hasBlocks = false
+    /// The uid of the server's process; nil where this host can't tell (`ServerUser`).
+    public var serverUser: UInt32?
 
     public init(size: UInt64, flags: UInt16) {
         self.size = size
@@ -49,6 +51,9 @@ public struct ExportFacts: Equatable, Sendable {
             ("best block", before.preferredBlock, preferredBlock),
             ("largest request", before.maximumBlock, maximumBlock),
         ] where was != now { return "its \(name) was \(was) bytes and is \(now)" }
-        return nil
+        // When a server on this host has ended, another user may have taken its place.
+        guard let user = before.serverUser, user != serverUser else { return nil }
+        let now = serverUser.map { "a process of uid \($0)" } ?? "no process of this host"
+        return now + " serves it, and one of uid \(user) did"
     }
 }
