@@ -62,12 +62,13 @@ let package = Package(
         shared("Varlink"),
         shared("BrokerInterface", ["Varlink", "Numbers", "Targets"]),
         shared("Dialing", ["Varlink"]),
+        shared("PartitionTables"),
 
         // The three programs.
         .executableTarget(
             name: "ubd",
             dependencies: [
-                "SystemCalls", "BrokerInterface", "Varlink", "Numbers", "Targets", "Dialing",
+                "SystemCalls", "BrokerInterface", "Varlink", "Numbers", "Targets", "Dialing", "PartitionTables",
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
             ],
             cSettings: cSettings, swiftSettings: swiftSettings),
@@ -137,11 +138,12 @@ let package = Package(
         tests("Sandbox", of: ["Sandbox", "SystemCalls"]),
         tests("WorkerProtocol", of: ["WorkerProtocol", "SystemCalls", "Numbers", "Targets"]),
         tests("Varlink", of: ["Varlink"]),
+        tests("PartitionTables", of: ["PartitionTables"]),
         tests("BrokerInterface", of: ["BrokerInterface", "Varlink", "Numbers", "Targets"]),
         tests(
             "NBDClient",
             of: ["NBDClient", "NBDProtocol", "Dialing", "BrokerInterface", "Varlink", "SystemCalls", "Forked"]),
-        tests("Command", of: ["ubd", "ubd-nbd", "Numbers", "Targets", "Forked"]),
+        tests("Command", of: ["ubd", "ubd-nbd", "Numbers", "Targets", "Forked", "PartitionTables"]),
         tests("Broker", of: ["ubd-broker", "WorkerProtocol", "Targets", "KernelABI", "SystemCalls", "CLauncher"]),
         tests(
             "Worker",
@@ -168,7 +170,7 @@ if Context.environment["UBD_FUZZ"] != nil {
             dependencies: [
                 "ubd-broker", "Worker", "SystemCalls", "KernelABI", "Ring", "Policy", "PolicyCompiler",
                 "WorkerProtocol",
-                "Varlink", "BrokerInterface", "Numbers", "Targets", "NBDClient", "NBDProtocol",
+                "Varlink", "BrokerInterface", "Numbers", "Targets", "NBDClient", "NBDProtocol", "PartitionTables",
             ],
             path: "Tests/fuzz/ubd-fuzz", cSettings: cSettings, swiftSettings: swiftSettings),
     ]

@@ -150,7 +150,8 @@ struct ListCommand: UBDCommand {
                 String(device.blockSize), "\(access),\(device.mode.rawValue),\(device.recovery.rawValue)",
                 "\(device.queues)x\(device.depth)",
                 host.userName(of: device.owner) ?? String(device.owner),
-                device.target + (device.file.map { " \($0)" } ?? ""),
+                device.target + (device.file.map { " \($0)" } ?? "")
+                    + (device.partition.map { ", partition \($0)" } ?? ""),
             ]
         }
         var lines = table.lines
