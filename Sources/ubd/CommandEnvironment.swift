@@ -28,12 +28,16 @@ struct CommandEnvironment {
     var flushSeconds = 30
     /// For the look-up of a device's holder.
     var lookSeconds = 5
+    /// For each read of a file's partition table.
+    var tableSeconds = 30
     /// The broker may try the new program, drain the old worker, and go back to it.
     var upgradeSeconds = 120
     /// Nanoseconds of a monotonic clock.
     var now: () -> UInt64 = monotonicNanoseconds
     /// Seconds that a call may wait for its turn where a limit passes by itself.
     var turnSeconds = 120
+    /// Asked while a command waits for the broker: true ends its call.
+    var isInterrupted: () -> Bool = { false }
     /// Sleeps for that many milliseconds.
     var pause: (UInt64) -> Void = Self.sleep
     /// The same between two rounds of a command that runs until it is interrupted.
