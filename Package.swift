@@ -69,7 +69,8 @@ let package = Package(
         .executableTarget(
             name: "ubd",
             dependencies: [
-                "SystemCalls", "BrokerInterface", "Varlink", "Numbers", "Targets", "Dialing", "Programs", "PartitionTables",
+                "SystemCalls", "BrokerInterface", "Varlink", "Numbers", "Targets", "Dialing", "Programs",
+                "PartitionTables",
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
             ],
             cSettings: cSettings, swiftSettings: swiftSettings),

@@ -91,7 +91,8 @@ final class ServerCommand {
         let words = Self.shell.map { Array($0.utf8CString) } + words.map { $0.map(CChar.init(bitPattern:)) + [0] }
         // The listening socket has the number 3 (SD_LISTEN_FDS_START).
         return try startProgram(
-            "/bin/sh", words, files: [null, output, output, socket.listener.raw], inheritsEnvironment: true, ownSession: true)
+            "/bin/sh", words, files: [null, output, output, socket.listener.raw], inheritsEnvironment: true,
+            ownSession: true)
     }
 
     private func watch() {
