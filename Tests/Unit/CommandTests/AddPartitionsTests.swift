@@ -150,7 +150,11 @@ struct AddPartitionsTests {
         let path = try image(folder, [(64, 100), (200, 100), (300, 100)])
         // Ignored: it would end the test. While it is held back it is pending all the same.
         signal(SIGHUP, SIG_IGN)
-        defer { signal(SIGHUP, SIG_DFL) }
+        defer {
+            // The threads of the tests block it, so it may still be pending: to ignore it again takes it away.
+            signal(SIGHUP, SIG_IGN)
+            signal(SIGHUP, SIG_DFL)
+        }
         let caller = pthread_self()
         let broker = broker(connections: 4) { _, index in
             if index == 1 { pthread_kill(caller, SIGHUP) }
