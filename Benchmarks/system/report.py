@@ -396,6 +396,7 @@ def document(sections):
 
 Written by `make bench` ({requests['date']}, ubd at {requests['revision']}, Linux {requests['kernel']}); not to be edited.
 How it is measured, what to install, and what `make test` watches: [benchmarks.md](benchmarks.md).
+A section that names another revision was measured with that one.
 
 **Time is a count of executed instructions**: one boot per section, in QEMU with one processor (`-icount`), so the numbers
 repeat within a percent or less, whatever machine runs it. They say how much work is done, not how fast a real
