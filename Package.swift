@@ -63,12 +63,14 @@ let package = Package(
         shared("BrokerInterface", ["Varlink", "Numbers", "Targets"]),
         shared("Dialing", ["Varlink"]),
         shared("Programs", ["SystemCalls", "CShims"]),
+        shared("PartitionTables"),
 
         // The three programs.
         .executableTarget(
             name: "ubd",
             dependencies: [
                 "SystemCalls", "BrokerInterface", "Varlink", "Numbers", "Targets", "Dialing", "Programs",
+                "PartitionTables",
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
             ],
             cSettings: cSettings, swiftSettings: swiftSettings),
@@ -139,11 +141,12 @@ let package = Package(
         tests("WorkerProtocol", of: ["WorkerProtocol", "KernelABI", "SystemCalls", "Numbers", "Targets"]),
         tests("Varlink", of: ["Varlink"]),
         tests("Programs", of: ["Programs", "SystemCalls"]),
+        tests("PartitionTables", of: ["PartitionTables"]),
         tests("BrokerInterface", of: ["BrokerInterface", "Varlink", "Numbers", "Targets"]),
         tests(
             "NBDClient",
             of: ["NBDClient", "NBDProtocol", "Dialing", "BrokerInterface", "Varlink", "SystemCalls", "Forked"]),
-        tests("Command", of: ["ubd", "ubd-nbd", "Numbers", "Targets", "Forked"]),
+        tests("Command", of: ["ubd", "ubd-nbd", "Numbers", "Targets", "Forked", "PartitionTables"]),
         tests("Broker", of: ["ubd-broker", "WorkerProtocol", "Targets", "KernelABI", "SystemCalls", "CLauncher"]),
         tests(
             "Worker",
@@ -170,7 +173,7 @@ if Context.environment["UBD_FUZZ"] != nil {
             dependencies: [
                 "ubd-broker", "Worker", "SystemCalls", "KernelABI", "Ring", "Policy", "PolicyCompiler",
                 "WorkerProtocol",
-                "Varlink", "BrokerInterface", "Numbers", "Targets", "NBDClient", "NBDProtocol",
+                "Varlink", "BrokerInterface", "Numbers", "Targets", "NBDClient", "NBDProtocol", "PartitionTables",
             ],
             path: "Tests/fuzz/ubd-fuzz", cSettings: cSettings, swiftSettings: swiftSettings),
     ]

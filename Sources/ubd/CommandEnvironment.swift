@@ -34,6 +34,8 @@ struct CommandEnvironment {
     var now: () -> UInt64 = monotonicNanoseconds
     /// Seconds that a call may wait for its turn where a limit passes by itself.
     var turnSeconds = 120
+    /// Asked while a command waits for the broker: true ends its call.
+    var isInterrupted: () -> Bool = { false }
     /// Sleeps for that many milliseconds.
     var pause: (UInt64) -> Void = Self.sleep
     /// The same between two rounds of a command that runs until it is interrupted.

@@ -52,13 +52,18 @@ public struct AddRequest: Equatable, Sendable {
     public var cpus: String?
     public var fileName: String?
     public var shared: Bool?
+    /// The number of the partition that the device is, for its description.
+    public var partition: Int64?
+    /// The same number in all devices that are added together.
+    public var set: Int64?
     public var options: [OptionValue]
 
     /// A request for a device of this target.
     public init(
         target: String = "", id: Int64? = nil, queues: Int64? = nil, depth: Int64? = nil, maxIOBytes: Int64? = nil,
         readOnly: Bool? = nil, mode: String? = nil, recovery: String? = nil, ioTimeout: Int64? = nil,
-        cpus: String? = nil, fileName: String? = nil, shared: Bool? = nil, options: [OptionValue] = []
+        cpus: String? = nil, fileName: String? = nil, shared: Bool? = nil, partition: Int64? = nil, set: Int64? = nil,
+        options: [OptionValue] = []
     ) {
         self.target = target
         self.id = id
@@ -72,6 +77,8 @@ public struct AddRequest: Equatable, Sendable {
         self.cpus = cpus
         self.fileName = fileName
         self.shared = shared
+        self.partition = partition
+        self.set = set
         self.options = options
     }
 }
@@ -113,6 +120,11 @@ extension AddRequest: Structure {
         try coder.member(
             "shared", &shared,
             "Use the file although another user's device that waits for its file seems to have it. Default false.")
+        try coder.member(
+            "partition", &partition,
+            "The client's number for a part of its file, 1 to \(AddPlan.partitions.upperBound): a label.")
+        try coder.member(
+            "set", &set, "The client's number for devices that it adds together, from 1 on: a label, which List shows.")
         var map = OptionMap(options)
         try coder.member(
             "options", &map,

@@ -25,6 +25,8 @@ public struct AddPlan: Sendable {
     public let cpus: CPUList?
     /// A label without control characters, at most 1024 bytes.
     public let fileName: String?
+    /// Labels: see `Device`.
+    public let partition, set: Int64?
     public let options: DeviceOptions
 
     /// ublk numbers its devices below 2^20 (UBLK_MINORS, drivers/block/ublk_drv.c).
@@ -37,6 +39,8 @@ public struct AddPlan: Sendable {
     public static let ioSizes: ClosedRange<Int64> = 4096...(1 << 25)
     /// Seconds without progress after which a worker that has work counts as hung.
     public static let ioTimeouts: ClosedRange<Int64> = 2...3600
+    /// The numbers of partitions.
+    public static let partitions: ClosedRange<Int64> = 1...65536
     /// The maximum length of a file's label in bytes.
     public static let longestFileName = 1024
 
@@ -82,6 +86,12 @@ public struct AddPlan: Sendable {
         }
         cpus = try Self.checkCPUs(request.cpus)
         fileName = try Self.checkFileName(request.fileName, target)
+        partition = try request.partition.map { (number) throws(InterfaceError) in
+            try Self.check("partition", number, Self.partitions)
+        }
+        set = try request.set.map { (number) throws(InterfaceError) in
+            try Self.check("set", number, 1...Int64.max)
+        }
         options = try DeviceOptions(target: target, options: request.options)
         try checkQueues()
     }

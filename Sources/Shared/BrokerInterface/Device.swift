@@ -48,6 +48,8 @@ public struct Device: Equatable, Sendable {
     public var since: Int64 = 0
     public var file: String?
     public var offset: Int64?
+    public var partition: Int64?
+    public var set: Int64?
     public var cipher: String?
     public var workerPid: Int32?
     public var workerUid: UInt32?
@@ -114,6 +116,10 @@ extension Device: Structure {
         try coder.member("file", &file, "The client's name for its file: a label that nobody opens.")
         try coder.member(
             "offset", &offset, "The device's offset in its file in bytes; null: 0.")
+        try coder.member(
+            "partition", &partition, "The client's number for the part of its file that this is: a label; null: none.")
+        try coder.member(
+            "set", &set, "The same number in devices of one owner that were added together; null: it was added alone.")
         try coder.member(
             "cipher", &cipher,
             "How the connections to its server are encrypted, as in TLS1.3 CHACHA20-POLY1305; null: they are not.")

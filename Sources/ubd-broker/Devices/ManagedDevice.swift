@@ -90,6 +90,7 @@ final class ManagedDevice {
             $0.readOnly = plan.readOnly
             $0.buffered = plan.options.buffered
             if plan.options.offset > 0 { $0.offset = Int64(clamping: plan.options.offset) }
+            ($0.partition, $0.set) = (plan.partition, plan.set)
             if !plan.options.cipher.isEmpty { $0.cipher = plan.options.cipher }
             $0.recovery = plan.recovery
             $0.ioTimeout = ioTimeout

@@ -15,6 +15,7 @@ struct BrokerConnection: ~Copyable {
     private let path: String
     /// How messages name the broker's log.
     private let log: String
+    private let isInterrupted: () -> Bool
     private var reader = FrameReader(limit: JSONLimits.reply.bytes)
     private var deadline: Deadline
     /// Called about once a second while waiting.
@@ -23,6 +24,7 @@ struct BrokerConnection: ~Copyable {
     init(_ environment: CommandEnvironment, deadline: Deadline) throws(CommandFailure) {
         path = environment.socketPath
         log = Installation.log(environment.host)
+        isInterrupted = environment.isInterrupted
         socket = try Self.connect(to: path, deadline, environment.host)
         self.deadline = deadline
     }
@@ -197,6 +199,7 @@ struct BrokerConnection: ~Copyable {
 
     private func wait(for events: Int16) throws(CommandFailure) {
         while true {
+            if isInterrupted() { throw Interruption.failure }
             if deadline.hasPassed {
                 throw CommandFailure(
                     .failed, "NoAnswer", "the broker did not answer within \(deadline.seconds) s",

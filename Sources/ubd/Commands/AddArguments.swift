@@ -14,6 +14,8 @@ struct AddArguments: PlainArguments {
             EXAMPLES
               ubd add -t loop -f disk.img                      read-only if the file is not writable
               ubd add -t loop -f disk.img --offset 1M --size 512M --read-only
+              ubd add -t loop -f disk.img --partition 2        'ubd partitions -f disk.img' shows which there are
+              ubd add -t loop -f disk.img --partition all      a device for each, deleted together
               ubd add -t null -n 7 -q 4 -d 256                 /dev/ubdb7, for measurements
               ubd add -t nbd --uri nbd://host/export           the export of an NBD server
               ubd add -t nbd -- nbdkit memory 1G               the same, of a server that ubd starts
@@ -90,6 +92,15 @@ struct AddArguments: PlainArguments {
         ))
     var shared = false
 
+    @Option(
+        help: ArgumentHelp(
+            "The partition of the file that the device is, by its number, or all for a device of each. (loop)",
+            discussion:
+                "ubd reads the table (GPT or MBR) and refuses partitions that overlap or lie outside the file. --block-size says "
+                + "in which sectors an MBR counts. The devices of all get numbers from --number on; 'ubd del' of one deletes all.",
+            valueName: "number"), completion: .list(["all"]))
+    var partition: String?
+
     @OptionGroup var dial: DialArguments
 
     @Flag(
@@ -113,7 +124,8 @@ struct AddArguments: PlainArguments {
         AddCommand(
             target: target, number: number, ofTarget: ofTarget, queues: queues, depth: depth, maxIOSize: maxIOSize,
             readOnly: readOnly, recovery: recovery, ioTimeout: ioTimeout, mode: mode, cpus: cpus, shared: shared,
-            dial: dial.options, restartCommand: restartCommand, server: server, asJSON: output.asJSON)
+            partition: partition, dial: dial.options, restartCommand: restartCommand, server: server,
+            asJSON: output.asJSON)
     }
 
     /// The manifests as text: help and checks have one source.

@@ -17,6 +17,8 @@ struct AddCommand: PlainCommand {
     var mode: String?
     var cpus: String?
     var shared: Bool
+    /// The number of a partition, or "all".
+    var partition: String?
     /// How the server of an nbd device is reached.
     var dial: DialOptions
     /// The server behind -- is started again when it has ended.
@@ -36,61 +38,83 @@ struct AddCommand: PlainCommand {
         try refuseDialling(plan.target)
         let client = BrokerClient(environment: environment)
         if let (path, input) = try file(for: plan.target) {
-            let backing = try BackingFile.open(
-                path, readOnly: readOnly || input.isReadOnly, options: plan.options, hasTwin: input.hasTwin,
-                shared: shared)
-            var request = request
-            if backing.readOnly { request.readOnly = true }
-            request.fileName = Self.label(path)
-            var told = backing.notices
-            let smallest = ContentSectors.smallestBlock(of: backing.numbers[0])
-            var content: ContentSectors?
-            // Do not wait for a file that does not answer. But an unknown sector size is not 512.
-            do throws(SystemError) {
-                content = try ContentSectors.look(
-                    at: path, offset: plan.options.offset, seconds: Self.lookSeconds)
-            } catch {
-                if plan.target.hasBlockSize, plan.options.blockSize == nil { told.append(Self.unseen(path, error)) }
-            }
-            if plan.target.hasBlockSize, let other = defaultBlockSize(plan.options, content, smallest) {
-                request.options.append(OptionValue("block-size", String(other)))
-                told.append(Self.followed(path, other))
-            }
-            let (device, notices) = try client.add(request, files: backing.numbers)
-            told += content?.notice(path, blockSize: UInt64(device.blockSize), smallest: smallest).map { [$0] } ?? []
-            // The broker has the same notice for a file without direct I/O.
-            told += notices.filter { notice in !told.contains { $0.code == notice.code } }
-            show(device, told, environment)
+            if let partition { return try performPartitions(partition, of: path, input, request, plan, client) }
+            let backing = try open(path, input, plan.options)
+            let (device, notices) = try add(backing, path, request, plan, client)
+            show(device, notices, environment)
         } else {
+            if let partition { throw Self.noParts(plan.target, partition) }
             let (device, notices) = try client.add(request, files: [])
             show(device, notices, environment)
         }
         return .success
     }
 
+    func open(
+        _ path: String, _ input: TargetInput, _ options: DeviceOptions
+    ) throws(CommandFailure) -> BackingFile {
+        try BackingFile.open(
+            path, readOnly: readOnly || input.isReadOnly, options: options, hasTwin: input.hasTwin, shared: shared)
+    }
+
+    /// Adds a device on an open file; the notices are all that its user should know.
+    func add(
+        _ backing: borrowing BackingFile, _ path: String, _ request: AddRequest, _ plan: AddPlan, _ client: BrokerClient
+    ) throws(CommandFailure) -> (Device, [Notice]) {
+        var request = request
+        if backing.readOnly { request.readOnly = true }
+        request.fileName = Self.label(path)
+        var told = backing.notices
+        let smallest = ContentSectors.smallestBlock(of: backing.numbers[0])
+        var content: ContentSectors?
+        // Do not wait for a file that does not answer. But an unknown sector size is not 512.
+        do throws(SystemError) {
+            content = try ContentSectors.look(at: path, offset: plan.options.offset, seconds: Self.lookSeconds)
+        } catch {
+            if plan.target.hasBlockSize, plan.options.blockSize == nil { told.append(Self.unseen(path, error)) }
+        }
+        if plan.target.hasBlockSize, let other = defaultBlockSize(plan.options, content, smallest) {
+            request.options.append(OptionValue("block-size", String(other)))
+            told.append(Self.followed(path, other))
+        }
+        let (device, notices) = try client.add(request, files: backing.numbers)
+        told += content?.notice(path, blockSize: UInt64(device.blockSize), smallest: smallest).map { [$0] } ?? []
+        // The broker has the same notice for a file without direct I/O.
+        told += notices.filter { notice in !told.contains { $0.code == notice.code } }
+        return (device, told)
+    }
+
     func show(_ device: Device, _ notices: [Notice], _ environment: CommandEnvironment) {
         let console = environment.console
-        var notices = notices
-        if environment.host.kind(of: device.node, followsLinks: true) == nil {
-            notices.append(
-                Notice(
-                    code: "node",
-                    message:
-                        "\(device.node) is on the host, and not in the /dev of this container: give the container the "
-                        + "host's /dev, or this device"))
-        }
+        let notices = notices + Self.nodeNotices(device, environment)
         for notice in notices { console.error("ubd: note: " + notice.message.printable) }
         if asJSON {
             console.out(AddReply.added(device, notices: notices).json.indentedText)
         } else {
-            console.out((device.link ?? device.node).printable)
-            console.aside("ubd: " + Self.summary(device))
+            Self.print(device, console)
         }
+    }
+
+    static func print(_ device: Device, _ console: any Console) {
+        console.out((device.link ?? device.node).printable)
+        console.aside("ubd: " + summary(device))
+    }
+
+    static func nodeNotices(_ device: Device, _ environment: CommandEnvironment) -> [Notice] {
+        guard environment.host.kind(of: device.node, followsLinks: true) == nil else { return [] }
+        return [
+            Notice(
+                code: "node",
+                message:
+                    "\(device.node) is on the host, and not in the /dev of this container: give the container the host's /dev, "
+                    + "or this device")
+        ]
     }
 
     /// The device in one line, with the values that ubd or the broker chose.
     static func summary(_ device: Device) -> String {
-        let file = device.file.map { " \($0.printable)" } ?? ""
+        let file =
+            (device.file.map { " \($0.printable)" } ?? "") + (device.partition.map { ", partition \($0)" } ?? "")
         let access = (device.readOnly ? ", read-only" : "") + (device.buffered ? ", buffered" : "")
         let queues = device.queues == 1 ? "1 queue" : "\(device.queues) queues"
         return "\(device.target)\(file), \(ByteSize.text(device.sizeBytes)) in blocks of \(device.blockSize)\(access), "
@@ -143,7 +167,7 @@ struct AddCommand: PlainCommand {
     }
 
     /// Seconds that reading the content of a file may take.
-    private static let lookSeconds = 3
+    static let lookSeconds = 3
 
     /// The block size in bytes when none was given and the content needs another than 512; nil otherwise. A disk keeps
     /// its own.

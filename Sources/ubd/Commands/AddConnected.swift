@@ -66,6 +66,7 @@ extension AddCommand {
                 .usage, "Usage", "target \(plan.target.name) takes no \(name), so '\(value)' would not be used",
                 remedy: "leave --\(name) out, or use another target")
         }
+        if let partition { throw Self.noParts(plan.target, partition) }
         guard !shared else {
             throw CommandFailure(
                 .usage, "Usage", "target \(plan.target.name) takes no file, so there is nothing to share",

@@ -11,6 +11,8 @@ struct DeleteArguments: PlainArguments {
               ubd del -a              all your devices (as root: everyone's)
               ubd del -n 0 --force    kills the worker first: for a device that hangs; I/O under way fails
 
+            The devices of 'ubd add --partition all' are deleted together: naming one of them deletes all of them, or none
+            when one is in use.
             Before Linux 7.0 nobody can tell that a program merely has the device open, as a virtual machine has:
             the device is deleted, and the program's reads and writes fail. Flushing may take at most 30 s.
             """)

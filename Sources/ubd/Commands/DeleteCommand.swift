@@ -12,8 +12,14 @@ struct DeleteCommand: PlainCommand {
 
     func perform(_ environment: CommandEnvironment) throws(CommandFailure) -> ExitStatus {
         let client = BrokerClient(environment: environment)
-        let devices = try client.list(id: number)
+        var devices = try client.list(id: number)
         if let number, devices.isEmpty { throw ListCommand.noSuchDevice(number) }
+        if let number, let first = devices.first, first.id == number, let set = first.set {
+            devices = try others(of: first, set, client)
+            // Nothing is deleted when one of them is in use, or cannot be flushed.
+            if !force, devices.count > 1 { for device in devices { try flush(device, client) } }
+        }
+        let goesOn = devices.count > 1
         var deleted: [JSON] = []
         var failures: [CommandFailure] = []
         for device in devices {
@@ -22,18 +28,30 @@ struct DeleteCommand: PlainCommand {
                 deleted.append(.integer(Int64(device.id)))
             } catch {
                 // Another process has deleted it since it was listed.
-                if all, error.status == .noSuchDevice { continue }
-                // With --all the others are still tried. The first failure decides the status and is printed last.
+                if goesOn || all, error.status == .noSuchDevice { continue }
+                // The others are still tried. The first failure decides the status and is printed last.
                 if !failures.isEmpty { environment.console.error(error.line) }
                 failures.append(error)
             }
         }
         if var first = failures.first {
-            if all { first.done = JSON.Member("deleted", .array(deleted)) }
+            if goesOn || all { first.done = JSON.Member("deleted", .array(deleted)) }
             throw first
         }
         if asJSON { environment.console.out(JSON.record([("deleted", .array(deleted))]).text) }
         return .success
+    }
+
+    /// The device with those that were added with it; all are deleted together. A set's number is its owner's.
+    private func others(
+        of device: Device, _ set: Int64, _ client: BrokerClient
+    ) throws(CommandFailure) -> [Device] {
+        let devices = try client.list().filter { $0.set == set && $0.owner == device.owner }.sorted { $0.id < $1.id }
+        if devices.count > 1 {
+            let names = devices.map { $0.link ?? $0.node }.joined(separator: ", ")
+            client.environment.console.error("ubd: note: deleted together, as they were added: \(names)".printable)
+        }
+        return devices
     }
 
     private func delete(_ device: Device, _ client: BrokerClient) throws(CommandFailure) {

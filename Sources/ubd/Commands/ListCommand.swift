@@ -151,7 +151,8 @@ struct ListCommand: UBDCommand {
                 String(device.blockSize), "\(access),\(device.mode.rawValue),\(device.recovery.rawValue)",
                 "\(device.queues)x\(device.depth)",
                 (owners[device.owner] ?? nil) ?? String(device.owner),
-                device.target + (device.file.map { " \($0)" } ?? ""),
+                device.target + (device.file.map { " \($0)" } ?? "")
+                    + (device.partition.map { ", partition \($0)" } ?? ""),
             ]
         }
         var lines = table.lines

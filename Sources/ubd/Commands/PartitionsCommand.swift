@@ -1,31 +1,52 @@
 import ArgumentParser
 import BrokerInterface
 import Glibc
+import PartitionTables
 import SystemCalls
 import Varlink
 
-/// `ubd partitions`: the partition table of the caller's device, read with the caller's rights.
+/// `ubd partitions`: the partition table of the caller's device, or of a file, read with the caller's rights.
 struct PartitionsCommand: UBDCommand {
     static let configuration = CommandConfiguration(
         commandName: "partitions",
-        abstract: "Show the partition table of a device.",
+        abstract: "Show the partition table of a device or a file.",
         discussion: """
             EXAMPLES
-              ubd partitions -n 0
-              ubd add -t loop -f disk.img --offset 1048576 --size 536870912      one of its partitions as a device
+              ubd partitions -f disk.img                   of a file or a disk, before it is a device
+              ubd add -t loop -f disk.img --partition 2    one of its partitions as a device
+              ubd partitions -n 0                          of a device
 
             The kernel never looks for partitions on a ubd device by itself: it must not parse what a user writes there,
-            and there is no /dev/ublkb0p1. This command reads the table with sfdisk, as you, or when you are root as the
-            owner of the device. OFFSET and BYTES are the --offset and --size with which 'ubd add' makes a device of a
-            partition, from the same file; if the device itself has an --offset, add it.
+            and there is no /dev/ublkb0p1. With -f this command reads the table itself: GPT (the backup when the first
+            copy is damaged) or MBR with logical partitions. It says what is wrong with a partition that 'ubd add' would
+            refuse. With -n it reads the table with sfdisk, as you, or when you are root as the owner of the device.
+            OFFSET and BYTES are for 'ubd add' --offset and --size; if the device itself has an --offset, add it.
             """)
 
     @Option(name: [.customShort("n"), .long], help: ArgumentHelp("The device.", valueName: "id"))
-    var number: UInt32
+    var number: UInt32?
+
+    @Option(
+        name: [.short, .long], help: ArgumentHelp("The file or block device.", valueName: "path"), completion: .file())
+    var file: String?
+
+    @Option(
+        name: .customLong("block-size"),
+        help: ArgumentHelp(
+            "Bytes of the sectors of an MBR, or which of two GPTs is meant: 512 or 4096. (default: a disk's own, or 512)",
+            valueName: "bytes"))
+    var blockSize: ByteCount?
 
     @OptionGroup var output: OutputOptions
 
+    func validate() throws {
+        guard (number != nil) != (file != nil) else { throw ValidationError("Give either --number ID or --file PATH") }
+        guard number == nil || blockSize == nil else { throw ValidationError("--block-size is for --file") }
+    }
+
     func perform(_ environment: CommandEnvironment) throws(CommandFailure) -> ExitStatus {
+        if let file { return try showFile(file, environment) }
+        guard let number else { return .usage }
         guard let device = try BrokerClient(environment: environment).list(id: number).first else {
             throw ListCommand.noSuchDevice(number)
         }
@@ -36,22 +57,53 @@ struct PartitionsCommand: UBDCommand {
             if table.partitions.isEmpty { throw failure }
             environment.console.error("ubd: note: " + "\(failure.message); \(failure.remedy)".printable)
         }
+        show(table.label, table.partitions, of: device.node, environment)
+        return .success
+    }
+
+    /// `sectorSize`: bytes; nil: not known.
+    private func show(
+        _ label: String, _ partitions: [SfdiskTable.Partition], of name: String, sectorSize: UInt64? = nil,
+        _ environment: CommandEnvironment
+    ) {
         if output.asJSON {
             let json = JSON.record([
-                ("label", .string(table.label)), ("partitions", .array(table.partitions.map(\.json))),
+                ("label", .string(label)), ("sectorSize", sectorSize.map { .integer(Int64($0)) }),
+                ("partitions", .array(partitions.map(\.json))),
             ])
             environment.console.out(json.indentedText)
-            return .success
+            return
         }
         var lines = Table(header: ["PART", "OFFSET", "BYTES", "SIZE", "TYPE", "NAME"])
-        lines.rows = table.partitions.map {
+        lines.rows = partitions.map {
             ["\($0.number)", "\($0.offset)", "\($0.size)", ByteSize.text($0.size), $0.type, $0.name ?? ""]
         }
         for line in lines.lines { environment.console.out(line) }
-        if table.partitions.isEmpty {
-            environment.console.error(
-                "ubd: note: the \(table.label) table of \(device.node) has no partition".printable)
+        if partitions.isEmpty {
+            environment.console.error("ubd: note: the \(label) table of \(name) has no partition".printable)
         }
+    }
+
+    /// The table of a file. What 'ubd add' would refuse is shown, and told.
+    private func showFile(_ path: String, _ environment: CommandEnvironment) throws(CommandFailure) -> ExitStatus {
+        try blockSize?.checked("--block-size")
+        if let bytes = blockSize?.bytes, !PartitionTable.sectorSizes.contains(bytes) {
+            throw CommandFailure(
+                .usage, "Usage", "--block-size can not be \(bytes)", remedy: "give 512 or 4096")
+        }
+        var disk = try DiskFile(path, seconds: environment.lookSeconds)
+        let table = try disk.table(sectorSize: blockSize?.bytes)
+        for note in table.notes { environment.console.error("ubd: note: " + "\(path): \(note)".printable) }
+        for partition in table.partitions {
+            guard let fault = partition.fault else { continue }
+            environment.console.error("ubd: note: " + "partition \(partition.number) of \(path) \(fault)".printable)
+        }
+        let partitions = table.partitions.map { partition in
+            SfdiskTable.Partition(
+                number: partition.number, offset: partition.offset, size: partition.size, type: partition.type,
+                name: partition.name, fault: partition.fault)
+        }
+        show(table.label.rawValue, partitions, of: path, sectorSize: table.sectorSize, environment)
         return .success
     }
 
@@ -60,7 +112,7 @@ struct PartitionsCommand: UBDCommand {
         environment.host.uid == 0 && device.owner != 0 ? device.owner : nil
     }
 
-    private func read(_ device: Device, _ environment: CommandEnvironment) throws(CommandFailure) -> PartitionTable {
+    private func read(_ device: Device, _ environment: CommandEnvironment) throws(CommandFailure) -> SfdiskTable {
         let printed: (text: String, status: Int32)?
         do throws(SystemError) {
             let helper = try HelperProcess(
@@ -99,7 +151,7 @@ struct PartitionsCommand: UBDCommand {
                 .failed, "NoPartitionTable", "\(device.node) has no partition table that sfdisk knows",
                 remedy: Self.remedy(withoutTable: device))
         }
-        guard let table = PartitionTable(sfdisk: printed.text, node: device.node) else {
+        guard let table = SfdiskTable(sfdisk: printed.text, node: device.node) else {
             throw CommandFailure(
                 .failed, "BadPartitionTable", "the output of sfdisk for \(device.node) is not understood",
                 remedy: "see 'sfdisk --json \(device.node)'")

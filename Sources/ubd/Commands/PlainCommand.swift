@@ -91,6 +91,7 @@ extension AddCommand {
         mode = line.text("--mode")
         cpus = line.text("--cpus")
         shared = line.flag("--shared")
+        partition = line.text("--partition")
         dial = DialOptions(&line)
         restartCommand = line.flag("--restart-command")
         server = []

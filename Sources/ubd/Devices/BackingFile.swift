@@ -65,6 +65,15 @@ struct BackingFile: ~Copyable {
             readOnly: opened.readOnly, notices: notices, buffered: opened.file, direct: direct)
     }
 
+    /// Opens `path` for reading, to learn its kind and size. It stays non-blocking.
+    static func openToLook(_ path: String) throws(CommandFailure) -> FileDescriptor {
+        try checkKind(status(path), path)
+        let flags = O_RDONLY | O_NONBLOCK | O_NOCTTY
+        do throws(SystemError) {
+            return try FileDescriptor.open(bytes: path.systemPath, name: path, flags)
+        } catch { throw cannotOpen(path, error.errno) }
+    }
+
     private init(
         readOnly: Bool, notices: [Notice], buffered: consuming FileDescriptor, direct: consuming FileDescriptor?
     ) {

@@ -54,6 +54,54 @@ struct DeleteTests {
         #expect(try deletes(broker) == [DeleteRequest(id: 3, generation: 43, force: true)])
     }
 
+    /// Devices of one set, except for the last two: one of no set, and one of another user's set with the same number.
+    private func set(_ nodes: [String]) -> [Device] {
+        nodes.enumerated().map { index, node in
+            var device = FakeBroker.device(id: 3 + UInt32(index), node: node)
+            if index != nodes.count - 2 { device.set = 77 }
+            if index == nodes.count - 1 { device.owner = 1001 }
+            return device
+        }
+    }
+
+    @Test("of one device of a set deletes the set, and nobody else's devices of that number")
+    func together() throws {
+        let folder = TemporaryFolder()
+        let nodes = (0..<4).map { folder.file("node\($0)", bytes: 4096) }
+        let devices = set(nodes)
+        let broker = FakeBroker(connections: 4) { connection, call in
+            switch try? BrokerCall(call) {
+            case .list(let request):
+                let listed = devices.filter { request.id == nil || request.id == $0.id }
+                connection.send(Reply(parameters: ListReply(devices: listed).json))
+            default: connection.send(Reply())
+            }
+        }
+        let console = Recorder()
+        #expect(CommandLineTool.run(["del", "-n", "4", "--json"], broker.environment(console)) == 0)
+        #expect(broker.finish())
+        #expect(console.errors == ["ubd: note: deleted together, as they were added: /dev/ubdb3, /dev/ubdb4"])
+        #expect(console.output == [#"{"deleted":[3,4]}"#])
+        #expect(try deletes(broker).map(\.id) == [3, 4])
+    }
+
+    @Test("of a set deletes none of it when one cannot be flushed")
+    func noneOfSet() throws {
+        let folder = TemporaryFolder()
+        // No user could flush the second node.
+        let devices = set([folder.file("node", bytes: 4096), "/dev/null", "/nowhere/a", "/nowhere/b"])
+        let broker = FakeBroker(connections: 2) { connection, call in
+            if case .list(let request)? = try? BrokerCall(call) {
+                let listed = devices.filter { request.id == nil || request.id == $0.id }
+                connection.send(Reply(parameters: ListReply(devices: listed).json))
+            }
+        }
+        let console = Recorder()
+        #expect(CommandLineTool.run(["del", "-n", "3"], broker.environment(console)) == ExitStatus.failed.rawValue)
+        #expect(broker.finish() && console.errors.last?.contains("/dev/null") == true)
+        #expect(try deletes(broker).isEmpty)
+    }
+
     @Test("goes on when the node is already gone with its disk")
     func noNode() throws {
         for (target, state) in [("null", DeviceState.live), ("loop", .failed), ("loop", .deleting)] {

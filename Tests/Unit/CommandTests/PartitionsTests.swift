@@ -37,7 +37,7 @@ struct PartitionsTests {
 
     @Test("reads what sfdisk prints: offsets and sizes become bytes, names only text")
     func table() throws {
-        let table = try #require(PartitionTable(sfdisk: Self.printed, node: "/dev/ublkb0"))
+        let table = try #require(SfdiskTable(sfdisk: Self.printed, node: "/dev/ublkb0"))
         #expect(table.label == "gpt")
         #expect(table.partitions.map(\.number) == [1, 12])
         #expect(table.partitions.map(\.offset) == [1 << 20, 4 << 20])
@@ -55,7 +55,7 @@ struct PartitionsTests {
             #"{"partitiontable":{"label":"gpt","unit":"sectors","partitions":[{"node":"/dev/ublkb0p1","start":9223372036854775807,"size":1,"type":"x"}]}}"#,
         ])
     func nonsense(_ text: String) {
-        #expect(PartitionTable(sfdisk: text, node: "/dev/ublkb0") == nil)
+        #expect(SfdiskTable(sfdisk: text, node: "/dev/ublkb0") == nil)
     }
 
     @Test("without sfdisk it says which package has it")
@@ -198,7 +198,7 @@ struct PartitionsTests {
             {"node":"/dev/ublkb0p1","start":1,"size":63,"type":"ee"},
             {"node":"/dev/ublkb0p2","start":64,"size":1000,"type":"83"}]}}
             """#
-        let table = try #require(PartitionTable(sfdisk: text, node: "/dev/ublkb0"))
+        let table = try #require(SfdiskTable(sfdisk: text, node: "/dev/ublkb0"))
         #expect(table.hidesGPT)
         #expect(table.partitions.map(\.number) == [2])
     }

@@ -2,7 +2,7 @@ import BrokerInterface
 import Varlink
 
 /// A disk's partition table in the JSON of sfdisk(8). Its content is untrusted, except for plain numbers.
-struct PartitionTable: Equatable {
+struct SfdiskTable: Equatable {
     struct Partition: Equatable {
         /// The disk's own number, from 1 on.
         var number: Int
@@ -14,12 +14,14 @@ struct PartitionTable: Equatable {
         var type: String
         /// Only gpt has names.
         var name: String?
+        /// Why no device can be made of it; sfdisk says nothing of that.
+        var fault: String?
 
         var json: JSON {
             .record([
                 ("number", .integer(Int64(number))), ("offset", .integer(Int64(clamping: offset))),
                 ("sizeBytes", .integer(Int64(clamping: size))), ("type", .string(type)),
-                ("name", name.map(JSON.string)),
+                ("name", name.map(JSON.string)), ("fault", fault.map(JSON.string)),
             ])
         }
     }

@@ -1,0 +1,241 @@
+import BrokerInterface
+import Foundation
+import Glibc
+import SystemCalls
+import Synchronization
+import Testing
+import Varlink
+
+@testable import ubd
+
+@Suite("ubd add --partition")
+struct AddPartitionsTests {
+    /// A file of 1 MiB with an MBR of these partitions: first sector and number of sectors.
+    private func image(_ folder: TemporaryFolder, _ partitions: [(start: UInt32, count: UInt32)]) throws -> String {
+        let path = folder.file("disk.img", bytes: 1 << 20)
+        var sector = Data(count: 512)
+        for (index, partition) in partitions.enumerated() {
+            let place = 446 + 16 * index
+            sector[place + 4] = 0x83
+            withUnsafeBytes(of: partition.start.littleEndian) {
+                sector.replaceSubrange(place + 8..<place + 12, with: $0)
+            }
+            withUnsafeBytes(of: partition.count.littleEndian) {
+                sector.replaceSubrange(place + 12..<place + 16, with: $0)
+            }
+        }
+        (sector[510], sector[511]) = (0x55, 0xAA)
+        let file = try FileHandle(forWritingTo: URL(filePath: path))
+        try file.write(contentsOf: sector)
+        try file.close()
+        return path
+    }
+
+    /// Takes files and answers each Add with a device of the next number; `refuse` may answer otherwise, and deletions are
+    /// answered by `delete`.
+    private func broker(
+        connections: Int, refuse: @escaping @Sendable (AddRequest, Int) -> Reply? = { _, _ in nil },
+        delete: @escaping @Sendable (DeleteRequest) -> Reply = { _ in Reply() }
+    ) -> FakeBroker {
+        let count = Mutex(0)
+        return FakeBroker(connections: connections) { connection, call in
+            switch try? BrokerCall(call) {
+            case .add(let request):
+                let index = count.withLock { count in
+                    count += 1
+                    return count - 1
+                }
+                for file in connection.askForFiles(2) { close(file) }
+                if let reply = refuse(request, index) { return connection.send(reply) }
+                var device = FakeBroker.device(id: UInt32(request.id ?? Int64(index)), node: "/dev/null")
+                (device.partition, device.set) = (request.partition, request.set)
+                connection.send(AddReply.added(device, notices: []).reply)
+            case .delete(let request): connection.send(delete(request))
+            default: break
+            }
+        }
+    }
+
+    private func adds(_ broker: FakeBroker) throws -> [AddRequest] {
+        try broker.received.compactMap { call in
+            if case .add(let request) = try BrokerCall(call) { request } else { nil }
+        }
+    }
+
+    private func deletes(_ broker: FakeBroker) throws -> [DeleteRequest] {
+        try broker.received.compactMap { call in
+            if case .delete(let request) = try BrokerCall(call) { request } else { nil }
+        }
+    }
+
+    @Test("of one number asks for a device of its bytes")
+    func one() throws {
+        let folder = TemporaryFolder()
+        let path = try image(folder, [(64, 100), (200, 1000)])
+        let broker = broker(connections: 1)
+        let console = Recorder()
+        let line = ["add", "-t", "loop", "-f", path, "--partition", "2", "--buffered"]
+        #expect(CommandLineTool.run(line, broker.environment(console)) == 0)
+        #expect(broker.finish() && console.output == ["/dev/ubdb0"])
+        let request = try #require(try adds(broker).first)
+        #expect(request.partition == 2 && request.set == nil && request.fileName == path)
+        #expect(
+            request.options == [
+                OptionValue("buffered", "true"), OptionValue("offset", "102400"), OptionValue("size", "512000"),
+            ])
+    }
+
+    @Test("all asks for one of each, in order, with numbers from --number on and one number for the set")
+    func all() throws {
+        let folder = TemporaryFolder()
+        let path = try image(folder, [(64, 100), (1200, 100), (200, 1000)])
+        for (more, ids) in [([], [nil, nil, nil]), (["-n", "7"], [7, 8, 9])] as [([String], [Int64?])] {
+            let broker = broker(connections: 3)
+            let console = Recorder()
+            let line = ["add", "-t", "loop", "-f", path, "--partition", "all"] + more
+            #expect(CommandLineTool.run(line, broker.environment(console)) == 0)
+            #expect(broker.finish())
+            #expect(console.output == (more.isEmpty ? 0...2 : 7...9).map { "/dev/ubdb\($0)" })
+            let requests = try adds(broker)
+            #expect(requests.map(\.id) == ids && requests.map(\.partition) == [1, 2, 3])
+            #expect(requests.map { $0.options.first?.value } == ["32768", "614400", "102400"])
+            #expect(Set(requests.map(\.set)).count == 1 && requests[0].set ?? 0 > 0)
+        }
+    }
+
+    @Test("all prints devices and notices as one JSON object")
+    func json() throws {
+        let folder = TemporaryFolder()
+        let path = try image(folder, [(64, 100), (200, 1000)])
+        let broker = broker(connections: 2)
+        let console = Recorder()
+        let line = ["add", "-t", "loop", "-f", path, "--partition", "all", "--json"]
+        #expect(CommandLineTool.run(line, broker.environment(console)) == 0)
+        let json = try #require(
+            try JSONSerialization.jsonObject(with: Data(console.output.joined().utf8)) as? [String: Any])
+        #expect((json["devices"] as? [[String: Any]])?.map { $0["partition"] as? Int } == [1, 2])
+    }
+
+    @Test("all that fails in the middle leaves no device, and says at which partition it was")
+    func failure() throws {
+        let folder = TemporaryFolder()
+        let path = try image(folder, [(64, 100), (200, 100), (300, 100)])
+        let busy = InterfaceError.idInUse(message: "2 is in use", remedy: "take another", id: 2)
+        let broker = broker(connections: 5) { _, index in index == 2 ? busy.reply : nil }
+        let console = Recorder()
+        let line = ["add", "-t", "loop", "-f", path, "--partition", "all"]
+        #expect(CommandLineTool.run(line, broker.environment(console)) == ExitStatus.busy.rawValue)
+        #expect(broker.finish() && console.output == [])
+        #expect(console.errors == ["ubd: partition 3: 2 is in use, so no device was added; take another"])
+        #expect(try deletes(broker).map(\.id) == [1, 0])
+        #expect(try deletes(broker).map(\.generation) == [41, 40])
+    }
+
+    @Test("all that cannot undo what it did says what is left")
+    func left() throws {
+        let folder = TemporaryFolder()
+        let path = try image(folder, [(64, 100), (200, 100)])
+        let full = InterfaceError.idInUse(message: "1 is in use", remedy: "take another", id: 1)
+        let busy = InterfaceError.busy(message: "in use", remedy: "end it", id: 0, holder: "a program")
+        let broker = broker(
+            connections: 3, refuse: { _, index in index == 1 ? full.reply : nil }, delete: { _ in busy.reply })
+        let console = Recorder()
+        _ = CommandLineTool.run(["add", "-t", "loop", "-f", path, "--partition", "all"], broker.environment(console))
+        #expect(console.errors[0].contains("1 of those added before are left; 'ubd del -n 0'; take another"))
+    }
+
+    @Test("all that is interrupted undoes what it did before the signal ends it")
+    func interrupted() throws {
+        let folder = TemporaryFolder()
+        let path = try image(folder, [(64, 100), (200, 100), (300, 100)])
+        // Ignored: it would end the test. While it is held back it is pending all the same.
+        signal(SIGHUP, SIG_IGN)
+        defer { signal(SIGHUP, SIG_DFL) }
+        let caller = pthread_self()
+        let broker = broker(connections: 4) { _, index in
+            if index == 1 { pthread_kill(caller, SIGHUP) }
+            return nil
+        }
+        let console = Recorder()
+        let line = ["add", "-t", "loop", "-f", path, "--partition", "all"]
+        #expect(CommandLineTool.run(line, broker.environment(console)) == ExitStatus.failed.rawValue)
+        #expect(console.output == [] && console.errors.joined().contains("it was interrupted"))
+        #expect(try deletes(broker).first?.id ?? 9 <= 1 && deletes(broker).last?.id == 0)
+        #expect(try adds(broker).count == 2)
+    }
+
+    @Test("refuses partitions that overlap, lie outside the file or are not there, before it asks for a device")
+    func refused() throws {
+        let folder = TemporaryFolder()
+        let path = try image(folder, [(64, 100), (100, 100), (300, 4000), (400, 1)])
+        for (word, text) in [
+            ("1", "partition 1 of \(path) overlaps partition 2"), ("all", "overlaps partition 2"),
+            ("3", "partition 3 of \(path) ends outside the file"), ("7", "has no partition 7: there is 1, 2, 3, 4"),
+            ("0", "--partition can not be '0'"), ("two", "--partition can not be 'two'"),
+            ("99999999999999999999", "--partition can not be"),
+        ] {
+            let console = Recorder()
+            let line = ["add", "-t", "loop", "-f", path, "--partition", word]
+            let status = CommandLineTool.run(line, FakeBroker(connections: 0) { _, _ in }.environment(console))
+            #expect(status == 1 || status == 2)
+            #expect(console.errors.joined().contains(text), "\(word): \(console.errors)")
+        }
+    }
+
+    @Test("takes no other word for the place, and no target without a file")
+    func usage() throws {
+        let folder = TemporaryFolder()
+        let path = try image(folder, [(64, 100)])
+        for line in [
+            ["-t", "loop", "-f", path, "--partition", "1", "--offset", "512"],
+            ["-t", "loop", "-f", path, "--partition", "all", "--size", "512"], ["-t", "null", "--partition", "1"],
+            ["-t", "nbd", "--uri", "nbd://x", "--partition", "1"],
+        ] {
+            let console = Recorder()
+            let status = CommandLineTool.run(
+                ["add"] + line, FakeBroker(connections: 0) { _, _ in }.environment(console))
+            #expect(status == ExitStatus.usage.rawValue, "\(line): \(console.errors)")
+            #expect(console.errors.joined().contains("--partition"))
+        }
+    }
+
+    @Test("of a file without a table says so")
+    func noTable() throws {
+        let folder = TemporaryFolder()
+        let path = folder.file("empty.img", bytes: 1 << 20)
+        let console = Recorder()
+        let line = ["add", "-t", "loop", "-f", path, "--partition", "1"]
+        let status = CommandLineTool.run(line, FakeBroker(connections: 0) { _, _ in }.environment(console))
+        #expect(status == ExitStatus.failed.rawValue)
+        #expect(console.errors.joined().contains("\(path) has no partition table (GPT or MBR)"))
+    }
+
+    @Test("is what ubd partitions -f shows, as columns and as JSON, with what is wrong")
+    func shown() throws {
+        let folder = TemporaryFolder()
+        let path = try image(folder, [(64, 100), (200, 4000)])
+        let environment = FakeBroker(connections: 0) { _, _ in }
+        let (console, json) = (Recorder(), Recorder())
+        #expect(CommandLineTool.run(["partitions", "-f", path], environment.environment(console)) == 0)
+        let words = console.output.map { $0.split(separator: " ").map(String.init) }
+        #expect(words.count == 3 && words[1] == ["1", "32768", "51200", "50", "KiB", "83"])
+        #expect(console.errors == ["ubd: note: partition 2 of \(path) ends outside the file, which has 1048576 bytes"])
+        #expect(CommandLineTool.run(["partitions", "-f", path, "--json"], environment.environment(json)) == 0)
+        let object = try #require(
+            try JSONSerialization.jsonObject(with: Data(json.output.joined().utf8)) as? [String: Any])
+        #expect(object["label"] as? String == "dos" && object["sectorSize"] as? Int == 512)
+        let partitions = try #require(object["partitions"] as? [[String: Any]])
+        #expect(partitions.map { $0["offset"] as? Int } == [32768, 102400])
+        #expect(partitions[0]["fault"] == nil && (partitions[1]["fault"] as? String)?.hasPrefix("ends outside") == true)
+        // An MBR does not say in which sectors it counts.
+        let large = Recorder()
+        _ = CommandLineTool.run(["partitions", "-f", path, "--block-size", "4K"], environment.environment(large))
+        #expect(large.output[1].contains("262144"))
+        for line in [
+            [], ["-n", "0", "-f", path], ["-n", "0", "--block-size", "512"], ["-f", path, "--block-size", "1K"],
+        ] {
+            let status = CommandLineTool.run(["partitions"] + line, environment.environment(Recorder()))
+            #expect(status == ExitStatus.usage.rawValue, "\(line)")
+        }
+    }
+}
