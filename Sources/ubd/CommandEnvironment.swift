@@ -28,6 +28,8 @@ struct CommandEnvironment {
     var flushSeconds = 30
     /// For the look-up of a device's holder.
     var lookSeconds = 5
+    /// For each read of a file's partition table.
+    var tableSeconds = 30
     /// The broker may try the new program, drain the old worker, and go back to it.
     var upgradeSeconds = 120
     /// Nanoseconds of a monotonic clock.

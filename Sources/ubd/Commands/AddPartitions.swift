@@ -23,7 +23,7 @@ extension AddCommand {
                 .usage, "Usage", "--partition can not be '\(word)'",
                 remedy: "give a number from 1 to \(AddPlan.partitions.upperBound), or all")
         }
-        var disk = try DiskFile(path, seconds: client.environment.lookSeconds)
+        var disk = try DiskFile(path, seconds: client.environment.tableSeconds)
         let table = try disk.table(sectorSize: plan.options.blockSize.map(UInt64.init))
         let parts = try choice.parts(of: table, path)
         var requests = parts.map { part in

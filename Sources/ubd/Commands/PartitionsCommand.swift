@@ -91,7 +91,7 @@ struct PartitionsCommand: UBDCommand {
             throw CommandFailure(
                 .usage, "Usage", "--block-size can not be \(bytes)", remedy: "give 512 or 4096")
         }
-        var disk = try DiskFile(path, seconds: environment.lookSeconds)
+        var disk = try DiskFile(path, seconds: environment.tableSeconds)
         let table = try disk.table(sectorSize: blockSize?.bytes)
         for note in table.notes { environment.console.error("ubd: note: " + "\(path): \(note)".printable) }
         for partition in table.partitions {

@@ -93,7 +93,7 @@ struct AddPartitionsTests {
             let broker = broker(connections: 3)
             let console = Recorder()
             let line = ["add", "-t", "loop", "-f", path, "--partition", "all"] + more
-            #expect(CommandLineTool.run(line, broker.environment(console)) == 0)
+            #expect(CommandLineTool.run(line, broker.environment(console)) == 0, "\(console.errors)")
             #expect(broker.finish())
             #expect(console.output == (more.isEmpty ? 0...2 : 7...9).map { "/dev/ubdb\($0)" })
             let requests = try adds(broker)
@@ -110,7 +110,7 @@ struct AddPartitionsTests {
         let broker = broker(connections: 2)
         let console = Recorder()
         let line = ["add", "-t", "loop", "-f", path, "--partition", "all", "--json"]
-        #expect(CommandLineTool.run(line, broker.environment(console)) == 0)
+        #expect(CommandLineTool.run(line, broker.environment(console)) == 0, "\(console.errors)")
         let json = try #require(
             try JSONSerialization.jsonObject(with: Data(console.output.joined().utf8)) as? [String: Any])
         #expect((json["devices"] as? [[String: Any]])?.map { $0["partition"] as? Int } == [1, 2])
