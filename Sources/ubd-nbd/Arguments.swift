@@ -10,6 +10,8 @@ struct Arguments {
     var command: [[UInt8]] = []
     var connections = 1
     var restartsCommand = false
+    /// The URI is the one on record, and not one that the user has just named.
+    var isRecorded = false
     /// Where the broker listens.
     var broker: String?
     private var certificates: [UInt8]?
@@ -33,6 +35,7 @@ struct Arguments {
                     throw Self.wrong("behind '--' no command is named", "give one, as in '-- nbdkit memory 1G'")
                 }
             case "--restart-command": restartsCommand = true
+            case "--recorded": isRecorded = true
             case "--tls-trust-anybody": trustsAnybody = true
             default:
                 guard let value = rest.popFirst() else {

@@ -35,6 +35,18 @@ private func answer(_ word: String?) -> (text: String, status: Int32)? {
     }
 }
 
+/// Writes what there is room for, and leaves the rest out: nobody may read a pipe before `ubd` has ended, and this program has
+/// deadlines to keep.
+func passOn(_ bytes: ArraySlice<UInt8>, to file: Int32) {
+    // A pipe that can be written to has room for PIPE_BUF bytes (pipe(7)).
+    for start in stride(from: bytes.startIndex, to: bytes.endIndex, by: Int(PIPE_BUF)) {
+        var room = pollfd(fd: file, events: Int16(POLLOUT), revents: 0)
+        guard poll(&room, 1, 0) == 1, room.revents & Int16(POLLOUT) != 0 else { return }
+        let part = bytes[start..<min(start + Int(PIPE_BUF), bytes.endIndex)]
+        _ = part.withUnsafeBytes { write(file, $0.baseAddress, $0.count) }
+    }
+}
+
 private struct Program: ~Copyable {
     let channel: FileDescriptor
 
@@ -44,7 +56,12 @@ private struct Program: ~Copyable {
         attention.add(channel.raw) { .giveUp }
         do throws(DialFailure) {
             let arguments = try Arguments(words)
-            let server = try start(arguments, attention)
+            let server = try command(arguments, attention)
+            let orphans = server.flatMap { server in try? Orphans(attention) { [weak server] in server?.pid } }
+            defer {
+                if orphans != nil { Orphans.end() }
+            }
+            try server?.start()
             let address: NBDAddress
             if let server {
                 address = NBDAddress(place: .local(path: server.socketPath), export: [], tls: nil)
@@ -57,13 +74,9 @@ private struct Program: ~Copyable {
         }
     }
 
-    private func start(_ arguments: Arguments, _ attention: Attention) throws(DialFailure) -> ServerCommand? {
+    private func command(_ arguments: Arguments, _ attention: Attention) throws(DialFailure) -> ServerCommand? {
         guard !arguments.command.isEmpty else { return nil }
-        let server = try ServerCommand(arguments.command, attention) { bytes in
-            _ = bytes.withUnsafeBytes { write(STDERR_FILENO, $0.baseAddress, $0.count) }
-        }
-        try server.start()
-        return server
+        return try ServerCommand(arguments.command, attention) { passOn($0, to: STDERR_FILENO) }
     }
 
     private func dial(
@@ -73,6 +86,9 @@ private struct Program: ~Copyable {
         let connections: ConnectionSet
         do throws(DialFailure) { connections = try ConnectionSet.dial(dialer, count: arguments.connections) } catch {
             throw why(error, server, attention)
+        }
+        if arguments.isRecorded, let failure = ServerUser.distrust(connections.facts, at: address.placeText) {
+            throw failure
         }
         guard tell(.agreed(connections.export(address)), files: connections.numbers),
             let order = awaitOrder(attention), leave()

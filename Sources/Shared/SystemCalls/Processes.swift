@@ -52,6 +52,15 @@ public struct ProcessHandle: ~Copyable {
         try call("signal process \(pid)") { pidfd_send_signal(file.raw, signal, nil, 0) }
     }
 
+    /// Sends a signal to the processes of the group that this one leads; 0 only looks for them. False when there are none.
+    /// It can be called when the leader has ended, too: a handle can't meet a later group with the same number.
+    public func sendToGroup(_ signal: Int32) -> Bool {
+        // PIDFD_SIGNAL_PROCESS_GROUP (linux/pidfd.h, 6.9).
+        if pidfd_send_signal(file.raw, signal, nil, 1 << 2) == 0 { return true }
+        // EPERM: they are there, and are another user's.
+        return errno == EINVAL ? kill(-pid, signal) == 0 || errno == EPERM : errno == EPERM
+    }
+
     /// Duplicates a descriptor of the process (pidfd_getfd(2)). Errors: EPERM without CAP_SYS_PTRACE or when a security
     /// module refuses; EBADF when the process has no such descriptor.
     public func duplicate(descriptor: Int32) throws(SystemError) -> FileDescriptor {

@@ -47,7 +47,12 @@ struct Dialer {
             while true {
                 try wire.send(negotiation.takeOutput())
                 switch negotiation.step {
-                case .finished(let facts): return facts
+                case .finished(var facts):
+                    // TLS says better who it is.
+                    if address.tls?.verifiesPeer != true {
+                        facts.serverUser = ServerUser.of(wire.socket.file.raw, isNetwork: wire.socket.isNetwork)
+                    }
+                    return facts
                 case .startTLS:
                     try wire.secure(address)
                     negotiation.secured()

@@ -19,7 +19,7 @@ struct StreamSocket: ~Copyable {
         switch address.place {
         case .local(let path):
             isNetwork = false
-            file = try Self.connect(path, address)
+            file = try Self.connect(path, address, deadline, attention)
         case .network(let host, let port):
             isNetwork = true
             file = try Self.connect(host, port, address, deadline, attention)
@@ -28,7 +28,9 @@ struct StreamSocket: ~Copyable {
 
     // MARK: Unix
 
-    private static func connect(_ path: [UInt8], _ place: NBDAddress) throws(DialFailure) -> FileDescriptor {
+    private static func connect(
+        _ path: [UInt8], _ place: NBDAddress, _ deadline: Deadline, _ attention: Attention
+    ) throws(DialFailure) -> FileDescriptor {
         var address = sockaddr_un()
         address.sun_family = sa_family_t(AF_UNIX)
         withUnsafeMutableBytes(of: &address.sun_path) { $0.copyBytes(from: path) }
@@ -36,14 +38,19 @@ struct StreamSocket: ~Copyable {
         do throws(SystemError) {
             let file = try make(AF_UNIX)
             try forbidFiles(file.raw)
-            try call("connect") {
-                withUnsafePointer(to: &address) {
+            while true {
+                let result = withUnsafePointer(to: &address) {
                     Glibc.connect(file.raw, __CONST_SOCKADDR_ARG(__sockaddr_un__: $0), size)
                 }
+                if result == 0 { return file }
+                // The server's queue is full: others connect, too. poll(2) can't wait for room in it.
+                guard errno == EAGAIN || errno == EINTR, !deadline.hasPassed else {
+                    throw SystemError("connect", errno)
+                }
+                try attention.pause(Deadline(milliseconds: 20))
             }
-            return file
         } catch {
-            // A server that takes no connections for the moment says EAGAIN (unix(7)); it is one that does not answer.
+            // Until the deadline there was no room: that is a server that does not answer.
             throw unreachable(place, error.errno == EAGAIN ? ETIMEDOUT : error.errno)
         }
     }

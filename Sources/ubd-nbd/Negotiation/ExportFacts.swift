@@ -12,6 +12,8 @@ public struct ExportFacts: Equatable, Sendable {
     public var hasBlocks = false
     /// What the connection is encrypted with: "TLS1.3 CHACHA20-POLY1305"; "" without TLS.
     public var cipher = ""
+    /// The uid of the server's process; nil where this host can't tell (`ServerUser`).
+    public var serverUser: UInt32?
 
     public init(size: UInt64, flags: UInt16) {
         self.size = size
@@ -52,6 +54,9 @@ public struct ExportFacts: Equatable, Sendable {
             ("largest request", before.maximumBlock, maximumBlock),
         ] where was != now { return "its \(name) was \(was) bytes and is \(now)" }
         if cipher != before.cipher { return "its cipher was '\(before.cipher)' and is '\(cipher)'" }
-        return nil
+        // When a server on this host has ended, another user may have taken its place.
+        guard let user = before.serverUser, user != serverUser else { return nil }
+        let now = serverUser.map { "a process of uid \($0)" } ?? "no process of this host"
+        return now + " serves it, and one of uid \(user) did"
     }
 }

@@ -8,10 +8,9 @@ import SystemCalls
 final class ServerCommand {
     /// As it was typed, the program and its arguments: bytes without a NUL.
     let words: [[UInt8]]
-    private let listener: FileDescriptor
+    private let socket: ServerSocket
     /// Where the socket is: as bytes without a NUL.
-    let socketPath: [UInt8]
-    private let folder: [UInt8]
+    var socketPath: [UInt8] { socket.path }
     private let attention: Attention
     /// What it prints is passed on.
     var show: (ArraySlice<UInt8>) -> Void
@@ -33,51 +32,25 @@ final class ServerCommand {
         self.show = show
         try Self.checkKnown(words.map { String(decoding: $0, as: UTF8.self) })
         do throws(SystemError) {
-            let made = try Self.makeFolder(in: place ?? Self.usualPlace)
-            folder = made
-            socketPath = made + Array("/socket".utf8)
-            do throws(SystemError) {
-                listener = try SystemCalls.listen(at: String(decoding: made, as: UTF8.self) + "/socket", backlog: 64)
-            } catch {
-                Self.remove(made)
-                throw error
-            }
-            // Blocking, as a server expects it.
-            _ = fcntl(listener.raw, F_SETFL, 0)
+            socket = try ServerSocket(in: place.map { [$0] } ?? ServerSocket.usualPlaces)
         } catch {
             throw DialFailure(
                 .command, "no socket for the server can be made: \(error)",
-                remedy: "set XDG_RUNTIME_DIR or TMPDIR to a folder of yours with a short path")
+                remedy: "set XDG_RUNTIME_DIR or TMPDIR to a folder of yours with room and a short path")
         }
     }
 
-    deinit { Self.remove(folder) }
-
-    private static func remove(_ folder: [UInt8]) {
-        unlink((folder + Array("/socket".utf8) + [0]).map(CChar.init(bitPattern:)))
-        rmdir((folder + [0]).map(CChar.init(bitPattern:)))
-    }
-
-    private static var usualPlace: String {
-        let named = ["XDG_RUNTIME_DIR", "TMPDIR"].compactMap { (name: String) in
-            getenv(name).map { String(cString: $0) }
-        }
-        return named.first { (path: String) in path.hasPrefix("/") && access(path, W_OK) == 0 } ?? "/tmp"
-    }
-
-    private static func makeFolder(in place: String) throws(SystemError) -> [UInt8] {
-        var template = Array("\(place)/ubd-nbd.XXXXXX".utf8CString)
-        guard mkdtemp(&template) != nil else { throw SystemError("make a folder in \(place)", errno) }
-        return template.dropLast().map { UInt8(bitPattern: $0) }
-    }
+    /// Its number, once it was started.
+    var pid: pid_t? { process?.pid }
 
     /// The name of the program, for messages.
     var name: String { PercentEncoding.readable(words[0]) }
 
     // MARK: Its life
 
-    /// Starts it.
+    /// Starts it. What an earlier one has left running ends first: two servers would write to one disk.
     func start() throws(DialFailure) {
+        stop()
         do throws(SystemError) {
             var pipe = try makePipe()
             let null = try FileDescriptor.null()
@@ -91,10 +64,19 @@ final class ServerCommand {
         } catch {
             throw DialFailure(
                 .command, "\(name) can not be started: \(SystemError.message(error.errno))",
-                remedy: "allow more processes ('ulimit -u'), or end some")
+                remedy: Self.remedy(error.errno))
         }
         end = nil
         watch()
+    }
+
+    static func remedy(_ errno: Int32) -> String {
+        switch errno {
+        case EMFILE: "allow more open files, as in 'ulimit -n 64'"
+        case ENFILE: "let the administrator allow more open files (fs.file-max)"
+        case ENOENT: "this host has no /bin/sh, by which it would be started"
+        default: "allow more processes ('ulimit -u'), or end some"
+        }
     }
 
     /// LISTEN_PID must be the process's own number, which only it knows: a shell sets it and becomes the server. Whoever runs `ubd`
@@ -109,7 +91,8 @@ final class ServerCommand {
         let words = Self.shell.map { Array($0.utf8CString) } + words.map { $0.map(CChar.init(bitPattern:)) + [0] }
         // The listening socket has the number 3 (SD_LISTEN_FDS_START).
         return try startProgram(
-            "/bin/sh", words, files: [null, output, output, listener.raw], inheritsEnvironment: true, ownSession: true)
+            "/bin/sh", words, files: [null, output, output, socket.listener.raw], inheritsEnvironment: true,
+            ownSession: true)
     }
 
     private func watch() {
@@ -141,20 +124,35 @@ final class ServerCommand {
         return .goOn
     }
 
-    /// Ends it and waits: politely first, since a server may have something to write.
+    /// Ends it and waits: politely first, since a server may have something to write. Then it ends the processes that it has started
+    /// (its process group): a command that is a script ends before the server in it.
     func stop(within seconds: Int = 10) {
-        guard end == nil, process != nil else { return }
+        guard process != nil else { return }
         let before = ended
         ended = { .giveUp }
         defer { ended = before }
-        for signal in [SIGTERM, SIGKILL] {
+        for signal in [SIGTERM, SIGKILL] where end == nil {
             try? process?.send(signal)
             let deadline = Deadline(seconds: seconds)
             // Something else may give up: that is no reason to let it have less time.
             while end == nil, !deadline.hasPassed { try? attention.pause(deadline) }
-            if end != nil { return }
+        }
+        if end != nil { endGroup(within: seconds) }
+    }
+
+    private func endGroup(within seconds: Int) {
+        for signal in [SIGTERM, SIGKILL] {
+            guard sendToGroup(signal), signal == SIGTERM else { return }
+            let deadline = Deadline(seconds: seconds)
+            while sendToGroup(0), !deadline.hasPassed {
+                // Nothing tells when a process ends that another one has started.
+                try? attention.pause(Deadline(milliseconds: 20))
+            }
         }
     }
+
+    /// False when nobody of its group is there any more.
+    private func sendToGroup(_ signal: Int32) -> Bool { process?.sendToGroup(signal) ?? false }
 
     /// Why nobody answers at the socket any more.
     var failure: DialFailure? {

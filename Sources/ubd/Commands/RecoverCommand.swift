@@ -111,8 +111,9 @@ struct RecoverCommand: UBDCommand {
         } else {
             place = try label("server", of: device, environment, remedy: "name its server with --uri")
         }
-        let words = DialProcess.words(
+        var words = DialProcess.words(
             connections: Int(device.queues), dial.options, restarts: false, uri: place, command: [], environment)
+        if uri == nil { words.insert(Array("--recorded".utf8CString), at: 0) }
         let dialer = try DialProcess(environment.dialer ?? Installation.dialer, words)
         let answer = try dialer.answer(environment)
         var full = request

@@ -192,6 +192,45 @@ struct DialTests {
         #expect(error?.message.hasSuffix("its size was 20971520 bytes and is 10485760") == true)
     }
 
+    @Test("knows whose process serves a connection that does not leave this host")
+    func serverUser() throws {
+        for (arguments, uri) in [
+            (["-U", "%S"], "nbd+unix:///?socket=%S"), (["-p", "%P", "-i", "127.0.0.1"], "nbd://127.0.0.1:%P/"),
+            // Its socket is one of IPv6, where there is IPv6.
+            (["-p", "%P"], "nbd://127.0.0.1:%P/"),
+        ] {
+            let server = try RealServer("nbdkit", ["-f"] + arguments + ["memory", "1M"])
+            let facts = try Dialer(address: server.address(uri)).ask()
+            #expect(facts.serverUser == getuid(), "\(uri)")
+        }
+        let table = """
+              sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode
+               0: 0100007F:2A39 00000000:0000 0A 00000000:00000000 00:00000000 00000000  1001        0 1 1 0 100 0 0 10 0
+               1: 0100007F:D431 0100007F:2A39 01 00000000:00000000 00:00000000 00000000  1002        0 2 1 0 20 4 30 10 -1
+               2: 0100007F:2A39 0100007F:D431 01 00000000:00000000 00:00000000 00000000  1003        0 3 1 0 20 4 30 10 -1
+            """
+        let bytes = Array(table.utf8)
+        #expect(ServerUser.search(bytes, local: ["0100007F:2A39"], remote: ["0100007F:D431"]) == 1003)
+        #expect(ServerUser.search(bytes, local: ["0100007F:2A39"], remote: ["0100007F:D432"]) == nil)
+    }
+
+    @Test("waits for room in a server's queue of connections, which others have filled")
+    func fullQueue() throws {
+        let server = try RealServer("sh", ["-c", "sleep 60"])
+        let listener = try SystemCalls.listen(at: server.socket, backlog: 0)
+        let address = try NBDAddress(server.filled("nbd+unix:///?socket=%S"))
+        let first = try StreamSocket(address, Deadline(seconds: 5), Attention())
+        let number = listener.raw
+        Thread {
+            usleep(500_000)
+            _ = try? SystemCalls.accept(number)
+        }.start()
+        let began = monotonicNanoseconds()
+        let second = try StreamSocket(address, Deadline(seconds: 20), Attention())
+        #expect(monotonicNanoseconds() - began > 300_000_000, "there was room")
+        #expect(first.file.raw != second.file.raw)
+    }
+
     @Test("is told where the broker is by a whole path, since it leaves the folder in which it was started")
     func brokersSocket() throws {
         func broker(_ path: String) throws -> String? {

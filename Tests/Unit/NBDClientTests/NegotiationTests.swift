@@ -238,4 +238,29 @@ struct NegotiationTests {
             now.difference(from: then) == "its cipher was 'TLS1.3 CHACHA20-POLY1305' and is 'TLS1.3 AES-128-GCM'")
         #expect(before.difference(from: then) == "its cipher was 'TLS1.3 CHACHA20-POLY1305' and is ''")
     }
+
+    @Test("is not the same with another user's server on this host, or with one that can't be told")
+    func otherUser() {
+        var before = ExportFacts(size: 1024, flags: 1)
+        var now = before
+        now.serverUser = 1001
+        #expect(now.difference(from: before) == nil, "a server on another host is known by nothing of this")
+        before.serverUser = 1000
+        #expect(now.difference(from: before) == "a process of uid 1001 serves it, and one of uid 1000 did")
+        now.serverUser = nil
+        #expect(now.difference(from: before) == "no process of this host serves it, and one of uid 1000 did")
+        now.serverUser = 1000
+        #expect(now.difference(from: before) == nil)
+    }
+
+    @Test("by a name on record, is taken from its user's own servers, from root's and from other hosts'")
+    func recorded() {
+        var facts = ExportFacts(size: 1024, flags: 1)
+        for (user, isTaken) in [(nil, true), (1000, true), (0, true), (1001, false)] as [(UInt32?, Bool)] {
+            facts.serverUser = user
+            let failure = ServerUser.distrust(facts, at: "/tmp/s", of: 1000)
+            #expect((failure == nil) == isTaken)
+            #expect(isTaken || failure?.message.contains("/tmp/s is a process of uid 1001") == true)
+        }
+    }
 }

@@ -82,6 +82,86 @@ struct ServerCommandTests {
         server.stop()
     }
 
+    /// Whoever has to wait for a zombie may be slow to do so.
+    private static func hasEnded(_ pid: pid_t) -> Bool {
+        guard let status = try? String(contentsOfFile: "/proc/\(pid)/status", encoding: .utf8) else { return true }
+        return status.contains("State:\tZ")
+    }
+
+    @Test(
+        "ends with all processes that it has started, a server in a script among them, and before it is started again")
+    func group() throws {
+        let place = FileManager.default.temporaryDirectory.appendingPathComponent("ubd-\(UUID().uuidString)").path
+        defer { unlink(place) }
+        func pids() -> [pid_t] {
+            ((try? String(contentsOfFile: place, encoding: .utf8)) ?? "").split(separator: "\n").compactMap {
+                pid_t($0)
+            }
+        }
+        for script in ["sleep 1000 & echo $! >>\(place); wait", "sleep 1000 & echo $! >>\(place)"] {
+            let attention = Attention()
+            let server = try ServerCommand(["sh", "-c", script].map { Array($0.utf8) }, attention) { _ in }
+            try server.start()
+            while pids().isEmpty { try? attention.pause(Deadline(milliseconds: 50)) }
+            // The second script has ended by itself then.
+            while server.end == nil, script.hasSuffix(place) { try? attention.pause(Deadline(milliseconds: 50)) }
+            try server.start()
+            while pids().count < 2 { try? attention.pause(Deadline(milliseconds: 50)) }
+            #expect(Self.hasEnded(pids()[0]), "the first one lives on beside the second")
+            server.stop()
+            #expect(Self.hasEnded(pids()[1]), "it outlives its device")
+            unlink(place)
+        }
+    }
+
+    @Test("has its socket where nobody else can put another one in its place")
+    func place() throws {
+        let folder = FileManager.default.temporaryDirectory.appendingPathComponent("ubd-\(UUID().uuidString)").path
+        mkdir(folder, 0o700)
+        defer { try? FileManager.default.removeItem(atPath: folder) }
+        #expect(ServerSocket.isSafe(folder) && ServerSocket.isSafe("/tmp"))
+        #expect(!ServerSocket.isSafe("tmp") && !ServerSocket.isSafe(folder + "/none"))
+        for (mode, isSafe) in [(0o755, true), (0o770, false), (0o777, false), (0o1777, true)] as [(mode_t, Bool)] {
+            chmod(folder, mode)
+            #expect(ServerSocket.isSafe(folder) == isSafe, "\(String(mode, radix: 8))")
+        }
+        mkdir(folder + "/inner", 0o700)
+        chmod(folder, 0o777)
+        #expect(!ServerSocket.isSafe(folder + "/inner"), "a folder above it can be renamed")
+        chmod(folder, 0o700)
+        if geteuid() == 0 {
+            chown(folder, 1000, 1000)
+            #expect(!ServerSocket.isSafe(folder) && !ServerSocket.isSafe(folder + "/inner"), "another user's")
+        }
+    }
+
+    @Test("has its socket in the next place where the first has no room for it")
+    func noRoom() throws {
+        let folder = FileManager.default.temporaryDirectory.appendingPathComponent("ubd-\(UUID().uuidString)").path
+        mkdir(folder, 0o700)
+        defer { try? FileManager.default.removeItem(atPath: folder) }
+        // The second has room for a folder, and not for a socket in it: as where a file system is full.
+        let long = folder + "/" + String(repeating: "a", count: 100)
+        mkdir(long, 0o700)
+        let path = try ServerSocket(in: [folder + "/none", long, folder]).path
+        #expect(String(decoding: path, as: UTF8.self).hasPrefix(folder + "/ubd-nbd."))
+        #expect(try FileManager.default.contentsOfDirectory(atPath: long) == [])
+    }
+
+    @Test("that prints more than anybody reads does not hold up who passes it on")
+    func unread() throws {
+        var pipe = try makePipe()
+        let line = [UInt8](repeating: UInt8(ascii: "x"), count: 10_000)
+        for _ in 0..<100 { passOn(line[...], to: pipe.second.raw) }
+        pipe.second = try FileDescriptor.null()
+        var count = 0
+        var bytes = [UInt8](repeating: 0, count: 4096)
+        while case let some = read(pipe.first.raw, &bytes, bytes.count), some > 0 { count += some }
+        #expect(count >= 40_000 && count <= 1 << 20, "\(count)")
+        #expect(
+            ServerCommand.remedy(EMFILE).contains("ulimit -n") && ServerCommand.remedy(EAGAIN).contains("ulimit -u"))
+    }
+
     @Test("leaves no folder behind where no socket can be made")
     func noSocket() throws {
         let place = FileManager.default.temporaryDirectory.appendingPathComponent(String(repeating: "a", count: 120))
