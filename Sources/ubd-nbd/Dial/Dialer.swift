@@ -23,6 +23,7 @@ struct Dialer {
         let deadline = Deadline(seconds: seconds)
         var wire = Wire(socket: try StreamSocket(address, deadline, attention), deadline: deadline)
         if address.tls != nil { try wire.socket.attachKernelTLS() }
+        try wire.prepareTLS(address)
         var facts = try negotiate(&wire)
         facts.cipher = try wire.handOver()
         do throws(SystemError) {
@@ -38,6 +39,7 @@ struct Dialer {
     func ask() throws(DialFailure) -> ExportFacts {
         let deadline = Deadline(seconds: seconds)
         var wire = Wire(socket: try StreamSocket(address, deadline, attention), deadline: deadline)
+        try wire.prepareTLS(address)
         return try negotiate(&wire)
     }
 
@@ -54,7 +56,7 @@ struct Dialer {
                     }
                     return facts
                 case .startTLS:
-                    try wire.secure(address)
+                    try wire.secure()
                     negotiation.secured()
                 case .receive(let count):
                     let bytes = try wire.receive(count)
@@ -83,16 +85,26 @@ extension DialFailure {
     }
 }
 
-/// A connection while it is negotiated: plain at first, then perhaps through TLS. Its errors have no subject: it is the server.
+/// A connection while it is negotiated: plain at first, then perhaps through TLS. Its errors, but those of `prepareTLS`, have no
+/// subject: it is the server.
 private struct Wire: ~Copyable {
     let socket: StreamSocket
     let deadline: Deadline
     private var tls: TLSSession?
+    /// The same before the handshake.
+    private var prepared: TLSSession?
 
     init(socket: consuming StreamSocket, deadline: Deadline) {
         self.socket = socket
         self.deadline = deadline
         tls = nil
+        prepared = nil
+    }
+
+    /// Reads what TLS needs of this host's files, before the server is spoken with: what is wrong with those is not its doing.
+    mutating func prepareTLS(_ address: NBDAddress) throws(DialFailure) {
+        guard let wish = address.tls, case .network(let host, _) = address.place else { return }
+        prepared = try TLSSession(socket, wish, host: host)
     }
 
     /// At most so many bytes, and at least one.
@@ -132,9 +144,11 @@ private struct Wire: ~Copyable {
     }
 
     /// From here on through TLS.
-    mutating func secure(_ address: NBDAddress) throws(DialFailure) {
-        guard let wish = address.tls, case .network(let host, _) = address.place else { return }
-        let session = try TLSSession(socket, wish, host: host)
+    mutating func secure() throws(DialFailure) {
+        guard let session = prepared.take() else {
+            throw DialFailure(
+                .unsuitable, "is at a Unix socket, for which there is no TLS", remedy: "use nbd+unix, or nbds over TCP")
+        }
         try session.handshake(socket, deadline)
         tls = consume session
     }

@@ -85,6 +85,8 @@ struct TLSSession: ~Copyable {
 
     // MARK: Talking
 
+    // The errors of these have no subject: it is the server.
+
     /// The handshake. The certificate of the server is looked at before anything of ours is sent.
     func handshake(_ socket: borrowing StreamSocket, _ deadline: Deadline) throws(DialFailure) {
         while true {
@@ -125,7 +127,7 @@ struct TLSSession: ~Copyable {
         let events = gnutls_record_get_direction(session) == 0 ? POLLIN : POLLOUT
         do { try socket.wait(for: events, deadline) } catch {
             throw DialFailure(
-                .unreachable, "the server does not go on with TLS: \(SystemError.message(error.errno))",
+                .unreachable, "does not go on with TLS: \(SystemError.message(error.errno))",
                 remedy: "see the server's log")
         }
     }
@@ -134,17 +136,17 @@ struct TLSSession: ~Copyable {
         switch result {
         case GNUTLS_E_CERTIFICATE_VERIFICATION_ERROR, GNUTLS_E_CERTIFICATE_ERROR:
             return DialFailure(
-                .refused, "the server's certificate is not accepted: \(verdict)",
+                .refused, "has a certificate that is not accepted: \(verdict)",
                 remedy:
                     "name the authority's folder with --tls-certificates, and the name that the certificate has with "
                     + "--tls-hostname")
         case GNUTLS_E_FATAL_ALERT_RECEIVED, GNUTLS_E_WARNING_ALERT_RECEIVED:
             let alert = gnutls_alert_get_name(gnutls_alert_get(session)).map { String(cString: $0) } ?? "an alert"
             return DialFailure(
-                .refused, "the server ends TLS with the alert '\(alert)'",
+                .refused, "ends TLS with the alert '\(alert)'",
                 remedy: "see the server's log: it may not know your certificate or key")
         default:
-            return DialFailure(.refused, "TLS fails: \(Self.words(result))", remedy: "see the server's log")
+            return DialFailure(.refused, "does not agree on TLS: \(Self.words(result))", remedy: "see the server's log")
         }
     }
 
