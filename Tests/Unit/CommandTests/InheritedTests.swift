@@ -43,6 +43,11 @@ struct InheritedTests {
         }
     }
 
+    /// Without the memory that is available, which differs from one moment to the next.
+    private static func steady(_ output: String) -> String {
+        output.replacing(/[0-9.]+ [KMGT]iB/, with: "some memory")
+    }
+
     @Test(
         "no descriptor that it was started without becomes a file of value: every command, every combination of 0 to 2",
         arguments: [[0], [1], [2], [0, 1], [0, 2], [1, 2], [0, 1, 2]])
@@ -59,7 +64,7 @@ struct InheritedTests {
             let result = try Program.run(
                 arguments, socket: broker.socketPath, shell: "exec \"$0\" \"$@\" \(redirections)")
             #expect(result.status == plain.status, "\(name)")
-            #expect(result.output == (closed.contains(1) ? "" : plain.output), "\(name)")
+            #expect(Self.steady(result.output) == (closed.contains(1) ? "" : Self.steady(plain.output)), "\(name)")
             #expect(result.errors == (closed.contains(2) ? "" : plain.errors), "\(name)")
             #expect(try Data(contentsOf: URL(fileURLWithPath: image)) == content, "\(name) wrote into the image")
         }
