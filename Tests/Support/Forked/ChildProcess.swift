@@ -17,10 +17,20 @@ public final class ChildProcess {
         }
         // One that is not open is no error there.
         for number in Int32(3)..<1024 { posix_spawn_file_actions_addclose(&actions, number) }
+        // The threads of the tests block signals, and a program that inherits that does not hear SIGTERM.
+        var attributes = posix_spawnattr_t()
+        posix_spawnattr_init(&attributes)
+        defer { posix_spawnattr_destroy(&attributes) }
+        var signals = sigset_t()
+        sigemptyset(&signals)
+        posix_spawnattr_setsigmask(&attributes, &signals)
+        sigfillset(&signals)
+        posix_spawnattr_setsigdefault(&attributes, &signals)
+        posix_spawnattr_setflags(&attributes, Int16(POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF))
         var arguments = command.map { strdup($0) } + [nil]
         defer { for argument in arguments { free(argument) } }
         var pid = pid_t()
-        let error = posix_spawnp(&pid, command[0], &actions, nil, &arguments, environ)
+        let error = posix_spawnp(&pid, command[0], &actions, &attributes, &arguments, environ)
         guard error == 0 else { throw NotStarted(reason: "\(command[0]): \(String(cString: strerror(error)))") }
         self.pid = pid
     }
