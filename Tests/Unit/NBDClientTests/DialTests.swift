@@ -65,8 +65,10 @@ struct DialTests {
         Self.check(set, isNetwork: false)
     }
 
-    @Test("has no file sent to it over a Unix socket, where the kernel can forbid that, and bytes all the same")
-    func noFiles() throws {
+    /// A connection over a Unix socket: the end of `ubd-nbd`, and the server's.
+    private static func connected(
+        _ body: (_ ours: borrowing StreamSocket, _ server: borrowing FileDescriptor) throws -> Void
+    ) throws {
         let folder = FileManager.default.temporaryDirectory.appendingPathComponent(UUID().uuidString)
         try FileManager.default.createDirectory(at: folder, withIntermediateDirectories: true)
         defer { try? FileManager.default.removeItem(at: folder) }
@@ -77,30 +79,29 @@ struct DialTests {
             Issue.record("nobody has connected")
             return
         }
-        var refusal: Int32 = 0
-        do { _ = try send(server.raw, [0], files: [0]) } catch { refusal = error.errno }
-        #expect(refusal == (Self.isPassRightsKnown ? EPERM : 0))
-        if refusal == 0 { _ = try ours.receive(1, Deadline(seconds: 5)) }
-        #expect(try send(server.raw, [1, 2, 3]) == 3)
-        #expect(try ours.receive(8, Deadline(seconds: 5)) == [1, 2, 3])
+        try body(ours, server)
+    }
+
+    @Test("has no file sent to it over a Unix socket, where the kernel can forbid that, and bytes all the same")
+    func noFiles() throws {
+        try Self.connected { (ours, server) in
+            var refusal: Int32 = 0
+            do throws(SystemError) { _ = try send(server.raw, [0], files: [0]) } catch { refusal = error.errno }
+            #expect(refusal == (Self.isPassRightsKnown ? EPERM : 0))
+            if refusal == 0 { _ = try ours.receive(1, Deadline(seconds: 5)) }
+            #expect(try send(server.raw, [1, 2, 3]) == 3)
+            #expect(try ours.receive(8, Deadline(seconds: 5)) == [1, 2, 3])
+        }
     }
 
     @Test("waits no longer than its deadline for a server that goes on sending what brings nobody forward")
     func deadline() throws {
-        let folder = FileManager.default.temporaryDirectory.appendingPathComponent(UUID().uuidString)
-        try FileManager.default.createDirectory(at: folder, withIntermediateDirectories: true)
-        defer { try? FileManager.default.removeItem(at: folder) }
-        let listener = try SystemCalls.listen(at: folder.path + "/socket", backlog: 4)
-        let address = try NBDAddress("nbd+unix:///?socket=\(folder.path)/socket")
-        let ours = try StreamSocket(address, Deadline(seconds: 5), Attention())
-        guard let server = try SystemCalls.accept(listener.raw) else {
-            Issue.record("nobody has connected")
-            return
+        try Self.connected { (ours, server) in
+            #expect(try send(server.raw, [1]) == 1)
+            try ours.wait(for: POLLIN, Deadline(seconds: 5))
+            let late = #expect(throws: SystemError.self) { try ours.wait(for: POLLIN, Deadline(milliseconds: 0)) }
+            #expect(late?.errno == ETIMEDOUT)
         }
-        #expect(try send(server.raw, [1]) == 1)
-        try ours.wait(for: POLLIN, Deadline(seconds: 5))
-        let late = #expect(throws: SystemError.self) { try ours.wait(for: POLLIN, Deadline(milliseconds: 0)) }
-        #expect(late?.errno == ETIMEDOUT)
     }
 
     @Test("tells what exports qemu-nbd and nbd-server have when the wanted one is not there")
