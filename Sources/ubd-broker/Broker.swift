@@ -111,6 +111,10 @@ final class Broker {
     /// docs/kernel-facts.md#half-ready).
     var canRepeatRecovery: Bool { driver.features.contains(.perIODaemon) }
 
+    /// Whether the kernel notices a worker's death when the last reference to its control node closes, and a live device
+    /// then becomes another (Linux 6.16). Before, it notices at a request or when one times out.
+    var noticesDeaths: Bool { driver.features.contains(.perIODaemon) }
+
     /// Why no device may be made on this kernel; nil when one may.
     var badKernel: KnownBadKernel? {
         configuration.allowsBadKernel ? nil : KnownBadKernel.entry(for: surroundings.release)
@@ -329,22 +333,25 @@ final class Broker {
         release(device)
         device.setState(.failed, reason: reason)
         save(device)
-        if device.info.recovery == .fail { leaveFailing(device, looks: 0) } else { stopFailed(device) }
+        stopWhenReleased(device, looks: 0)
     }
 
-    /// The kernel fails its requests, so the disk may stay. (It does so only with a flag of ADD_DEV that excludes
-    /// reissue; users of all other devices would wait.) The kernel takes a moment to notice the death.
-    private func leaveFailing(_ device: ManagedDevice, looks: Int) {
+    /// Stops the disk of a device without a worker, unless the kernel fails its requests: then it may stay. (The kernel does
+    /// so only with a flag of ADD_DEV that excludes reissue; users of all other devices would wait.)
+    ///
+    /// The kernel takes a moment to notice the death, and must not be asked to stop the disk meanwhile
+    /// (docs/kernel-facts.md#stop-during-release).
+    private func stopWhenReleased(_ device: ManagedDevice, looks: Int) {
         guard devices[device.id] === device, device.teardown == nil else { return }
+        let fails = device.info.recovery == .fail
+        let limit = fails ? 100 : noticesDeaths ? 10 : 0
+        if looks == limit { return stopFailed(device) }
         driver.info(of: device.id) { [self] answer in
-            if answer.verdict == .again, looks < 100 {
-                loop.after(milliseconds: 100) { [self] in leaveFailing(device, looks: looks + 1) }
-                return
-            }
-            switch answer.content?.deviceState {
-            case .failIO: Log.notice("fails-io", ("device", "\(device.id)"), ("what", "it stays; its requests fail"))
-            case .live where looks < 100, nil where answer.verdict == .done && looks < 100:
-                loop.after(milliseconds: 100) { [self] in leaveFailing(device, looks: looks + 1) }
+            switch (answer.verdict, answer.content?.deviceState) {
+            case (.done, .failIO) where fails:
+                Log.notice("fails-io", ("device", "\(device.id)"), ("what", "it stays; its requests fail"))
+            case (.done, .live), (.done, nil), (.again, _):
+                loop.after(milliseconds: 100) { [self] in stopWhenReleased(device, looks: looks + 1) }
             default: stopFailed(device)
             }
         }

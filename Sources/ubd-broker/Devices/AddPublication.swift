@@ -14,7 +14,7 @@ extension AddOperation {
     /// Before the owner can open the device, if possible; with udev the owner may already have it.
     func setUpQueue(_ device: ManagedDevice, _ next: @escaping () -> Void) {
         let settings = QueueSettings.of(
-            queues: device.info.queues, depth: device.info.depth, noticesDeaths: broker.canRepeatRecovery)
+            queues: device.info.queues, depth: device.info.depth, noticesDeaths: broker.noticesDeaths)
         if settings.isEmpty { return next() }
         write(settings, in: broker.queueFolder(of: device.id)) { problem in
             if let problem {

@@ -23,6 +23,10 @@ final class Teardown: TakingDown {
         static let stopDead = 5_000
         static let kill = 5_000
         static let delete = 10_000
+        /// Between two looks whether the kernel has released a dead worker.
+        static let releasePause = 10
+        /// A disk that does not answer delays the release for ever.
+        static let release = 2_000
         static let firstPause = 50
         static let longestPause = 60_000
     }
@@ -30,6 +34,7 @@ final class Teardown: TakingDown {
     /// In order; an orderly one begins with `stop`.
     private enum Step: CaseIterable {
         case killFirst
+        case awaitRelease
         case stop
         case kill
         case delete
@@ -47,6 +52,8 @@ final class Teardown: TakingDown {
     private var stopProblem: String?
     /// While STOP_DEV is in the kernel: reports the device as stuck.
     private var stopTimer: EventLoop.Timer?
+    /// Milliseconds that the kernel was given to release the dead worker. They count as a part of STOP_DEV's.
+    private var releaseWait = 0
     private var deleteAttempts = 0
     /// Send DEL_DEV instead of DEL_DEV_ASYNC.
     private var deletesWaiting = false
@@ -93,7 +100,8 @@ final class Teardown: TakingDown {
     private func carryOut(from first: Step) {
         operation.begin(first, disordered: { [self] in outOfOrder() }) { [self] step in
             switch step {
-            case .killFirst: kill { [self] in operation.go(to: device.mayBeStarted ? .stop : .delete) }
+            case .killFirst: kill { [self] in operation.go(to: device.mayBeStarted ? .awaitRelease : .delete) }
+            case .awaitRelease: awaitRelease()
             case .stop: stop()
             // Does nothing when it was killed first.
             case .kill: kill { [self] in operation.next() }
@@ -114,12 +122,26 @@ final class Teardown: TakingDown {
         }
     }
 
+    /// A STOP_DEV while the kernel still takes back a dead worker's fetches can make the kernel warn
+    /// (docs/kernel-facts.md#stop-during-release). It has taken them back when the device is no longer live.
+    private func awaitRelease() {
+        guard broker.noticesDeaths, releaseWait < Deadline.release else { return operation.next() }
+        operation.command({ broker.driver.info(of: device.id, $0) }) { [self] answer in
+            switch (answer.verdict, answer.content?.deviceState) {
+            case (.done, .live), (.done, nil), (.again, _):
+                releaseWait += Deadline.releasePause
+                operation.wait(milliseconds: Deadline.releasePause) { [self] in awaitRelease() }
+            default: operation.next()
+            }
+        }
+    }
+
     /// Waits for STOP_DEV to complete: a DEL_DEV meanwhile would wait for it, and block every ADD and DEL on the host.
     /// It may last longer than the worker, when the kernel cannot take back requests to a hung disk.
     private func stop() {
         // A late STOP_DEV waits for the worker and ends with it.
         let timer = device.worker == nil ? nil : operation.limit(milliseconds: Deadline.stop) { [self] in hurry() }
-        limitStop(to: device.worker == nil ? Deadline.stopDead : 2 * Deadline.stop)
+        limitStop(to: device.worker == nil ? Deadline.stopDead - releaseWait : 2 * Deadline.stop)
         stop(pause: Deadline.firstPause) { [self] in
             broker.loop.cancel(timer)
             broker.loop.cancel(stopTimer)
@@ -156,7 +178,7 @@ final class Teardown: TakingDown {
                 "or the kernel has not noticed its worker's death, which takes 30 s at most before Linux 6.16"
             becomeStuck(
                 "the kernel waits for requests that its dead worker had taken: a file or disk does not answer"
-                    + (broker.canRepeatRecovery ? "" : ", \(unnoticed)"),
+                    + (broker.noticesDeaths ? "" : ", \(unnoticed)"),
                 step: "STOP_DEV", remedy: "it is deleted by itself as soon as they end; see 'ubd list -n \(device.id)'")
         }
     }

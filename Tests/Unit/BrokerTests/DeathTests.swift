@@ -150,6 +150,24 @@ struct DeathTests {
         #expect(host.leftovers == [])
     }
 
+    @Test("a device without recovery is stopped when the kernel has released its dead worker, not while it does so")
+    func stopsAfterRelease() throws {
+        let host = try Host()
+        host.kernel.features = [.perIODaemon]
+        _ = try host.add(AddRequest(target: "null", recovery: "none")).get()
+        var (looks, states): (Int, [UInt16?]) = (0, [])
+        host.kernel.beforeAnswer[.getDeviceInfo] = {
+            looks += 1
+            if looks == 3 { host.kernel.quiesce(0, as: .dead) }
+        }
+        host.kernel.beforeAnswer[.stopDevice] = { states.append(host.kernel.state(of: 0)) }
+        host.workers[0].die(.killed(signal: SIGKILL))
+        try host.run { !states.isEmpty }
+        #expect(looks == 3 && states == [UblkDeviceState.dead.rawValue], "\(looks), \(states)")
+        #expect(try host.delete(0, force: true) == nil)
+        #expect(host.leftovers == [])
+    }
+
     @Test("DEL_DEV is not sent before STOP_DEV has ended, however late it is")
     func waitsForStop() throws {
         let host = try Host()

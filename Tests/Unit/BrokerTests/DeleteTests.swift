@@ -230,6 +230,36 @@ struct DeleteTests {
         #expect(host.leftovers == [])
     }
 
+    @Test("by force STOP_DEV is sent when the kernel has released the dead worker, not while it does so")
+    func stopsAfterRelease() throws {
+        let host = try Host()
+        host.kernel.features = [.perIODaemon]
+        _ = try host.add().get()
+        var (looks, states): (Int, [UInt16?]) = (0, [])
+        host.kernel.beforeAnswer[.getDeviceInfo] = {
+            looks += 1
+            if looks == 3 { host.kernel.quiesce(0) }
+        }
+        host.kernel.beforeAnswer[.stopDevice] = { states.append(host.kernel.state(of: 0)) }
+        #expect(try host.delete(0, force: true) == nil)
+        #expect(looks == 3 && states == [UblkDeviceState.quiesced.rawValue], "\(looks), \(states)")
+        #expect(host.leftovers == [])
+    }
+
+    @Test(
+        "a device that the kernel never releases, or of which it does not tell, is stopped nevertheless",
+        arguments: [[:], [.getDeviceInfo: EBUSY]] as [[UblkControlOperation: Int32]], [false, true])
+    func stopsWithoutRelease(_ failures: [UblkControlOperation: Int32], _ isUnknown: Bool) throws {
+        let host = try Host()
+        host.kernel.features = [.perIODaemon]
+        _ = try host.add().get()
+        host.kernel.failures = failures
+        if isUnknown { host.kernel.becomeUnknown(0) }
+        #expect(try host.delete(0, force: true) == nil)
+        #expect(host.kernel.log.filter { $0 == "getDeviceInfo 0" }.count >= 200)
+        #expect(host.leftovers == [])
+    }
+
     @Test("a device in use is not taken away because its worker is dead")
     func refusesBusyWithoutWorker() throws {
         let host = try Host()

@@ -51,6 +51,8 @@ final class FakeKernel: ControlDevice {
     /// A state that no version of the driver has yet.
     static let unknownState: UInt16 = 9
 
+    func state(of id: UInt32) -> UInt16? { devices[id]?.state }
+
     func becomeUnknown(_ id: UInt32) { devices[id]?.state = FakeKernel.unknownState }
 
     func forget(_ id: UInt32) { devices[id] = nil }

@@ -182,7 +182,7 @@ struct RecoverTests {
         }
         #expect(info(host)?.state == .failed)
         #expect(info(host)?.reason?.contains("keep dying") == true)
-        #expect(host.kernel.log.last == "stopDevice 0")
+        try host.run { host.kernel.log.last == "stopDevice 0" }
         #expect(try host.delete(0) == nil)
         #expect(host.leftovers == [])
     }
