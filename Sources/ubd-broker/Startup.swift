@@ -58,11 +58,27 @@ enum Startup {
                 throw StartupRefusal(message: "access policy \(error)", status: 2)
             }
         }
+        // A name of which nobody knows whether it exists must not be refused as one that does not.
+        var unknown: SystemError?
+        func known(_ look: () throws(SystemError) -> UInt32?) -> UInt32? {
+            do throws(SystemError) { return try look() } catch {
+                unknown = unknown ?? error
+                return nil
+            }
+        }
         do {
-            return try AccessPolicy(
+            let policy = try AccessPolicy(
                 parsing: bytes, file: configuration.accessPolicy, targets: TargetList.names,
-                user: { getpwnam($0)?.pointee.pw_uid }, group: { getgrnam($0)?.pointee.gr_gid })
-        } catch { throw StartupRefusal(message: "access policy \(error)", status: 2) }
+                user: { name in known { () throws(SystemError) in try AccountNames.user(name) } },
+                group: { name in known { () throws(SystemError) in try AccountNames.group(name) } })
+            if let unknown { throw unknown }
+            return policy
+        } catch {
+            guard let unknown else { throw StartupRefusal(message: "access policy \(error)", status: 2) }
+            throw StartupRefusal(
+                message: "access policy \(configuration.accessPolicy): a name in it can not be looked up: \(unknown)",
+                status: 1)
+        }
     }
 
     private static func walls(_ configuration: Configuration) throws -> [String: Walls] {
@@ -283,11 +299,13 @@ enum Startup {
     }
 
     private static func workerGroup(_ configuration: Configuration) throws -> UInt32 {
-        guard let entry = getgrnam(configuration.workerGroup) else {
-            throw StartupRefusal(
-                message: "there is no group '\(configuration.workerGroup)' for the workers; "
-                    + "groupadd --system \(configuration.workerGroup)", status: 1)
+        let name = configuration.workerGroup
+        do throws(SystemError) {
+            if let group = try AccountNames.group(name) { return group }
+        } catch {
+            throw StartupRefusal(message: "the workers' group '\(name)' can not be looked up: \(error)", status: 1)
         }
-        return entry.pointee.gr_gid
+        throw StartupRefusal(
+            message: "there is no group '\(name)' for the workers; groupadd --system \(name)", status: 1)
     }
 }

@@ -20,16 +20,10 @@ public struct ProcessState: Equatable, Sendable {
 
     /// `stat`, `status`: the contents of the two files; nil when they are malformed.
     public init?(stat: [UInt8], status: [UInt8]) {
-        // The name is in parentheses and may contain parentheses.
-        guard let open = stat.firstIndex(of: UInt8(ascii: "(")), let close = stat.lastIndex(of: UInt8(ascii: ")")),
-            open < close
+        guard let stat = ProcessStat(stat), let letter = stat.letter, let flags = stat.flags,
+            let startTime = stat.startTime
         else { return nil }
-        let fields = String(decoding: stat[(close + 1)...], as: UTF8.self).split(separator: " ")
-        // `fields` starts with field 3, the state; field 9 has the flags, field 22 the start.
-        guard fields.count > 19, let letter = fields[0].first, let flags = UInt64(fields[6]),
-            let startTime = UInt64(fields[19])
-        else { return nil }
-        name = String(decoding: stat[(open + 1)..<close], as: UTF8.self)
+        name = stat.name
         self.letter = letter
         isExiting = flags & 0x4 != 0
         isKernelHelper = flags & 0x10 != 0

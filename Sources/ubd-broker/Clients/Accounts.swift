@@ -33,7 +33,7 @@ struct Accounts {
 
     /// Parses lines "owner:first:count"; `user` returns the uid of a name. It skips malformed lines, and ranges that
     /// contain uid 0 or their owner or overlap an earlier range.
-    init(parsing bytes: [UInt8], user: (String) -> UInt32?) {
+    init(parsing bytes: [UInt8], user: (String) throws(SystemError) -> UInt32?) {
         var faults = 0
         var first: String?
         let lines = bytes.prefix(Accounts.longest).split(
@@ -54,7 +54,7 @@ struct Accounts {
         var accounts = Accounts()
         do throws(TrustedFile.Distrust) {
             let bytes = try TrustedFile.read(Accounts.file, limit: Accounts.longest)
-            accounts = Accounts(parsing: bytes) { getpwnam($0)?.pointee.pw_uid }
+            accounts = Accounts(parsing: bytes) { (name) throws(SystemError) in try AccountNames.user(name) }
         } catch { accounts.problem = error.description }
         return accounts
     }
@@ -72,16 +72,18 @@ struct Accounts {
     }
 
     /// Adds a line's range. Returns what is wrong with the line; nil when it was added or is empty.
-    private mutating func add(_ line: String, _ user: (String) -> UInt32?) -> String? {
+    private mutating func add(_ line: String, _ user: (String) throws(SystemError) -> UInt32?) -> String? {
         if line.isEmpty || line.hasPrefix("#") { return nil }
         let fields = line.split(separator: ":", omittingEmptySubsequences: false)
         guard fields.count == 3, let first = Accounts.number(fields[1]), let count = Accounts.number(fields[2]),
             count > 0, first > 0, first + count <= 1 << 32
         else { return "not 'owner:first:count' of uids above 0" }
         let name = String(fields[0])
-        guard let owner = Accounts.number(fields[0]).flatMap({ UInt32(exactly: $0) }) ?? user(name) else {
-            return "there is no user '\(name)'"
-        }
+        var number = Accounts.number(fields[0]).flatMap { UInt32(exactly: $0) }
+        do throws(SystemError) {
+            if number == nil { number = try user(name) }
+        } catch { return "its owner can not be looked up: \(error)" }
+        guard let owner = number else { return "there is no user '\(name)'" }
         if owner >= first, UInt64(owner) < first + count { return "the range has its owner in it" }
         let account = owner == 0 ? accountOfRoots ?? UInt32(first) : owner
         let range = Range(first: UInt32(first), end: first + count, owner: account)

@@ -47,17 +47,10 @@ enum ThreadTimes {
 
         /// nil for malformed content.
         init?(_ bytes: [UInt8]) {
-            guard let open = bytes.firstIndex(of: UInt8(ascii: "(")),
-                let close = bytes.lastIndex(of: UInt8(ascii: ")")), open < close
+            guard let stat = ProcessStat(bytes), let flags = stat.flags, let user = stat.userTime,
+                let system = stat.systemTime
             else { return nil }
-            // After the name, which may contain anything: field 3, a letter, then numbers.
-            let fields = bytes[(close + 1)...].split(separator: UInt8(ascii: " "))
-            func number(_ field: Int) -> UInt64? {
-                guard fields.count > field - 3 else { return nil }
-                return UInt64(String(decoding: fields[field - 3], as: UTF8.self))
-            }
-            guard let flags = number(9), let user = number(14), let system = number(15) else { return nil }
-            let name = String(decoding: bytes[(open + 1)..<close], as: UTF8.self)
+            let name = stat.name
             queue = name.hasPrefix("ubd-q") ? Int(name.dropFirst(5)) : nil
             isKernelHelper = flags & Stat.ioWorker != 0
             self.user = user &* Stat.nanosecondsPerTick

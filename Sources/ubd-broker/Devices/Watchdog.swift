@@ -51,7 +51,10 @@ final class Watchdog {
         _ device: ManagedDevice, _ worker: any Worker, _ inFlight: Int, _ claims: [QueueStatistics], _ limit: UInt64
     ) -> Bool {
         if claims.isEmpty { return false }
-        let isStopped = inFlight > 0 && Watchdog.isStopped(worker.pid)
+        // Nothing follows from what cannot be told, for want of descriptors for example.
+        guard let isStopped = inFlight == 0 ? false : Watchdog.isStopped("/proc/\(worker.pid)/stat") else {
+            return false
+        }
         let sample = ProgressWatch.Sample(
             inFlight: inFlight, claims: claims, isStopped: isStopped,
             hasFile: device.launch.map { !$0.target.inputs.isEmpty } ?? true)
@@ -89,14 +92,11 @@ final class Watchdog {
         Log.info("file-answers", ("device", "\(device.id)"))
     }
 
-    private static func isStopped(_ pid: Int32) -> Bool {
-        guard let bytes = try? readFile("/proc/\(pid)/stat") else { return false }
-        return isStopped(stat: bytes)
-    }
-
-    /// Field 3 of /proc/PID/stat, after the name in parentheses, which may contain parentheses.
-    static func isStopped(stat bytes: [UInt8]) -> Bool {
-        guard let close = bytes.lastIndex(of: UInt8(ascii: ")")), close + 2 < bytes.count else { return false }
-        return [UInt8(ascii: "T"), UInt8(ascii: "t")].contains(bytes[close + 2])
+    /// Whether a signal has stopped a process, from its file in /proc; nil when that cannot be told. One that is gone is
+    /// not stopped.
+    static func isStopped(_ path: String) -> Bool? {
+        do throws(SystemError) { return ProcessStat(try readFile(path))?.isStopped } catch {
+            return error.saysProcessIsGone ? false : nil
+        }
     }
 }

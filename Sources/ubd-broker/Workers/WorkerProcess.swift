@@ -123,7 +123,7 @@ final class WorkerProcess: Worker {
 
     var controlInode: UInt64? { (try? control?.status())?.map { UInt64($0.st_ino) } ?? nil }
 
-    /// Field 22 of /proc/PID/stat, in clock ticks since boot. The name before it may contain anything.
+    /// In clock ticks since boot.
     ///
     /// - Throws: ESRCH when there is no such process.
     static func startTime(of pid: Int32) throws(SystemError) -> UInt64 {
@@ -132,11 +132,7 @@ final class WorkerProcess: Worker {
         do { bytes = try readFile(path) } catch {
             throw error.saysProcessIsGone ? SystemError(error.operation, ESRCH) : error
         }
-        guard let close = bytes.lastIndex(of: UInt8(ascii: ")")) else { throw SystemError("read \(path)", EBADMSG) }
-        let fields = bytes[(close + 1)...].split(separator: UInt8(ascii: " "))
-        guard fields.count > 19, let time = UInt64(String(decoding: fields[19], as: UTF8.self)) else {
-            throw SystemError("read \(path)", EBADMSG)
-        }
+        guard let time = ProcessStat(bytes)?.startTime else { throw SystemError("read \(path)", EBADMSG) }
         return time
     }
 

@@ -50,4 +50,18 @@ struct UnknownTests {
         // ENOTDIR says nothing about the name.
         #expect(!Nodes(folder: host.folder + "/file").mayLink(3))
     }
+
+    @Test("a name that can not be looked up is not taken for one that nobody has")
+    func unknownName() throws {
+        #expect(try AccountNames.user("root") == 0)
+        #expect(try AccountNames.group("root") == 0)
+        #expect(try AccountNames.user("no such user") == nil)
+        #expect(try AccountNames.group("no such group") == nil)
+        let accounts = Accounts(parsing: Array("carol:100000:65536\n".utf8)) { (name) throws(SystemError) in
+            throw SystemError("getpwnam \(name)", EMFILE)
+        }
+        let problem = try #require(accounts.problem)
+        #expect(problem.contains("can not be looked up: getpwnam carol: Too many open files"))
+        #expect(!problem.contains("there is no user"))
+    }
 }

@@ -157,10 +157,14 @@ struct DeviceStatisticsTests {
     func kernelFiles() {
         for (stat, isStopped) in [
             ("7 (ubd-worker) T 1 7", true), ("7 (ubd-worker) t 1", true), ("7 (ubd-worker) S 1", false),
-            ("7 (a) T (b)) R 1", false), ("7 (x", false), ("7 (x)", false), ("", false),
-        ] {
-            #expect(Watchdog.isStopped(stat: Array(stat.utf8)) == isStopped, "\(stat)")
+            ("7 (a) T (b)) R 1", false), ("7 (x", nil), ("7 (x)", nil), ("", nil),
+        ] as [(String, Bool?)] {
+            #expect(ProcessStat(Array(stat.utf8))?.isStopped == isStopped, "\(stat)")
         }
+        #expect(Watchdog.isStopped("/proc/self/stat") == false)
+        #expect(Watchdog.isStopped("/proc/0/stat") == false)
+        // A folder cannot be read: that says nothing.
+        #expect(Watchdog.isStopped("/proc/self") == nil)
         for (text, sum) in [("       3       12\n", 15), ("0 0\n", 0), ("", 0), ("7", 7), ("x\n", 0)] {
             #expect(BlockLayer.sumOfNumbers(Array(text.utf8)) == sum, "\(text)")
         }
