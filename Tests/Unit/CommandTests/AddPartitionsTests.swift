@@ -6,6 +6,8 @@ import Synchronization
 import Testing
 import Varlink
 
+@testable import PartitionTables
+
 @testable import ubd
 
 @Suite("ubd add --partition")
@@ -85,6 +87,45 @@ struct AddPartitionsTests {
             ])
     }
 
+    @Test("takes blocks of the device for sectors of an MBR only where the table fits, and says so")
+    func blocks() throws {
+        let folder = TemporaryFolder()
+        let fits = try image(folder, [(64, 104), (200, 1000)])
+        for (size, offset, told) in [
+            ("4096", "32768", "in sectors of 512 bytes, and not in sectors of 4096"), ("2048", "32768", nil),
+        ] as [(String, String, String?)] {
+            let broker = broker(connections: 1)
+            let console = Recorder()
+            let line = ["add", "-t", "loop", "-f", fits, "--partition", "1", "--block-size", size]
+            #expect(CommandLineTool.run(line, broker.environment(console)) == 0, "\(console.errors)")
+            let request = try #require(try adds(broker).first)
+            #expect(request.options.contains(OptionValue("offset", offset)))
+            #expect(request.options.contains(OptionValue("block-size", size)))
+            #expect(told == nil || console.errors.contains { $0.contains(told!) }, "\(console.errors)")
+        }
+        // This one fits in both sizes.
+        let other = TemporaryFolder()
+        let path = try image(other, [(16, 32)])
+        let broker = broker(connections: 1)
+        let console = Recorder()
+        let line = ["add", "-t", "loop", "-f", path, "--partition", "1", "--block-size", "4096"]
+        #expect(CommandLineTool.run(line, broker.environment(console)) == 0)
+        #expect(try adds(broker).first?.options.contains(OptionValue("offset", "65536")) == true)
+        #expect(console.errors.contains { $0.contains("is taken to count in sectors of 4096 bytes") })
+    }
+
+    @Test("all stands for no more partitions than a disk can have, whatever the table says")
+    func tooMany() throws {
+        for (count, isTaken) in [(255, true), (256, false)] {
+            let parts = (1...count).map { number in
+                PartitionTable.Partition(number: number, offset: UInt64(number) << 20, size: 1 << 20, type: "83")
+            }
+            let table = PartitionTable(label: .gpt, sectorSize: 512, partitions: parts, notes: [])
+            #expect((try? PartitionChoice.all.parts(of: table, "disk.img").count) == (isTaken ? count : nil))
+            #expect(try PartitionChoice.one(count).parts(of: table, "disk.img").count == 1)
+        }
+    }
+
     @Test("all asks for one of each, in order, with numbers from --number on and one number for the set")
     func all() throws {
         let folder = TemporaryFolder()
@@ -144,8 +185,10 @@ struct AddPartitionsTests {
         #expect(console.errors[0].contains("1 of those added before are left; 'ubd del -n 0'; take another"))
     }
 
-    @Test("all that is interrupted undoes what it did before the signal ends it")
-    func interrupted() throws {
+    @Test(
+        "all that is interrupted undoes what it did before the signal ends it, also at the last partition",
+        arguments: [1, 2])
+    func interrupted(at last: Int) throws {
         let folder = TemporaryFolder()
         let path = try image(folder, [(64, 100), (200, 100), (300, 100)])
         // Ignored: it would end the test. While it is held back it is pending all the same.
@@ -156,16 +199,16 @@ struct AddPartitionsTests {
             signal(SIGHUP, SIG_DFL)
         }
         let caller = pthread_self()
-        let broker = broker(connections: 4) { _, index in
-            if index == 1 { pthread_kill(caller, SIGHUP) }
+        let broker = broker(connections: 2 * last + 2) { _, index in
+            if index == last { pthread_kill(caller, SIGHUP) }
             return nil
         }
         let console = Recorder()
         let line = ["add", "-t", "loop", "-f", path, "--partition", "all"]
         #expect(CommandLineTool.run(line, broker.environment(console)) == ExitStatus.failed.rawValue)
         #expect(console.output == [] && console.errors.joined().contains("it was interrupted"))
-        #expect(try deletes(broker).first?.id ?? 9 <= 1 && deletes(broker).last?.id == 0)
-        #expect(try adds(broker).count == 2)
+        #expect(try deletes(broker).first?.id ?? 9 <= UInt32(last) && deletes(broker).last?.id == 0)
+        #expect(try adds(broker).count == last + 1)
     }
 
     @Test("refuses partitions that overlap, lie outside the file or are not there, before it asks for a device")
