@@ -28,7 +28,7 @@ struct DeleteCommand: PlainCommand {
                 deleted.append(.integer(Int64(device.id)))
             } catch {
                 // Another process has deleted it since it was listed, or is about to.
-                if goesOn || all, error.status == .noSuchDevice || goesAnyway(device, client) { continue }
+                if goesOn || all, error.status == .noSuchDevice || goesAnyway(device, error, client) { continue }
                 // The others are still tried. The first failure decides the status and is printed last.
                 if !failures.isEmpty { environment.console.error(error.line) }
                 failures.append(error)
@@ -60,21 +60,23 @@ struct DeleteCommand: PlainCommand {
         if now == nil { throw ListCommand.noSuchDevice(device.id) }
         guard now == .deleting else { return }
         throw CommandFailure(
-            .busy, BrokerAPI.interface + ".Busy", "\(device.link ?? device.node) is being deleted already",
+            .busy, BrokerAPI.interface + ".Busy", "\(device.link ?? device.node) is \(BrokerAPI.beingDeleted)",
             remedy: "wait for that, see 'ubd list'")
     }
 
     private func flushAll(_ devices: [Device], _ client: BrokerClient) throws(CommandFailure) {
         for device in devices {
-            do { try flush(device, client) } catch { if !goesAnyway(device, client) { throw error } }
+            do { try flush(device, client) } catch { if !goesAnyway(device, error, client) { throw error } }
         }
     }
 
-    /// Whether another process has deleted it. One that is being deleted is waited for, but not for long: that may hang.
-    private func goesAnyway(_ device: Device, _ client: BrokerClient) -> Bool {
+    /// Whether another process has deleted it. One that is being deleted is waited for, but not for long: that may hang. `failure`: why
+    /// it is asked; the broker says there that somebody is asking who uses the device, which is no state yet.
+    private func goesAnyway(_ device: Device, _ failure: CommandFailure, _ client: BrokerClient) -> Bool {
+        let isBegun = failure.status == .busy && failure.message.contains(BrokerAPI.beingDeleted)
         let deadline = Deadline(seconds: Self.goingSeconds)
         while let now = presentState(device, client) {
-            guard let state = now, state == .deleting, !deadline.hasPassed else { return now == nil }
+            guard let state = now, isBegun || state == .deleting, !deadline.hasPassed else { return now == nil }
             client.environment.pause(100)
         }
         return false
@@ -84,8 +86,11 @@ struct DeleteCommand: PlainCommand {
 
     /// The state of the device now, nil within when it is gone; nil when the broker does not say.
     private func presentState(_ device: Device, _ client: BrokerClient) -> DeviceState?? {
-        guard let listed = try? client.list(id: device.id) else { return nil }
-        return .some(listed.first { $0.generation == device.generation }?.state)
+        do throws(CommandFailure) {
+            return .some(try client.list(id: device.id).first { $0.generation == device.generation }?.state)
+        } catch {
+            return error.status == .noSuchDevice ? .some(nil) : nil
+        }
     }
 
     private func delete(_ device: Device, _ client: BrokerClient) throws(CommandFailure) {

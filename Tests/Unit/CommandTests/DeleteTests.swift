@@ -98,7 +98,10 @@ struct DeleteTests {
                 if request.id == 4 {
                     listed[0].state = .deleting
                     looks.withLock { $0 += 1 }
-                    if looks.withLock({ $0 }) > 2, isGone { listed = [] }
+                    if looks.withLock({ $0 }) > 2, isGone {
+                        return connection.send(
+                            InterfaceError.noSuchDevice(message: "none", remedy: "see 'ubd list'", id: 4).reply)
+                    }
                 }
                 connection.send(Reply(parameters: ListReply(devices: listed).json))
             default: connection.send(Reply())
@@ -291,6 +294,28 @@ struct DeleteTests {
             InterfaceError.noSuchDevice(message: "there is none", remedy: "see 'ubd list'", id: 1).reply
         }
         #expect(CommandLineTool.run(["del", "-n", "1"], one.environment(Recorder())) == 4)
+    }
+
+    @Test("of all waits for a deletion that another process has begun, also before the device's state tells of it")
+    func begun() throws {
+        let device = FakeBroker.device(id: 1, target: "null", node: "/nowhere/1")
+        let looks = Mutex(0)
+        let broker = FakeBroker(connections: 5) { connection, call in
+            if case .list? = try? BrokerCall(call) {
+                looks.withLock { $0 += 1 }
+                let gone = InterfaceError.noSuchDevice(message: "none", remedy: "see 'ubd list'", id: 1)
+                connection.send(
+                    looks.withLock { $0 } < 4 ? Reply(parameters: ListReply(devices: [device]).json) : gone.reply)
+            } else {
+                let message = "/dev/ubdb1 is \(BrokerAPI.beingDeleted)"
+                let holder = BrokerAPI.beingDeleted
+                connection.send(InterfaceError.busy(message: message, remedy: "wait", id: 1, holder: holder).reply)
+            }
+        }
+        let console = Recorder()
+        #expect(CommandLineTool.run(["del", "--all"], broker.environment(console)) == 0)
+        #expect(broker.finish() && console.errors == [])
+        #expect(try deletes(broker).count == 1)
     }
 
     @Test("understands what its child says, and nothing else")
