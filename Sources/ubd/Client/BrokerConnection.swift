@@ -213,7 +213,7 @@ struct BrokerConnection: ~Copyable {
 
     private func wait(for events: Int16) throws(CommandFailure) {
         while true {
-            if isInterrupted() { throw Interruption.failure }
+            let isOver = isInterrupted()
             if deadline.hasPassed {
                 throw CommandFailure(
                     .failed, "NoAnswer", "the broker did not answer within \(deadline.seconds) s",
@@ -221,7 +221,9 @@ struct BrokerConnection: ~Copyable {
             }
             var waiting = pollfd(fd: socket.raw, events: events, revents: 0)
             // A hang-up counts as readable: bytes that were sent before it must still be read.
-            if poll(&waiting, 1, deadline.milliseconds()) > 0 { return }
+            // What has arrived is read all the same: it may be a device.
+            if poll(&waiting, 1, isOver ? 0 : deadline.milliseconds()) > 0 { return }
+            if isOver { throw Interruption.failure }
             tick()
         }
     }

@@ -65,7 +65,7 @@ extension AddCommand {
         _ told: [Notice]
     ) throws(CommandFailure) {
         let interruption = Interruption()
-        let patient = BrokerClient(environment: Self.interruptible(client.environment))
+        let patient = BrokerClient(environment: client.environment.interruptible)
         var (made, told, failed) = ([Device](), told, CommandFailure?.none)
         do throws(CommandFailure) {
             if disk.isBlockDevice {
@@ -99,20 +99,6 @@ extension AddCommand {
         if Interruption.hasCome { throw Interruption.failure }
     }
 
-    /// An environment in which a signal that is held back ends what waits.
-    private static func interruptible(_ environment: CommandEnvironment) -> CommandEnvironment {
-        var result = environment
-        result.isInterrupted = { Interruption.hasCome }
-        result.pause = { milliseconds in
-            var left = milliseconds
-            while left > 0, !Interruption.hasCome {
-                environment.pause(min(left, 100))
-                left -= min(left, 100)
-            }
-        }
-        return result
-    }
-
     private func addPart(
         _ request: AddRequest, _ disk: DiskFile, _ input: TargetInput, _ client: BrokerClient
     ) throws(CommandFailure) -> (Device, [Notice]) {
@@ -142,7 +128,11 @@ extension AddCommand {
         _ made: [Device], _ requests: [AddRequest], _ failure: CommandFailure, _ client: BrokerClient
     ) -> CommandFailure {
         var left: [String] = []
-        for device in made.reversed() {
+        // One may be there whose reply was not read any more.
+        let unread = (try? client.list())?.filter { device in
+            device.set == requests[0].set && device.state == .live && !made.contains { $0.id == device.id }
+        }
+        for device in (made + (unread ?? [])).reversed() {
             do throws(CommandFailure) {
                 try client.delete(DeleteRequest(id: device.id, generation: device.generation, force: nil))
             } catch {

@@ -10,7 +10,8 @@ import Varlink
 
 @testable import ubd
 
-@Suite("ubd add --partition")
+// One after another: some change what a signal does.
+@Suite("ubd add --partition", .serialized)
 struct AddPartitionsTests {
     /// A file of 1 MiB with an MBR of these partitions: first sector and number of sectors.
     private func image(_ folder: TemporaryFolder, _ partitions: [(start: UInt32, count: UInt32)]) throws -> String {
@@ -162,7 +163,8 @@ struct AddPartitionsTests {
         let folder = TemporaryFolder()
         let path = try image(folder, [(64, 100), (200, 100), (300, 100)])
         let busy = InterfaceError.idInUse(message: "2 is in use", remedy: "take another", id: 2)
-        let broker = broker(connections: 5) { _, index in index == 2 ? busy.reply : nil }
+        // Three adds, a look for what is there, two deletions.
+        let broker = broker(connections: 6) { _, index in index == 2 ? busy.reply : nil }
         let console = Recorder()
         let line = ["add", "-t", "loop", "-f", path, "--partition", "all"]
         #expect(CommandLineTool.run(line, broker.environment(console)) == ExitStatus.busy.rawValue)
@@ -179,7 +181,7 @@ struct AddPartitionsTests {
         let full = InterfaceError.idInUse(message: "1 is in use", remedy: "take another", id: 1)
         let busy = InterfaceError.busy(message: "in use", remedy: "end it", id: 0, holder: "a program")
         let broker = broker(
-            connections: 3, refuse: { _, index in index == 1 ? full.reply : nil }, delete: { _ in busy.reply })
+            connections: 4, refuse: { _, index in index == 1 ? full.reply : nil }, delete: { _ in busy.reply })
         let console = Recorder()
         _ = CommandLineTool.run(["add", "-t", "loop", "-f", path, "--partition", "all"], broker.environment(console))
         #expect(console.errors[0].contains("1 of those added before are left; 'ubd del -n 0'; take another"))
@@ -191,15 +193,15 @@ struct AddPartitionsTests {
     func interrupted(at last: Int) throws {
         let folder = TemporaryFolder()
         let path = try image(folder, [(64, 100), (200, 100), (300, 100)])
-        // Ignored: it would end the test. While it is held back it is pending all the same.
-        signal(SIGHUP, SIG_IGN)
+        // It would end the test. Nobody else's tests use it.
+        signal(SIGHUP) { _ in }
         defer {
             // The threads of the tests block it, so it may still be pending: to ignore it again takes it away.
             signal(SIGHUP, SIG_IGN)
             signal(SIGHUP, SIG_DFL)
         }
         let caller = pthread_self()
-        let broker = broker(connections: 2 * last + 2) { _, index in
+        let broker = broker(connections: 2 * last + 3) { _, index in
             if index == last { pthread_kill(caller, SIGHUP) }
             return nil
         }
@@ -209,6 +211,58 @@ struct AddPartitionsTests {
         #expect(console.output == [] && console.errors.joined().contains("it was interrupted"))
         #expect(try deletes(broker).first?.id ?? 9 <= UInt32(last) && deletes(broker).last?.id == 0)
         #expect(try adds(broker).count == last + 1)
+    }
+
+    @Test("all is not interrupted by a signal that is ignored, as by nohup")
+    func ignored() throws {
+        let folder = TemporaryFolder()
+        let path = try image(folder, [(64, 100), (200, 100)])
+        signal(SIGHUP, SIG_IGN)
+        defer {
+            // Where the threads of the tests block it, it is still pending: ignored again, it is gone.
+            signal(SIGHUP, SIG_IGN)
+            signal(SIGHUP, SIG_DFL)
+        }
+        let caller = pthread_self()
+        let broker = broker(connections: 2) { _, index in
+            if index == 0 { pthread_kill(caller, SIGHUP) }
+            return nil
+        }
+        let console = Recorder()
+        let line = ["add", "-t", "loop", "-f", path, "--partition", "all"]
+        #expect(CommandLineTool.run(line, broker.environment(console)) == 0, "\(console.errors)")
+        #expect(console.output == ["/dev/ubdb0", "/dev/ubdb1"])
+    }
+
+    @Test("all that is interrupted deletes also the device of which it has heard nothing yet")
+    func unheard() throws {
+        let folder = TemporaryFolder()
+        let path = try image(folder, [(64, 100), (200, 100)])
+        // The second add ends without an answer, and its device is there all the same.
+        let set = Mutex<Int64?>(nil)
+        let broker = FakeBroker(connections: 6) { connection, call in
+            switch try? BrokerCall(call) {
+            case .add(let request):
+                set.withLock { $0 = request.set }
+                for file in connection.askForFiles(2) { close(file) }
+                guard request.partition == 1 else { return }
+                var device = FakeBroker.device(id: 0, node: "/dev/null")
+                (device.partition, device.set) = (request.partition, request.set)
+                connection.send(AddReply.added(device, notices: []).reply)
+            case .list:
+                let devices = (0...3).map { (id: UInt32) in
+                    var device = FakeBroker.device(id: id, state: id == 2 ? .adding : .live)
+                    device.set = id == 3 ? 7 : set.withLock { $0 }
+                    return device
+                }
+                connection.send(Reply(parameters: ListReply(devices: devices).json))
+            default: connection.send(Reply())
+            }
+        }
+        let console = Recorder()
+        _ = CommandLineTool.run(["add", "-t", "loop", "-f", path, "--partition", "all"], broker.environment(console))
+        #expect(console.output == [] && console.errors.joined().contains("partition 2: "))
+        #expect(try deletes(broker).map(\.id) == [1, 0])
     }
 
     @Test("refuses partitions that overlap, lie outside the file or are not there, before it asks for a device")
