@@ -1,4 +1,5 @@
 import CGnuTLS
+import CShims
 import Dialing
 import Glibc
 import Numbers
@@ -7,8 +8,9 @@ import SystemCalls
 /// `ubd-nbd`: dials for `ubd`, hands the connections over, and keeps the device that is made of them.
 public func runNBD() -> Int32 {
     resetInheritedSignals()
-    let words = (1..<max(Int(CommandLine.argc), 1)).compactMap { index in
-        CommandLine.unsafeArgv[index].map { Array(UnsafeRawBufferPointer(start: $0, count: strlen($0))) }
+    let all = ubd_arguments()
+    let words = (1..<max(Int(ubd_argument_count()), 1)).compactMap { index in
+        all?[index].map { Array(UnsafeRawBufferPointer(start: $0, count: strlen($0))) }
     }
     if let answer = answer(words.first.map { String(decoding: $0, as: UTF8.self) }) {
         return writeStandard(answer.text + "\n", to: answer.status == 0 ? STDOUT_FILENO : STDERR_FILENO) == 0

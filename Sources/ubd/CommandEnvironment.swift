@@ -43,10 +43,19 @@ struct CommandEnvironment {
     /// The same between two rounds of a command that runs until it is interrupted.
     var pauseWatching: (UInt64) -> Void = Self.sleep
 
+    /// Not beyond a signal that is held back (`Interruption`).
     static func sleep(milliseconds: UInt64) {
-        let time = timespec(tv_sec: Int(milliseconds / 1000), tv_nsec: Int(milliseconds % 1000) * 1_000_000)
-        var (left, asked) = (timespec(), time)
-        while nanosleep(&asked, &left) != 0, errno == EINTR { asked = left }
+        let end = monotonicNanoseconds() + milliseconds * 1_000_000
+        while case let now = monotonicNanoseconds(), now < end, !Interruption.hasCome {
+            usleep(UInt32(min(end - now, 100_000_000) / 1000 + 1))
+        }
+    }
+
+    /// The same, in which a signal that is held back ends what waits for the broker.
+    var interruptible: CommandEnvironment {
+        var result = self
+        result.isInterrupted = { Interruption.hasCome }
+        return result
     }
 
     /// The environment of this process.

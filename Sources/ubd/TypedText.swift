@@ -1,3 +1,4 @@
+import CShims
 import Glibc
 
 /// Words of the command line as Swift strings, without losing a byte. File names are bytes and need not be UTF-8
@@ -8,8 +9,9 @@ enum TypedText {
     private static let base: UInt32 = 0x10FF00
 
     static func arguments() -> [String] {
-        (0..<Int(CommandLine.argc)).compactMap { index in
-            CommandLine.unsafeArgv[index].map { word in
+        let words = ubd_arguments()
+        return (0..<Int(ubd_argument_count())).compactMap { index in
+            words?[index].map { word in
                 text(UnsafeRawBufferPointer(start: word, count: strlen(word)))
             }
         }

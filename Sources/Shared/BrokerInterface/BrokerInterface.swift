@@ -12,6 +12,8 @@ public enum BrokerAPI {
     public static let socketVariable = "UBD_SOCKET"
     /// The holder in a Busy error when some program has the device open. Only the owner's client can find out which.
     public static let openSomewhere = "open somewhere"
+    /// The holder in a Busy error when another client's deletion of the device has begun.
+    public static let beingDeleted = "being deleted already"
     /// The holder in a Busy error when it is unknown whether the device is in use.
     public static let holderUnknown = "not known"
 

@@ -80,14 +80,14 @@ enum GPTReader {
         var primaries: [(UInt64, Copy)] = []
         for size in PartitionTable.sectorSizes { primaries.append((size, try copy(at: 1, size, in: &disk))) }
         if let (size, header, entries) = try choose(primaries, preferred) {
-            let notes = try compareBackup(header, size, in: &disk)
-            return table(header, entries, size, notes, disk.size)
+            let (other, notes) = try compareBackup(header, size, in: &disk)
+            return table(header, other, entries, size, notes, disk.size)
         }
         var backups: [(UInt64, Copy)] = []
         for (size, primary) in primaries { backups.append((size, try backup(primary, size, in: &disk))) }
         if let (size, header, entries) = try choose(backups, preferred) {
             let note = "the primary table \(fault(primaries, size)), so this is the backup at the disk's end"
-            return table(header, entries, size, [note], disk.size)
+            return table(header, damagedHeader(primaries, size), entries, size, [note], disk.size)
         }
         let size = preferred ?? primaries.first { !fault(primaries, $0.0).hasSuffix("not there") }?.0 ?? 512
         throw .damaged(
@@ -98,6 +98,12 @@ enum GPTReader {
     private static func fault(_ copies: [(UInt64, Copy)], _ size: UInt64) -> String {
         for case (size, .damaged(let text, _)) in copies { return text }
         return "is not there"
+    }
+
+    /// The header of that copy when only its entries are damaged: a partition on top of them makes a repair harm it.
+    private static func damagedHeader(_ copies: [(UInt64, Copy)], _ size: UInt64) -> GPTHeader? {
+        for case (size, .damaged(_, let header)) in copies { return header }
+        return nil
     }
 
     private static func choose(
@@ -142,34 +148,40 @@ enum GPTReader {
         return try copy(at: disk.size / sectorSize - 1, sectorSize, in: &disk)
     }
 
-    /// What a user should know of the backup. Which of two whole copies is newer nobody can tell; the primary counts, as for
-    /// firmware and kernel.
+    /// The backup's header, and what a user should know of the backup. Which of two whole copies is newer nobody can tell; the
+    /// primary counts, as for firmware and kernel.
     private static func compareBackup(
         _ primary: GPTHeader, _ sectorSize: UInt64, in disk: inout some DiskContent
-    ) throws(PartitionTableError) -> [String] {
+    ) throws(PartitionTableError) -> (GPTHeader?, [String]) {
+        guard primary.alternate != primary.place else {
+            return (nil, ["there is no backup table: the primary one names itself as that"])
+        }
         switch try copy(at: primary.alternate, sectorSize, in: &disk) {
-        case .whole(let header, _) where primary.describesSameTable(as: header): return []
-        case .whole: return ["the backup table is another one; the primary table counts"]
-        case .damaged(let text, _): return ["the backup table \(text)"]
+        case .whole(let header, _) where primary.describesSameTable(as: header): return (header, [])
+        case .whole(let header, _): return (header, ["the backup table is another one; the primary table counts"])
+        case .damaged(let text, let header): return (header, ["the backup table \(text)"])
         }
     }
 
+    /// `other`: the header of the other copy, where it can be read.
     private static func table(
-        _ header: GPTHeader, _ bytes: [UInt8], _ sectorSize: UInt64, _ notes: [String], _ diskSize: UInt64
+        _ header: GPTHeader, _ other: GPTHeader?, _ bytes: [UInt8], _ sectorSize: UInt64, _ notes: [String],
+        _ diskSize: UInt64
     ) -> PartitionTable {
+        let headers = [header] + (other.map { [$0] } ?? [])
         var table = PartitionTable(label: .gpt, sectorSize: sectorSize, partitions: [], notes: notes)
         for index in 0..<Int(header.entryCount) {
             let start = index * Int(header.entrySize)
             let entry = SectorBytes(Array(bytes[start..<start + 128]))
             guard entry.bytes[..<16].contains(where: { $0 != 0 }) else { continue }
-            table.partitions.append(partition(index + 1, entry, header, sectorSize))
+            table.partitions.append(partition(index + 1, entry, headers, sectorSize))
         }
         table.findFaults(diskSize: diskSize)
         return table
     }
 
     private static func partition(
-        _ number: Int, _ entry: SectorBytes, _ header: GPTHeader, _ sectorSize: UInt64
+        _ number: Int, _ entry: SectorBytes, _ headers: [GPTHeader], _ sectorSize: UInt64
     ) -> PartitionTable.Partition {
         let (first, last) = (entry.number(at: 32, bytes: 8), entry.number(at: 40, bytes: 8))
         var partition = PartitionTable.Partition(
@@ -186,12 +198,12 @@ enum GPTReader {
             partition.fault = "ends outside every disk"
         } else {
             (partition.offset, partition.size) = (offset, size)
-            if first < header.firstUsable || last > header.lastUsable {
+            if first < headers[0].firstUsable || last > headers[0].lastUsable {
                 partition.fault = "lies outside the sectors that the table calls usable"
             }
         }
-        // Whatever a header calls usable, its own sectors are not.
-        if partition.fault == nil, covers(first...last, header, sectorSize) {
+        // Whatever a header calls usable, the sectors of both copies are not.
+        if partition.fault == nil, headers.contains(where: { covers(first...last, $0, sectorSize) }) {
             partition.fault = "lies where a part of the table is"
         }
         return partition
@@ -199,8 +211,10 @@ enum GPTReader {
 
     private static func covers(_ sectors: ClosedRange<UInt64>, _ header: GPTHeader, _ sectorSize: UInt64) -> Bool {
         let entries = (header.entryCount * header.entrySize + sectorSize - 1) / sectorSize
+        // A header whose entries lie outside the disk may name any sector.
+        let end = header.entries.addingReportingOverflow(entries - 1)
         return sectors.lowerBound < 2 || sectors.contains(header.place) || sectors.contains(header.alternate)
-            || sectors.overlaps(header.entries...header.entries + entries - 1)
+            || !end.overflow && sectors.overlaps(header.entries...end.partialValue)
     }
 
     /// 36 units of UTF-16; nil when it has none.

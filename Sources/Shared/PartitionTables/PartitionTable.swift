@@ -58,7 +58,7 @@ public struct PartitionTable: Equatable, Sendable {
         if boot.isProtective {
             table = try GPTReader.read(&disk, preferred: sectorSize)
         } else {
-            table = try MBRReader.read(&disk, boot, sectorSize: sectorSize ?? 512)
+            table = try readMBR(&disk, boot, sectorSize ?? 512)
             if try GPTReader.firstHeader(in: &disk) != nil {
                 table.notes.append(
                     "a GPT is there, too, which does not count: the MBR has no partition of type ee for it")
@@ -66,6 +66,34 @@ public struct PartitionTable: Equatable, Sendable {
         }
         return table
     }
+
+    /// Nothing in an MBR says in which sectors it counts. Almost all count in 512 bytes: where that is right, and the size that
+    /// was given is not, the user meant the blocks of the device.
+    private static func readMBR(
+        _ disk: inout some DiskContent, _ boot: BootSector, _ sectorSize: UInt64
+    ) throws(PartitionTableError) -> PartitionTable {
+        var failure: PartitionTableError?
+        do throws(PartitionTableError) {
+            let table = try MBRReader.read(&disk, boot, sectorSize: sectorSize)
+            if sectorSize == 512 || table.isSound { return table }
+        } catch {
+            guard sectorSize != 512, case .damaged = error else { throw error }
+            failure = error
+        }
+        do throws(PartitionTableError) {
+            var usual = try MBRReader.read(&disk, boot, sectorSize: 512)
+            if usual.isSound {
+                usual.notes.append(
+                    "the MBR fits the file in sectors of 512 bytes, and not in sectors of \(sectorSize) bytes")
+                return usual
+            }
+        } catch { guard case .damaged = error else { throw error } }
+        if let failure { throw failure }
+        return try MBRReader.read(&disk, boot, sectorSize: sectorSize)
+    }
+
+    /// No partition has a fault.
+    private var isSound: Bool { partitions.allSatisfy { $0.fault == nil } }
 
     /// Finds partitions that end outside the disk, or have bytes in common.
     mutating func findFaults(diskSize: UInt64) {

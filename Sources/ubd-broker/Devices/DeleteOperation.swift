@@ -50,7 +50,7 @@ final class DeleteOperation {
         if force { return forced() }
         guard device.teardown == nil, device.deletion == nil, device.info.state != .deleting else {
             return refuse(
-                busyWith: "being deleted already",
+                busyWith: BrokerAPI.beingDeleted,
                 remedy: "wait for that, or hurry it with --force (what is not written yet is lost)")
         }
         device.deletion = self

@@ -39,7 +39,8 @@ struct BrokerLink: ~Copyable {
         let result = withUnsafePointer(to: &address) {
             Glibc.connect(raw, __CONST_SOCKADDR_ARG(__sockaddr_un__: $0), socklen_t(MemoryLayout<sockaddr_un>.size))
         }
-        guard result == 0 else { throw .noBroker }
+        // It gets the connections: nobody but root, or this user, may be it.
+        guard result == 0, let listener = try? Listener(of: raw), listener.isTrusted else { throw .noBroker }
         return socket
     }
 

@@ -45,23 +45,25 @@ struct ServerSocket: ~Copyable {
     /// Where the folder can be, the best place first.
     static var usualPlaces: [String] {
         let named = ["XDG_RUNTIME_DIR", "TMPDIR"].compactMap { (name: String) in
-            getenv(name).map { String(cString: $0) }
+            getenv(name).flatMap { safePlace(String(cString: $0)) }
         }
-        return named.filter { (path: String) in access(path, W_OK) == 0 && isSafe(path) } + ["/tmp"]
+        return named.filter { (path: String) in access(path, W_OK) == 0 } + ["/tmp"]
     }
 
-    /// Nobody but this user and root can rename or remove what this user puts there. `su` and `sudo` may leave another user's
-    /// XDG_RUNTIME_DIR in the environment: that user could put another server in the place of this one.
-    static func isSafe(_ path: String) -> Bool {
-        guard path.hasPrefix("/"), let whole = realpath(path, nil) else { return false }
-        defer { free(whole) }
-        var place = String(cString: whole)
+    /// The folder of that name without symbolic links, where nobody but this user and root can rename or remove what this user puts
+    /// there; nil: somebody can. `su` and `sudo` may leave another user's XDG_RUNTIME_DIR in the environment: that user could put
+    /// another server in the place of this one. With a link of that user's in its name, the link could lead elsewhere a moment later.
+    static func safePlace(_ path: String) -> String? {
+        guard path.hasPrefix("/"), let found = realpath(path, nil) else { return nil }
+        defer { free(found) }
+        let whole = String(cString: found)
+        var place = whole
         while true {
             var status = stat()
-            guard lstat(place, &status) == 0, status.st_uid == geteuid() || status.st_uid == 0 else { return false }
+            guard lstat(place, &status) == 0, status.st_uid == geteuid() || status.st_uid == 0 else { return nil }
             let isShared = status.st_mode & (S_IWGRP | S_IWOTH) != 0 && status.st_mode & S_ISVTX == 0
-            if isShared { return false }
-            if place == "/" { return true }
+            if isShared { return nil }
+            if place == "/" { return whole }
             place = String(place[..<(place.lastIndex(of: "/") ?? place.startIndex)])
             if place.isEmpty { place = "/" }
         }

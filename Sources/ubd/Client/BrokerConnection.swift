@@ -47,10 +47,24 @@ struct BrokerConnection: ~Copyable {
                 Glibc.connect(
                     raw, __CONST_SOCKADDR_ARG(__sockaddr_un__: $0), socklen_t(MemoryLayout<sockaddr_un>.size))
             }
-            if result == 0 { return socket }
+            if result == 0 {
+                try checkListener(raw, path)
+                return socket
+            }
             guard errno == EAGAIN || errno == EINTR, !deadline.hasPassed else { throw unreachable(path, errno, host) }
             usleep(20_000)
         }
+    }
+
+    /// The broker gets open files: nobody but root, or the caller, may be it.
+    private static func checkListener(_ socket: Int32, _ path: String) throws(CommandFailure) {
+        let listener = try? Listener(of: socket)
+        if listener?.isTrusted == true { return }
+        let who = listener.map { "a process of uid \($0.uid)" } ?? "an unknown process"
+        throw CommandFailure(
+            .brokerNotReachable, "NotTheBroker",
+            "no broker at \(path): \(who) listens there, which is neither root's nor yours",
+            remedy: "unset \(BrokerAPI.socketVariable), or name the socket of root's broker")
     }
 
     /// The failure is this process's own and says nothing about the broker.
@@ -199,7 +213,7 @@ struct BrokerConnection: ~Copyable {
 
     private func wait(for events: Int16) throws(CommandFailure) {
         while true {
-            if isInterrupted() { throw Interruption.failure }
+            let isOver = isInterrupted()
             if deadline.hasPassed {
                 throw CommandFailure(
                     .failed, "NoAnswer", "the broker did not answer within \(deadline.seconds) s",
@@ -207,7 +221,9 @@ struct BrokerConnection: ~Copyable {
             }
             var waiting = pollfd(fd: socket.raw, events: events, revents: 0)
             // A hang-up counts as readable: bytes that were sent before it must still be read.
-            if poll(&waiting, 1, deadline.milliseconds()) > 0 { return }
+            // What has arrived is read all the same: it may be a device.
+            if poll(&waiting, 1, isOver ? 0 : deadline.milliseconds()) > 0 { return }
+            if isOver { throw Interruption.failure }
             tick()
         }
     }

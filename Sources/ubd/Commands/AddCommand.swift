@@ -40,12 +40,17 @@ struct AddCommand: PlainCommand {
         if let (path, input) = try file(for: plan.target) {
             if let partition { return try performPartitions(partition, of: path, input, request, plan, client) }
             let backing = try open(path, input, plan.options)
-            let (device, notices) = try add(backing, path, request, plan, client)
-            show(device, notices, environment)
+            try Interruption.untilTold(environment) { (environment) throws(CommandFailure) in
+                let client = BrokerClient(environment: environment)
+                let (device, notices) = try add(backing, path, request, plan, client)
+                show(device, notices, environment)
+            }
         } else {
             if let partition { throw Self.noParts(plan.target, partition) }
-            let (device, notices) = try client.add(request, files: [])
-            show(device, notices, environment)
+            try Interruption.untilTold(environment) { (environment) throws(CommandFailure) in
+                let (device, notices) = try BrokerClient(environment: environment).add(request, files: [])
+                show(device, notices, environment)
+            }
         }
         return .success
     }

@@ -23,18 +23,23 @@ extension AddCommand {
         request.fileName = Self.label(answer.export.label)
         request.options.removeAll { $0.name == "connections" }
         request.options += [OptionValue("connections", String(answer.export.connections))] + dialed.options
-        let client = BrokerClient(environment: environment)
-        let (device, notices) = try client.add(request, files: answer.sockets.numbers)
-        if !dialer.keep(KeepOrder(id: device.id, generation: device.generation), environment) {
-            told.append(
-                Notice(
-                    code: "keeper",
-                    message: "nobody makes its connections again when they are lost: then use 'ubd recover -n "
-                        + "\(device.id)'"))
-        }
+        let complete = request
         told += dialed.notices
-        show(device, told + notices.filter { notice in !told.contains { $0.code == notice.code } }, environment)
+        try Interruption.untilTold(environment) { (environment) throws(CommandFailure) in
+            let (device, notices) = try BrokerClient(environment: environment).add(
+                complete, files: answer.sockets.numbers)
+            if !dialer.keep(KeepOrder(id: device.id, generation: device.generation), environment) {
+                told.append(Self.unkept(device))
+            }
+            show(device, told + notices.filter { notice in !told.contains { $0.code == notice.code } }, environment)
+        }
         return .success
+    }
+
+    private static func unkept(_ device: Device) -> Notice {
+        Notice(
+            code: "keeper",
+            message: "nobody makes its connections again when they are lost: then use 'ubd recover -n \(device.id)'")
     }
 
     /// How many connections to ask for: each is a queue.

@@ -24,7 +24,9 @@ extension AddCommand {
                 remedy: "give a number from 1 to \(AddPlan.partitions.upperBound), or all")
         }
         var disk = try DiskFile(path, seconds: client.environment.tableSeconds)
-        let table = try disk.table(sectorSize: plan.options.blockSize.map(UInt64.init))
+        let blockSize = plan.options.blockSize.map(UInt64.init)
+        // Tables are made for two sizes: blocks of others say nothing about the table.
+        let table = try disk.table(sectorSize: PartitionTable.sectorSizes.first { $0 == blockSize })
         let parts = try choice.parts(of: table, path)
         var requests = parts.map { part in
             var request = request
@@ -40,6 +42,8 @@ extension AddCommand {
                 requests[index].options.append(OptionValue("block-size", String(table.sectorSize)))
             }
             told.append(Self.counts(path, table.sectorSize))
+        } else if table.label == .dos, table.sectorSize != 512 {
+            told.append(Self.asTold(path, table.sectorSize))
         }
         guard choice == .all else {
             let (device, notices) = try addPart(requests[0], disk, input, client)
@@ -61,7 +65,7 @@ extension AddCommand {
         _ told: [Notice]
     ) throws(CommandFailure) {
         let interruption = Interruption()
-        let patient = BrokerClient(environment: Self.interruptible(client.environment))
+        let patient = BrokerClient(environment: client.environment.interruptible)
         var (made, told, failed) = ([Device](), told, CommandFailure?.none)
         do throws(CommandFailure) {
             if disk.isBlockDevice {
@@ -76,9 +80,10 @@ extension AddCommand {
                 }
             }
         } catch { failed = undo(made, requests, error, client) }
+        // A signal that ends the command now must not leave devices whose paths nobody knows.
+        if failed == nil { show(made, told, client.environment) }
         interruption.end()
         if let failed { throw failed }
-        show(made, told, client.environment)
     }
 
     private func addEach(
@@ -91,20 +96,7 @@ extension AddCommand {
             made.append(device)
             told += notices.filter { !told.contains($0) }
         }
-    }
-
-    /// An environment in which a signal that is held back ends what waits.
-    private static func interruptible(_ environment: CommandEnvironment) -> CommandEnvironment {
-        var result = environment
-        result.isInterrupted = { Interruption.hasCome }
-        result.pause = { milliseconds in
-            var left = milliseconds
-            while left > 0, !Interruption.hasCome {
-                environment.pause(min(left, 100))
-                left -= min(left, 100)
-            }
-        }
-        return result
+        if Interruption.hasCome { throw Interruption.failure }
     }
 
     private func addPart(
@@ -136,7 +128,11 @@ extension AddCommand {
         _ made: [Device], _ requests: [AddRequest], _ failure: CommandFailure, _ client: BrokerClient
     ) -> CommandFailure {
         var left: [String] = []
-        for device in made.reversed() {
+        // One may be there whose reply was not read any more.
+        let unread = (try? client.list())?.filter { device in
+            device.set == requests[0].set && device.state == .live && !made.contains { $0.id == device.id }
+        }
+        for device in (made + (unread ?? [])).reversed() {
             do throws(CommandFailure) {
                 try client.delete(DeleteRequest(id: device.id, generation: device.generation, force: nil))
             } catch {
@@ -167,6 +163,14 @@ extension AddCommand {
         }
     }
 
+    private static func asTold(_ path: String, _ sectorSize: UInt64) -> Notice {
+        Notice(
+            code: "partitions",
+            message:
+                "the MBR of \(path) is taken to count in sectors of \(sectorSize) bytes, as --block-size says; nothing in it tells"
+        )
+    }
+
     private static func counts(_ path: String, _ sectorSize: UInt64) -> Notice {
         Notice(
             code: "block-size",
@@ -186,6 +190,9 @@ extension AddCommand {
 enum PartitionChoice: Equatable {
     case one(Int)
     case all
+
+    /// More partitions than any disk needs (the kernel takes 255 of a disk). A table that somebody else has made may have thousands.
+    static let most = 255
 
     /// nil when the word is no choice.
     init?(_ word: String) {
@@ -216,6 +223,12 @@ enum PartitionChoice: Equatable {
                     ? "the table of \(path) has no partition"
                     : "the table of \(path) has no partition \(word): there is \(there)",
                 remedy: "see 'ubd partitions -f \(path)'")
+        }
+        guard parts.count <= Self.most else {
+            throw CommandFailure(
+                .failed, "BadPartition",
+                "the table of \(path) has \(parts.count) partitions, and all stands for at most \(Self.most)",
+                remedy: "name those that you need by their numbers")
         }
         for part in parts {
             if let fault = part.fault {

@@ -17,7 +17,7 @@ struct DeleteCommand: PlainCommand {
         if let number, let first = devices.first, first.id == number, let set = first.set {
             devices = try others(of: first, set, client)
             // Nothing is deleted when one of them is in use, or cannot be flushed.
-            if !force, devices.count > 1 { for device in devices { try flush(device, client) } }
+            if !force, devices.count > 1 { try flushAll(devices, client) }
         }
         let goesOn = devices.count > 1
         var deleted: [JSON] = []
@@ -27,8 +27,8 @@ struct DeleteCommand: PlainCommand {
                 try delete(device, client)
                 deleted.append(.integer(Int64(device.id)))
             } catch {
-                // Another process has deleted it since it was listed.
-                if goesOn || all, error.status == .noSuchDevice { continue }
+                // Another process has deleted it since it was listed, or is about to.
+                if goesOn || all, error.status == .noSuchDevice || goesAnyway(device, error, client) { continue }
                 // The others are still tried. The first failure decides the status and is printed last.
                 if !failures.isEmpty { environment.console.error(error.line) }
                 failures.append(error)
@@ -54,6 +54,45 @@ struct DeleteCommand: PlainCommand {
         return devices
     }
 
+    /// A device that another process is deleting ends its requests with errors: that is not its file's fault.
+    private func refuseGoing(_ device: Device, _ client: BrokerClient) throws(CommandFailure) {
+        guard let now = presentState(device, client) else { return }
+        if now == nil { throw ListCommand.noSuchDevice(device.id) }
+        guard now == .deleting else { return }
+        throw CommandFailure(
+            .busy, BrokerAPI.interface + ".Busy", "\(device.link ?? device.node) is \(BrokerAPI.beingDeleted)",
+            remedy: "wait for that, see 'ubd list'")
+    }
+
+    private func flushAll(_ devices: [Device], _ client: BrokerClient) throws(CommandFailure) {
+        for device in devices {
+            do { try flush(device, client) } catch { if !goesAnyway(device, error, client) { throw error } }
+        }
+    }
+
+    /// Whether another process has deleted it. One that is being deleted is waited for, but not for long: that may hang. `failure`: why
+    /// it is asked; the broker says there that somebody is asking who uses the device, which is no state yet.
+    private func goesAnyway(_ device: Device, _ failure: CommandFailure, _ client: BrokerClient) -> Bool {
+        let isBegun = failure.status == .busy && failure.message.contains(BrokerAPI.beingDeleted)
+        let deadline = Deadline(seconds: Self.goingSeconds)
+        while let now = presentState(device, client) {
+            guard let state = now, isBegun || state == .deleting, !deadline.hasPassed else { return now == nil }
+            client.environment.pause(100)
+        }
+        return false
+    }
+
+    private static let goingSeconds = 5
+
+    /// The state of the device now, nil within when it is gone; nil when the broker does not say.
+    private func presentState(_ device: Device, _ client: BrokerClient) -> DeviceState?? {
+        do throws(CommandFailure) {
+            return .some(try client.list(id: device.id).first { $0.generation == device.generation }?.state)
+        } catch {
+            return error.status == .noSuchDevice ? .some(nil) : nil
+        }
+    }
+
     private func delete(_ device: Device, _ client: BrokerClient) throws(CommandFailure) {
         if !force { try flush(device, client) }
         do {
@@ -68,12 +107,21 @@ struct DeleteCommand: PlainCommand {
         }
     }
 
+    /// Mounted, swap, or below another driver, or nobody can tell.
+    private func isHeld(_ device: Device, _ environment: CommandEnvironment) -> Bool {
+        if case .free = holding(device, environment) { return false }
+        return true
+    }
+
+    private func holding(_ device: Device, _ environment: CommandEnvironment) -> Holding {
+        let disk = device.node.split(separator: "/").last.map(String.init) ?? device.node
+        return HolderName.find(
+            disk, executable: environment.executable, deadline: Deadline(seconds: environment.lookSeconds))
+    }
+
     /// The holder of a device whose exclusive open gave EBUSY.
     private func holder(of device: Device, _ environment: CommandEnvironment) -> String {
-        let disk = device.node.split(separator: "/").last.map(String.init) ?? device.node
-        let holding = HolderName.find(
-            disk, executable: environment.executable, deadline: Deadline(seconds: environment.lookSeconds))
-        switch holding {
+        switch holding(device, environment) {
         case .held(let holder): return holder
         case .free: return "open exclusively in some program"
         case .unknown(let why): return "in use, and the holder is not known (\(why))"
@@ -114,15 +162,29 @@ struct DeleteCommand: PlainCommand {
                 + "'ubd del -n \(device.id) --force'")
     }
 
+    /// One flush, and more of them while another program has the device for itself for a moment, as another `ubd del` does: one for each
+    /// device of a set flushes them all.
+    private func patientFlush(
+        _ device: Device, _ environment: CommandEnvironment
+    ) throws(SystemError) -> DeviceFlush.Outcome {
+        let deadline = Deadline(seconds: environment.flushSeconds)
+        for _ in 0..<Self.exclusiveTries {
+            let outcome = try DeviceFlush.run(
+                node: device.node, environment.identity(device.node), readOnly: device.readOnly, deadline: deadline)
+            guard outcome == .busy, !isHeld(device, environment) else { return outcome }
+            environment.pause(UInt64.random(in: 50...150))
+        }
+        return .busy
+    }
+
+    /// How often a device is tried that some program has for itself: for about two seconds.
+    private static let exclusiveTries = 20
+
     /// The kernel drops unwritten data of a device that stops, so it is flushed first.
     private func flush(_ device: Device, _ client: BrokerClient) throws(CommandFailure) {
         let environment = client.environment
         let outcome: DeviceFlush.Outcome
-        do {
-            outcome = try DeviceFlush.run(
-                node: device.node, environment.identity(device.node), readOnly: device.readOnly,
-                deadline: Deadline(seconds: environment.flushSeconds))
-        } catch {
+        do { outcome = try patientFlush(device, environment) } catch {
             throw CommandFailure(
                 error,
                 remedy: CommandFailure.limitRemedy(error.errno)
@@ -151,6 +213,7 @@ struct DeleteCommand: PlainCommand {
                 .notPermitted, "NotPermitted", "you may not open \(device.node), so it can not be flushed",
                 remedy: "delete it as its owner, or unflushed with \(force)")
         case .failed(let step, let number):
+            try refuseGoing(device, client)
             throw CommandFailure(
                 .failed, "NotFlushed", "\(step) \(device.node): \(SystemError.message(number))",
                 remedy: repair + "discard unwritten data with \(force)")

@@ -143,14 +143,14 @@ struct ListCommand: UBDCommand {
 
     static func lines(_ devices: [Device], _ host: any Machine) -> [String] {
         var table = Table(header: ["DEVICE", "STATE", "SIZE", "BLOCK", "MODE", "QUEUES", "OWNER", "TARGET"])
-        let owners = Dictionary(uniqueKeysWithValues: Set(devices.map(\.owner)).map { ($0, host.userName(of: $0)) })
+        let owners = host.userNames(of: Set(devices.map(\.owner)))
         table.rows = devices.map { device in
             let access = (device.readOnly ? "ro" : "rw") + (device.buffered ? ",buffered" : "")
             return [
                 device.link ?? device.node, device.state.rawValue, ByteSize.text(device.sizeBytes),
                 String(device.blockSize), "\(access),\(device.mode.rawValue),\(device.recovery.rawValue)",
                 "\(device.queues)x\(device.depth)",
-                (owners[device.owner] ?? nil) ?? String(device.owner),
+                owners[device.owner] ?? String(device.owner),
                 device.target + (device.file.map { " \($0)" } ?? "")
                     + (device.partition.map { ", partition \($0)" } ?? ""),
             ]

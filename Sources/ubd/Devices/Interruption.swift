@@ -13,10 +13,28 @@ struct Interruption: ~Copyable {
         pthread_sigmask(SIG_BLOCK, &held, &before)
     }
 
-    /// One of them has come.
+    /// One of them has come. Those that are ignored, as SIGHUP by nohup(1), end nothing: held back, they are pending all the same.
     static var hasCome: Bool {
         var pending = sigset_t()
-        return sigpending(&pending) == 0 && signals.contains { sigismember(&pending, $0) == 1 }
+        return sigpending(&pending) == 0 && signals.contains { sigismember(&pending, $0) == 1 && !isIgnored($0) }
+    }
+
+    private static func isIgnored(_ signal: Int32) -> Bool {
+        var action = sigaction()
+        return sigaction(signal, nil, &action) == 0
+            && unsafeBitCast(action.__sigaction_handler.sa_handler, to: Int.self)
+                == unsafeBitCast(SIG_IGN, to: Int.self)
+    }
+
+    /// Holds them back until a device that is made has been told of: a signal that ends the command leaves none that nobody knows.
+    static func untilTold(
+        _ environment: CommandEnvironment, _ body: (CommandEnvironment) throws(CommandFailure) -> Void
+    ) throws(CommandFailure) {
+        let interruption = Interruption()
+        var failure: CommandFailure?
+        do throws(CommandFailure) { try body(environment.interruptible) } catch { failure = error }
+        interruption.end()
+        if let failure { throw failure }
     }
 
     consuming func end() {

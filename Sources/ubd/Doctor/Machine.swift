@@ -33,7 +33,8 @@ protocol Machine {
     /// The soft limit of open files.
     var openFileLimit: UInt64 { get }
     func group(named name: String) -> Group?
-    func userName(of uid: UInt32) -> String?
+    /// The names of these users, as far as they have one.
+    func userNames(of uids: Set<UInt32>) -> [UInt32: String]
     /// The kind of the path; links are followed unless `followsLinks` is false. nil when nothing has that name.
     func kind(of path: String, followsLinks: Bool) -> PathKind?
     /// The name of a file in /proc/locks: "MAJOR:MINOR:INODE", the first two in hexadecimal; nil when there is no such
@@ -42,6 +43,8 @@ protocol Machine {
 }
 
 extension Machine {
+    func userName(of uid: UInt32) -> String? { userNames(of: [uid])[uid] }
+
     /// /dev is not the kernel's own (devtmpfs), as in most containers: no node appears there by itself.
     var hasPrivateDev: Bool {
         guard let table = text(of: "/proc/self/mountinfo") else { return false }
@@ -55,6 +58,20 @@ extension Machine {
 
 /// The machine that this program runs on.
 struct LiveMachine: Machine {
+    /// The program that asks the host's name service.
+    var getent = "/usr/bin/getent"
+    /// Seconds that it may take.
+    var nameSeconds = 10
+    /// Where the host's own tables are.
+    var tables = "/etc"
+    private let names = NameService()
+
+    /// Whether the name service is worth asking.
+    private final class NameService {
+        /// It did not answer in time. It is not waited for again.
+        var isSilent = false
+    }
+
     var kernelRelease: String {
         text(of: "/proc/sys/kernel/osrelease")?.split(whereSeparator: \.isNewline).first.map(String.init) ?? "unknown"
     }
@@ -78,22 +95,36 @@ struct LiveMachine: Machine {
         return Group(gid: gid, members: fields[3].split(separator: ",").map(String.init))
     }
 
-    func userName(of uid: UInt32) -> String? { entry("passwd", String(uid))?.first.map(String.init) }
-
-    /// The fields of an entry of the host's name service, by name or number. getent(1) asks it: its modules cannot be
-    /// loaded into this program, whose libc is linked statically. Without getent the host's own file answers.
-    private func entry(_ table: String, _ key: String) -> [Substring]? {
-        guard let helper = try? HelperProcess("/usr/bin/getent", ["getent", table, key]) else {
-            return text(of: "/etc/\(table)").flatMap { Self.entry(in: $0, key) }
+    func userNames(of uids: Set<UInt32>) -> [UInt32: String] {
+        let table = lines("passwd", uids.sorted().map { String($0) })
+        return uids.reduce(into: [:]) { names, uid in
+            names[uid] = Self.entry(in: table, String(uid))?.first.map(String.init)
         }
-        return (try? helper.output(most: 1 << 20, Deadline(seconds: 10))).flatMap { Self.entry(in: $0.text, key) }
     }
 
-    /// The fields of the first line of passwd(5) or group(5) with that name or number.
+    private func entry(_ table: String, _ key: String) -> [Substring]? { Self.entry(in: lines(table, [key]), key) }
+
+    /// The lines of the host's name service for these names or numbers. getent(1) asks it: its modules cannot be loaded into this
+    /// program, whose libc is linked statically. Where getent is missing, fails or does not answer, nothing is known, which is not
+    /// the same as that there is no such name: then the host's own file answers.
+    private func lines(_ table: String, _ keys: [String]) -> String {
+        if !names.isSilent, let helper = try? HelperProcess(getent, ["getent", table] + keys) {
+            let deadline = Deadline(seconds: nameSeconds)
+            // 2: not all were found.
+            if let answer = try? helper.output(most: 1 << 20, deadline), [0, 2].contains(answer.status) {
+                return answer.text
+            }
+            names.isSilent = deadline.hasPassed
+        }
+        return text(of: "\(tables)/\(table)") ?? ""
+    }
+
+    /// The fields of the first line of passwd(5) or group(5) with that name, or with that number: no name has only digits.
     static func entry(in table: String, _ key: String) -> [Substring]? {
-        table.split(whereSeparator: \.isNewline).lazy
+        let column = key.allSatisfy(\.isNumber) ? 2 : 0
+        return table.split(whereSeparator: \.isNewline).lazy
             .map { $0.split(separator: ":", omittingEmptySubsequences: false) }
-            .first { $0.count > 2 && ($0[0] == key || $0[2] == key) }
+            .first { $0.count > 2 && $0[column] == key }
     }
 
     func text(of path: String) -> String? {

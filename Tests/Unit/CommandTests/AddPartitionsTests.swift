@@ -6,9 +6,12 @@ import Synchronization
 import Testing
 import Varlink
 
+@testable import PartitionTables
+
 @testable import ubd
 
-@Suite("ubd add --partition")
+// One after another: some change what a signal does.
+@Suite("ubd add --partition", .serialized)
 struct AddPartitionsTests {
     /// A file of 1 MiB with an MBR of these partitions: first sector and number of sectors.
     private func image(_ folder: TemporaryFolder, _ partitions: [(start: UInt32, count: UInt32)]) throws -> String {
@@ -85,6 +88,45 @@ struct AddPartitionsTests {
             ])
     }
 
+    @Test("takes blocks of the device for sectors of an MBR only where the table fits, and says so")
+    func blocks() throws {
+        let folder = TemporaryFolder()
+        let fits = try image(folder, [(64, 104), (200, 1000)])
+        for (size, offset, told) in [
+            ("4096", "32768", "in sectors of 512 bytes, and not in sectors of 4096"), ("2048", "32768", nil),
+        ] as [(String, String, String?)] {
+            let broker = broker(connections: 1)
+            let console = Recorder()
+            let line = ["add", "-t", "loop", "-f", fits, "--partition", "1", "--block-size", size]
+            #expect(CommandLineTool.run(line, broker.environment(console)) == 0, "\(console.errors)")
+            let request = try #require(try adds(broker).first)
+            #expect(request.options.contains(OptionValue("offset", offset)))
+            #expect(request.options.contains(OptionValue("block-size", size)))
+            #expect(told == nil || console.errors.contains { $0.contains(told!) }, "\(console.errors)")
+        }
+        // This one fits in both sizes.
+        let other = TemporaryFolder()
+        let path = try image(other, [(16, 32)])
+        let broker = broker(connections: 1)
+        let console = Recorder()
+        let line = ["add", "-t", "loop", "-f", path, "--partition", "1", "--block-size", "4096"]
+        #expect(CommandLineTool.run(line, broker.environment(console)) == 0)
+        #expect(try adds(broker).first?.options.contains(OptionValue("offset", "65536")) == true)
+        #expect(console.errors.contains { $0.contains("is taken to count in sectors of 4096 bytes") })
+    }
+
+    @Test("all stands for no more partitions than a disk can have, whatever the table says")
+    func tooMany() throws {
+        for (count, isTaken) in [(255, true), (256, false)] {
+            let parts = (1...count).map { number in
+                PartitionTable.Partition(number: number, offset: UInt64(number) << 20, size: 1 << 20, type: "83")
+            }
+            let table = PartitionTable(label: .gpt, sectorSize: 512, partitions: parts, notes: [])
+            #expect((try? PartitionChoice.all.parts(of: table, "disk.img").count) == (isTaken ? count : nil))
+            #expect(try PartitionChoice.one(count).parts(of: table, "disk.img").count == 1)
+        }
+    }
+
     @Test("all asks for one of each, in order, with numbers from --number on and one number for the set")
     func all() throws {
         let folder = TemporaryFolder()
@@ -121,7 +163,8 @@ struct AddPartitionsTests {
         let folder = TemporaryFolder()
         let path = try image(folder, [(64, 100), (200, 100), (300, 100)])
         let busy = InterfaceError.idInUse(message: "2 is in use", remedy: "take another", id: 2)
-        let broker = broker(connections: 5) { _, index in index == 2 ? busy.reply : nil }
+        // Three adds, a look for what is there, two deletions.
+        let broker = broker(connections: 6) { _, index in index == 2 ? busy.reply : nil }
         let console = Recorder()
         let line = ["add", "-t", "loop", "-f", path, "--partition", "all"]
         #expect(CommandLineTool.run(line, broker.environment(console)) == ExitStatus.busy.rawValue)
@@ -138,34 +181,88 @@ struct AddPartitionsTests {
         let full = InterfaceError.idInUse(message: "1 is in use", remedy: "take another", id: 1)
         let busy = InterfaceError.busy(message: "in use", remedy: "end it", id: 0, holder: "a program")
         let broker = broker(
-            connections: 3, refuse: { _, index in index == 1 ? full.reply : nil }, delete: { _ in busy.reply })
+            connections: 4, refuse: { _, index in index == 1 ? full.reply : nil }, delete: { _ in busy.reply })
         let console = Recorder()
         _ = CommandLineTool.run(["add", "-t", "loop", "-f", path, "--partition", "all"], broker.environment(console))
         #expect(console.errors[0].contains("1 of those added before are left; 'ubd del -n 0'; take another"))
     }
 
-    @Test("all that is interrupted undoes what it did before the signal ends it")
-    func interrupted() throws {
+    @Test(
+        "all that is interrupted undoes what it did before the signal ends it, also at the last partition",
+        arguments: [1, 2])
+    func interrupted(at last: Int) throws {
         let folder = TemporaryFolder()
         let path = try image(folder, [(64, 100), (200, 100), (300, 100)])
-        // Ignored: it would end the test. While it is held back it is pending all the same.
-        signal(SIGHUP, SIG_IGN)
+        // It would end the test. Nobody else's tests use it.
+        signal(SIGHUP) { _ in }
         defer {
             // The threads of the tests block it, so it may still be pending: to ignore it again takes it away.
             signal(SIGHUP, SIG_IGN)
             signal(SIGHUP, SIG_DFL)
         }
         let caller = pthread_self()
-        let broker = broker(connections: 4) { _, index in
-            if index == 1 { pthread_kill(caller, SIGHUP) }
+        let broker = broker(connections: 2 * last + 3) { _, index in
+            if index == last { pthread_kill(caller, SIGHUP) }
             return nil
         }
         let console = Recorder()
         let line = ["add", "-t", "loop", "-f", path, "--partition", "all"]
         #expect(CommandLineTool.run(line, broker.environment(console)) == ExitStatus.failed.rawValue)
         #expect(console.output == [] && console.errors.joined().contains("it was interrupted"))
-        #expect(try deletes(broker).first?.id ?? 9 <= 1 && deletes(broker).last?.id == 0)
-        #expect(try adds(broker).count == 2)
+        #expect(try deletes(broker).first?.id ?? 9 <= UInt32(last) && deletes(broker).last?.id == 0)
+        #expect(try adds(broker).count == last + 1)
+    }
+
+    @Test("all is not interrupted by a signal that is ignored, as by nohup")
+    func ignored() throws {
+        let folder = TemporaryFolder()
+        let path = try image(folder, [(64, 100), (200, 100)])
+        signal(SIGHUP, SIG_IGN)
+        defer {
+            // Where the threads of the tests block it, it is still pending: ignored again, it is gone.
+            signal(SIGHUP, SIG_IGN)
+            signal(SIGHUP, SIG_DFL)
+        }
+        let caller = pthread_self()
+        let broker = broker(connections: 2) { _, index in
+            if index == 0 { pthread_kill(caller, SIGHUP) }
+            return nil
+        }
+        let console = Recorder()
+        let line = ["add", "-t", "loop", "-f", path, "--partition", "all"]
+        #expect(CommandLineTool.run(line, broker.environment(console)) == 0, "\(console.errors)")
+        #expect(console.output == ["/dev/ubdb0", "/dev/ubdb1"])
+    }
+
+    @Test("all that is interrupted deletes also the device of which it has heard nothing yet")
+    func unheard() throws {
+        let folder = TemporaryFolder()
+        let path = try image(folder, [(64, 100), (200, 100)])
+        // The second add ends without an answer, and its device is there all the same.
+        let set = Mutex<Int64?>(nil)
+        let broker = FakeBroker(connections: 6) { connection, call in
+            switch try? BrokerCall(call) {
+            case .add(let request):
+                set.withLock { $0 = request.set }
+                for file in connection.askForFiles(2) { close(file) }
+                guard request.partition == 1 else { return }
+                var device = FakeBroker.device(id: 0, node: "/dev/null")
+                (device.partition, device.set) = (request.partition, request.set)
+                connection.send(AddReply.added(device, notices: []).reply)
+            case .list:
+                let devices = (0...3).map { (id: UInt32) in
+                    var device = FakeBroker.device(id: id, state: id == 2 ? .adding : .live)
+                    device.set = id == 3 ? 7 : set.withLock { $0 }
+                    return device
+                }
+                connection.send(Reply(parameters: ListReply(devices: devices).json))
+            default: connection.send(Reply())
+            }
+        }
+        let console = Recorder()
+        _ = CommandLineTool.run(["add", "-t", "loop", "-f", path, "--partition", "all"], broker.environment(console))
+        #expect(console.output == [] && console.errors.joined().contains("partition 2: "))
+        #expect(try deletes(broker).map(\.id) == [1, 0])
     }
 
     @Test("refuses partitions that overlap, lie outside the file or are not there, before it asks for a device")

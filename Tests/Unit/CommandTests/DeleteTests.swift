@@ -85,6 +85,37 @@ struct DeleteTests {
         #expect(try deletes(broker).map(\.id) == [3, 4])
     }
 
+    @Test("of a set takes one that another process is deleting for deleted, once it is gone", arguments: [true, false])
+    func going(isGone: Bool) throws {
+        let folder = TemporaryFolder()
+        // While a device is being deleted its requests fail, and so does its flush.
+        let devices = Array(set([folder.file("node", bytes: 4096), "/dev/null", "/nowhere/a", "/nowhere/b"])[..<2])
+        let looks = Mutex(0)
+        let broker = FakeBroker(connections: 12) { connection, call in
+            switch try? BrokerCall(call) {
+            case .list(let request):
+                var listed = devices.filter { request.id == nil || request.id == $0.id }
+                if request.id == 4 {
+                    listed[0].state = .deleting
+                    looks.withLock { $0 += 1 }
+                    if looks.withLock({ $0 }) > 2, isGone {
+                        return connection.send(
+                            InterfaceError.noSuchDevice(message: "none", remedy: "see 'ubd list'", id: 4).reply)
+                    }
+                }
+                connection.send(Reply(parameters: ListReply(devices: listed).json))
+            default: connection.send(Reply())
+            }
+        }
+        let console = Recorder()
+        var environment = broker.environment(console)
+        // Five seconds.
+        environment.pause = { _ in usleep(isGone ? 1000 : 2_600_000) }
+        #expect(CommandLineTool.run(["del", "-n", "3", "--json"], environment) == (isGone ? 0 : 5))
+        #expect(console.output.joined().contains(isGone ? #"{"deleted":[3]}"# : "is being deleted already"))
+        #expect(try deletes(broker).map(\.id) == (isGone ? [3] : []))
+    }
+
     @Test("of a set deletes none of it when one cannot be flushed")
     func noneOfSet() throws {
         let folder = TemporaryFolder()
@@ -223,7 +254,8 @@ struct DeleteTests {
     @Test("of all goes on after a failure, tells each, and ends with the first one's status")
     func all() throws {
         let devices = (1...3).map { FakeBroker.device(id: $0, target: "null", node: "/nowhere/\($0)") }
-        let broker = broker(devices, deletes: 3) { request in
+        // After a failure it looks whether the device goes all the same.
+        let broker = broker(devices, deletes: 5) { request in
             switch request.id {
             case 1: InterfaceError.busy(message: "1 is mounted", remedy: "umount", id: 1, holder: "/mnt").reply
             case 2: InterfaceError.failed(message: "2 failed", remedy: "look", step: "STOP_DEV", errno: 5).reply
@@ -242,7 +274,8 @@ struct DeleteTests {
     func allVanished() throws {
         let devices = (1...3).map { FakeBroker.device(id: $0, target: "null", node: "/nowhere/\($0)") }
         for fails in [false, true] {
-            let broker = broker(devices, deletes: 3) { request in
+            // After a failure it looks whether the device goes all the same.
+            let broker = broker(devices, deletes: fails ? 4 : 3) { request in
                 switch request.id {
                 case 1: InterfaceError.noSuchDevice(message: "there is none", remedy: "see 'ubd list'", id: 1).reply
                 case 2 where fails:
@@ -261,6 +294,28 @@ struct DeleteTests {
             InterfaceError.noSuchDevice(message: "there is none", remedy: "see 'ubd list'", id: 1).reply
         }
         #expect(CommandLineTool.run(["del", "-n", "1"], one.environment(Recorder())) == 4)
+    }
+
+    @Test("of all waits for a deletion that another process has begun, also before the device's state tells of it")
+    func begun() throws {
+        let device = FakeBroker.device(id: 1, target: "null", node: "/nowhere/1")
+        let looks = Mutex(0)
+        let broker = FakeBroker(connections: 5) { connection, call in
+            if case .list? = try? BrokerCall(call) {
+                looks.withLock { $0 += 1 }
+                let gone = InterfaceError.noSuchDevice(message: "none", remedy: "see 'ubd list'", id: 1)
+                connection.send(
+                    looks.withLock { $0 } < 4 ? Reply(parameters: ListReply(devices: [device]).json) : gone.reply)
+            } else {
+                let message = "/dev/ubdb1 is \(BrokerAPI.beingDeleted)"
+                let holder = BrokerAPI.beingDeleted
+                connection.send(InterfaceError.busy(message: message, remedy: "wait", id: 1, holder: holder).reply)
+            }
+        }
+        let console = Recorder()
+        #expect(CommandLineTool.run(["del", "--all"], broker.environment(console)) == 0)
+        #expect(broker.finish() && console.errors == [])
+        #expect(try deletes(broker).count == 1)
     }
 
     @Test("understands what its child says, and nothing else")

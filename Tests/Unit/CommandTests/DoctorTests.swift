@@ -1,5 +1,7 @@
 import BrokerInterface
+import Foundation
 import Glibc
+import SystemCalls
 import Testing
 import Varlink
 
@@ -265,6 +267,34 @@ struct DoctorTests {
         #expect(LiveMachine.entry(in: table, "12") == ["empty", "x", "12", ""])
         #expect(LiveMachine.entry(in: table, "short") == nil && LiveMachine.entry(in: table, "alice") == nil)
         #expect(LiveMachine.entry(in: "", "root") == nil)
+        // A name of digits is no number.
+        #expect(LiveMachine.entry(in: "12:x:0:\nubd:x:12:\n", "12") == ["ubd", "x", "12", ""])
+    }
+
+    @Test("takes the host's own file where getent does not know, and does not wait for a silent one twice")
+    func nameService() throws {
+        let folder = TemporaryFolder()
+        try replaceFile(folder.path + "/passwd", with: Array("root:x:0:0::/:\nbob:x:1001:1001::/:\n".utf8), mode: 0o600)
+        try replaceFile(folder.path + "/group", with: Array("ubd:x:997:bob\n".utf8), mode: 0o600)
+        let program = folder.path + "/getent"
+        func machine(_ script: String?) throws -> LiveMachine {
+            if let script { try replaceFile(program, with: Array(("#!/bin/sh\n" + script).utf8), mode: 0o700) }
+            return LiveMachine(getent: script == nil ? "/nowhere/getent" : program, nameSeconds: 1, tables: folder.path)
+        }
+        let own = [UInt32(0): "root", 1001: "bob"]
+        for script in [nil, "exit 1\n", "kill -9 $$\n", "exec yes\n", "echo zoe:x:0:0::/:; exit 3\n"] {
+            #expect(try machine(script).userNames(of: [0, 1001, 1002]) == own, "\(script ?? "no getent")")
+            #expect(try machine(script).group(named: "ubd") == Group(gid: 997, members: ["bob"]))
+        }
+        // What it knows counts, also when it does not know all: status 2. All are asked for at once.
+        let answering = "echo zoe:x:0:0::/:; echo $* >>\(folder.path)/asked; exit 2\n"
+        #expect(try machine(answering).userNames(of: [0, 1001]) == [0: "zoe"])
+        #expect(try String(contentsOfFile: folder.path + "/asked", encoding: .utf8) == "passwd 0 1001\n")
+        #expect(try machine("exit 2\n").group(named: "ubd") == nil)
+        let silent = try machine("exec sleep 20\n")
+        let start = monotonicNanoseconds()
+        for _ in 0..<4 { #expect(silent.group(named: "ubd")?.gid == 997 && silent.userName(of: 0) == "root") }
+        #expect(monotonicNanoseconds() - start < 4_000_000_000)
     }
 
     @Test("can look at the machine that it runs on")

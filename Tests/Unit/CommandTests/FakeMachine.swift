@@ -15,7 +15,7 @@ struct FakeMachine: Machine {
     var lockIDs: [String: String] = [:]
 
     func group(named name: String) -> Group? { groupsByName[name] }
-    func userName(of uid: UInt32) -> String? { users[uid] }
+    func userNames(of uids: Set<UInt32>) -> [UInt32: String] { users.filter { uids.contains($0.key) } }
     func text(of path: String) -> String? { texts[path] }
     func entries(of path: String) -> [String] { directories[path] ?? [] }
     func kind(of path: String, followsLinks: Bool) -> PathKind? { kinds[path] }

@@ -167,4 +167,25 @@ struct ProgramTests {
         #expect(output.fileHandleForReading.readDataToEndOfFile().isEmpty)
         #expect(errors.fileHandleForReading.readDataToEndOfFile().isEmpty)
     }
+
+    @Test(
+        "tells of a device that is there, also when a signal ends it at that moment",
+        arguments: [SIGINT, SIGTERM, SIGHUP])
+    func interruptedLate(signal: Int32) throws {
+        let folder = TemporaryFolder()
+        let file = folder.file("1.img", bytes: 1 << 20)
+        let pid = Mutex<pid_t?>(nil)
+        let broker = FakeBroker { connection, _ in
+            for fd in connection.askForFiles(2) { close(fd) }
+            while pid.withLock({ $0 }) == nil { usleep(1000) }
+            connection.send(AddReply.added(FakeBroker.device(node: "/dev/null"), notices: []).reply)
+            if let pid = pid.withLock({ $0 }) { kill(pid, signal) }
+        }
+        let (process, output, _) = try Program.start(["add", "-t", "loop", "-f", file], socket: broker.socketPath)
+        pid.withLock { $0 = process.processIdentifier }
+        process.waitUntilExit()
+        #expect(broker.finish())
+        let text = String(decoding: output.fileHandleForReading.readDataToEndOfFile(), as: UTF8.self)
+        #expect(text == "/dev/ubdb0\n")
+    }
 }

@@ -157,6 +157,30 @@ struct GPTTests {
                 == "lies outside the sectors that the table calls usable")
     }
 
+    @Test("with a partition on top of the entries of its other copy has that as its fault, whichever copy counts")
+    func otherCopy() throws {
+        var image = Self.image
+        image.firstUsable = 2
+        image.lastUsable = 4094
+        // The entries lie in the sectors 2 to 33, those of the backup in 4063 to 4094.
+        image.partitions = [(64, 100, "good"), (4063, 4063, "backup's"), (33, 33, "primary's"), (4062, 4062, "beside")]
+        let fault = "lies where a part of the table is"
+        var bytes = image.bytes
+        #expect(faults(try MemoryDisk(bytes).table()) == [nil, fault, fault, nil])
+        // The primary entries are damaged, so the backup counts; its header knows of no other entries than its own.
+        bytes[2 * 512 + 200] ^= 1
+        let table = try MemoryDisk(bytes).table()
+        #expect(faults(table) == [nil, fault, fault, nil])
+        #expect(table.notes[0].hasSuffix("this is the backup at the disk's end"))
+    }
+
+    @Test("whose primary copy names itself as the backup has none, which is told")
+    func noBackup() throws {
+        let bytes = Self.image.bytes { $0.put(1, at: 32, bytes: 8) }
+        #expect(
+            try MemoryDisk(bytes).table().notes == ["there is no backup table: the primary one names itself as that"])
+    }
+
     @Test(
         "with a header that cannot be right, though its checksum is, does not count",
         arguments: [

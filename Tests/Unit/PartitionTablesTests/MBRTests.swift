@@ -30,6 +30,28 @@ struct MBRTests {
         #expect(try disk(Self.sectors).table().sectorSize == 512)
     }
 
+    @Test(
+        "that fits its file in sectors of 512 bytes and in no larger ones counts in those, whatever blocks the user wants"
+    )
+    func otherBlocks() throws {
+        // In sectors of 4096 bytes the second one lies outside, and the first one in the middle of the second.
+        let file = disk([0: bootSector([(0x0C, 64, 100), (0x83, 1000, 3000)])])
+        var table = try file.table(4096)
+        #expect(table.sectorSize == 512 && table.partitions.map(\.offset) == [64 * 512, 1000 * 512])
+        #expect(
+            table.notes == ["the MBR fits the file in sectors of 512 bytes, and not in sectors of 4096 bytes"])
+        // A chain that leads nowhere in the larger sectors.
+        table = try disk(Self.sectors).table(4096)
+        #expect(table.sectorSize == 512 && table.partitions.count == 4)
+        // It fits in neither, or in both: then the user's word counts.
+        #expect(try disk([0: bootSector([(0x83, 1000, 5000)])]).table(4096).partitions[0].fault != nil)
+        #expect(try disk([0: bootSector([(0x83, 1000, 5000)])]).table(4096).sectorSize == 4096)
+        #expect(try disk([0: bootSector([(0x83, 10, 20)])]).table(4096).partitions[0].offset == 40960)
+        #expect(throws: PartitionTableError.self) {
+            try disk(Self.sectors.merging([1000: bootSector([(0x83, 1, 1), (0x05, 5000, 1)])]) { $1 }).table(4096)
+        }
+    }
+
     @Test("is none without its signature, with other flags, or with nothing in it")
     func none() throws {
         var noSignature = bootSector([(0x83, 64, 100)])

@@ -200,6 +200,20 @@ struct PeerTests {
         #expect(try PeerCredentials(of: one) { _ in false }.groups.isEmpty)
     }
 
+    @Test("that listens is trusted when it is root's or the caller's own, and where a container hides who it is")
+    func listener() throws {
+        let (one, other) = try pair()
+        defer { for file in [one, other] { close(file) } }
+        #expect(try Listener(of: one).uid == geteuid() && Listener(of: one).isTrusted)
+        func isTrusted(_ uid: UInt32, _ map: String? = "         0          0 4294967295\n") -> Bool {
+            Listener(uid: uid).isTrusted(by: 1000, overflow: 65534) { map.map { Array($0.utf8) } }
+        }
+        #expect(isTrusted(0) && isTrusted(1000) && !isTrusted(1001))
+        // nobody is a user of the host, and in a container anybody of the host, its root included.
+        #expect(!isTrusted(65534) && !isTrusted(65534, nil))
+        #expect(isTrusted(65534, "0 1000 1\n") && !isTrusted(1001, "0 1000 1\n"))
+    }
+
     @Test("it has ended when it sends no more and nothing is left, urgent data included")
     func ended() throws {
         let (one, other) = try pair()
