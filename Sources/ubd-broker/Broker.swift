@@ -178,11 +178,10 @@ final class Broker {
     /// The writable devices with the same bytes that wait for their owners to reopen the file. They have no open file, so no
     /// lock protects their bytes (FileClaim), and their mounted file systems and waiting requests would later overwrite the
     /// new device's data.
-    func devicesWaiting(for geometry: Geometry, _ plan: AddPlan) -> [ManagedDevice] {
-        guard geometry.file != .none else { return [] }
-        let bytes = plan.options.offset..<plan.options.offset + geometry.size
+    func devicesWaiting(for bytes: Range<UInt64>, of file: FileIdentity) -> [ManagedDevice] {
+        guard file != .none else { return [] }
         return devices.values.filter { device in
-            guard device.waitsForFile, !device.info.readOnly, device.file == geometry.file else { return false }
+            guard device.waitsForFile, !device.info.readOnly, device.file == file else { return false }
             let begin = UInt64(clamping: device.info.offset ?? 0)
             return bytes.overlaps(begin..<begin + UInt64(clamping: device.info.sizeBytes))
         }
@@ -192,6 +191,9 @@ final class Broker {
     func now() -> UInt64 { surroundings.now() }
 
     func requestsInFlight(_ id: UInt32) -> Int? { surroundings.requestsInFlight(id) }
+
+    /// Bytes of the kernel's disk; nil when it cannot be read.
+    func diskBytes(_ id: UInt32) -> UInt64? { BlockLayer.bytes(id, sysfs: surroundings.sysfs) }
 
     func requestsDone(_ id: UInt32) -> Int? { surroundings.requestsDone(id) }
 
@@ -359,6 +361,8 @@ final class Broker {
 
     private func stopFailed(_ device: ManagedDevice) {
         guard devices[device.id] === device, device.teardown == nil else { return }
+        // UPDATE_SIZE crashes some kernels after STOP_DEV.
+        if let upgrade = device.upgrade, upgrade.hasDevice { return upgrade.abandon { [self] in stopFailed(device) } }
         driver.stop(device.id) { answer in
             if [.done, .gone].contains(answer.verdict) { return }
             Log.warning("stop", ("device", "\(device.id)"), ("errno", SystemError.name(answer.errno)))

@@ -50,3 +50,43 @@ extension Broker {
         DeleteOperation(device, broker: self, completion: completion).begin(force: request.force ?? false)
     }
 }
+
+extension Broker {
+    func resize(
+        _ request: ResizeRequest, peer: PeerCredentials,
+        completion: @escaping (Result<ResizeReply, InterfaceError>) -> Void
+    ) {
+        guard let device = device(request.id, request.generation, for: "resize", of: peer) else {
+            return completion(.failure(noSuchDevice(request.id)))
+        }
+        if let bytes = request.sizeBytes, bytes <= 0 {
+            return completion(
+                .failure(
+                    .invalidOption(
+                        message: "sizeBytes can not be \(bytes)", remedy: "give a positive number",
+                        option: "sizeBytes", value: "\(bytes)")))
+        }
+        let resizing = Resizing(
+            wanted: request.sizeBytes.map { UInt64($0) }, mayShrink: request.shrink ?? false,
+            most: largestSize(of: device, for: peer), uid: peer.uid)
+        let before = device.info.sizeBytes
+        let permission = { [self] in permitStart(for: device, "resize", peer) }
+        let operation = UpgradeOperation(device, broker: self, purpose: .size(resizing), permission: permission) {
+            [self] outcome in
+            switch outcome {
+            case .upgraded, .current:
+                completion(.success(ResizeReply(previousBytes: before, device: description(of: device))))
+            case .failed(let error): completion(.failure(error))
+            }
+        }
+        operation.begin()
+    }
+
+    /// Bytes; a user whom no rule allows a device keeps those that there are.
+    private func largestSize(of device: ManagedDevice, for peer: PeerCredentials) -> UInt64? {
+        guard let rule = policy.rule(for: accessPeer(peer), target: device.info.target), rule.isAllow else {
+            return device.info.sizeBytes
+        }
+        return rule.limits.maxSizeBytes
+    }
+}

@@ -89,7 +89,7 @@ extension CommandFailure {
     private static let flags = [
         "target": "--target", "id": "--number", "queues": "--queues", "depth": "--depth",
         "maxIOBytes": "--max-io-size", "fileName": "--file", "cpus": "--cpus", "mode": "--mode",
-        "recovery": "--recovery", "ioTimeout": "--io-timeout",
+        "recovery": "--recovery", "ioTimeout": "--io-timeout", "sizeBytes": "--size",
     ]
 
     private static func sameName(_ option: String) -> String? {

@@ -34,6 +34,7 @@ public enum BrokerCall: Equatable, Sendable {
     case list(ListRequest)
     case upgrade(UpgradeRequest)
     case recover(RecoverRequest)
+    case resize(ResizeRequest)
     case stats(StatsRequest)
     case monitor(MonitorRequest)
     case info
@@ -54,6 +55,7 @@ public enum BrokerCall: Equatable, Sendable {
         case (BrokerAPI.interface, "Delete"): self = .delete(try DeleteRequest(parameters: call.parameters))
         case (BrokerAPI.interface, "List"): self = .list(try ListRequest(parameters: call.parameters))
         case (BrokerAPI.interface, "Upgrade"): self = .upgrade(try UpgradeRequest(parameters: call.parameters))
+        case (BrokerAPI.interface, "Resize"): self = .resize(try ResizeRequest(parameters: call.parameters))
         case (BrokerAPI.interface, "Recover"):
             guard !call.upgrade else { throw .methodNotImplemented(method: call.method) }
             guard call.more else { throw .expectedMore }
@@ -88,6 +90,7 @@ public enum BrokerCall: Equatable, Sendable {
         case .list(let request):
             Call(method: BrokerAPI.interface + ".List", parameters: request.json, more: true)
         case .upgrade(let request): Call(method: BrokerAPI.interface + ".Upgrade", parameters: request.json)
+        case .resize(let request): Call(method: BrokerAPI.interface + ".Resize", parameters: request.json)
         case .recover(let request):
             Call(method: BrokerAPI.interface + ".Recover", parameters: request.json, more: true)
         case .stats(let request):

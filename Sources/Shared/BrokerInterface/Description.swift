@@ -49,6 +49,10 @@ extension BrokerAPI {
         # the old worker serves on.
         method Upgrade\(UpgradeRequest.declaration) -> \(UpgradeReply.declaration)
 
+        # Give a live device another size, without an error for the device's users. It gets another worker of the same
+        # program, as in Upgrade. Needs Linux 6.16 or later. A partition table or file system on it does not change.
+        method Resize\(ResizeRequest.declaration) -> \(ResizeReply.declaration)
+
         # Bring the inputs of a device that waits for them (state recovering). Must be called with more; the replies are
         # those of Add. After wrong inputs, or when the connection is closed before they arrive, the device keeps waiting.
         # A device of a file waits for it when broker and worker died together. It must be the same file.

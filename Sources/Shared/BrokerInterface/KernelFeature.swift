@@ -38,7 +38,7 @@ public struct KernelFeature: Sendable {
         KernelFeature(8, "zoned", since: "6.6", used: false, "Zoned block devices"),
         KernelFeature(
             9, "user-recovery-fail-io", since: "6.13", used: true, "I/O fails while there is no server"),
-        KernelFeature(10, "update-size", since: "6.16", used: false, "The size of a live device can change"),
+        KernelFeature(10, "update-size", since: "6.16", used: true, "The size of a live device can change"),
         KernelFeature(
             11, "auto-buf-reg", since: "6.16", used: true, "The driver registers a request's pages by itself"),
         KernelFeature(12, "quiesce", since: "6.16", used: true, "A live device can be quiesced for an upgrade"),

@@ -68,6 +68,8 @@ public struct WorkerFailure: Error, Equatable, Sendable {
         case oneConnectionOnly
         /// Write-through, and a server that has neither FUA nor FLUSH.
         case noStableStorage
+        /// Another device or program has locked bytes that the device is to get.
+        case bytesInUse
     }
 
     public init(_ step: Step, errno: Int32 = 0, detail: UInt64 = 0) {

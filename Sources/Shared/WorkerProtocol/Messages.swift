@@ -36,6 +36,11 @@ public struct LaunchMessage: Equatable, Sendable {
         public static let steadyTicks = Flags(rawValue: 1 << 7)
         /// The access policy lets the device's sockets lead to this host only: AF_UNIX, or a loopback address.
         public static let localSockets = Flags(rawValue: 1 << 8)
+        /// The worker locks the bytes of its disk in the client's open file, and fails when somebody else has locked
+        /// some: the device is to become larger.
+        public static let claimsBytes = Flags(rawValue: 1 << 9)
+        /// The worker unlocks the bytes behind its disk in the client's open file: the device has become smaller.
+        public static let releasesBytes = Flags(rawValue: 1 << 10)
     }
 
     public var layout: Layout

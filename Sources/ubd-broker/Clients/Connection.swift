@@ -192,17 +192,13 @@ final class Connection {
             case .recover(let request): begin { [self] answer in broker.recover(request, peer: peer, answer: answer) }
             case .upgrade(let request):
                 setBusy(true)
-                broker.upgrade(request, peer: peer) { [weak self] result in
-                    switch result {
-                    case .success(let reply): self?.finish(Reply(parameters: reply.json), wantsReply)
-                    case .failure(let error): self?.finish(error.reply, wantsReply)
-                    }
-                }
+                broker.upgrade(request, peer: peer) { [weak self] in self?.finish($0.map(\.json), wantsReply) }
+            case .resize(let request):
+                setBusy(true)
+                broker.resize(request, peer: peer) { [weak self] in self?.finish($0.map(\.json), wantsReply) }
             case .delete(let request):
                 setBusy(true)
-                broker.delete(request, peer: peer) { [weak self] error in
-                    self?.finish(error?.reply ?? Reply(), wantsReply)
-                }
+                broker.delete(request, peer: peer) { [weak self] in self?.finish($0?.reply ?? Reply(), wantsReply) }
             case .list(let request): try begin(broker.listing(request, peer: peer), call.more, wantsReply)
             case .stats(let request):
                 let replies = try broker.counting(request, peer: peer)
@@ -306,6 +302,10 @@ final class Connection {
         lastActive = monotonicNanoseconds()
         // A pipelined call starts from the loop, not inside the operation that ends.
         broker.loop.later { [weak self] in self?.goOn() }
+    }
+
+    private func finish(_ result: Result<JSON, InterfaceError>, _ wantsReply: Bool) {
+        do { try finish(Reply(parameters: result.get()), wantsReply) } catch { finish(error.reply, wantsReply) }
     }
 
     private func setBusy(_ busy: Bool) {

@@ -194,7 +194,8 @@ final class AddOperation: ClientOperation, PendingAdd {
     /// told of it.
     private func refusalOfSharedBytes(_ geometry: Geometry) -> InterfaceError? {
         let account = broker.account(of: ownerUID)
-        let waiting = broker.devicesWaiting(for: geometry, plan)
+        let begin = plan.options.offset
+        let waiting = broker.devicesWaiting(for: begin..<begin + geometry.size, of: geometry.file)
         let own = waiting.first { broker.account(of: $0.owner) == account }
         if let own { return StartErrors.isWaitedFor(by: own, ownerUID, isOfAccount: true) }
         guard let other = waiting.first else { return nil }

@@ -18,6 +18,12 @@ enum BlockLayer {
         return [0, 4, 11, 15].reduce(0) { $0 &+ sumOfNumbers(Array(fields[$1])) }
     }
 
+    /// Bytes of a disk, from the sectors of 512 bytes in /sys/block/DISK/size. nil when unknown.
+    static func bytes(_ id: UInt32, sysfs: String) -> UInt64? {
+        guard let text = try? readFile("\(sysfs)/block/ublkb\(id)/size") else { return nil }
+        return UInt64(String(decoding: text.prefix { $0 != UInt8(ascii: "\n") }, as: UTF8.self)).map { $0 << 9 }
+    }
+
     /// Parses bytes, since this runs twice a second for each device: splitting the text of one process in /proc into
     /// words would cost a million instructions.
     static func sumOfNumbers(_ bytes: [UInt8]) -> Int {

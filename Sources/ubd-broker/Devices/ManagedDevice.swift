@@ -28,6 +28,13 @@ final class ManagedDevice {
     var workerProgram: WorkerProgram?
     /// The backing file, as its first worker reported it.
     var file = FileIdentity.none
+    /// Bytes: the size that the kernel is about to get. Until then its disk has `info.sizeBytes`, and a worker serves the
+    /// larger of both.
+    var pendingSize: UInt64?
+    /// The kernel may have that size already.
+    var kernelMayHavePending = true
+    /// It has become smaller, or has not become larger: its next worker unlocks the bytes that it does not have.
+    var releasesBytes = false
     /// The counters of its workers.
     var statistics: DeviceStatistics?
     /// Detects a lack of progress.
@@ -62,6 +69,7 @@ final class ManagedDevice {
         var state: DeviceState
         var reason: String?
         var waits: Bool
+        var sizeBytes: UInt64
     }
 
     private var watched: Watched?
@@ -116,6 +124,7 @@ final class ManagedDevice {
         record.recoveryAnswered = recoveryAnswered
         record.inputsLost = serverWait.began
         record.file = file
+        record.pendingSize = pendingSize
         if let control = self.worker?.controlInode, let parking = parkingInode {
             record.sockets = DeviceRecord.Sockets(
                 control: control, parking: parking, worker: self.worker?.workerEndInode ?? sockets?.worker)
@@ -171,9 +180,24 @@ final class ManagedDevice {
         tellChange()
     }
 
+    /// The kernel's disk has this size now, in bytes.
+    func resized(to bytes: UInt64) {
+        releasesBytes = bytes < info.sizeBytes
+        info.sizeBytes = bytes
+        pendingSize = nil
+        tellChange()
+    }
+
+    /// Gives up a larger size that the kernel cannot have yet.
+    func forgetUntoldSize() {
+        guard pendingSize != nil, !kernelMayHavePending else { return }
+        pendingSize = nil
+        releasesBytes = true
+    }
+
     /// Whoever watches the device hears what is new.
     private func tellChange() {
-        let now = Watched(state: info.state, reason: info.reason, waits: waitsForFile)
+        let now = Watched(state: info.state, reason: info.reason, waits: waitsForFile, sizeBytes: info.sizeBytes)
         guard now != watched else { return }
         watched = now
         revision += 1

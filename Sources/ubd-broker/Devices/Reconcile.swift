@@ -44,6 +44,7 @@ extension Broker {
             device.serverWait.began = record.inputsLost.flatMap { $0 <= now() ? $0 : nil }
             device.sockets = record.sockets
             device.file = record.file
+            device.pendingSize = record.pendingSize
             if let worker {
                 device.program = program(of: worker, version: record.device.workerVersion)
                 device.workerProgram = device.program
@@ -127,7 +128,18 @@ extension Broker {
         }
         device.isInKernel = true
         device.mayBeStarted = device.step != .adding
+        settleSize(device)
         return decide(device, info)
+    }
+
+    /// An earlier broker died while the size changed: what the kernel's disk has counts. A device that was to become larger
+    /// does so when a larger worker serves it; one that was to become smaller keeps its size, since it may be in use by now.
+    private func settleSize(_ device: ManagedDevice) {
+        guard let pending = device.pendingSize else { return }
+        let bytes = diskBytes(device.id)
+        if bytes == pending { return device.resized(to: pending) }
+        if pending < device.info.sizeBytes { device.pendingSize = nil }
+        device.kernelMayHavePending = bytes == nil
     }
 
     /// Nobody can tell what became of it: it is left alone, and only the death of its worker is heard.
@@ -215,6 +227,8 @@ extension Broker {
             "adopted", ("device", "\(device.id)"), ("worker", "\(worker.pid)"), ("state", device.info.state.rawValue))
         watchOver(device)
         checkNames(device)
+        // An earlier broker died between the larger worker and the kernel.
+        if device.pendingSize != nil, device.info.state == .live { SizeUpdate(device, broker: self) { _ in }.begin() }
     }
 
     /// Takes back the worker's descriptors. Returns what is wrong; nil on success.
@@ -281,6 +295,7 @@ extension Broker {
     private func replaceWorker(_ device: ManagedDevice) {
         noteUnseenDeath(of: device)
         guard hasFiles(device) else {
+            device.forgetUntoldSize()
             return awaitInputs(
                 device,
                 because: device.needsFreshInputs

@@ -56,6 +56,8 @@ final class RecoverOperation: Replacement {
             if !newValue { device.recoveryAnswered = false }
         }
     }
+    /// Bytes that the current replacement is to serve.
+    private var servedBytes: UInt64 = 0
     /// The current replacement was told to serve, so it may have fetched requests.
     private var mayHaveFetched = false
     /// Replacements started since then, including one of an earlier broker.
@@ -242,6 +244,7 @@ final class RecoverOperation: Replacement {
         guard let launch = device.relaunch else { return giveUp("its launch message is not known") }
         attempts += 1
         mayHaveFetched = false
+        servedBytes = device.servedBytes
         let start = WorkerStart(
             launch, for: device, broker: broker, program: programs.first,
             listener: WorkerStart.Listener(
@@ -257,7 +260,7 @@ final class RecoverOperation: Replacement {
     }
 
     private func compare(_ geometry: Geometry) {
-        if let difference = device.difference(geometry) {
+        if let difference = device.difference(geometry, size: servedBytes) {
             start?.abandon()
             return replacementFailed(StartErrors.workerBroke("it made another disk than before: \(difference)"))
         }
@@ -301,12 +304,16 @@ final class RecoverOperation: Replacement {
             "recovered", ("device", "\(device.id)"), ("worker", "\(device.info.workerPid ?? 0)"),
             ("milliseconds", "\(milliseconds)"), ("deaths", "\(device.info.deaths)"))
         broker.watchOver(device)
-        tell(nil)
+        // A smaller one is told first, by the upgrade (ResizeSteps.swift).
+        guard let pending = device.pendingSize, pending > device.info.sizeBytes else { return tell(nil) }
+        SizeUpdate(device, broker: broker) { [self] error in tell(error) }.begin()
     }
 
     /// A replacement failed. It must be dead before the next one is started.
     private func replacementFailed(_ error: InterfaceError) {
         Log.warning("replacement-failed", ("device", "\(device.id)"), ("why", error.message))
+        // The next one serves the disk that the kernel has: the file may not have room for more.
+        device.forgetUntoldSize()
         replacementError = error
         operation.go(to: .endReplacement)
     }

@@ -17,6 +17,8 @@ final class Rehearsal {
     private let launch: LaunchMessage
     /// The socket with the files; the caller keeps it open.
     private let parking: Int32
+    /// Why the disk is not wanted; nil when it is. The worker hears nothing more before this has been asked.
+    private let refuse: (Geometry) -> InterfaceError?
     private var conversation: WorkerConversation?
     private var worker: (any Worker)?
     private var statistics: DeviceStatistics?
@@ -26,8 +28,10 @@ final class Rehearsal {
     private var outcome: Result<Geometry, InterfaceError>?
 
     init(
-        of program: WorkerProgram, for device: ManagedDevice, _ launch: LaunchMessage, parking: Int32, broker: Broker
+        of program: WorkerProgram, for device: ManagedDevice, _ launch: LaunchMessage, parking: Int32, broker: Broker,
+        refuse: @escaping (Geometry) -> InterfaceError? = { _ in nil }
     ) {
+        self.refuse = refuse
         self.program = program
         self.device = device
         self.launch = launch
@@ -63,6 +67,7 @@ final class Rehearsal {
         switch event {
         case .geometry(let geometry):
             self.geometry = geometry
+            if let error = refuse(geometry) { return end(.failure(error)) }
             conversation?.serve([])
         case .sealed: end(.failure(StartErrors.workerBroke("it claims to serve /dev/null")))
         case .stopped: break
@@ -122,14 +127,24 @@ extension ManagedDevice {
     /// to the file.
     var relaunch: LaunchMessage? {
         guard var launch else { return nil }
-        if launch.target.hasSize { launch.options.size = info.sizeBytes }
+        if launch.target.hasSize { launch.options.size = servedBytes }
         if launch.target.hasBlockSize { launch.options.blockSize = info.blockSize }
+        if releasesBytes { launch.flags.insert(.releasesBytes) }
         return launch
     }
 
-    /// How a disk differs from the kernel's, as text; nil when it does not.
-    func difference(_ geometry: Geometry) -> String? {
-        if geometry.size != info.sizeBytes { return "\(geometry.size) bytes instead of \(info.sizeBytes)" }
+    /// Bytes that a worker serves: the kernel's disk is never larger.
+    var servedBytes: UInt64 { max(info.sizeBytes, pendingSize ?? 0) }
+
+    /// How a disk differs from the one that a worker is to serve, as text; nil when it does not. `size`: what the worker was
+    /// told, in bytes, when that may have changed since.
+    func difference(_ geometry: Geometry, size: UInt64? = nil) -> String? {
+        let size = size ?? servedBytes
+        if geometry.size != size { return "\(geometry.size) bytes instead of \(size)" }
+        return differenceBesideSize(geometry)
+    }
+
+    func differenceBesideSize(_ geometry: Geometry) -> String? {
         if geometry.logicalBlock != info.blockSize {
             return "blocks of \(geometry.logicalBlock) bytes instead of \(info.blockSize)"
         }

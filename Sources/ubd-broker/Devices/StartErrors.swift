@@ -166,6 +166,12 @@ enum StartErrors {
                 "size", device.launch?.options.size ?? 0,
                 "is more than the \(failure.detail) bytes left in \(name)",
                 "give a smaller size")
+        case .bytesInUse:
+            return .busy(
+                message:
+                    "bytes of \(name) that the device would get are in use: another device or program has locked them",
+                remedy: "see 'ubd list'; end that use, or give a smaller size", id: Int64(device.id),
+                holder: "another device or program")
         case .smallerThanBlock:
             return .badFile(
                 message: "\(name) is smaller than one block of \(failure.detail) bytes",

@@ -20,8 +20,11 @@ final class UpgradeOperation: Replacement {
     }
 
     /// In order.
-    private enum Step: CaseIterable {
+    enum Step: CaseIterable {
         case rehearse
+        /// The next two only when the device becomes smaller (ResizeSteps.swift).
+        case shrink
+        case lookAgain
         case takeOver
         case quiesce
         case drain
@@ -36,25 +39,38 @@ final class UpgradeOperation: Replacement {
         case failed(InterfaceError)
     }
 
-    private let broker: Broker
-    private let device: ManagedDevice
-    private let operation: DeviceOperation<Step>
+    /// What the new worker is for.
+    enum Purpose {
+        /// The installed program.
+        case program
+        /// Another size, with the program that the device has.
+        case size(Resizing)
+    }
+
+    let broker: Broker
+    let device: ManagedDevice
+    private let purpose: Purpose
+    let operation: DeviceOperation<Step>
     private let permission: () -> InterfaceError?
     private var completion: ((Outcome) -> Void)?
     private var rehearsal: Rehearsal?
     private var candidate: WorkerProgram?
     /// The operation, and not only the worker, controls the device.
-    var hasDevice: Bool { operation.step != nil && operation.step != .rehearse }
+    var hasDevice: Bool { ![nil, .rehearse].contains(operation.step) }
     private var drainBegan: UInt64 = 0
+    /// Bytes; 0 unless the size is to change.
+    var newSize: UInt64 = 0
     /// The old worker has answered all that it had taken.
     private var isDrained = false
 
     /// `permission`: called when there is something to do; returns why it is not permitted.
     init(
-        _ device: ManagedDevice, broker: Broker, permission: @escaping () -> InterfaceError?,
+        _ device: ManagedDevice, broker: Broker, purpose: Purpose = .program,
+        permission: @escaping () -> InterfaceError?,
         completion: @escaping (Outcome) -> Void
     ) {
         self.permission = permission
+        self.purpose = purpose
         self.device = device
         self.broker = broker
         self.completion = completion
@@ -64,7 +80,15 @@ final class UpgradeOperation: Replacement {
     // MARK: Before the device is touched
 
     func begin() {
+        // First: it names the kernel that a resize needs.
+        if case .size(let resizing) = purpose, let refusal = resizing.refusal(device, broker.driver.features) {
+            return tell(.failed(refusal))
+        }
         if let refusal { return tell(.failed(refusal)) }
+        if case .size(let resizing) = purpose {
+            // Not the device's own program: one of an earlier version could not claim the bytes.
+            return begin(broker.program) { [device] in resizing.launch($0, device) }
+        }
         let candidate: WorkerProgram
         do {
             let opened = try broker.openProgram()
@@ -78,8 +102,13 @@ final class UpgradeOperation: Replacement {
                         remedy: "install it again; the device is served on", step: "open", errno: nil)))
         }
         if device.program?.identity == candidate.identity { return tell(.current) }
+        begin(candidate) { $0 }
+    }
+
+    /// `change`: what the launch message has besides what every replacement's has.
+    private func begin(_ candidate: WorkerProgram, _ change: (LaunchMessage) -> LaunchMessage) {
         if let error = permission() { return tell(.failed(error)) }
-        guard let launch = device.relaunch, let parking = device.parking?.raw else {
+        guard let launch = device.relaunch.map(change), let parking = device.parking?.raw else {
             return tell(.failed(StartErrors.workerBroke("its files are gone")))
         }
         self.candidate = candidate
@@ -87,6 +116,8 @@ final class UpgradeOperation: Replacement {
         operation.begin(.rehearse, disordered: { [self] in outOfOrder() }) { [self] step in
             switch step {
             case .rehearse: rehearse(candidate, launch, parking)
+            case .shrink: shrink()
+            case .lookAgain: lookAgain()
             case .takeOver: takeOver()
             case .quiesce: quiesce()
             case .drain: drain()
@@ -97,7 +128,10 @@ final class UpgradeOperation: Replacement {
     }
 
     private func rehearse(_ candidate: WorkerProgram, _ launch: LaunchMessage, _ parking: Int32) {
-        let rehearsal = Rehearsal(of: candidate, for: device, launch, parking: parking, broker: broker)
+        var refuse: (Geometry) -> InterfaceError? = { _ in nil }
+        if case .size(let resizing) = purpose { refuse = { [self] in resizing.refusal($0, device, broker) } }
+        let rehearsal = Rehearsal(
+            of: candidate, for: device, launch, parking: parking, broker: broker, refuse: refuse)
         self.rehearsal = rehearsal
         rehearsal.begin { [self] result in
             self.rehearsal = nil
@@ -105,69 +139,8 @@ final class UpgradeOperation: Replacement {
         }
     }
 
-    /// Why this device cannot be upgraded; nil when it can.
-    private var refusal: InterfaceError? {
-        let name = device.info.link ?? device.info.node
-        guard device.upgrade == nil, device.recovery == nil, device.teardown == nil, device.reopening == nil else {
-            return .busy(
-                message: "\(name) is getting a new worker, or being deleted, right now",
-                remedy: "try again a little later",
-                id: Int64(device.id), holder: "the broker")
-        }
-        guard device.info.state == .live, device.worker?.isAlive == true else {
-            let why = device.info.reason.map { ": \($0)" } ?? ""
-            return .failed(
-                message: "\(name) is \(device.info.state.rawValue), and only live devices can be upgraded\(why)",
-                remedy: remedyWhenNotLive, step: "state", errno: nil)
-        }
-        if device.info.recovery == .none {
-            return .failed(
-                message: "\(name) was added with --recovery none: the kernel allows no second worker",
-                remedy: "delete it and add it again, with another --recovery for the next time", step: "recovery",
-                errno: nil)
-        }
-        if device.watch.isReported {
-            return .busy(
-                message: "\(name) waits for \(device.source), which does not answer", remedy: "try again when it does",
-                id: Int64(device.id), holder: device.source)
-        }
-        if device.needsFreshInputs, !canQuiesce { return device.wouldLoseConnections }
-        return canQuiesce || device.info.recovery == .reissue ? nil : wouldFailRequests
-    }
-
-    private var remedyWhenNotLive: String {
-        switch device.info.state {
-        case .failed: "delete it ('ubd del -n \(device.id)') and add it again: then it has the new program"
-        case .unmanaged, .stuck, .deleting: "a device that is added anew has the new program"
-        default:
-            if !device.waitsForFile {
-                "see 'ubd list -n \(device.id)', and try again when it is live"
-            } else if device.launch == nil || device.file == .none && !device.needsFreshInputs {
-                "delete it ('ubd del -n \(device.id) --force') and add it again: then it has the new program"
-            } else {
-                "\(device.hasServer ? "bring it new connections" : "reopen its file") first ('ubd recover -n \(device.id)')"
-            }
-        }
-    }
-
-    /// Not in batch mode: there QUIESCE_DEV makes the driver fail every request until the next server is ready
-    /// (ublk_batch_cancel_queue sets force_abort; Linux 7.3).
-    private var canQuiesce: Bool {
-        !device.info.mode.isBatch && broker.driver.features.contains(.quiesce)
-    }
-
-    /// Without QUIESCE_DEV the kernel repeats or fails the requests that the old worker has taken.
-    private var wouldFailRequests: InterfaceError {
-        .kernelUnsupported(
-            message:
-                "\(device.info.link ?? device.info.node) was added with --recovery \(device.info.recovery.rawValue), "
-                + "and the kernel can not quiesce it: requests under way would fail",
-            remedy: "delete it and add it again, with --recovery reissue"
-                + (device.info.mode.isBatch ? " or with --mode copy" : " or on Linux 6.16 or later"), feature: "QUIESCE"
-        )
-    }
-
     private func rehearsed(_ result: Result<Geometry, InterfaceError>) {
+        if case .size(let resizing) = purpose { return measured(result, resizing) }
         let problem: String
         switch result {
         case .failure(let error): problem = error.message
@@ -177,7 +150,7 @@ final class UpgradeOperation: Replacement {
             } else if geometry.file != device.file, device.file != .none {
                 problem = "it reports another file"
             } else {
-                return operation.next()
+                return operation.go(to: .takeOver)
             }
         }
         Log.error("upgrade-refused", ("device", "\(device.id)"), ("why", problem))
@@ -195,6 +168,7 @@ final class UpgradeOperation: Replacement {
         guard device.info.state == .live, device.recovery == nil, device.teardown == nil, let worker = device.worker,
             worker.isAlive
         else {
+            if isShrunk { return end(.upgraded) }
             return end(
                 .failed(
                     .busy(
@@ -205,8 +179,13 @@ final class UpgradeOperation: Replacement {
         // If the broker is killed from here on, the device looks live and may have been quiesced: the next broker must
         // complete the replacement.
         device.step = .upgrading
+        if newSize > device.info.sizeBytes {
+            device.pendingSize = newSize
+            device.kernelMayHavePending = false
+        }
         if let problem = broker.save(device) {
             device.step = .live
+            device.forgetUntoldSize()
             device.setState(.live)
             return end(.failed(StartErrors.notRecorded(problem, in: broker.store.folder)))
         }
@@ -241,13 +220,14 @@ final class UpgradeOperation: Replacement {
     private func notQuiesced() {
         if device.info.recovery == .reissue { return operation.go(to: .kill) }
         device.step = .live
+        device.forgetUntoldSize()
         device.setState(.live)
         broker.save(device)
         let refusal = wouldFailRequests
         operation.finish()
         device.upgrade = nil
         broker.watchOver(device)
-        tell(.failed(refusal))
+        tell(isShrunk ? .upgraded : .failed(refusal))
     }
 
     /// The worker completes the requests that it has taken. Then it must be killed: the kernel has ended some of its
@@ -314,6 +294,7 @@ final class UpgradeOperation: Replacement {
             device, broker: broker, programs: [candidate] + [old].compactMap { $0 }, reason: UpgradeOperation.reason
         ) { [self] error in
             if let error { return tell(.failed(error)) }
+            if newSize > 0 { return tell(resized) }
             guard device.program === candidate else {
                 let why = device.info.lastDeath.map { ": it \($0)" } ?? ""
                 return tell(
@@ -364,7 +345,7 @@ final class UpgradeOperation: Replacement {
         operation.abandon(then: next)
     }
 
-    private func end(_ outcome: Outcome) {
+    func end(_ outcome: Outcome) {
         operation.finish()
         tell(outcome)
     }
@@ -374,25 +355,5 @@ final class UpgradeOperation: Replacement {
         let completion = completion
         self.completion = nil
         completion?(outcome)
-    }
-}
-
-extension Broker {
-    func upgrade(
-        _ request: UpgradeRequest, peer: PeerCredentials,
-        completion: @escaping (Result<UpgradeReply, InterfaceError>) -> Void
-    ) {
-        guard let device = device(request.id, request.generation, for: "upgrade", of: peer) else {
-            return completion(.failure(noSuchDevice(request.id)))
-        }
-        let permission = { [self] in permitStart(for: device, "upgrade", peer) }
-        let operation = UpgradeOperation(device, broker: self, permission: permission) { [self] outcome in
-            switch outcome {
-            case .upgraded: completion(.success(UpgradeReply(upgraded: true, device: description(of: device))))
-            case .current: completion(.success(UpgradeReply(upgraded: false, device: description(of: device))))
-            case .failed(let error): completion(.failure(error))
-            }
-        }
-        operation.begin()
     }
 }

@@ -20,7 +20,7 @@ extension UblkControlOperation {
         switch self {
         case .addDevice, .deleteDevice, .deleteDeviceAsync, .startDevice, .stopDevice, .tryStopDevice,
             .startUserRecovery,
-            .endUserRecovery, .quiesceDevice:
+            .endUserRecovery, .quiesceDevice, .updateSize:
             true
         default: false
         }

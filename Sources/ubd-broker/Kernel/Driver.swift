@@ -100,6 +100,13 @@ final class Driver {
         command(ControlRequest(operation: .startDevice, device: id, data: UInt64(pid)), completion)
     }
 
+    /// UPDATE_SIZE: gives the disk another size, in bytes. The kernel checks nothing. The device must be live: without a
+    /// disk some kernels crash (docs/kernel-facts.md#update-size).
+    func resize(_ id: UInt32, bytes: UInt64, _ completion: @escaping Completion<Void>) {
+        // set_capacity counts in sectors of 512 bytes, whatever the disk's blocks are.
+        command(ControlRequest(operation: .updateSize, device: id, data: bytes >> 9), completion)
+    }
+
     /// QUIESCE_DEV: the worker gets no more requests. `patience`: milliseconds that the kernel waits for an idle
     /// request of each queue.
     func quiesce(_ id: UInt32, patience: Int, _ completion: @escaping Completion<Void>) {

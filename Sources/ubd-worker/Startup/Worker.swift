@@ -53,6 +53,7 @@ func becomeWorker() throws(WorkerFailure) -> Never {
     try start.loadSetupFilter()
     let target = try start.openTarget()
     let serve = try start.announce(target)
+    try start.claim(target)
     let rendezvous = try start.startQueues(target, serve, seal: start.seal(for: target))
     let idle = try start.sealRings(of: rendezvous)
     try start.fetch(rendezvous)

@@ -77,6 +77,12 @@ package struct WorkerStart {
         return try Control.waitForServe()
     }
 
+    /// Locks or unlocks bytes of the client's file, as the launch message says. The broker has accepted the disk by now.
+    package func claim(_ target: OpenTarget) throws(WorkerFailure) {
+        if launch.flags.contains(.claimsBytes) { try target.claim?.take() }
+        if launch.flags.contains(.releasesBytes) { target.claim?.releaseRest() }
+    }
+
     /// Maps the statistics page, for good, and returns its address.
     private func mapStatistics() throws(WorkerFailure) -> UInt {
         let bytes = StatisticsPage.bytes(queues: Int(launch.queues))

@@ -40,6 +40,8 @@ package struct OpenTarget: Sendable {
     /// Operations (IORING_OP_*) of the ring policy that this file, or this kernel, does not need: its rings do not get
     /// them.
     var unneeded: [UInt8] = []
+    /// The locks on the file's bytes; nil when there are none.
+    var claim: ByteClaim?
     /// The socket of each queue, for its second ring; empty when the target's submissions have no socket.
     package var sockets: [Int32] = []
 }

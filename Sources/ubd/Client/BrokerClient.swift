@@ -105,6 +105,14 @@ struct BrokerClient {
         }
     }
 
+    /// Gives a device another size.
+    func resize(_ request: ResizeRequest) throws(CommandFailure) -> ResizeReply {
+        let reply = try call(.resize(request), seconds: environment.upgradeSeconds)
+        return try Self.read { () throws(InterfaceError) in
+            try ResizeReply(parameters: reply.parameters, unknown: .ignore)
+        }
+    }
+
     /// A call in which the broker asks for files.
     private func bring(
         _ call: BrokerCall, doing what: String,

@@ -107,6 +107,18 @@ struct DeleteCommand: PlainCommand {
         }
     }
 
+    /// Fails when the device is mounted, swap or held, or cannot be flushed.
+    static func refuseUse(of device: Device, _ client: BrokerClient, doing what: String) throws(CommandFailure) {
+        do throws(CommandFailure) {
+            try DeleteCommand(number: device.id, all: false, force: false, asJSON: false).flush(device, client)
+        } catch {
+            var failure = error
+            failure.message += ", so it does not \(what)"
+            failure.remedy = "end what uses it, see 'ubd list -n \(device.id)', and try again"
+            throw failure
+        }
+    }
+
     /// Mounted, swap, or below another driver, or nobody can tell.
     private func isHeld(_ device: Device, _ environment: CommandEnvironment) -> Bool {
         if case .free = holding(device, environment) { return false }

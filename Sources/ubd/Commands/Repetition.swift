@@ -8,7 +8,8 @@ enum Repetition {
     static let letters = ["-n": "--number", "-t": "--target", "-q": "--queues", "-d": "--depth"]
     /// Options without a value: giving one twice changes nothing.
     static let flags: Set<String> = [
-        "--all", "-a", "--force", "--json", "--read-only", "--shared", "--restart-command", "--help", "-h", "--version",
+        "--all", "-a", "--force", "--json", "--read-only", "--shared", "--restart-command", "--shrink", "--help", "-h",
+        "--version",
     ]
     /// Those that have a value in other commands.
     static let flagsOf: [String: Set<String>] = ["list": ["--watch"]]

@@ -37,7 +37,8 @@ struct UBD: ParsableCommand {
             """,
         version: "ubd \(UBDVersion.text)",
         subcommands: [
-            AddArguments.self, DeleteArguments.self, ListCommand.self, UpgradeCommand.self, RecoverCommand.self,
+            AddArguments.self, DeleteArguments.self, ListCommand.self, UpgradeCommand.self, ResizeCommand.self,
+            RecoverCommand.self,
             StatsCommand.self, PartitionsCommand.self, InfoCommand.self, FeaturesCommand.self, DoctorCommand.self,
             NameHolderCommand.self,
         ])

@@ -47,7 +47,10 @@ struct DescriptionTests {
             Set(idl.types.keys) == [
                 "Device", "Notice", "Limits", "OperationCount", "Counts", "DeviceStats", "GroupLimits", "Change",
             ])
-        #expect(Set(idl.methods.keys) == ["Add", "Delete", "List", "Stats", "Upgrade", "Recover", "Info", "Monitor"])
+        #expect(
+            Set(idl.methods.keys) == [
+                "Add", "Delete", "List", "Stats", "Upgrade", "Resize", "Recover", "Info", "Monitor",
+            ])
         #expect(Set(idl.errors.keys) == Set(Sample.errors.map { String($0.name.split(separator: ".").last!) }))
         let service = try IDL(BrokerAPI.serviceDescription)
         #expect(service.interface == "org.varlink.service")

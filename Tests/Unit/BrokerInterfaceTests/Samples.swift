@@ -124,6 +124,12 @@ struct Sample: CustomTestStringConvertible, Sendable {
             place: .input("Upgrade"), full: UpgradeRequest(id: 3, generation: 17).json
         ) { (json, _) throws(InterfaceError) in try UpgradeRequest(parameters: json).json },
         Sample(
+            place: .input("Resize"), full: ResizeRequest(id: 3, generation: 17, sizeBytes: 1 << 30, shrink: true).json
+        ) { (json, _) throws(InterfaceError) in try ResizeRequest(parameters: json).json },
+        Sample(
+            place: .output("Resize"), full: ResizeReply(previousBytes: 1 << 20, device: device).json
+        ) { (json, unknown) throws(InterfaceError) in try ResizeReply(parameters: json, unknown: unknown).json },
+        Sample(
             place: .output("Upgrade"), full: UpgradeReply(upgraded: true, device: device).json
         ) { (json, unknown) throws(InterfaceError) in try UpgradeReply(parameters: json, unknown: unknown).json },
         Sample(

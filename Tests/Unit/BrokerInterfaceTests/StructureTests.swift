@@ -11,6 +11,8 @@ struct StructureTests {
             Sample.counts.read, Sample.stats, StatsReply(latencyBounds: [], devices: []),
             StatsRequest(id: 3, queues: true), ListRequest(id: 3), ListReply(devices: []),
             DeleteRequest(id: 3, generation: 17, force: true), UpgradeRequest(id: 3, generation: 17),
+            ResizeRequest(id: 3, generation: 17, sizeBytes: 512, shrink: true),
+            ResizeReply(previousBytes: 512, device: Sample.device),
             MonitorRequest(ids: [3], keep: true), Sample.change, MonitorReply(change: Sample.change),
             RecoverRequest(id: 3, generation: 17, options: [OptionValue("size", "512")]),
             UpgradeReply(upgraded: true, device: Sample.device), ServiceInfoReply(version: "1"),

@@ -62,10 +62,9 @@ struct ControlVerdictTests {
 
     @Test("of a command that changes something is never given up: its caller hears what became of it")
     func heardOut() {
-        // SET_PARAMS of a device that has no worker yet is undone with it. UPDATE_SIZE is not used.
+        // SET_PARAMS of a device that has no worker yet is undone with it.
         let others: [UblkControlOperation] = [
             .getQueueAffinity, .getDeviceInfo, .getDeviceInfo2, .getParameters, .getFeatures, .setParameters,
-            .updateSize,
         ]
         for operation in ControlVerdictTests.operations {
             #expect(operation.mustBeHeardOut != others.contains(operation), "\(operation)")

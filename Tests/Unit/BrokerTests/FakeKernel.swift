@@ -19,6 +19,8 @@ final class FakeKernel: ControlDevice {
     var affinity: [[UInt64]] = []
     private(set) var log: [String] = []
     private(set) var devices: [UInt32: UblkDeviceInfo] = [:]
+    /// What UPDATE_SIZE said last, in sectors of 512 bytes.
+    private(set) var sectors: [UInt32: UInt64] = [:]
 
     private let loop: EventLoop
     private let folder: String
@@ -80,6 +82,9 @@ final class FakeKernel: ControlDevice {
         switch request.operation {
         case .addDevice: return add(request)
         case .quiesceDevice: return .result(devices[id] == nil ? -ENODEV : 0, [])
+        case .updateSize:
+            sectors[id] = request.data
+            return .result(devices[id] == nil ? -ENODEV : 0, [])
         case .setParameters: return .result(0, request.buffer)
         case .startDevice:
             mknod("\(folder)/ublkb\(id)", (leavesForeignNode ? S_IFREG : S_IFBLK) | 0o600, makeDevice(id))

@@ -15,6 +15,7 @@ struct InheritedTests {
         ("add, refused", ["add", "--json", "-t", "loop", "-n", "9", "-f", "IMAGE"]),
         ("recover", ["recover", "-n", "0", "-f", "IMAGE"]), ("list", ["list"]), ("list --json", ["list", "--json"]),
         ("del", ["del", "-n", "0"]), ("del --json", ["del", "--json", "-a"]), ("upgrade", ["upgrade", "-n", "0"]),
+        ("resize", ["resize", "-n", "0"]), ("partitions -f", ["partitions", "-f", "IMAGE"]),
         ("stats", ["stats"]), ("partitions", ["partitions", "-n", "0"]), ("info", ["info"]), ("features", ["features"]),
         ("doctor", ["doctor"]), ("help", ["help", "add"]),
         ("--help", ["--help"]), ("--version", ["--version"]), ("usage", ["add", "--json"]),
@@ -36,6 +37,9 @@ struct InheritedTests {
             case "Stats": connection.send(Reply(parameters: StatsReply(latencyBounds: [], devices: []).json))
             case "Upgrade":
                 let reply = UpgradeReply(upgraded: true, device: device)
+                connection.send(Reply(parameters: reply.json))
+            case "Resize":
+                let reply = ResizeReply(previousBytes: 512, device: device)
                 connection.send(Reply(parameters: reply.json))
             case "Info": connection.send(Reply(parameters: FakeBroker.info.json))
             default: connection.send(Reply())

@@ -7,6 +7,64 @@ import Varlink
 
 @testable import ubd
 
+@Suite("ubd resize")
+struct ResizeTests {
+    private func broker(_ answer: @escaping @Sendable (ResizeRequest) -> Reply, calls: Int = 1) -> FakeBroker {
+        FakeBroker(connections: 1 + calls) { connection, call in
+            switch try? BrokerCall(call) {
+            case .list: connection.send(Reply(parameters: ListReply(devices: [FakeBroker.device(id: 3)]).json))
+            case .resize(let request): connection.send(answer(request))
+            default: break
+            }
+        }
+    }
+
+    @Test("asks for that generation of a device and that size, and says what it had and has")
+    func one() throws {
+        let broker = broker { _ in
+            Reply(parameters: ResizeReply(previousBytes: 1 << 20, device: FakeBroker.device(id: 3)).json)
+        }
+        let console = Recorder()
+        #expect(CommandLineTool.run(["resize", "-n", "3", "--size", "1G"], broker.environment(console)) == 0)
+        #expect(broker.finish())
+        #expect(console.output == ["/dev/ubdb3: 1073741824 bytes (1 GiB) instead of 1048576"])
+        #expect(
+            try BrokerCall(#require(broker.received.last))
+                == .resize(ResizeRequest(id: 3, generation: 43, sizeBytes: 1 << 30)))
+    }
+
+    @Test("says when nothing was to be done, and names the option that the broker refuses")
+    func others() throws {
+        let same = broker { _ in
+            Reply(parameters: ResizeReply(previousBytes: 1 << 30, device: FakeBroker.device(id: 3)).json)
+        }
+        let console = Recorder()
+        #expect(CommandLineTool.run(["resize", "-n", "3"], same.environment(console)) == 0)
+        #expect(console.output == ["/dev/ubdb3: has 1073741824 bytes already"])
+        let refusing = broker { _ in
+            InterfaceError.invalidOption(
+                message: "sizeBytes can not be 7", remedy: "x", option: "sizeBytes", value: "7"
+            )
+            .reply
+        }
+        #expect(CommandLineTool.run(["resize", "-n", "3", "--size", "7"], refusing.environment(console)) == 2)
+        #expect(console.errors == ["ubd: --size can not be 7; x"])
+    }
+
+    @Test("with --shrink first looks whether the device is free, and asks for nothing when it is not")
+    func shrink() throws {
+        let broker = FakeBroker { connection, _ in
+            // No user could flush this node.
+            let device = FakeBroker.device(id: 3, node: "/dev/null")
+            connection.send(Reply(parameters: ListReply(devices: [device]).json))
+        }
+        let console = Recorder()
+        let line = ["resize", "-n", "3", "--size", "1M", "--shrink"]
+        #expect(CommandLineTool.run(line, broker.environment(console)) == ExitStatus.failed.rawValue)
+        #expect(console.errors.joined().contains("so it does not become smaller"))
+    }
+}
+
 @Suite("ubd upgrade")
 struct UpgradeTests {
     /// Serves the list, then every Upgrade with `answer`.

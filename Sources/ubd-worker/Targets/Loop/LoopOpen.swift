@@ -33,6 +33,7 @@ extension LoopTarget: ServedTarget {
         geometry.file = buffered.identity
         var open = OpenTarget(served: target, geometry: geometry, files: table)
         open.unneeded = LoopTarget.unneeded(facts, plan)
+        open.claim = ByteClaim(buffered, launch, size: plan.geometry.size, readOnly: plan.readOnly)
         if !facts.isBlockDevice, !plan.readOnly {
             let end = launch.options.offset + plan.geometry.size
             open.fileSizeLimit = end
