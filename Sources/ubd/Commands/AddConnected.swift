@@ -11,8 +11,7 @@ extension AddCommand {
     ) throws(CommandFailure) -> ExitStatus {
         var told: [Notice] = []
         let wanted = try connections(plan, environment, &told)
-        let dialer = try DialProcess(
-            environment.dialer ?? Installation.dialer, try words(plan, input, connections: wanted, environment))
+        let dialer = try DialProcess(try words(plan, input, connections: wanted, environment), environment)
         let answer = try dialer.answer(environment)
         var dialed = try DialedDevice(answer.export, maxIOBytes: Int64(plan.maxIOBytes))
         dialed.noteWrites(readOnly: readOnly)
@@ -25,12 +24,8 @@ extension AddCommand {
         request.options += [OptionValue("connections", String(answer.export.connections))] + dialed.options
         let client = BrokerClient(environment: environment)
         let (device, notices) = try client.add(request, files: answer.sockets.numbers)
-        if !dialer.keep(KeepOrder(id: device.id, generation: device.generation), environment) {
-            told.append(
-                Notice(
-                    code: "keeper",
-                    message: "nobody makes its connections again when they are lost: then use 'ubd recover -n "
-                        + "\(device.id)'"))
+        if let notice = dialer.keep(KeepOrder(id: device.id, generation: device.generation), environment) {
+            told.append(notice)
         }
         told += dialed.notices
         show(device, told + notices.filter { notice in !told.contains { $0.code == notice.code } }, environment)
