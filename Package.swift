@@ -61,7 +61,7 @@ let package = Package(
         shared("WorkerProtocol", ["SystemCalls", "KernelABI", "Targets", "Numbers"]),
         shared("Varlink"),
         shared("BrokerInterface", ["Varlink", "Numbers", "Targets"]),
-        shared("Dialing", ["Varlink"]),
+        shared("Dialing", ["Varlink", "SystemCalls"]),
         shared("Programs", ["SystemCalls", "CShims"]),
         shared("PartitionTables"),
 
@@ -146,7 +146,7 @@ let package = Package(
         tests(
             "NBDClient",
             of: ["NBDClient", "NBDProtocol", "Dialing", "BrokerInterface", "Varlink", "SystemCalls", "Forked"]),
-        tests("Command", of: ["ubd", "ubd-nbd", "Numbers", "Targets", "Forked", "PartitionTables"]),
+        tests("Command", of: ["ubd", "ubd-nbd", "Numbers", "Targets", "Forked", "PartitionTables", "Policy"]),
         tests("Broker", of: ["ubd-broker", "WorkerProtocol", "Targets", "KernelABI", "SystemCalls", "CLauncher"]),
         tests(
             "Worker",

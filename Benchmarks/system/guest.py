@@ -4,6 +4,7 @@ window tells the counting plugin; each line names its windows by their number, f
 """
 import glob
 import re
+import shutil
 
 from lib import *
 
@@ -67,9 +68,15 @@ def nbdkit():
     path = "/run/lab/nbdkit.sock"
     with contextlib.suppress(FileNotFoundError):
         os.unlink(path)
-    process = subprocess.Popen(["nbdkit", "-f", "-U", path, "memory", f"{FILE_MIB}M"])
+    # Its libraries would lie where the worker's code does, and be counted as the worker's: so the old layout, with libraries further down.
+    # And QEMU translates a page of code once for all processes that share it, so it counts where the first of them has it: so a C library of
+    # its own. `env` comes last, since setarch still has the usual layout.
+    shutil.copy("/usr/lib/x86_64-linux-gnu/libc.so.6", "/run/lab/libc.so.6")
+    process = subprocess.Popen(["setarch", "--addr-compat-layout", "env", "LD_LIBRARY_PATH=/run/lab", "nbdkit", "-f", "-U", path, "memory", f"{FILE_MIB}M"])
     try:
         eventually(30, lambda: process.poll() is not None or listens(path))
+        if any(low < PLAN["worker"][1] and high > PLAN["worker"][0] for low, high in code_of(process.pid, "")):
+            raise RuntimeError(f"nbdkit has code where the worker's is, at {[hex(n) for n in PLAN['worker']]}")
         yield path
     finally:
         process.kill()
@@ -87,13 +94,19 @@ def kernel_nbd(_target, _mode):
         must("rmmod", "nbd")
 
 
+def code_of(pid, name):
+    """Where a process has code of files with that in their names: pairs of addresses."""
+    lines = [line.split()[0].split("-") for line in open(f"/proc/{pid}/maps") if name in line and " r-xp " in line]
+    return [(int(low, 16), int(high, 16)) for low, high in lines]
+
+
 def add(*arguments):
     """A device, whose worker's code is where the plugin counts it."""
     device = json.loads(must("ubd", "add", *map(str, arguments), "--json"))["device"]
-    code = [line.split()[0].split("-") for line in open(f"/proc/{device['workerPid']}/maps") if "ubd-worker" in line and " r-xp " in line]
+    code = code_of(device["workerPid"], "ubd-worker")
     for low, high in code:
-        if int(low, 16) > PLAN["worker"][0] or int(high, 16) < PLAN["worker"][1]:
-            raise RuntimeError(f"the worker's code is at {low}-{high}, not at {[hex(n) for n in PLAN['worker']]}")
+        if low > PLAN["worker"][0] or high < PLAN["worker"][1]:
+            raise RuntimeError(f"the worker's code is at {low:x}-{high:x}, not at {[hex(n) for n in PLAN['worker']]}")
     if not code:
         raise RuntimeError("the worker has no code")
     return device
@@ -212,10 +225,15 @@ def measure(server, target, mode, points, scheduler="none"):
         warm(path)
         for way, block, depth, requests, at_once in points:
             more = in_groups(at_once, depth)
+            # What the worker pays for a request depends on how many a wake-up brings. Asking takes a while.
+            watched = target == "nbd" and name
+            woken = [wake_ups(path) if watched else 0]
             short = counted_load(name, path, way, block, depth, max(requests // 16, depth) // at_once * at_once, *more)
+            woken.append(wake_ups(path) if watched else 0)
             long = counted_load(name, path, way, block, depth, requests // at_once * at_once, *more)
+            woken.append(wake_ups(path) if watched else 0)
             tell({"server": server, "target": target, "mode": mode, "way": way, "block": block, "depth": depth, "at_once": at_once,
-                  "scheduler": scheduler, "short": short, "long": long})  # fmt: skip
+                  "scheduler": scheduler, "short": short, "long": long, **({"wake_ups": woken[2] - 2 * woken[1] + woken[0]} if watched else {})})  # fmt: skip
 
 
 def points(plan):
@@ -226,9 +244,10 @@ def points(plan):
 # --- queues, devices --------------------------------------------------------------------------------------------------
 
 
-def wake_ups(device):
-    found = json.loads(must("ubd", "stats", "-n", device["id"], "--json"))["devices"]
-    return found[0]["total"]["wakeUps"]
+def wake_ups(path):
+    """How often the worker of ubd's device went round its loop so far."""
+    found = json.loads(must("ubd", "stats", "-n", path.removeprefix("/dev/ublkb"), "--json"))
+    return found["devices"][0]["total"]["wakeUps"]
 
 
 def queues(plan):
@@ -241,11 +260,11 @@ def queues(plan):
         more = [f"--cpus_allowed=0-{number - 1}", "--cpus_allowed_policy=split", *in_groups(at_once, depth)]
         set_scheduler(device["node"])
         warm(device["node"], *more[:2], jobs=number)
-        woken = [wake_ups(device)]
+        woken = [wake_ups(device["node"])]
         runs = []
         for count in (requests // 16, requests):
             runs.append(counted_load("ubd-worker", device["node"], way, 4096, depth, count // depth * depth, *more, jobs=number))
-            woken.append(wake_ups(device))
+            woken.append(wake_ups(device["node"]))
         tell({"target": target, "mode": mode, "way": way, "depth": depth, "queues": number, "at_once": at_once, "short": runs[0], "long": runs[1],
               "wake_ups": woken[2] - 2 * woken[1] + woken[0]})  # fmt: skip
         must("ubd", "del", "-n", device["id"])

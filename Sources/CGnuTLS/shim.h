@@ -2,6 +2,7 @@
 #pragma once
 #include <features.h>
 #include <gnutls/gnutls.h>
+#include <gnutls/x509.h>
 #include <linux/tls.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>

@@ -3,6 +3,7 @@ import CShims
 import Dialing
 import Glibc
 import Numbers
+import Programs
 import SystemCalls
 
 /// `ubd-nbd`: dials for `ubd`, hands the connections over, and keeps the device that is made of them.
@@ -61,7 +62,7 @@ private struct Program: ~Copyable {
             let server = try command(arguments, attention)
             let orphans = server.flatMap { server in try? Orphans(attention) { [weak server] in server?.pid } }
             defer {
-                if orphans != nil { Orphans.end() }
+                if orphans != nil { Children.end() }
             }
             try server?.start()
             let address: NBDAddress

@@ -12,6 +12,8 @@ struct CommandEnvironment {
     var executable: String
     /// The program that dials NBD servers; nil: the installed one.
     var dialer: String?
+    /// The server of a dialer that is killed becomes this process's child, which ends it: not in a process that has other children.
+    var adoptsChildren = false
     /// CPUs that this host can have; nil: the C library's number.
     var processors: Int?
     /// The program that reads partition tables.
@@ -64,6 +66,7 @@ struct CommandEnvironment {
         let console = StandardConsole()
         return CommandEnvironment(
             console: console, socketPath: variable.isEmpty ? BrokerAPI.socketPath : variable,
-            host: LiveMachine(), executable: "/proc/self/exe", pauseWatching: console.wait(milliseconds:))
+            host: LiveMachine(), executable: "/proc/self/exe", adoptsChildren: true,
+            pauseWatching: console.wait(milliseconds:))
     }
 }

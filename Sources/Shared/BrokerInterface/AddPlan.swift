@@ -46,6 +46,10 @@ public struct AddPlan: Sendable {
 
     public static let defaultQueues: Int64 = 1
     public static let defaultDepth: Int64 = 128
+    /// Tags of all connections together that a device has by default, and the least of each: so a device with several connections
+    /// needs less memory than the shipped access policy gives one user (a test compares them).
+    public static let defaultDepthInAll: Int64 = 256
+    public static let leastDefaultDepth: Int64 = 32
     public static let defaultMaxIOBytes: Int64 = 512 << 10
 
     /// Bytes of the device's I/O buffers: queues × depth × maxIOBytes, and the target's spare ones. The ranges above keep it within 64 bits.
@@ -69,7 +73,7 @@ public struct AddPlan: Sendable {
             UInt32(try Self.check("id", id, Self.ids))
         }
         queues = UInt16(try Self.check("queues", request.queues ?? Self.defaultQueues, Self.queueCounts))
-        depth = UInt16(try Self.check("depth", request.depth ?? Self.defaultDepth, Self.depths))
+        depth = UInt16(try Self.check("depth", request.depth ?? Self.depth(target, queues: queues), Self.depths))
         let ioBytes = try Self.check("maxIOBytes", request.maxIOBytes ?? Self.defaultMaxIOBytes, Self.ioSizes)
         guard ioBytes.isMultiple(of: 4096) else {
             throw .invalidOption(
@@ -94,6 +98,12 @@ public struct AddPlan: Sendable {
         }
         options = try DeviceOptions(target: target, options: request.options)
         try checkQueues()
+    }
+
+    /// The default depth of each queue.
+    static func depth(_ target: TargetManifest, queues: UInt16) -> Int64 {
+        guard target.queues == .onePerConnection else { return defaultDepth }
+        return max(leastDefaultDepth, min(defaultDepth, defaultDepthInAll / Int64(queues)))
     }
 
     private static func check(

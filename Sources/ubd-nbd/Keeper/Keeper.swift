@@ -15,6 +15,7 @@ final class Keeper {
     private let server: ServerCommand?
     private let attention: Attention
     var journal: Journal
+    private var limits = LineLimits()
     private let facts: ExportFacts
     private let count: Int
     /// The connections that the device has or may have, to drain them.
@@ -47,7 +48,7 @@ final class Keeper {
     func run() {
         server?.show = { [journal] bytes in journal.tell(output: bytes) }
         server?.ended = { [unowned self] in
-            journal.tell(serverEnd)
+            tell(.serverEnd, serverEnd, again: true)
             // The listening socket is still there, so a connection to a dead server would be waited for in vain.
             return isDialling ? .giveUp : .goOn
         }
@@ -56,21 +57,20 @@ final class Keeper {
             do throws(BrokerLink.Failure) {
                 try watch {
                     pause = BackOff()
-                    lastRefusal = nil
+                    limits.forget { if case .refusal = $0 { true } else { $0 == .unreadableBroker } }
                 }
             } catch {
                 switch error {
                 case .refused(.noSuchDevice): isGone = true
-                case .refused(let error):
-                    // Once, as below.
-                    if error != lastRefusal { journal.tell("\(error.message); \(error.remedy)") }
-                    lastRefusal = error
-                case .broken: journal.tell("what the broker says can not be read")
+                case .refused(let error): tell(.refusal(error.name), "\(error.message); \(error.remedy)")
+                case .broken: tell(.unreadableBroker, "what the broker says can not be read")
                 case .noBroker, .givenUp: break
                 }
             }
             if !isGone { rest(pause.next()) }
         }
+        // nbdkit does not end before its connections have.
+        kept = nil
         server?.stop()
     }
 
@@ -133,15 +133,21 @@ final class Keeper {
             // Whatever the broker answers: a worker may have written over what it was sent, also when the answer is lost.
             if isSent { kept = consume connections }
             if let failure { throw failure }
-            lastFailure = nil
-            journal.tell("has \(count == 1 ? "a connection" : "\(count) connections") to the server again")
+            limits.forget { if case .failure = $0 { true } else { false } }
+            tell(
+                .restored, "has \(count == 1 ? "a connection" : "\(count) connections") to the server again",
+                again: true)
             return true
         } catch {
-            // Once: a server that is away for a night is no reason for a thousand lines.
-            if error != lastFailure { journal.tell(error.message) }
-            lastFailure = error
+            tell(.failure(error.kind), error.message)
             return false
         }
+    }
+
+    /// A server that is away for a night is no reason for a thousand lines.
+    private func tell(_ subject: LineLimits.Subject, _ text: String, again: Bool = false) {
+        guard let line = limits.line(subject, text, again: again, now: monotonicNanoseconds()) else { return }
+        journal.tell(line)
     }
 
     private func dial() throws(DialFailure) -> ConnectionSet {
@@ -150,17 +156,14 @@ final class Keeper {
         return try ConnectionSet.dial(dialer, count: count, before: facts)
     }
 
-    private var lastFailure: DialFailure?
-    /// Why the broker does not tell this program of the device.
-    private var lastRefusal: InterfaceError?
-
     private func drain() {
         guard let connections = kept.take() else { return }
         let deadline = Deadline(seconds: Self.drainSeconds)
         if let isWhole = try? Barrier.run(connections.numbers, deadline, attention), !isWhole {
-            journal.tell(
+            tell(
+                .drain,
                 "the server did not end a lost connection within \(Self.drainSeconds) s; what it had received "
-                    + "may still be written")
+                    + "may still be written", again: true)
         }
     }
 
@@ -172,7 +175,7 @@ final class Keeper {
         guard server.end != nil else { return true }
         guard arguments.restartsCommand else { return false }
         do { try server.start() } catch {
-            journal.tell(error.message)
+            tell(.failure(error.kind), error.message)
             return false
         }
         return true

@@ -30,9 +30,15 @@ final class ServerCommand {
         self.words = words
         self.attention = attention
         self.show = show
+        if let here = getcwd(nil, 0) {
+            defer { free(here) }
+            folder = Array(UnsafeBufferPointer(start: here, count: strlen(here) + 1))
+        } else {
+            folder = Array(".".utf8CString)
+        }
         try Self.checkKnown(words.map { String(decoding: $0, as: UTF8.self) })
         do throws(SystemError) {
-            socket = try ServerSocket(in: place.map { [$0] } ?? ServerSocket.usualPlaces)
+            socket = try ServerSocket(in: place.map { [$0] } ?? ServerFolder.usualPlaces)
         } catch {
             throw DialFailure(
                 .command, "no socket for the server can be made: \(error)",
@@ -83,12 +89,18 @@ final class ServerCommand {
     /// may have got sockets itself: what was said of those is not true of this one.
     static let shell = [
         "sh", "-c",
-        "unset LISTEN_FDNAMES LISTEN_PIDFDID; LISTEN_FDS=1 LISTEN_PID=$$; export LISTEN_FDS LISTEN_PID; exec \"$@\"",
+        "cd \"$1\" || exit; shift; unset LISTEN_FDNAMES LISTEN_PIDFDID; LISTEN_FDS=1 LISTEN_PID=$$; export LISTEN_FDS LISTEN_PID; "
+            + "exec \"$@\"",
         "ubd",
     ]
 
+    /// Where it is started, also a second time: by then this process has left the folder in which the names of the command were typed.
+    /// A path, since the folder must not be kept in use. "." where it has no path.
+    private let folder: [CChar]
+
     private func spawn(null: Int32, output: Int32) throws(SystemError) -> pid_t {
-        let words = Self.shell.map { Array($0.utf8CString) } + words.map { $0.map(CChar.init(bitPattern:)) + [0] }
+        let words =
+            Self.shell.map { Array($0.utf8CString) } + [folder] + words.map { $0.map(CChar.init(bitPattern:)) + [0] }
         // The listening socket has the number 3 (SD_LISTEN_FDS_START).
         return try startProgram(
             "/bin/sh", words, files: [null, output, output, socket.listener.raw], inheritsEnvironment: true,

@@ -8,8 +8,8 @@ struct TLSSession: ~Copyable {
     private let session: gnutls_session_t
     /// The session points into them.
     private let credentials: TLSCredentials
-    /// The name that the server's certificate must have, to which the session points, too.
-    private let verified: UnsafeMutablePointer<CChar>
+    /// What the server's certificate must be for, to which the session points, too.
+    private let demands: CertificateDemands
 
     /// TLS 1.3 and what the kernels have for it. CHACHA20-POLY1305 first: a server may change the key of AES-GCM after 2^24
     /// records, which a kernel does not follow, and that of CHACHA20-POLY1305 never (RFC 8446, 5.5).
@@ -28,28 +28,25 @@ struct TLSSession: ~Copyable {
             throw DialFailure(.host, "TLS can not begin: \(Self.words(result))", remedy: "see 'ubd doctor'")
         }
         let name = wish.hostname ?? host
-        let verified = strdup(name)!
-        do throws(DialFailure) { try Self.setUp(session, credentials, wish, name, verified) } catch {
+        let demands = CertificateDemands(host: name)
+        do throws(DialFailure) { try Self.setUp(session, credentials, wish, name, demands) } catch {
             gnutls_deinit(session)
-            free(verified)
             throw error
         }
         gnutls_transport_set_int2(session, socket.file.raw, socket.file.raw)
         self.session = session
         self.credentials = credentials
-        self.verified = verified
+        self.demands = demands
     }
 
     deinit {
         // Says nothing to the server: the connection may go on without GnuTLS.
         gnutls_deinit(session)
-        free(verified)
     }
 
     private static func setUp(
         _ session: gnutls_session_t, _ credentials: borrowing TLSCredentials, _ wish: NBDAddress.TLSWish,
-        _ name: String,
-        _ verified: UnsafeMutablePointer<CChar>
+        _ name: String, _ demands: borrowing CertificateDemands
     ) throws(DialFailure) {
         let results: [Int32]
         switch credentials.kind {
@@ -67,7 +64,7 @@ struct TLSSession: ~Copyable {
                     ? 0 : gnutls_server_name_set(session, GNUTLS_NAME_DNS, name, name.utf8.count),
             ]
             if wish.verifiesPeer {
-                gnutls_session_set_verify_cert(session, verified, 0)
+                gnutls_session_set_verify_cert2(session, demands.list, CertificateDemands.count, 0)
             }
         }
         if let failed = results.first(where: { $0 < 0 }) {
@@ -139,7 +136,7 @@ struct TLSSession: ~Copyable {
                 .refused, "has a certificate that is not accepted: \(verdict)",
                 remedy:
                     "name the authority's folder with --tls-certificates, and the name that the certificate has with "
-                    + "--tls-hostname")
+                    + "--tls-hostname; it must be a server's certificate")
         case GNUTLS_E_FATAL_ALERT_RECEIVED, GNUTLS_E_WARNING_ALERT_RECEIVED:
             let alert = gnutls_alert_get_name(gnutls_alert_get(session)).map { String(cString: $0) } ?? "an alert"
             return DialFailure(

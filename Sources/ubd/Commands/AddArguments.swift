@@ -16,7 +16,7 @@ struct AddArguments: PlainArguments {
               ubd add -t loop -f disk.img --offset 1M --size 512M --read-only
               ubd add -t loop -f disk.img --partition 2        'ubd partitions -f disk.img' shows which there are
               ubd add -t loop -f disk.img --partition all      a device for each, deleted together
-              ubd add -t null -n 7 -q 4 -d 256                 /dev/ubdb7, for measurements
+              ubd add -t null -n 7 -q 4 -d 64                  /dev/ubdb7, for measurements
               ubd add -t nbd --uri nbd://host/export           the export of an NBD server
               ubd add -t nbd -- nbdkit memory 1G               the same, of a server that ubd starts
               dev=$(ubd add -t loop -f disk.img) && mkfs.ext4 "$dev"
@@ -44,8 +44,12 @@ struct AddArguments: PlainArguments {
         name: [.short, .long], help: ArgumentHelp("Hardware queues, at most one for each CPU.", valueName: "count"))
     var queues: Int64 = AddPlan.defaultQueues
 
-    @Option(name: [.short, .long], help: ArgumentHelp("Requests in flight in each queue.", valueName: "count"))
-    var depth: Int64 = AddPlan.defaultDepth
+    @Option(
+        name: [.short, .long],
+        help: ArgumentHelp(
+            "Requests in flight in each queue. (default: \(AddPlan.defaultDepth); with several connections at most "
+                + "\(AddPlan.defaultDepthInAll) in all)", valueName: "count"))
+    var depth: Int64?
 
     // Named here: ArgumentParser would make --max-iosize from the property's name.
     @Option(

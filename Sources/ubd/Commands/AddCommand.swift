@@ -9,7 +9,8 @@ struct AddCommand: PlainCommand {
     var number: Int64?
     var ofTarget: TargetArguments
     var queues: Int64
-    var depth: Int64
+    /// nil: the broker's default, which depends on the queues.
+    var depth: Int64?
     var maxIOSize: ByteCount?
     var readOnly: Bool
     var recovery: String?

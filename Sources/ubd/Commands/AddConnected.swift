@@ -11,8 +11,7 @@ extension AddCommand {
     ) throws(CommandFailure) -> ExitStatus {
         var told: [Notice] = []
         let wanted = try connections(plan, environment, &told)
-        let dialer = try DialProcess(
-            environment.dialer ?? Installation.dialer, try words(plan, input, connections: wanted, environment))
+        let dialer = try DialProcess(try words(plan, input, connections: wanted, environment), environment)
         let answer = try dialer.answer(environment)
         var dialed = try DialedDevice(answer.export, maxIOBytes: Int64(plan.maxIOBytes))
         dialed.noteWrites(readOnly: readOnly)
@@ -28,18 +27,12 @@ extension AddCommand {
         try Interruption.untilTold(environment) { (environment) throws(CommandFailure) in
             let (device, notices) = try BrokerClient(environment: environment).add(
                 complete, files: answer.sockets.numbers)
-            if !dialer.keep(KeepOrder(id: device.id, generation: device.generation), environment) {
-                told.append(Self.unkept(device))
+            if let notice = dialer.keep(KeepOrder(id: device.id, generation: device.generation), environment) {
+                told.append(notice)
             }
             show(device, told + notices.filter { notice in !told.contains { $0.code == notice.code } }, environment)
         }
         return .success
-    }
-
-    private static func unkept(_ device: Device) -> Notice {
-        Notice(
-            code: "keeper",
-            message: "nobody makes its connections again when they are lost: then use 'ubd recover -n \(device.id)'")
     }
 
     /// How many connections to ask for: each is a queue.

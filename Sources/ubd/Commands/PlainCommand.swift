@@ -83,7 +83,7 @@ extension AddCommand {
         number = line.value("--number", "-n")
         ofTarget = TargetArguments(&line)
         queues = line.value("--queues", "-q") ?? AddPlan.defaultQueues
-        depth = line.value("--depth", "-d") ?? AddPlan.defaultDepth
+        depth = line.value("--depth", "-d")
         maxIOSize = line.value("--max-io-size")
         readOnly = line.flag("--read-only")
         recovery = line.text("--recovery")

@@ -114,13 +114,13 @@ struct RecoverCommand: UBDCommand {
         var words = DialProcess.words(
             connections: Int(device.queues), dial.options, restarts: false, uri: place, command: [], environment)
         if uri == nil { words.insert(Array("--recorded".utf8CString), at: 0) }
-        let dialer = try DialProcess(environment.dialer ?? Installation.dialer, words)
+        let dialer = try DialProcess(words, environment)
         let answer = try dialer.answer(environment)
         var full = request
         full.options = answer.export.options.map { OptionValue($0.name, $0.value) }
         let recovered = try client.recover(full, sockets: answer.sockets.numbers)
-        if !dialer.keep(KeepOrder(id: device.id, generation: device.generation), environment) {
-            environment.console.error("ubd: note: nobody makes its connections again when they are lost once more")
+        if let notice = dialer.keep(KeepOrder(id: device.id, generation: device.generation), environment) {
+            environment.console.error("ubd: note: " + notice.message)
         }
         show(recovered, environment)
         return .success

@@ -1,3 +1,4 @@
+import BrokerInterface
 import Dialing
 import Glibc
 import Programs
@@ -6,16 +7,23 @@ import SystemCalls
 /// A `ubd-nbd` that dials for this command, as long as this exists; from `keep` on it lives by itself.
 struct DialProcess: ~Copyable {
     private let channel: FileDescriptor
+    private let pid: pid_t
+    /// What it leaves behind when it is killed becomes a child of this process.
+    private let isAdopted: Bool
 
     /// Starts it.
     ///
     /// - Parameter arguments: words as they were typed, byte by byte.
-    init(_ executable: String, _ arguments: [[CChar]]) throws(CommandFailure) {
+    init(_ arguments: [[CChar]], _ environment: CommandEnvironment) throws(CommandFailure) {
+        let executable = environment.dialer ?? Installation.dialer
         do throws(SystemError) {
+            // Without the list of children none could be found.
+            let adopts = environment.adoptsChildren && (try? Children.adopt()) != nil
             var pair = try makeMessagePair()
-            try Self.spawn(executable, arguments, channel: pair.second.raw)
+            let process = try Self.spawn(executable, arguments, channel: pair.second.raw)
             // Its death must end the pair.
             pair.second = try FileDescriptor.null()
+            (pid, isAdopted) = (process, adopts)
             channel = consume pair.first
         } catch {
             throw CommandFailure(
@@ -25,9 +33,11 @@ struct DialProcess: ~Copyable {
     }
 
     /// What it has to say to people goes where this program's errors go.
-    private static func spawn(_ executable: String, _ arguments: [[CChar]], channel: Int32) throws(SystemError) {
+    private static func spawn(
+        _ executable: String, _ arguments: [[CChar]], channel: Int32
+    ) throws(SystemError) -> pid_t {
         let null = try FileDescriptor.null()
-        _ = try startProgram(
+        return try startProgram(
             executable, [Array("ubd-nbd".utf8CString)] + arguments, files: [null.raw, null.raw, 2, channel],
             inheritsEnvironment: true)
     }
@@ -63,34 +73,69 @@ struct DialProcess: ~Copyable {
 
     /// Waits until there are connections, or the reason why there are none.
     func answer(_ environment: CommandEnvironment) throws(CommandFailure) -> Answer {
-        let (bytes, files) = try receive(environment, seconds: environment.dialSeconds, doing: "connecting")
+        let received = try receive(environment, seconds: environment.dialSeconds, doing: "connecting")
+        guard let (bytes, files) = received else { throw failure(environment) }
         let sockets = Sockets(numbers: files)
         let reply: DialReply
-        do { reply = try DialReply(bytes: bytes) } catch { throw Self.broken }
+        do { reply = try DialReply(bytes: bytes) } catch { throw failure(environment) }
         switch reply {
         case .failed(let failure): throw CommandFailure(failure)
         case .agreed(let export):
-            guard sockets.numbers.count == export.connections, export.connections > 0 else { throw Self.broken }
+            guard sockets.numbers.count == export.connections, export.connections > 0 else {
+                throw failure(environment)
+            }
             return Answer(export: export, sockets: sockets)
         }
     }
 
-    /// Leaves it with the device; nobody else hears of it afterwards. False when it is gone.
-    func keep(_ order: KeepOrder, _ environment: CommandEnvironment) -> Bool {
-        guard (try? send(channel.raw, order.bytes)) != nil else { return false }
-        let answer = try? receive(environment, seconds: environment.callSeconds, doing: "leaving the device alone")
-        return answer?.bytes == KeepOrder.done
+    /// Leaves it with the device; nobody else hears of it afterwards. nil when it does so; else what its user must know.
+    func keep(_ order: KeepOrder, _ environment: CommandEnvironment) -> Notice? {
+        if (try? send(channel.raw, order.bytes)) != nil {
+            let answer = try? receive(environment, seconds: environment.callSeconds, doing: "leaving the device alone")
+            if let answer, answer.bytes == KeepOrder.done { return nil }
+        }
+        let end = end(seconds: 1)
+        var message = end.map { "ubd-nbd \($0), so nobody" } ?? "nobody"
+        message += " makes its connections again when they are lost: then use 'ubd recover -n \(order.id)'"
+        // It is this process's child for a moment still.
+        let servers = isAdopted && end != nil ? Children.now : []
+        if !servers.isEmpty {
+            message +=
+                "; its server (process \(servers.map(String.init).joined(separator: ", "))) does not end with the device"
+        }
+        return Notice(code: "keeper", message: message)
     }
 
-    private static var broken: CommandFailure {
-        CommandFailure(
-            .failed, "DialFailed", "ubd-nbd ended without saying why, or what it said can not be read",
-            remedy: "use the ubd and ubd-nbd of one version")
+    /// How it ended; nil when it does not within that time.
+    private func end(seconds: Int) -> ProcessChange? {
+        guard let process = try? ProcessHandle(pid: pid) else { return nil }
+        let deadline = Deadline(seconds: seconds)
+        while true {
+            // Its end can be reported once; a zombie is no child that has anything to serve.
+            if let end = try? process.poll() { return end }
+            if deadline.hasPassed { return nil }
+            usleep(10_000)
+        }
     }
 
+    /// It has ended without an answer, or gives one that can not be read. Takes away what it can not take away itself any more.
+    private func failure(_ environment: CommandEnvironment) -> CommandFailure {
+        guard let end = end(seconds: 2), case .killed = end else {
+            return CommandFailure(
+                .failed, "DialFailed", "ubd-nbd ended without saying why, or what it said can not be read",
+                remedy: "use the ubd and ubd-nbd of one version")
+        }
+        if isAdopted { Children.end() }
+        ServerFolder.removeAll(of: pid)
+        return CommandFailure(
+            .failed, "DialFailed", "ubd-nbd \(end) before there was a device",
+            remedy: "see whether memory ran out ('journalctl -k'), and try again")
+    }
+
+    /// nil when it has closed the pair.
     private func receive(
         _ environment: CommandEnvironment, seconds: Int, doing what: String
-    ) throws(CommandFailure) -> (bytes: [UInt8], files: [Int32]) {
+    ) throws(CommandFailure) -> (bytes: [UInt8], files: [Int32])? {
         let deadline = Deadline(seconds: seconds)
         defer { environment.console.progress(nil) }
         var waited = 0
@@ -108,7 +153,7 @@ struct DialProcess: ~Copyable {
         let received = bytes.withUnsafeMutableBytes { buffer in
             try? receiveWithFiles(channel.raw, into: buffer, maximum: 16, peek: false, wait: false)
         }
-        guard let received, received.bytes > 0 else { throw Self.broken }
+        guard let received, received.bytes > 0 else { return nil }
         return (Array(bytes.prefix(received.bytes)), received.files)
     }
 }

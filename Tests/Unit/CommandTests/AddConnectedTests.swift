@@ -166,6 +166,64 @@ struct AddConnectedTests {
         #expect(console.output == [] && console.errors.last?.contains("/no/such can not be started") == true)
     }
 
+    /// In place of ubd-nbd: a shell, which may become it.
+    private static func dialer(_ folder: TemporaryFolder, _ script: String) throws -> String {
+        let path = folder.path + "/dialer"
+        try "#!/bin/sh\n\(script)\n".write(toFile: path, atomically: true, encoding: .utf8)
+        chmod(path, 0o755)
+        return path
+    }
+
+    @Test("says how ubd-nbd ended that was killed before there was a device, and removes its folder")
+    func killedEarly() throws {
+        let folder = TemporaryFolder()
+        let console = Recorder()
+        var environment = Self.nobody(console)
+        environment.dialer = try Self.dialer(
+            folder,
+            "mkdir /tmp/ubd-nbd.$$.abcdef; touch /tmp/ubd-nbd.$$.abcdef/socket; echo $$ >\(folder.path)/pid; kill -9 $$"
+        )
+        #expect(CommandLineTool.run(["add", "-t", "nbd", "--", "nbdkit", "memory", "1M"], environment) == 1)
+        #expect(
+            console.errors.last?.contains("ubd-nbd was killed by SIGKILL before there was a device; see whether")
+                == true,
+            "\(console.errors)")
+        let pid = try String(contentsOfFile: folder.path + "/pid", encoding: .utf8).trimmingCharacters(in: .newlines)
+        #expect(access("/tmp/ubd-nbd.\(pid).abcdef", F_OK) != 0, "its folder is still there")
+        // One that ends by itself has a reason that it does not tell.
+        environment.dialer = try Self.dialer(folder, "exit 3")
+        #expect(CommandLineTool.run(["add", "-t", "nbd", "--", "nbdkit", "memory", "1M"], environment) == 1)
+        #expect(console.errors.last?.contains("ubd-nbd ended without saying why") == true, "\(console.errors)")
+    }
+
+    @Test("says that nobody keeps the device when ubd-nbd was killed while the broker made it")
+    func killedLate() throws {
+        let folder = TemporaryFolder()
+        let mark = folder.path + "/pid"
+        let broker = Self.broker(1) { _ in
+            if let text = try? String(contentsOfFile: mark, encoding: .utf8),
+                let pid = pid_t(text.trimmingCharacters(in: .newlines))
+            {
+                kill(pid, SIGKILL)
+            }
+        }
+        let server = folder.path + "/server"
+        let nbdkit = try ChildProcess(["nbdkit", "-f", "-U", server, "memory", "1M"])
+        defer { nbdkit.end() }
+        for _ in 0..<200 where access(server, F_OK) != 0 { usleep(50_000) }
+        let console = Recorder()
+        var environment = broker.environment(console)
+        environment.dialer = try Self.dialer(folder, "echo $$ >\(mark); exec \(Installation.dialer) \"$@\"")
+        let status = CommandLineTool.run(
+            ["add", "-t", "nbd", "--uri", "nbd+unix:///?socket=\(server)"], environment)
+        #expect(status == 0 && console.output == ["/dev/ubdb0"], "\(console.errors)")
+        #expect(
+            console.errors.contains {
+                $0.contains("ubd-nbd was killed by SIGKILL, so nobody makes its connections again")
+                    && $0.contains("'ubd recover -n 0'")
+            }, "\(console.errors)")
+    }
+
     @Test("is followed by ubd recover, which dials the URI on record and brings what the server says")
     func recovers() throws {
         let folder = TemporaryFolder()

@@ -49,7 +49,7 @@ struct ParsingTests {
         #expect(
             try command.request
                 == AddRequest(
-                    target: "loop", queues: 1, depth: 128, maxIOBytes: 1 << 20, readOnly: true,
+                    target: "loop", queues: 1, maxIOBytes: 1 << 20, readOnly: true,
                     options: [
                         OptionValue("size", "2147483648"), OptionValue("block-size", "4096"),
                         OptionValue("offset", "1048576"),

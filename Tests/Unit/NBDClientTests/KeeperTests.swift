@@ -258,6 +258,26 @@ struct KeeperTests {
         }
     }
 
+    @Test("lets a server that it started end in its own way, and at once, when the device is gone")
+    func serverEnds() throws {
+        let folder = try Self.folder()
+        let broker = try Broker(folder + "/b")
+        let kept = try Kept(
+            [
+                "--broker", broker.path, "--", "nbdkit", "-f", "eval", "get_size=echo 1M",
+                "pread=cat /dev/zero | head -c $3",
+                "unload=echo >\(folder)/unloaded",
+            ], count: 2, server: true)
+        let monitor = try broker.next()
+        let told = monotonicNanoseconds()
+        Broker.tell(monitor.socket, nil, waits: false)
+        #expect(kept.hasEnded())
+        // After 10 s it would have been killed.
+        #expect(monotonicNanoseconds() - told < 9_000_000_000 && access(folder + "/unloaded", F_OK) == 0)
+        close(monitor.socket)
+        try? FileManager.default.removeItem(atPath: folder)
+    }
+
     @Test("does not wait for the answer of a server that it started and that ended before it answered")
     func commandEndsAgain() throws {
         let folder = try Self.folder()

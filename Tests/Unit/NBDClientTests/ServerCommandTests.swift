@@ -46,7 +46,22 @@ struct ServerCommandTests {
     func foreignSockets() throws {
         let given = ["LISTEN_FDNAMES=a:b", "LISTEN_PIDFDID=1", "LISTEN_FDS=2", "LISTEN_PID=1"]
         let check = #"test "$LISTEN_FDS $LISTEN_PID" = "1 $$" && ! env | grep -q -e FDNAMES -e PIDFDID"#
-        try perform("env", given + ServerCommand.shell + ["sh", "-c", check])
+        try perform("env", given + ServerCommand.shell + ["/", "sh", "-c", check])
+    }
+
+    @Test("starts where its command was typed, a second time, too")
+    func folder() throws {
+        let here = String(cString: getcwd(nil, 0))
+        let check = #"test "$(pwd)" = /usr && test "$1" = x"#
+        try perform("sh", Array(ServerCommand.shell.dropFirst()) + ["/usr", "sh", "-c", check, "sh", "x"])
+        let attention = Attention()
+        nonisolated(unsafe) var said: [UInt8] = []
+        let server = try ServerCommand(["pwd"].map { Array($0.utf8) }, attention) { said += $0 }
+        for _ in 0..<2 {
+            try server.start()
+            while server.end == nil { try? attention.pause(Deadline(milliseconds: 100)) }
+        }
+        #expect(String(decoding: said, as: UTF8.self) == "\(here)\n\(here)\n")
     }
 
     @Test("has its time to end, whatever else gives up meanwhile")
@@ -119,22 +134,22 @@ struct ServerCommandTests {
         let folder = FileManager.default.temporaryDirectory.appendingPathComponent("ubd-\(UUID().uuidString)").path
         mkdir(folder, 0o700)
         defer { try? FileManager.default.removeItem(atPath: folder) }
-        #expect(ServerSocket.safePlace(folder) == folder && ServerSocket.safePlace("/tmp") == "/tmp")
-        #expect(ServerSocket.safePlace("tmp") == nil && ServerSocket.safePlace(folder + "/none") == nil)
+        #expect(ServerFolder.safePlace(folder) == folder && ServerFolder.safePlace("/tmp") == "/tmp")
+        #expect(ServerFolder.safePlace("tmp") == nil && ServerFolder.safePlace(folder + "/none") == nil)
         for (mode, isSafe) in [(0o755, true), (0o770, false), (0o777, false), (0o1777, true)] as [(mode_t, Bool)] {
             chmod(folder, mode)
-            #expect((ServerSocket.safePlace(folder) != nil) == isSafe, "\(String(mode, radix: 8))")
+            #expect((ServerFolder.safePlace(folder) != nil) == isSafe, "\(String(mode, radix: 8))")
         }
         mkdir(folder + "/inner", 0o700)
         chmod(folder, 0o777)
-        #expect(ServerSocket.safePlace(folder + "/inner") == nil, "a folder above it can be renamed")
+        #expect(ServerFolder.safePlace(folder + "/inner") == nil, "a folder above it can be renamed")
         chmod(folder, 0o700)
         // A link, which its owner may change later, is not in the name that is used.
         symlink("inner", folder + "/link")
-        #expect(ServerSocket.safePlace(folder + "/link") == folder + "/inner")
+        #expect(ServerFolder.safePlace(folder + "/link") == folder + "/inner")
         if geteuid() == 0 {
             chown(folder, 1000, 1000)
-            #expect(ServerSocket.safePlace(folder) == nil && ServerSocket.safePlace(folder + "/inner") == nil)
+            #expect(ServerFolder.safePlace(folder) == nil && ServerFolder.safePlace(folder + "/inner") == nil)
         }
     }
 

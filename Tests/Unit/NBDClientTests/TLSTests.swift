@@ -8,17 +8,19 @@ import Testing
 @Suite("TLS with real servers")
 struct TLSTests {
     /// An authority, a server for "localhost" and a client, in PEM files as the servers want them.
-    private static func makeCertificates(_ folder: String) throws {
+    private static func makeCertificates(_ folder: String, purpose: String = "tls_www_server\n") throws {
         func template(_ name: String, _ text: String) throws {
             try text.write(toFile: "\(folder)/\(name)", atomically: true, encoding: .utf8)
         }
         try template("ca", "cn = authority\nca\ncert_signing_key\ncrl_signing_key\n")
         try template(
             "server",
-            "cn = localhost\ndns_name = localhost\nip_address = 127.0.0.1\ntls_www_server\nencryption_key\nsigning_key\n"
+            "cn = localhost\ndns_name = localhost\nip_address = 127.0.0.1\n\(purpose)encryption_key\nsigning_key\n"
         )
+        // For the server's host, and yet no server's.
+        try template("imposter", "cn = localhost\ndns_name = localhost\ntls_www_client\nencryption_key\nsigning_key\n")
         try template("client", "cn = alice\ntls_www_client\nencryption_key\nsigning_key\n")
-        for name in ["ca", "server", "client"] {
+        for name in ["ca", "server", "client", "imposter"] {
             try perform(
                 "certtool", ["--generate-privkey", "--key-type=ecdsa", "--outfile", "\(folder)/\(name)-key.pem"])
             let sign =
@@ -79,6 +81,27 @@ struct TLSTests {
         #expect(unknown?.message.contains("The certificate issuer is unknown") == true, "\(unknown?.message ?? "")")
         #expect(
             try Dialer(address: server.address("nbds://localhost:%P/?tls-verify-peer=false")).ask().size == 10 << 20)
+    }
+
+    @Test("refuses a client's certificate, even one with the host's name, and takes one that names no purpose")
+    func purpose() throws {
+        let server = try RealServer("nbdkit", Self.nbdkit + ["memory", "10M"]) { folder, _ in
+            try Self.makeCertificates(folder.path)
+            for kind in ["cert", "key"] {
+                try FileManager.default.removeItem(atPath: "\(folder.path)/server-\(kind).pem")
+                try FileManager.default.moveItem(
+                    atPath: "\(folder.path)/imposter-\(kind).pem", toPath: "\(folder.path)/server-\(kind).pem")
+            }
+        }
+        let address = try server.address("nbds://localhost:%P/?tls-certificates=%D")
+        let refused = #expect(throws: DialFailure.self) { try Dialer(address: address).ask() }
+        #expect(
+            refused?.kind == .refused && refused?.message.contains("purpose") == true, "\(refused?.message ?? "")")
+        let any = try RealServer("nbdkit", Self.nbdkit + ["memory", "10M"]) { folder, _ in
+            try Self.makeCertificates(folder.path, purpose: "")
+        }
+        #expect(
+            try Dialer(address: any.address("nbds://localhost:%P/?tls-certificates=%D")).ask().size == 10 << 20)
     }
 
     @Test("refuses a certificate that the authority has revoked, and goes no further when the list of those is bad")
