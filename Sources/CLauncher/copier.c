@@ -30,8 +30,7 @@ int ubd_copy(const char *path, struct ubd_child *child) {
     struct ubd_launch_report first;
     ubd_wait_until_begun(ends[0]);
     /* A child that fails before this report gives the reason in its exit status. */
-    while (read(ends[0], &first, sizeof first) == -1 && errno == EINTR) {
-    }
+    while (read(ends[0], &first, sizeof first) == -1 && errno == EINTR) continue;
     fcntl(ends[0], F_SETFL, O_NONBLOCK);
     *child = (struct ubd_child){pid, pidfd, ends[0]};
     return 0;

@@ -2,8 +2,6 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <linux/close_range.h>
-#include <linux/sched.h>
 #include <linux/securebits.h>
 #include <poll.h>
 #include <sched.h>
@@ -18,8 +16,6 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "child.h"
-
 /* Lower numbers have a fixed meaning in the worker (WorkerDescriptor). */
 #define FIRST_SPARE 16
 /* udev may hold a new node for a moment: 200 attempts, 10 ms apart. */
@@ -27,8 +23,7 @@
 
 void ubd_report(int pipe, int step, int error) {
     struct ubd_launch_report r = {step, error};
-    while (write(pipe, &r, sizeof r) == -1 && errno == EINTR) {
-    }
+    while (write(pipe, &r, sizeof r) == -1 && errno == EINTR) continue;
 }
 
 static _Noreturn void fail(int pipe, int step) {
@@ -208,8 +203,7 @@ pid_t ubd_start(unsigned long namespaces, int *pidfd) {
 /* Waits until the child reports that it closed foreign descriptors, reports a failure, or dies. */
 void ubd_wait_until_begun(int pipe) {
     struct pollfd word = {.fd = pipe, .events = POLLIN};
-    while (poll(&word, 1, -1) == -1 && errno == EINTR) {
-    }
+    while (poll(&word, 1, -1) == -1 && errno == EINTR) continue;
 }
 
 int ubd_launch(const struct ubd_launch *launch, struct ubd_child *child) {
@@ -265,8 +259,7 @@ static _Noreturn void become_short_undertaker(const int *files, char *const *tex
     /* The caller must close its copies first, since the last close may block. It has done so when the pipe has no
      * reader. */
     struct pollfd reader = {.fd = kept[count]};
-    while (poll(&reader, 1, -1) == -1 && errno == EINTR) {
-    }
+    while (poll(&reader, 1, -1) == -1 && errno == EINTR) continue;
     _exit(texts ? write_settings(kept, texts, count) : 0);
 }
 

@@ -9,8 +9,9 @@ enum TypedText {
     private static let base: UInt32 = 0x10FF00
 
     static func arguments() -> [String] {
-        let words = ubd_arguments()
-        return (0..<Int(ubd_argument_count())).compactMap { index in
+        var count: Int32 = 0
+        let words = ubd_arguments(&count)
+        return (0..<Int(count)).compactMap { index in
             words?[index].map { word in
                 text(UnsafeRawBufferPointer(start: word, count: strlen(word)))
             }

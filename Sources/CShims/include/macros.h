@@ -21,6 +21,10 @@ static const unsigned long ubd_BLKROGET = BLKROGET;
 /* Swift finds the name `environ` ambiguous. */
 static inline char **ubd_environment(void) { return environ; }
 
+/* The arguments of main, as bytes (start.c). Swift's CommandLine reads them from /proc/self/cmdline: where /proc is not mounted, as
+ * in a chroot, it has none, and `ubd del` would print the help and end with status 0. */
+char *const *ubd_arguments(int *count);
+
 /* Debian 12's headers lack them. SO_PASSRIGHTS: Linux 6.16, asm-generic/socket.h. */
 static const int ubd_SO_PEERGROUPS = 59;
 static const int ubd_SO_PASSRIGHTS = 83;

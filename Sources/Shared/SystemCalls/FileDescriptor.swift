@@ -7,7 +7,7 @@ public struct FileDescriptor: ~Copyable {
     /// The number, for calls that borrow the file. It must not be used after the owner has closed the file.
     public let raw: Int32
 
-    /// Takes ownership of an open descriptor. CShims/standard_files.c makes sure that 0 to 2 are in use.
+    /// Takes ownership of an open descriptor. CShims/start.c makes sure that 0 to 2 are in use.
     public init(owning raw: Int32) {
         precondition(raw > STDERR_FILENO)
         self.raw = raw

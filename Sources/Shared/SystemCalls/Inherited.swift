@@ -1,7 +1,7 @@
 import CShims
 import Glibc
 
-// CShims/standard_files.c handles descriptors 0 to 2 before main.
+// CShims/start.c handles descriptors 0 to 2 before main.
 
 /// Resets inherited signals: execve(2) keeps the signal mask and ignored signals. SIGHUP, SIGINT, SIGQUIT and SIGTERM
 /// stay as the starter set them (nohup(1), a shell's background jobs).
