@@ -9,8 +9,9 @@ import SystemCalls
 /// `ubd-nbd`: dials for `ubd`, hands the connections over, and keeps the device that is made of them.
 public func runNBD() -> Int32 {
     resetInheritedSignals()
-    let all = ubd_arguments()
-    let words = (1..<max(Int(ubd_argument_count()), 1)).compactMap { index in
+    var count: Int32 = 0
+    let all = ubd_arguments(&count)
+    let words = (1..<max(Int(count), 1)).compactMap { index in
         all?[index].map { Array(UnsafeRawBufferPointer(start: $0, count: strlen($0))) }
     }
     if let answer = answer(words.first.map { String(decoding: $0, as: UTF8.self) }) {
