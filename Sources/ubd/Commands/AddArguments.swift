@@ -47,8 +47,9 @@ struct AddArguments: PlainArguments {
     @Option(
         name: [.short, .long],
         help: ArgumentHelp(
-            "Requests in flight in each queue. (default: \(AddPlan.defaultDepth); with several connections at most "
-                + "\(AddPlan.defaultDepthInAll) in all)", valueName: "count"))
+            "Requests in flight in each queue. (default: \(AddPlan.defaultDepth); with several connections "
+                + "\(AddPlan.defaultDepthInAll) divided among them, at least \(AddPlan.leastDefaultDepth) each)",
+            valueName: "count"))
     var depth: Int64?
 
     // Named here: ArgumentParser would make --max-iosize from the property's name.

@@ -11,11 +11,15 @@ struct ResizeCommand: UBDCommand {
             EXAMPLES
               truncate -s 2G disk.img && ubd resize -n 0     up to the file's end
               ubd resize -n 0 --size 1536M
-              resize2fs /dev/ubdb0                           the file system grows afterwards, mounted or not
+              resize2fs /dev/ubdb0                           then the file system: as root when it is mounted;
+                                                             as you when it is not, after 'e2fsck -f /dev/ubdb0'
 
             The device gets another worker, as by 'ubd upgrade': programs that use it see a pause and no error. A device
-            that was added with --recovery none, and one of target nbd, cannot be resized. A partition does not become
-            larger. --shrink takes the end of a device that nobody uses; make what is on it smaller before.
+            of target nbd, and one with --recovery none, cannot be resized; one in batch mode (which --mode auto chooses
+            since Linux 7.0) only with --recovery reissue, the default. A device of a partition cannot grow. A null
+            device, a device of a partition, and one that was added with --size need --size. Before --shrink make the
+            file system smaller: what is behind the new end is lost to the device. --shrink is refused while the device
+            is mounted, swap or held.
             """)
 
     @Option(name: [.customShort("n"), .long], help: ArgumentHelp("N of /dev/ubdbN.", valueName: "id"))
