@@ -22,7 +22,7 @@ static := --scratch-path $(SCRATCH)/worker -Xswiftc -static-executable -Xswiftc 
 	-Xswiftc -Xclang-linker -Xswiftc -static-pie $(packed) -Xlinker -z -Xlinker now -Xlinker -s
 sources := Package.swift Sources Tests Benchmarks
 
-.PHONY: help dependencies build poison-worker crash-worker failing-broker newest-libc bare-worker escape fuzzers fuzz install uninstall deb deb-alone lab-packages bench bench-check \
+.PHONY: help dependencies build static-programs hosted-programs poison-worker crash-worker failing-broker newest-libc bare-worker escape fuzzers fuzz install uninstall deb deb-alone lab-packages bench bench-check \
 	test unit lab-test soak lint format demo lab clean
 
 help:
@@ -49,14 +49,20 @@ help:
 dependencies:
 	@scripts/install-dependencies test
 
+# Two build folders, so two builds at once: each is one long thread for most of its time.
 build:
 	@scripts/install-dependencies build
-	$(swift_build) $(static) --product ubd
-	$(swift_build) --scratch-path $(SCRATCH) $(hosted) --product ubd-broker
-	$(swift_build) --scratch-path $(SCRATCH) $(hosted) --product ubd-nbd
-	$(swift_build) $(static) --product ubd-worker
+	@$(MAKE) --no-print-directory --jobs=2 static-programs hosted-programs
 	@mkdir -p $(bin)
 	@cp $(SCRATCH)/worker/release/ubd $(SCRATCH)/release/ubd-broker $(SCRATCH)/release/ubd-nbd $(SCRATCH)/worker/release/ubd-worker $(bin)/
+
+static-programs:
+	$(swift_build) $(static) --product ubd
+	$(swift_build) $(static) --product ubd-worker
+
+hosted-programs:
+	$(swift_build) --scratch-path $(SCRATCH) $(hosted) --product ubd-broker
+	$(swift_build) --scratch-path $(SCRATCH) $(hosted) --product ubd-nbd
 
 # install-files MODE, FOLDER UNDER DESTDIR, FILES: fails when there are none, instead of installing half of ubd.
 define install-files
