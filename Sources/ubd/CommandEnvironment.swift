@@ -45,18 +45,20 @@ struct CommandEnvironment {
     /// The same between two rounds of a command that runs until it is interrupted.
     var pauseWatching: (UInt64) -> Void = Self.sleep
 
-    /// Not beyond a signal that is held back (`Interruption`).
-    static func sleep(milliseconds: UInt64) {
+    static func sleep(milliseconds: UInt64) { sleep(milliseconds: milliseconds) { false } }
+
+    private static func sleep(milliseconds: UInt64, until isOver: () -> Bool) {
         let end = monotonicNanoseconds() + milliseconds * 1_000_000
-        while case let now = monotonicNanoseconds(), now < end, !Interruption.hasCome {
+        while case let now = monotonicNanoseconds(), now < end, !isOver() {
             usleep(UInt32(min(end - now, 100_000_000) / 1000 + 1))
         }
     }
 
-    /// The same, in which a signal that is held back ends what waits for the broker.
+    /// The same, in which a signal that is held back (`Interruption`) ends what waits for the broker, and pauses.
     var interruptible: CommandEnvironment {
         var result = self
         result.isInterrupted = { Interruption.hasCome }
+        result.pause = { Self.sleep(milliseconds: $0) { Interruption.hasCome } }
         return result
     }
 

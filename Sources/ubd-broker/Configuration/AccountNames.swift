@@ -31,7 +31,7 @@ enum AccountNames {
     }
 
     /// Bytes for one entry. A group with many members is long.
-    private static let sizes = [4 << 10, 64 << 10, 1 << 20]
+    private static let sizes = [4 << 10, 64 << 10, 1 << 20, 16 << 20]
 
     private static func look(
         _ call: String, _ name: String, _ ask: (UnsafeMutablePointer<CChar>, Int, inout Bool) -> Int32

@@ -52,6 +52,8 @@ struct DeviceRecord: Equatable {
     var file = FileIdentity.none
     /// Bytes: see `ManagedDevice.pendingSize`.
     var pendingSize: UInt64?
+    /// See `ManagedDevice.releasesBytes`.
+    var releasesBytes = false
     /// START_USER_RECOVERY was sent for the present death, or is about to be.
     var recoveryStarted = false
     /// The kernel has also answered, so replacements may have been started: before 6.16 the command must not be sent
@@ -68,6 +70,7 @@ struct DeviceRecord: Equatable {
             ("memoryBytes", .integer(Int64(clamping: memoryBytes))), ("recoveryStarted", .bool(recoveryStarted)),
             ("recoveryAnswered", .bool(recoveryAnswered)),
             ("pendingSize", pendingSize.map { .integer(Int64(clamping: $0)) }),
+            ("releasesBytes", releasesBytes ? .bool(true) : nil),
             ("inputsLost", inputsLost.map { .integer(Int64(clamping: $0)) }),
             ("launch", launch.map { .string(DeviceRecord.hexadecimal($0.encoded())) }),
             (
@@ -116,6 +119,7 @@ struct DeviceRecord: Equatable {
         // An earlier version did not distinguish the two, and may have started replacements.
         recoveryAnswered = json["recoveryAnswered"].map { $0 == .bool(true) } ?? recoveryStarted
         if case .integer(let bytes)? = json["pendingSize"], bytes > 0 { pendingSize = UInt64(bytes) }
+        releasesBytes = json["releasesBytes"] == .bool(true)
         if case .integer(let time)? = json["inputsLost"] { inputsLost = UInt64(exactly: time) }
         if case .string(let text)? = json["launch"] {
             // nil for a message of another version: the device serves on, but cannot get another worker.

@@ -14,6 +14,8 @@ extension Broker {
     /// worker may have them. `cause` is the beginning of the reason.
     func awaitInputs(_ device: ManagedDevice, because cause: String) {
         if let parking = device.parking.take() { undertaker.letGo(parking, owner: device.owner) }
+        // Nobody has locked bytes that the kernel's disk does not have, or looked whose they are.
+        device.forgetUntoldSize()
         device.step = .recovering
         if device.needsFreshInputs { device.serverWait.lost(now: now(), committed: device.committed) }
         let remedy = device.remedyForLostInputs(keeper: monitors.keeper(of: device))

@@ -125,6 +125,7 @@ final class ManagedDevice {
         record.inputsLost = serverWait.began
         record.file = file
         record.pendingSize = pendingSize
+        record.releasesBytes = releasesBytes
         if let control = self.worker?.controlInode, let parking = parkingInode {
             record.sockets = DeviceRecord.Sockets(
                 control: control, parking: parking, worker: self.worker?.workerEndInode ?? sockets?.worker)

@@ -45,6 +45,7 @@ extension Broker {
             device.sockets = record.sockets
             device.file = record.file
             device.pendingSize = record.pendingSize
+            device.releasesBytes = record.releasesBytes
             if let worker {
                 device.program = program(of: worker, version: record.device.workerVersion)
                 device.workerProgram = device.program
@@ -295,7 +296,6 @@ extension Broker {
     private func replaceWorker(_ device: ManagedDevice) {
         noteUnseenDeath(of: device)
         guard hasFiles(device) else {
-            device.forgetUntoldSize()
             return awaitInputs(
                 device,
                 because: device.needsFreshInputs

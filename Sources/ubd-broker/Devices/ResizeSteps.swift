@@ -9,7 +9,10 @@ extension UpgradeOperation {
     /// behind the bounds of the next one.
     func measured(_ result: Result<Geometry, InterfaceError>, _ resizing: Resizing) {
         switch result {
-        case .failure(let error): return end(.failed(resizing.explained(error)))
+        case .failure(let error):
+            // Its worker may have locked bytes.
+            device.releasesBytes = true
+            return end(.failed(resizing.explained(error)))
         case .success(let geometry) where geometry.size == device.info.sizeBytes: return end(.current)
         case .success(let geometry): newSize = geometry.size
         }
@@ -27,7 +30,7 @@ extension UpgradeOperation {
         guard device.info.state == .live, device.recovery == nil, device.info.recovery != .none else {
             return end(.failed(SizeUpdate.notLive(device)))
         }
-        device.pendingSize = newSize
+        (device.pendingSize, device.kernelMayHavePending) = (newSize, true)
         if let problem = broker.save(device) {
             device.pendingSize = nil
             return end(.failed(StartErrors.notRecorded(problem, in: broker.store.folder)))

@@ -29,7 +29,10 @@ final class SizeUpdate: Replacement {
         // With --recovery none the kernel removes the disk when the worker dies, at any moment.
         guard let bytes = device.pendingSize, device.info.state == .live, device.upgrade == nil, device.teardown == nil,
             device.info.recovery != .none
-        else { return end(Self.notLive(device)) }
+        else {
+            device.forgetUntoldSize()
+            return end(Self.notLive(device))
+        }
         device.upgrade = self
         device.kernelMayHavePending = true
         operation.begin(.update, disordered: { [self] in outOfOrder() }) { [self] _ in
@@ -66,9 +69,11 @@ final class SizeUpdate: Replacement {
     }
 
     func abandon(then next: @escaping () -> Void) {
-        device.upgrade = nil
         end(Self.notLive(device))
-        operation.abandon(then: next)
+        operation.abandon { [self] in
+            if device.upgrade === self { device.upgrade = nil }
+            next()
+        }
     }
 
     private func outOfOrder() {

@@ -21,6 +21,7 @@ final class Teardown: TakingDown {
         static let stop = 10_000
         /// STOP_DEV of a device with a dead worker: after this time the delay is reported.
         static let stopDead = 5_000
+        static let leastStop = 1_000
         static let kill = 5_000
         static let delete = 10_000
         /// Between two looks whether the kernel has released a dead worker.
@@ -52,8 +53,12 @@ final class Teardown: TakingDown {
     private var stopProblem: String?
     /// While STOP_DEV is in the kernel: reports the device as stuck.
     private var stopTimer: EventLoop.Timer?
-    /// Milliseconds that the kernel was given to release the dead worker. They count as a part of STOP_DEV's.
-    private var releaseWait = 0
+    /// When the kernel was first asked whether it has released the dead worker, in monotonic nanoseconds; nil: it was not.
+    private var releaseBegan: UInt64?
+    /// Milliseconds since then. They count as a part of STOP_DEV's.
+    private var releaseWait: Int {
+        releaseBegan.map { Int(clamping: (monotonicNanoseconds() - $0) / 1_000_000) } ?? 0
+    }
     private var deleteAttempts = 0
     /// Send DEL_DEV instead of DEL_DEV_ASYNC.
     private var deletesWaiting = false
@@ -126,10 +131,10 @@ final class Teardown: TakingDown {
     /// (docs/kernel-facts.md#stop-during-release). It has taken them back when the device is no longer live.
     private func awaitRelease() {
         guard broker.noticesDeaths, releaseWait < Deadline.release else { return operation.next() }
+        releaseBegan = releaseBegan ?? monotonicNanoseconds()
         operation.command({ broker.driver.info(of: device.id, $0) }) { [self] answer in
             switch (answer.verdict, answer.content?.deviceState) {
             case (.done, .live), (.done, nil), (.again, _):
-                releaseWait += Deadline.releasePause
                 operation.wait(milliseconds: Deadline.releasePause) { [self] in awaitRelease() }
             default: operation.next()
             }
@@ -141,7 +146,8 @@ final class Teardown: TakingDown {
     private func stop() {
         // A late STOP_DEV waits for the worker and ends with it.
         let timer = device.worker == nil ? nil : operation.limit(milliseconds: Deadline.stop) { [self] in hurry() }
-        limitStop(to: device.worker == nil ? Deadline.stopDead - releaseWait : 2 * Deadline.stop)
+        limitStop(
+            to: device.worker == nil ? max(Deadline.stopDead - releaseWait, Deadline.leastStop) : 2 * Deadline.stop)
         stop(pause: Deadline.firstPause) { [self] in
             broker.loop.cancel(timer)
             broker.loop.cancel(stopTimer)

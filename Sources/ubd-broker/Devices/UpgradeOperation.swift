@@ -169,6 +169,8 @@ final class UpgradeOperation: Replacement {
             worker.isAlive
         else {
             if isShrunk { return end(.upgraded) }
+            // The worker of the rehearsal has locked the bytes.
+            if newSize > device.info.sizeBytes { device.releasesBytes = true }
             return end(
                 .failed(
                     .busy(
@@ -187,7 +189,7 @@ final class UpgradeOperation: Replacement {
             device.step = .live
             device.forgetUntoldSize()
             device.setState(.live)
-            return end(.failed(StartErrors.notRecorded(problem, in: broker.store.folder)))
+            return end(isShrunk ? .upgraded : .failed(StartErrors.notRecorded(problem, in: broker.store.folder)))
         }
         worker.setHandler { [self] event in
             if case .ended = event { ended() }
@@ -262,6 +264,8 @@ final class UpgradeOperation: Replacement {
             "its worker was killed for an upgrade, but it does not die: it waits for a file or disk that does not answer"
         device.killedBecause = "was killed for an upgrade"
         device.setState(.stuck, reason: reason)
+        // The command fails: the next worker serves the size that the kernel has.
+        device.forgetUntoldSize()
         broker.save(device)
         Log.error(
             "stuck", ("device", "\(device.id)"), ("owner", "\(device.owner)"),
@@ -334,7 +338,6 @@ final class UpgradeOperation: Replacement {
 
     /// The device is being taken down: `next` is called when the kernel has completed the current command.
     func abandon(then next: @escaping () -> Void) {
-        device.upgrade = nil
         rehearsal?.abandon()
         rehearsal = nil
         tell(
@@ -342,7 +345,10 @@ final class UpgradeOperation: Replacement {
                 .failed(
                     message: "device \(device.id) is being deleted", remedy: "see 'ubd list'", step: "delete",
                     errno: nil)))
-        operation.abandon(then: next)
+        operation.abandon { [self] in
+            if device.upgrade === self { device.upgrade = nil }
+            next()
+        }
     }
 
     func end(_ outcome: Outcome) {

@@ -67,6 +67,7 @@ final class ServerCommand {
             if let before = output?.raw { attention.remove(before) }
             process = try ProcessHandle(pid: pid)
             output = consume pipe.first
+            hasStarted = true
         } catch {
             throw DialFailure(
                 .command, "\(name) can not be started: \(SystemError.message(error.errno))",
@@ -97,10 +98,13 @@ final class ServerCommand {
     /// Where it is started, also a second time: by then this process has left the folder in which the names of the command were typed.
     /// A path, since the folder must not be kept in use. "." where it has no path.
     private let folder: [CChar]
+    /// The first start finds this process still there: a path may lead through folders that this user can not enter.
+    private var hasStarted = false
 
     private func spawn(null: Int32, output: Int32) throws(SystemError) -> pid_t {
+        let place = hasStarted ? folder : Array(".".utf8CString)
         let words =
-            Self.shell.map { Array($0.utf8CString) } + [folder] + words.map { $0.map(CChar.init(bitPattern:)) + [0] }
+            Self.shell.map { Array($0.utf8CString) } + [place] + words.map { $0.map(CChar.init(bitPattern:)) + [0] }
         // The listening socket has the number 3 (SD_LISTEN_FDS_START).
         return try startProgram(
             "/bin/sh", words, files: [null, output, output, socket.listener.raw], inheritsEnvironment: true,

@@ -25,12 +25,12 @@ struct BrokerConnection: ~Copyable {
         path = environment.socketPath
         log = Installation.log(environment.host)
         isInterrupted = environment.isInterrupted
-        socket = try Self.connect(to: path, deadline, environment.host)
+        socket = try Self.connect(to: path, deadline, environment)
         self.deadline = deadline
     }
 
     private static func connect(
-        to path: String, _ deadline: Deadline, _ host: any Machine
+        to path: String, _ deadline: Deadline, _ environment: CommandEnvironment
     ) throws(CommandFailure) -> FileDescriptor {
         guard var address = unixAddress(path) else {
             throw CommandFailure(
@@ -51,7 +51,10 @@ struct BrokerConnection: ~Copyable {
                 try checkListener(raw, path)
                 return socket
             }
-            guard errno == EAGAIN || errno == EINTR, !deadline.hasPassed else { throw unreachable(path, errno, host) }
+            guard errno == EAGAIN || errno == EINTR, !deadline.hasPassed else {
+                throw unreachable(path, errno, environment.host)
+            }
+            if environment.isInterrupted() { throw Interruption.failure }
             usleep(20_000)
         }
     }

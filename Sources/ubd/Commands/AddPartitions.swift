@@ -46,8 +46,13 @@ extension AddCommand {
             told.append(Self.asTold(path, table.sectorSize))
         }
         guard choice == .all else {
-            let (device, notices) = try addPart(requests[0], disk, input, client)
-            show(device, told + notices, client.environment)
+            let (one, notes) = (requests[0], told)
+            let backing = try open(disk, input, plan.options)
+            try Interruption.untilTold(client.environment) { (environment) throws(CommandFailure) in
+                let (device, notices) = try add(
+                    backing, disk.path, one, Self.plan(one), BrokerClient(environment: environment))
+                show(device, notes + notices, environment)
+            }
             return .success
         }
         let set = Int64.random(in: 1...Int64.max)

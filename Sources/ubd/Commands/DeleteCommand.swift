@@ -114,7 +114,9 @@ struct DeleteCommand: PlainCommand {
         } catch {
             var failure = error
             failure.message += ", so it does not \(what)"
-            failure.remedy = "end what uses it, see 'ubd list -n \(device.id)', and try again"
+            if error.status == .busy {
+                failure.remedy = "end what uses it, see 'ubd list -n \(device.id)', and try again"
+            }
             throw failure
         }
     }
