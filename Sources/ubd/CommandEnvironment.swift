@@ -45,20 +45,19 @@ struct CommandEnvironment {
     /// The same between two rounds of a command that runs until it is interrupted.
     var pauseWatching: (UInt64) -> Void = Self.sleep
 
-    static func sleep(milliseconds: UInt64) { sleep(milliseconds: milliseconds) { false } }
-
-    private static func sleep(milliseconds: UInt64, until isOver: () -> Bool) {
+    /// When a signal is held back (`Interruption`) it is a tenth of a second at most, but never nothing: somebody may try again.
+    static func sleep(milliseconds: UInt64) {
         let end = monotonicNanoseconds() + milliseconds * 1_000_000
-        while case let now = monotonicNanoseconds(), now < end, !isOver() {
+        while case let now = monotonicNanoseconds(), now < end {
             usleep(UInt32(min(end - now, 100_000_000) / 1000 + 1))
+            if Interruption.hasCome { return }
         }
     }
 
-    /// The same, in which a signal that is held back (`Interruption`) ends what waits for the broker, and pauses.
+    /// The same, in which a signal that is held back ends what waits for the broker.
     var interruptible: CommandEnvironment {
         var result = self
         result.isInterrupted = { Interruption.hasCome }
-        result.pause = { Self.sleep(milliseconds: $0) { Interruption.hasCome } }
         return result
     }
 
