@@ -155,6 +155,30 @@ struct ResizeTests {
         #expect(host.kernel.sectors == [:])
     }
 
+    @Test("whose old worker does not die fails, and does not happen later, when that one is dead")
+    func stuck() throws {
+        let host = try host()
+        host.workers[0].survivesKill = true
+        let error = #expect(throws: InterfaceError.self) { try resize(host, to: 2 << 20).get() }
+        #expect(error?.message.contains("is stuck") == true)
+        #expect(try record(host).pendingSize == nil)
+        host.geometry.size = 1 << 20
+        host.workers[0].die(.killed(signal: SIGKILL))
+        try host.run { host.broker.devices[0]?.info.state == .live }
+        #expect(host.broker.devices[0]?.info.sizeBytes == 1 << 20 && host.kernel.sectors == [:])
+        #expect(host.workers.last?.launch?.options.size == 1 << 20)
+        // The worker of the rehearsal had locked the new bytes.
+        #expect(host.workers.last?.launch?.flags.contains(.releasesBytes) == true)
+    }
+
+    @Test("that made it smaller leaves on record that its next worker unlocks the rest")
+    func unlocksLater() throws {
+        let host = try host(next: 512 << 10)
+        #expect(try resize(host, to: 512 << 10, shrink: true).get().device.sizeBytes == 512 << 10)
+        #expect(host.workers.last?.launch?.flags.contains(.releasesBytes) == true)
+        #expect(try record(host).releasesBytes)
+    }
+
     @Test("needs a size where there is no file to follow")
     func noFile() throws {
         let host = try host()
