@@ -354,8 +354,17 @@ final class Broker {
                 Log.notice("fails-io", ("device", "\(device.id)"), ("what", "it stays; its requests fail"))
             case (.done, .live), (.done, nil), (.again, _):
                 loop.after(milliseconds: 100) { [self] in stopWhenReleased(device, looks: looks + 1) }
+            case (.done, .quiesced) where noticesDeaths: stopWhenClosed(device, looks: looks)
             default: stopFailed(device)
             }
+        }
+    }
+
+    /// The last replacement may be dead and not released: START_USER_RECOVERY answers EBUSY until it is.
+    private func stopWhenClosed(_ device: ManagedDevice, looks: Int) {
+        driver.startRecovery(device.id) { [self] answer in
+            guard answer.verdict == .again else { return stopFailed(device) }
+            loop.after(milliseconds: 100) { [self] in stopWhenReleased(device, looks: looks + 1) }
         }
     }
 

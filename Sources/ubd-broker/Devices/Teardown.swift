@@ -136,8 +136,18 @@ final class Teardown: TakingDown {
             switch (answer.verdict, answer.content?.deviceState) {
             case (.done, .live), (.done, nil), (.again, _):
                 operation.wait(milliseconds: Deadline.releasePause) { [self] in awaitRelease() }
+            case (.done, .quiesced), (.done, .failIO): awaitClose()
             default: operation.next()
             }
+        }
+    }
+
+    /// The state does not tell whether a replacement that was killed before END_USER_RECOVERY has been released.
+    /// START_USER_RECOVERY does: it answers EBUSY until nobody has the control node open.
+    private func awaitClose() {
+        operation.command({ broker.driver.startRecovery(device.id, $0) }) { [self] answer in
+            guard answer.verdict == .again else { return operation.next() }
+            operation.wait(milliseconds: Deadline.releasePause) { [self] in awaitRelease() }
         }
     }
 

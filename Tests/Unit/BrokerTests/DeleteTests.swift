@@ -246,6 +246,24 @@ struct DeleteTests {
         #expect(host.leftovers == [])
     }
 
+    @Test("by force STOP_DEV waits for the release of a replacement that is dead, too, which the state does not tell")
+    func stopsAfterReplacement() throws {
+        let host = try Host()
+        host.kernel.features = [.perIODaemon]
+        _ = try host.add().get()
+        host.kernel.quiesce(0)
+        var asked = 0
+        host.kernel.beforeAnswer[.startUserRecovery] = {
+            asked += 1
+            host.kernel.failures[.startUserRecovery] = asked < 4 ? EBUSY : nil
+        }
+        var before = 0
+        host.kernel.beforeAnswer[.stopDevice] = { before = asked }
+        #expect(try host.delete(0, force: true) == nil)
+        #expect(before == 4)
+        #expect(host.leftovers == [])
+    }
+
     @Test(
         "a device that the kernel never releases, or of which it does not tell, is stopped nevertheless",
         arguments: [[:], [.getDeviceInfo: EBUSY]] as [[UblkControlOperation: Int32]], [false, true])
