@@ -90,7 +90,7 @@ final class ServerCommand {
     /// may have got sockets itself: what was said of those is not true of this one.
     static let shell = [
         "sh", "-c",
-        "cd \"$1\" || exit; shift; unset LISTEN_FDNAMES LISTEN_PIDFDID; LISTEN_FDS=1 LISTEN_PID=$$; export LISTEN_FDS LISTEN_PID; "
+        "[ -z \"$1\" ] || cd \"$1\" || exit; shift; unset LISTEN_FDNAMES LISTEN_PIDFDID; LISTEN_FDS=1 LISTEN_PID=$$; export LISTEN_FDS LISTEN_PID; "
             + "exec \"$@\"",
         "ubd",
     ]
@@ -102,7 +102,8 @@ final class ServerCommand {
     private var hasStarted = false
 
     private func spawn(null: Int32, output: Int32) throws(SystemError) -> pid_t {
-        let place = hasStarted ? folder : Array(".".utf8CString)
+        // Not even "cd .": a shell goes there by the whole name.
+        let place = hasStarted ? folder : Array("".utf8CString)
         let words =
             Self.shell.map { Array($0.utf8CString) } + [place] + words.map { $0.map(CChar.init(bitPattern:)) + [0] }
         // The listening socket has the number 3 (SD_LISTEN_FDS_START).
