@@ -147,6 +147,7 @@ install:
 	$(call install-files,0644,$(PREFIX)/share/doc/ubd/examples,policy/sysctl.d/*.example)
 	$(call install-files,0644,$(PREFIX)/share/man/man1,docs/man/*.1)
 	$(call install-files,0644,$(PREFIX)/share/man/man5,docs/man/*.5)
+	$(call install-files,0644,$(PREFIX)/share/man/man7,docs/man/*.7)
 	$(call install-files,0644,$(PREFIX)/share/man/man8,docs/man/*.8)
 	$(call install-completion,bash,share/bash-completion/completions/ubd)
 	$(call install-completion,zsh,share/zsh/vendor-completions/_ubd)
