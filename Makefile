@@ -202,6 +202,7 @@ lab-test: dependencies
 	@Tests/lab/run --kernel $(if $(filter command line environment,$(origin KERNEL)),$(KERNEL),all) --group $(GROUP)
 
 soak: dependencies
+	@UBD_FULL=1 Tests/checks/apt-install
 	@Tests/lab/soak
 
 # Not part of ubd: the fuzzers (Tests/fuzz), everything in them watched by libFuzzer and AddressSanitizer. gold stumbles over
