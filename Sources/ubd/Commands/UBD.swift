@@ -40,7 +40,7 @@ struct UBD: ParsableCommand {
             AddArguments.self, DeleteArguments.self, ListCommand.self, UpgradeCommand.self, ResizeCommand.self,
             RecoverCommand.self,
             StatsCommand.self, PartitionsCommand.self, InfoCommand.self, FeaturesCommand.self, DoctorCommand.self,
-            NameHolderCommand.self,
+            ProvideCommand.self, NameHolderCommand.self,
         ])
 }
 
