@@ -133,7 +133,7 @@ struct ListCommand: UBDCommand {
     }
 
     /// "2026-11-26 07:05:48", in the caller's time zone.
-    private static func localTime(_ seconds: Int64) -> String {
+    static func localTime(_ seconds: Int64) -> String {
         var (time, parts) = (time_t(seconds), tm())
         localtime_r(&time, &parts)
         var text = [CChar](repeating: 0, count: 64)

@@ -96,7 +96,8 @@ struct ProgramTests {
             ["list", "--json"], ["recover", "-n", "0", "-f", file], ["upgrade", "-n", "0"],
             ["upgrade", "-a", "--json"],
             ["del", "-n", "0", "--force", "--json"], ["stats"], ["stats", "--json"], ["stats", "--watch"],
-            ["stats", "--watch=0.1", "--json"], ["list", "--watch"], ["list", "--watch", "--json"], ["info"],
+            ["stats", "--watch=0.1", "--json"], ["list", "--watch"], ["list", "--watch", "--json"], ["events"],
+            ["events", "--json"], ["info"],
             ["info", "--json"], ["features"], ["features", "--json"],
             ["--help"], ["help", "add"], ["add", "--help"], ["--version"], ["--generate-completion-script", "zsh"],
         ]
