@@ -90,6 +90,20 @@ struct AddCommand: PlainCommand {
         return (device, told)
     }
 
+    /// `ubd add -t loop -f PATH`; nil when the path cannot be an option's value.
+    static func loop(_ path: String) -> AddCommand? {
+        PlainLine.command(["add", "-t", "loop", "-f", path]) as? AddCommand
+    }
+
+    /// Adds the device, and says nothing.
+    func attach(_ client: BrokerClient) throws(CommandFailure) -> Device {
+        let request = try self.request
+        let plan: AddPlan
+        do { plan = try AddPlan(request) } catch { throw CommandFailure(error) }
+        guard let (path, input) = try file(for: plan.target) else { return try client.add(request, files: []).0 }
+        return try add(open(path, input, plan.options), path, request, plan, client).0
+    }
+
     func show(_ device: Device, _ notices: [Notice], _ environment: CommandEnvironment) {
         let console = environment.console
         let notices = notices + Self.nodeNotices(device, environment)

@@ -41,8 +41,7 @@ struct UBD: ParsableCommand {
             AddArguments.self, DeleteArguments.self, ListCommand.self, UpgradeCommand.self, ResizeCommand.self,
             RecoverCommand.self,
             StatsCommand.self, EventsCommand.self, PartitionsCommand.self, InfoCommand.self, FeaturesCommand.self,
-            DoctorCommand.self,
-            NameHolderCommand.self,
+            DoctorCommand.self, ProvideCommand.self, NameHolderCommand.self,
         ])
 }
 
