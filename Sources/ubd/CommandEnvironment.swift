@@ -36,6 +36,8 @@ struct CommandEnvironment {
     var upgradeSeconds = 120
     /// Nanoseconds of a monotonic clock.
     var now: () -> UInt64 = monotonicNanoseconds
+    /// The terminal that shows the output; nil when it is none, as in a pipe.
+    var screen: () -> Screen? = { nil }
     /// Seconds that a call may wait for its turn where a limit passes by itself.
     var turnSeconds = 120
     /// Asked while a command waits for the broker: true ends its call.
@@ -68,6 +70,6 @@ struct CommandEnvironment {
         return CommandEnvironment(
             console: console, socketPath: variable.isEmpty ? BrokerAPI.socketPath : variable,
             host: LiveMachine(), executable: "/proc/self/exe", adoptsChildren: true,
-            pauseWatching: console.wait(milliseconds:))
+            screen: { Screen.live }, pauseWatching: console.wait(milliseconds:))
     }
 }

@@ -5,14 +5,16 @@ import Targets
 enum Repetition {
     /// Short names of options with a value, other than inputs, with their long names. (A test compares them with the
     /// commands.)
-    static let letters = ["-n": "--number", "-t": "--target", "-q": "--queues", "-d": "--depth"]
+    static let letters = [
+        "-n": "--number", "-t": "--target", "-q": "--queues", "-d": "--depth", "-o": "--columns",
+    ]
     /// Options without a value: giving one twice changes nothing.
     static let flags: Set<String> = [
         "--all", "-a", "--force", "--json", "--read-only", "--shared", "--restart-command", "--shrink", "--help", "-h",
         "--version",
     ]
     /// Those that have a value in other commands.
-    static let flagsOf: [String: Set<String>] = ["list": ["--watch"]]
+    static let flagsOf: [String: Set<String>] = ["list": ["--watch", "-w"]]
 
     static func refuse(_ arguments: [String]) throws(CommandFailure) {
         var given: [String: String] = [:]
