@@ -11,7 +11,7 @@ struct ProvideCommand: UBDCommand {
 
               systemctl --user enable --now ubd-provide.socket
               storagectl --user volumes                     systemd 262 and later: your devices are listed
-              systemd-vmspawn --bind-volume=ubd:data …      gets one
+              systemd-vmspawn, machinectl, mount.storage    take one as ubd:NAME
 
             VOLUMES are your live devices, as ubdb0, and the files NAME.img in $XDG_STATE_HOME/ubd/volumes (by default
             ~/.local/state/ubd/volumes), as NAME. A file is attached when it is asked for, and stays attached until

@@ -94,7 +94,8 @@ struct ProvideTests {
     }
 
     @Test(
-        "the list has devices of the user that serve, and files of her folder, a file that is attached once, by its own name")
+        "the list has devices of the user that serve, and files of her folder, a file that is attached once, by its own name"
+    )
     func list() throws {
         let broker = broker {
             var bobs = FakeBroker.device(id: 3)
