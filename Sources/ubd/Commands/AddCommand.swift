@@ -65,11 +65,12 @@ struct AddCommand: PlainCommand {
 
     /// Adds a device on an open file; the notices are all that its user should know.
     func add(
-        _ backing: borrowing BackingFile, _ path: String, _ request: AddRequest, _ plan: AddPlan, _ client: BrokerClient
+        _ backing: borrowing BackingFile, _ path: String, label: String? = nil, _ request: AddRequest, _ plan: AddPlan,
+        _ client: BrokerClient
     ) throws(CommandFailure) -> (Device, [Notice]) {
         var request = request
         if backing.readOnly { request.readOnly = true }
-        request.fileName = Self.label(path)
+        request.fileName = label ?? MountMark.absent(Self.label(path))
         var told = backing.notices
         let smallest = ContentSectors.smallestBlock(of: backing.numbers[0])
         var content: ContentSectors?
