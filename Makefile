@@ -18,7 +18,7 @@ hosted := --static-swift-stdlib -Xlinker -z -Xlinker now -Xlinker -s
 # so its start must be cheap. Packed relocations, for the same reason. gold cannot link that, lld can.
 # Each set of flags has a build folder of its own: in one folder every build would begin anew.
 packed := -Xlinker -z -Xlinker pack-relative-relocs
-static := --scratch-path $(SCRATCH)/worker -Xswiftc -static-executable -Xswiftc -use-ld=lld \
+static := --scratch-path $(SCRATCH)/worker -Xswiftc -DUBD_STATIC -Xswiftc -static-executable -Xswiftc -use-ld=lld \
 	-Xswiftc -Xclang-linker -Xswiftc -static-pie $(packed) -Xlinker -z -Xlinker now -Xlinker -s
 sources := Package.swift Sources Tests Benchmarks
 
