@@ -87,6 +87,11 @@ struct MountCommand: UBDCommand {
                 .usage, "Usage", "-o can not have '\(word)': 'ubd umount' needs the name that 'ubd mount' gives",
                 remedy: "leave it out")
         }
+        guard !words.contains("debug") else {
+            throw CommandFailure(
+                .usage, "Usage", "-o can not have 'debug': the server would not leave the foreground",
+                remedy: "leave it out; 'fuse2fs -o debug' on the device of 'ubd add' shows what the server does")
+        }
         guard !(words.contains("ro") && words.contains("rw")) else {
             throw CommandFailure(.usage, "Usage", "-o has both ro and rw", remedy: "give one of them")
         }

@@ -57,6 +57,13 @@ struct UnmountCommand: UBDCommand {
                 "'ubd mount' has not mounted \(directory): it is \(mount.source), type \(mount.type)",
                 remedy: "unmount it as it was mounted, with 'fusermount3 -u' or umount")
         }
+        // Whoever mounts gives the source its name: another user's says nothing of a device of this one.
+        guard mount.user == client.environment.host.uid else {
+            throw CommandFailure(
+                .notPermitted, "NotOurs",
+                "\(directory) is a mount of user \(mount.user.map { String($0) } ?? "unknown"), who is not you",
+                remedy: "let that user type 'ubd umount', or unmount it with umount")
+        }
         return (found.path, mount)
     }
 

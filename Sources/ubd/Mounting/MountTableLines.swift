@@ -8,6 +8,8 @@ struct MountedPlace: Equatable {
     let type: String
     /// What the file system names as its source: for those that `ubd mount` starts the device's node.
     let source: String
+    /// Of a FUSE mount: the user whose server it is (mount option user_id of fuse, set by the kernel); else nil.
+    var user: UInt32?
 
     /// All mounts; of two at one place the later covers the earlier.
     static func all() throws(SystemError) -> [MountedPlace] {
@@ -27,8 +29,15 @@ struct MountedPlace: Equatable {
             else { return nil }
             return MountedPlace(
                 point: unescaped(fields[4]), type: String(decoding: fields[hyphen + 1], as: UTF8.self),
-                source: String(decoding: unescaped(fields[hyphen + 2]), as: UTF8.self))
+                source: String(decoding: unescaped(fields[hyphen + 2]), as: UTF8.self),
+                user: fields.count > hyphen + 3 ? user(of: fields[hyphen + 3]) : nil)
         }
+    }
+
+    /// Of the options of a FUSE file system, as in "rw,user_id=1000,group_id=1000".
+    private static func user(of options: ArraySlice<UInt8>) -> UInt32? {
+        let words = options.split(separator: UInt8(ascii: ",")).map { String(decoding: $0, as: UTF8.self) }
+        return words.first { $0.hasPrefix("user_id=") }.flatMap { UInt32($0.dropFirst("user_id=".count)) }
     }
 
     /// The kernel writes space, tab, newline and backslash as a backslash with three octal digits.

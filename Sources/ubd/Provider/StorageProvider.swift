@@ -135,14 +135,14 @@ struct StorageProvider {
             case (.missing, .open), (.none, .open): throw Refusal.interface("NoSuchVolume")
             case (.device, .new), (.file, .new): throw Refusal.interface("VolumeExists")
             case (.device(let device), _): return device
-            case (.file, _): return try volumes.attach(request.name, readOnly: request.readOnly == true)
+            case (.file, _): return try volumes.attach(request.name)
             // A device's own name stands for a device that is there; nobody can make one of that name.
             case (.none, _): throw Refusal.interface("CreateNotSupported")
             case (.missing, _):
                 guard let size = request.createSizeBytes else { throw Refusal.interface("CreateSizeRequired") }
                 try volumes.create(request.name, bytes: size)
-                do { return try volumes.attach(request.name, readOnly: request.readOnly == true) } catch {
-                    volumes.remove(request.name)
+                do throws(CommandFailure) { return try volumes.attach(request.name) } catch {
+                    volumes.remove(request.name, after: error)
                     throw error
                 }
             }

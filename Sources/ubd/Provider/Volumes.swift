@@ -125,8 +125,26 @@ struct Volumes {
         if let number = Self.number(name) {
             return devices.first { $0.id == number }.map { .device($0) } ?? .none
         }
-        if let device = devices.first(where: { serves($0, name) }) { return .device(device) }
-        return size(name) == nil ? .missing : .file
+        guard let device = devices.first(where: { serves($0, name) }) else {
+            return size(name) == nil ? .missing : .file
+        }
+        // The name may be that of another file by now, or of none: then the device's content is not the volume's.
+        guard isLocked(name) else {
+            throw CommandFailure(
+                .busy, "OtherFile",
+                "device \(device.id) was made of \(path(name)), which is another file by now or cannot be locked",
+                remedy: "'ubd del -n \(device.id)'")
+        }
+        return .device(device)
+    }
+
+    /// Whether somebody has locked bytes of the file of that name, as whoever adds a device does (FileClaim). A lock of another
+    /// program counts, too; where the file system has no locks, none is seen.
+    private func isLocked(_ name: String) -> Bool {
+        guard let file = try? FileDescriptor.open(path(name), O_RDONLY | O_NOFOLLOW | O_NONBLOCK) else { return false }
+        var found = flock()
+        found.l_type = Int16(F_WRLCK)
+        return fcntl(file.raw, F_OFD_GETLK, &found) == 0 && found.l_type != Int16(F_UNLCK)
     }
 
     /// Root is told everybody's devices, and hands over its own. Requests to a device that is recovering wait.
@@ -178,14 +196,13 @@ struct Volumes {
         }
     }
 
-    /// Adds a device on the file of that name. Where somebody else adds it at the same time, theirs is taken.
-    func attach(_ name: String, readOnly: Bool) throws(CommandFailure) -> Device {
-        guard var command = AddCommand.loop(path(name)) else {
+    /// Adds a device on the file of that name, writable where the file is. Where somebody else adds it at the same time, theirs is taken.
+    func attach(_ name: String) throws(CommandFailure) -> Device {
+        guard let command = AddCommand.loop(path(name)) else {
             throw CommandFailure(
                 .usage, "BadFolder", "'\(folder)' can not be the folder of volumes",
                 remedy: "set XDG_STATE_HOME to another one")
         }
-        command.readOnly = readOnly
         do {
             return try command.attach(client)
         } catch {
@@ -194,19 +211,43 @@ struct Volumes {
         }
     }
 
-    /// Removes a file that `create` has made and that no device serves.
-    func remove(_ name: String) { unlink(path(name)) }
+    /// Removes a file that `create` has made, after a failure to attach it. Where the broker may have added the device all the same,
+    /// and where somebody uses the file, it stays.
+    func remove(_ name: String, after failure: CommandFailure) {
+        let isRefused =
+            ![.busy, .brokerNotReachable].contains(failure.status)
+            && !["NoAnswer", "BrokenReply"].contains(failure.name)
+        if isRefused, !isLocked(name) { unlink(path(name)) }
+    }
 
-    /// Opens a device's node, and makes sure that it is that device.
+    /// Opens a device's node, and makes sure that it is that device. For writing nobody else may have it for itself: not a mount,
+    /// and no other client (O_EXCL, open(2)).
     func open(_ device: Device, readOnly: Bool) throws(CommandFailure) -> FileDescriptor {
-        let remedy = "see 'ubd list -n \(device.id)' and 'ls -l \(device.node)'"
+        let file = try openNode(device, (readOnly ? O_RDONLY : O_RDWR | O_EXCL) | O_NOCTTY)
+        // Now that it is open it stays; it may have been another device of that number.
+        guard let now = try own(client.list(id: device.id)).first, now.generation == device.generation else {
+            throw CommandFailure(
+                .noSuchDevice, "VolumeNotOpened", "\(device.node) is another device by now", remedy: "try again")
+        }
+        return file
+    }
+
+    private func openNode(_ device: Device, _ flags: Int32) throws(CommandFailure) -> FileDescriptor {
         do throws(SystemError) {
-            let file = try FileDescriptor.open(device.node, (readOnly ? O_RDONLY : O_RDWR) | O_NOCTTY)
+            let file = try FileDescriptor.open(device.node, flags)
             let status = try file.status()
             guard let identity = try environment.identity(device.node), status.st_mode & S_IFMT == identity.type,
                 status.st_rdev == identity.number
             else { throw SystemError("open \(device.node)", ENODEV) }
             return file
-        } catch { throw CommandFailure(error, "VolumeNotOpened", remedy: remedy) }
+        } catch {
+            guard error.errno != EBUSY else {
+                throw CommandFailure(
+                    .busy, "VolumeInUse", "\(device.node) is mounted, or another program has it for itself",
+                    remedy: "end that use first, or ask for it read-only")
+            }
+            throw CommandFailure(
+                error, "VolumeNotOpened", remedy: "see 'ubd list -n \(device.id)' and 'ls -l \(device.node)'")
+        }
     }
 }
