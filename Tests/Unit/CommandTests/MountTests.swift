@@ -11,7 +11,8 @@ struct MountTests {
         let mounts = MountedPlace.parse(Array(text.utf8))
         #expect(
             mounts == [
-                MountedPlace(point: Array("/home/a/odd \\\nx".utf8), type: "fuse.ext4", source: "/dev/ublkb0", user: 1000)
+                MountedPlace(
+                    point: Array("/home/a/odd \\\nx".utf8), type: "fuse.ext4", source: "/dev/ublkb0", user: 1000)
             ])
     }
 
