@@ -22,6 +22,9 @@ class Load:
         self.pauses = [f"--thinktime={pause}ms", "--thinktime_blocks=2"] if pause else []
         self.ending, self.problems, self.passes, self.bytes = False, [], 0, 0
         self.lock = threading.Lock()
+        # fio removes a file that is too short for it and lays it out anew, also one that the other job has begun to write.
+        if not os.path.exists(path):
+            sparse(path, size)
         self.jobs = [threading.Thread(target=self._job, args=(number,), daemon=True) for number in range(2)]
         for job in self.jobs:
             job.start()
