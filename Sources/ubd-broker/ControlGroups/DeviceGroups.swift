@@ -70,10 +70,17 @@ extension GroupLimits {
         return result
     }
 
+    /// Most bytes of memory, and a little less from which on the kernel slows the group down: the reclaim of io_uring's
+    /// threads never waits for pages to be written back, so they would reach memory.max while these could still be freed.
+    /// The part between the two is at most half of the 64 MiB that each device has beside its locked buffers.
+    private static func memoryFiles(_ bytes: Int64) -> [(name: String, text: String)] {
+        [("memory.high", "\(bytes - min(bytes / 8, 32 << 20))"), ("memory.max", "\(bytes)")]
+    }
+
     /// The limit files of a user's group with their content.
     var userFiles: [(name: String, text: String)] {
         var files: [(name: String, text: String)] = []
-        if let userMemory { files.append(("memory.max", "\(userMemory)")) }
+        if let userMemory { files += GroupLimits.memoryFiles(userMemory) }
         if let cpuWeight { files.append(("cpu.weight", "\(cpuWeight)")) }
         // Microseconds of processor time per 100 ms.
         if let cpuQuota { files.append(("cpu.max", "\(cpuQuota * 1000) 100000")) }
@@ -84,7 +91,7 @@ extension GroupLimits {
     var deviceFiles: [(name: String, text: String)] {
         var files: [(name: String, text: String)] = []
         if let deviceMemory {
-            files.append(("memory.max", "\(deviceMemory)"))
+            files += GroupLimits.memoryFiles(deviceMemory)
             files.append(("memory.oom.group", "1"))
         }
         if let deviceTasks { files.append(("pids.max", "\(deviceTasks)")) }

@@ -66,9 +66,11 @@ struct ControlGroupTests {
         let host = try Host(policy: policy, groups: groups)
         let limits = try #require(try host.add(AddRequest(target: "null", queues: 2)).get().0.groupLimits)
         // One line has no weight, the other no quota: the user has neither limit.
-        #expect(limits.deviceFiles.map(\.name) == ["memory.max", "memory.oom.group", "pids.max"])
-        #expect(limits.deviceFiles.map(\.text) == ["201326592", "1", "192"])
-        #expect(limits.userFiles.map { "\($0.name) \($0.text)" } == ["memory.max 2147483648"])
+        #expect(limits.deviceFiles.map(\.name) == ["memory.high", "memory.max", "memory.oom.group", "pids.max"])
+        // An eighth less than 192 MiB, and 32 MiB less than 2 GiB.
+        #expect(limits.deviceFiles.map(\.text) == ["176160768", "201326592", "1", "192"])
+        let user = limits.userFiles.map { "\($0.name) \($0.text)" }
+        #expect(user == ["memory.high 2113929216", "memory.max 2147483648"])
         let info = host.broker.info(for: Host.alice)
         #expect(info.controlGroup == "/ubd" && info.controllers == ["cpu", "memory", "pids"])
         #expect(info.limits?.groups?.deviceMemory == 256 << 20 && info.limits?.groups?.ioBandwidth == nil)
