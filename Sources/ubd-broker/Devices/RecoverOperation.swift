@@ -209,11 +209,20 @@ final class RecoverOperation: Replacement {
             case .again:
                 isRecovering = mayHaveBeenSent
                 broker.save(device)
-                again(Deadline.startRecovery, "the dead worker's files stay open") { [self] in startRecovery() }
+                again(Deadline.startRecovery, whyNotYet(answer.errno)) { [self] in startRecovery() }
+            // It stays recorded as sent. No replacement has fetched, so it may be sent again.
+            case .unknown:
+                again(Deadline.startRecovery, whyNotYet(answer.errno)) { [self] in startRecovery() }
             default:
                 giveUp("the kernel refused START_USER_RECOVERY: \(SystemError.message(answer.errno))")
             }
         }
+    }
+
+    private func whyNotYet(_ errno: Int32) -> String {
+        errno == EBUSY
+            ? "the dead worker's files stay open"
+            : "the kernel does not do START_USER_RECOVERY: \(SystemError.message(errno))"
     }
 
     /// Recorded before the first replacement can fetch: from then on a repetition can crash the host before 6.16.

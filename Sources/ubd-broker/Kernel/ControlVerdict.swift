@@ -38,6 +38,8 @@ extension ControlAnswer {
             case ENODEV: return .gone
             // Until the last reference to the control node is gone (docs/kernel-facts.md#last-reference).
             case EBUSY: return .again
+            // The ring could not take it: the driver allocates nothing for it.
+            case ENOMEM, EAGAIN: return .again
             case EOPNOTSUPP: return .unsupported
             default: return isUndecided ? .unknown : .refused
             }

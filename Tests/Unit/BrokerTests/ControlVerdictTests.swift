@@ -22,7 +22,8 @@ struct ControlVerdictTests {
         .startDevice: [ENODEV: .gone, EINTR: .unknown, ETIMEDOUT: .unknown],
         .endUserRecovery: [ENODEV: .gone, EINTR: .unknown, ETIMEDOUT: .unknown],
         .startUserRecovery: [
-            ENODEV: .gone, EBUSY: .again, EOPNOTSUPP: .unsupported, EINTR: .unknown, ETIMEDOUT: .unknown,
+            ENODEV: .gone, EBUSY: .again, ENOMEM: .again, EAGAIN: .again, EOPNOTSUPP: .unsupported, EINTR: .unknown,
+            ETIMEDOUT: .unknown,
         ],
         .tryStopDevice: [ENODEV: .gone, EBUSY: .again, EOPNOTSUPP: .unsupported, EINTR: .unknown, ETIMEDOUT: .unknown],
         .quiesceDevice: [ENODEV: .gone, EOPNOTSUPP: .unsupported, EINVAL: .unsupported],

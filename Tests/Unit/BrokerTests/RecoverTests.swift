@@ -127,6 +127,38 @@ struct RecoverTests {
         #expect(info(host)?.reason?.contains("stay open") == true)
     }
 
+    @Test(
+        "START_USER_RECOVERY that the kernel had no memory for, or that ends without an answer, is sent again",
+        arguments: [ENOMEM, EAGAIN, EINTR], [[], [.perIODaemon]] as [UblkFeatures])
+    func sendsAgain(_ errno: Int32, _ features: UblkFeatures) throws {
+        let host = try hostAfterDeath(features: features)
+        host.kernel.failures[.startUserRecovery] = errno
+        var tries = 0
+        host.kernel.beforeAnswer[.startUserRecovery] = {
+            tries += 1
+            guard tries == 3 else { return }
+            // Before 6.16, the interrupted one was done, and the kernel says so.
+            host.kernel.failures[.startUserRecovery] = errno == EINTR && features.isEmpty ? EINVAL : nil
+        }
+        try host.run { [.live, .failed].contains(self.info(host)?.state) }
+        #expect(info(host)?.state == .live && tries == 3)
+        #expect(host.workers.count == 2)
+    }
+
+    @Test("START_USER_RECOVERY that is never answered for longer than 10 seconds is the end")
+    func givesUpUnanswered() throws {
+        let host = try hostAfterDeath()
+        host.kernel.failures[.startUserRecovery] = EINTR
+        var tries = 0
+        host.kernel.beforeAnswer[.startUserRecovery] = {
+            tries += 1
+            if tries == 3 { host.clockAdvance = 11_000_000_000 }
+        }
+        try host.run { self.info(host)?.state == .failed }
+        #expect(info(host)?.reason?.contains("does not do START_USER_RECOVERY") == true)
+        #expect(host.workers.count == 1)
+    }
+
     @Test("before 6.16 a second START_USER_RECOVERY is never sent for one death, and a second failure is the end")
     func sendsOnce() throws {
         let host = try hostAfterDeath(features: [])
