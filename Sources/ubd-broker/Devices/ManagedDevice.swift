@@ -10,6 +10,12 @@ final class ManagedDevice {
     var info: Device
     /// Bytes of I/O buffers, for the owner's quota.
     let memoryBytes: UInt64
+    /// Bytes of memory that its content has, for the owner's quota; 0 unless it is a memory disk. As asked for: until its worker
+    /// reports it, and where its last block is left out, that is more than `info.sizeBytes`.
+    var diskBytes: UInt64 {
+        guard (try? TargetManifest.named(info.target))?.isInMemory == true else { return 0 }
+        return max(launch?.options.size ?? 0, info.sizeBytes)
+    }
     var step: DeviceRecord.Step
     var worker: (any Worker)?
     /// The parking socket with the client's files; every worker of this device gets a copy.
