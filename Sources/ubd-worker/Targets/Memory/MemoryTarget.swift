@@ -25,14 +25,14 @@ enum MemoryTarget: OpenedTarget {
     }
 
     /// What the broker counted against `memory-disks` is the disk's size, so the file has that size for ever. Only a memfd has
-    /// these seals: no disk on another file system takes this way.
+    /// these seals, and a memfd that is not on a local file system (tmpfs) is one of hugetlbfs, which no write(2) reaches.
     private static func check(_ file: ClientFile, size: UInt64) throws(WorkerFailure) {
         let seals = fcntl(file.descriptor, Seal.get)
-        guard seals >= 0, seals & Seal.wanted == Seal.wanted, seals & ~(Seal.wanted | Seal.executable) == 0 else {
-            throw WorkerFailure(.geometry, errno: EPERM, detail: UInt64(bitPattern: Int64(seals)))
-        }
-        guard file.isWritable, UInt64(clamping: file.status.st_size) == size else {
-            throw WorkerFailure(.geometry, errno: EFBIG, detail: UInt64(clamping: file.status.st_size))
+        guard seals >= 0, seals & Seal.wanted == Seal.wanted, seals & ~(Seal.wanted | Seal.executable) == 0,
+            file.isWritable, file.fileSystem?.kind == .local
+        else { throw WorkerFailure(.memoryNotSealed, detail: UInt64(bitPattern: Int64(seals))) }
+        guard UInt64(clamping: file.status.st_size) == size else {
+            throw WorkerFailure(.memorySize, detail: UInt64(clamping: file.status.st_size))
         }
     }
 
