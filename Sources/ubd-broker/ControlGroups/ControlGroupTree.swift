@@ -7,7 +7,8 @@ import SystemCalls
 /// Nothing here waits for a device or its file. Memory limits are written while a group has no task and no page, since
 /// the kernel reclaims pages before it lowers a limit. io.max waits for a disk's requests, so a child writes it
 /// (`AddOperation.limitIO`). A worker moves itself in. A group is removed only when the kernel reports that it has no
-/// task: some kernels let a removal wait for exiting tasks. A user's group stays while shared memory is charged to it.
+/// task: some kernels let a removal wait for exiting tasks. The group of a user who has had memory disks stays while
+/// shared memory is charged to it.
 final class ControlGroupTree: DeviceGroups {
     static let wanted = ["cpu", "io", "memory", "pids"]
 
@@ -19,7 +20,9 @@ final class ControlGroupTree: DeviceGroups {
     private let loop: EventLoop
     /// Groups with tasks that have not ended yet, by name.
     private var leaving: [String: Leaving] = [:]
-    /// Users' groups without a device that stay because of shared memory.
+    /// Groups of users who have, or may have, had memory disks.
+    private var holders: Set<String> = []
+    /// Those of them without a device, which stay because of their memory.
     private var charged: Set<String> = []
 
     private final class Leaving {
@@ -62,6 +65,7 @@ final class ControlGroupTree: DeviceGroups {
     func folder(of group: DeviceGroup) -> String { "\(folder)/\(group.userName)" }
 
     func enter(_ group: DeviceGroup) throws(SystemError) -> FileDescriptor {
+        if group.isOfMemory { holders.insert(group.userName) }
         if try make(group.userName) {
             do throws(SystemError) {
                 for file in group.limits.userFiles {
@@ -102,6 +106,8 @@ final class ControlGroupTree: DeviceGroups {
     func removeOthers(than groups: [DeviceGroup]) {
         let kept = Set(groups.map(\.name))
         for user in listFolder(folder) where user.hasPrefix(DeviceGroup.userPrefix) {
+            // An earlier broker knew whether this user had any.
+            holders.insert(user)
             let devices = listFolder("\(folder)/\(user)").filter { $0.hasPrefix(DeviceGroup.devicePrefix) }
             for device in devices where !kept.contains("\(user)/\(device)") {
                 letGo(of: "\(user)/\(device)", user: user)
@@ -154,12 +160,13 @@ final class ControlGroupTree: DeviceGroups {
         }
     }
 
-    /// Returns false when only shared memory is left of it. A user can keep the memory of a deleted disk open, or a file on tmpfs.
+    /// Returns false when only memory is left of it that may be a memory disk's. A user can keep the memory of a deleted disk open.
     /// With the group gone that would count against none of the user's limits, and the next disk would bring as much again.
     private func isRemoved(user: String) -> Bool {
         let rest = listFolder("\(folder)/\(user)").contains { $0.hasPrefix(DeviceGroup.devicePrefix) }
         if rest { return true }
-        if hasSharedMemory(user) { return false }
+        if holders.contains(user), hasSharedMemory(user) { return false }
+        holders.remove(user)
         unlinkat(base.raw, user, AT_REMOVEDIR)
         return true
     }

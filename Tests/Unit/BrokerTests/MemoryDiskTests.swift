@@ -28,6 +28,12 @@ struct MemoryDiskTests {
         host.geometry.size = 64 << 20
         var socket: Int32?
         var answers: [InterfaceError?] = []
+        // At each moment of the first one, from its request to its end.
+        var counted: Set<UInt64> = []
+        host.interfere = { (_, _) throws(SystemError) in
+            counted.insert(host.broker.usage(of: 1000).diskBytes)
+            return false
+        }
         let first = host.broker.add(request(64), peer: Host.alice) { answer in
             switch answer {
             // Nothing is brought yet.
@@ -52,6 +58,7 @@ struct MemoryDiskTests {
         try host.run { !answers.isEmpty }
         #expect(answers == [nil] && host.broker.usage(of: 1000).diskBytes == 96 << 20)
         withExtendedLifetime(first) {}
+        #expect(counted == [96 << 20])
         #expect(host.broker.usage(of: 1001).diskBytes == 0)
         for id in [UInt32(0), 1] { #expect(try host.delete(id) == nil) }
         #expect(host.broker.usage(of: 1000).diskBytes == 0)
@@ -65,9 +72,11 @@ struct MemoryDiskTests {
         #expect(host.broker.usage(of: 1000).diskBytes == 0)
         _ = try host.add(request(2), parking: park).get()
         #expect(host.broker.usage(of: 1000).diskBytes == 2 << 20)
-        // A record whose launch message a later broker can't read.
-        host.broker.devices[1]?.launch = nil
-        #expect(host.broker.usage(of: 1000).diskBytes == 1 << 20)
+        // As a later broker takes it from the record, also when it can't read the launch message.
+        var record = try #require(host.broker.store.load().records.first { $0.device.id == 1 })
+        #expect(ManagedDevice(record).diskBytes == 2 << 20)
+        record.launch = nil
+        #expect(ManagedDevice(record).diskBytes == 1 << 20)
     }
 
     @Test("are refused to users whose line does not say memory-disks")

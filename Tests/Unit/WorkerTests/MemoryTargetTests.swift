@@ -57,7 +57,8 @@ struct MemoryTargetTests {
 
     @Test("refuses a memfd that may change its size, or the seals that keep it from that, or that can not be written")
     func seals() throws {
-        for seals in [0, 1, 2 | 4, 1 | 2, 1 | 4, Self.wanted | Self.write, Self.wanted | Self.futureWrite] {
+        let others: [Int32] = [0, 1, 2 | 4, 1 | 2, 1 | 4, Self.wanted | Self.write, Self.wanted | Self.futureWrite]
+        for seals in others {
             let file = try Self.memory(seals)
             let failure = refusal(file.raw)
             #expect(failure?.step == .memoryNotSealed, "\(seals)")
@@ -86,7 +87,8 @@ struct MemoryTargetTests {
 
     @Test("refuses a second file that is other memory")
     func twins() throws {
-        let (first, second) = (try Self.memory(), try Self.memory())
+        let first = try Self.memory()
+        let second = try Self.memory()
         #expect(throws: WorkerFailure(.filesDiffer, detail: 1)) { try opened([first.raw, second.raw]) }
     }
 }
