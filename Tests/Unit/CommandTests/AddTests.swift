@@ -79,7 +79,7 @@ struct AddTests {
         #expect(status == 0 && console.errors == [])
         #expect(broker.finish())
         let request = try AddRequest(parameters: #require(broker.received.first).parameters)
-        #expect(request == AddRequest(target: "memory", options: [OptionValue("size", "1073741824")]))
+        #expect(request == AddRequest(target: "memory", queues: 1, options: [OptionValue("size", "1073741824")]))
         let files = parked.withLock { $0 }
         // Without direct I/O on tmpfs (before Linux 6.6) there is no second one.
         try #require(files.count == 1 || files.count == 2)
