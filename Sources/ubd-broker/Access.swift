@@ -14,10 +14,11 @@ extension Broker {
             target: plan.target.name, readOnly: plan.readOnly, queues: UInt64(plan.queues), depth: UInt64(plan.depth),
             maxIOBytes: UInt64(plan.maxIOBytes),
             // Of a file only the worker learns the size.
-            sizeBytes: plan.target.inputs.isEmpty || plan.target.takesSockets ? plan.options.size : nil,
+            sizeBytes: plan.target.hasOwnSize || plan.target.takesSockets ? plan.options.size : nil,
             ioTimeout: plan.ioTimeout.map { UInt64($0) }, id: plan.id.map { UInt64($0) }, cpus: plan.cpus?.list,
             connections: plan.target.queues == .onePerConnection ? UInt64(plan.queues) : nil,
-            spareBuffers: UInt64(plan.target.buffers(depth: plan.depth)) - UInt64(plan.depth))
+            spareBuffers: UInt64(plan.target.buffers(depth: plan.depth)) - UInt64(plan.depth),
+            diskBytes: plan.diskBytes)
         line = policy.rule(for: accessPeer(peer), target: request.target)?.place
         switch policy.decide(accessPeer(peer), request, usage: usage(of: peer.uid)) {
         case .allowed(let rule):
@@ -112,7 +113,8 @@ extension Broker {
         let lingering = lingering(for: account)
         return AccessUsage(
             devices: UInt64(owned.count + pending.count) + lingering.devices,
-            memoryBytes: Self.sum([lingering.memoryBytes] + owned.map(\.memoryBytes) + pending.map(\.memoryBytes)))
+            memoryBytes: Self.sum([lingering.memoryBytes] + owned.map(\.memoryBytes) + pending.map(\.memoryBytes)),
+            diskBytes: Self.sum(owned.map(\.diskBytes) + pending.map(\.diskBytes)))
     }
 
     /// Saturating, since a record may contain any number.

@@ -82,6 +82,7 @@ enum Refusals {
         switch limit {
         case "max-devices": "delete a device first ('ubd list'), or ask the administrator for more"
         case "connections": "make fewer connections to the server, or ask the administrator for more"
+        case "memory-disks": "give a smaller --size, delete a memory disk, or ask the administrator for more"
         case "max-memory": "use a smaller depth, fewer queues or a smaller --max-io-size, or delete a device"
         default: "ask for less, or ask the administrator for more"
         }

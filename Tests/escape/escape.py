@@ -7,6 +7,7 @@ new attempt is a new line there.
 """
 import contextlib
 import errno
+import fcntl
 import glob
 import os
 import re
@@ -106,13 +107,32 @@ class Image(Plan):
     def __init__(self, name, attempts=(), *, kind=CALLS, moment=NEVER, omit=0, early=0, data={}, folder="/run/lab"):
         self.path = f"{folder}/{name}.img"
         self.count = len(attempts)
-        self.file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600)
+        self.file = self.made()
         os.ftruncate(self.file, 1 << 20)
         os.pwrite(self.file, plan(attempts, kind, moment, omit, early, data), 0)
+
+    def made(self):
+        return os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600)
 
     def __exit__(self, *_):
         os.close(self.file)
         os.unlink(self.path)
+
+
+class Memory(Image):
+    """A plan in the memory of a memory disk, sealed as ubd seals it."""
+
+    target, parameters = "memory", {"options": {"size": str(1 << 20)}}
+
+    def __init__(self, *arguments, **more):
+        super().__init__(*arguments, **more)
+        fcntl.fcntl(self.file, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW)
+
+    def made(self):
+        return os.memfd_create("plan", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+
+    def __exit__(self, *_):
+        os.close(self.file)
 
 
 class Planted(Plan):
@@ -145,7 +165,7 @@ class Planted(Plan):
             os.close(self.file)
 
 
-PLANS = {"loop": Image, "null": Planted}
+PLANS = {"loop": Image, "null": Planted, "memory": Memory}
 
 
 def add(image=None, target=None, link=None, mode="copy", **parameters):

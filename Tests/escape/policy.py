@@ -11,7 +11,7 @@ WORD = (1 << 64) - 1
 KILL, PASS = "kill", "pass"
 
 CONSTANTS = {
-    "F_GETFD": 1, "F_GETFL": 3, "F_OFD_SETLK": 37,  # asm-generic/fcntl.h
+    "F_GETFD": 1, "F_GETFL": 3, "F_OFD_SETLK": 37, "F_GET_SEALS": 1034,  # asm-generic/fcntl.h
     "AT_EMPTY_PATH": 0x1000, "AT_NO_AUTOMOUNT": 0x800, "AT_STATX_DONT_SYNC": 0x4000,  # linux/fcntl.h
     "FALLOC_FL_KEEP_SIZE": 1, "FALLOC_FL_PUNCH_HOLE": 2,  # linux/falloc.h
     "FUTEX_WAIT": 0, "FUTEX_WAKE": 1, "FUTEX_PRIVATE_FLAG": 128,  # linux/futex.h

@@ -55,6 +55,9 @@ public struct AddPlan: Sendable {
     /// Bytes of the device's I/O buffers: queues × depth × maxIOBytes, and the target's spare ones. The ranges above keep it within 64 bits.
     public var bufferBytes: UInt64 { UInt64(queues) * UInt64(target.buffers(depth: depth)) * UInt64(maxIOBytes) }
 
+    /// Bytes of memory for the device's content; 0 unless it is a memory disk.
+    public var diskBytes: UInt64 { target.isInMemory ? options.size ?? 0 : 0 }
+
     /// The maximum of `bufferBytes`.
     public static let mostBufferBytes = queueCounts.upperBound * depths.upperBound * ioSizes.upperBound
 

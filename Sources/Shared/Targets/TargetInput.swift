@@ -11,6 +11,9 @@ public struct TargetInput: Sendable {
         case sockets
         /// A secret, such as a key, in a sealed memfd.
         case secret
+        /// A memfd with the device's content. `ubd` makes it, of the device's size and sealed against any other, so it is no
+        /// option of the command line.
+        case memory
     }
 
     public let role: Role

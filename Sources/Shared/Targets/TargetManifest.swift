@@ -89,6 +89,12 @@ extension TargetManifest {
     /// Its inputs are connections, not files.
     public var takesSockets: Bool { inputs.contains { $0.role == .sockets } }
 
+    /// Its content lies in memory that `ubd` makes.
+    public var isInMemory: Bool { inputs.contains { $0.role == .memory } }
+
+    /// Its content has exactly the size that the request names: no file or server tells another.
+    public var hasOwnSize: Bool { inputs.isEmpty || isInMemory }
+
     /// Each worker needs inputs that no other worker has used.
     public var needsFreshInputs: Bool { survival == .freshInputs }
 

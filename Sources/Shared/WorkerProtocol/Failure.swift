@@ -70,6 +70,10 @@ public struct WorkerFailure: Error, Equatable, Sendable {
         case noStableStorage
         /// Another device or program has locked bytes that the device is to get.
         case bytesInUse
+        /// What is to hold a memory disk is no memfd that is sealed as it must be; `detail`: its seals, all bits for none.
+        case memoryNotSealed
+        /// The memfd of a memory disk has another size than the disk; `detail`: the memfd's, in bytes.
+        case memorySize
     }
 
     public init(_ step: Step, errno: Int32 = 0, detail: UInt64 = 0) {

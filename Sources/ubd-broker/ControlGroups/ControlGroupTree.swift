@@ -7,7 +7,8 @@ import SystemCalls
 /// Nothing here waits for a device or its file. Memory limits are written while a group has no task and no page, since
 /// the kernel reclaims pages before it lowers a limit. io.max waits for a disk's requests, so a child writes it
 /// (`AddOperation.limitIO`). A worker moves itself in. A group is removed only when the kernel reports that it has no
-/// task: some kernels let a removal wait for exiting tasks.
+/// task: some kernels let a removal wait for exiting tasks. The group of a user who has had memory disks stays while
+/// shared memory is charged to it.
 final class ControlGroupTree: DeviceGroups {
     static let wanted = ["cpu", "io", "memory", "pids"]
 
@@ -19,6 +20,10 @@ final class ControlGroupTree: DeviceGroups {
     private let loop: EventLoop
     /// Groups with tasks that have not ended yet, by name.
     private var leaving: [String: Leaving] = [:]
+    /// Groups of users who have, or may have, had memory disks.
+    private var holders: Set<String> = []
+    /// Those of them without a device, which stay because of their memory.
+    private var charged: Set<String> = []
 
     private final class Leaving {
         let events: FileDescriptor
@@ -60,6 +65,7 @@ final class ControlGroupTree: DeviceGroups {
     func folder(of group: DeviceGroup) -> String { "\(folder)/\(group.userName)" }
 
     func enter(_ group: DeviceGroup) throws(SystemError) -> FileDescriptor {
+        if group.isOfMemory { holders.insert(group.userName) }
         if try make(group.userName) {
             do throws(SystemError) {
                 for file in group.limits.userFiles {
@@ -100,6 +106,8 @@ final class ControlGroupTree: DeviceGroups {
     func removeOthers(than groups: [DeviceGroup]) {
         let kept = Set(groups.map(\.name))
         for user in listFolder(folder) where user.hasPrefix(DeviceGroup.userPrefix) {
+            // An earlier broker knew whether this user had any.
+            holders.insert(user)
             let devices = listFolder("\(folder)/\(user)").filter { $0.hasPrefix(DeviceGroup.devicePrefix) }
             for device in devices where !kept.contains("\(user)/\(device)") {
                 letGo(of: "\(user)/\(device)", user: user)
@@ -135,10 +143,44 @@ final class ControlGroupTree: DeviceGroups {
         return true
     }
 
-    /// Removes a user's group when it contains no device's group.
+    /// Removes a user's group when it contains no device's group and no shared memory; as long as it has such memory, that is
+    /// tried again. Nothing tells when a user lets go of memory.
     private func removeUser(_ user: String) {
+        if isRemoved(user: user) { return }
+        charged.insert(user)
+        if charged.count == 1 { tryAgain(after: 1) }
+    }
+
+    /// After 1, 2, 4, ... up to 64 seconds.
+    private func tryAgain(after seconds: Int) {
+        loop.after(milliseconds: 1000 * seconds) { [weak self] in
+            guard let self else { return }
+            charged = charged.filter { !isRemoved(user: $0) }
+            if !charged.isEmpty { tryAgain(after: min(2 * seconds, 64)) }
+        }
+    }
+
+    /// Returns false when only memory is left of it that may be a memory disk's. A user can keep the memory of a deleted disk open.
+    /// With the group gone that would count against none of the user's limits, and the next disk would bring as much again.
+    private func isRemoved(user: String) -> Bool {
         let rest = listFolder("\(folder)/\(user)").contains { $0.hasPrefix(DeviceGroup.devicePrefix) }
-        if !rest { unlinkat(base.raw, user, AT_REMOVEDIR) }
+        if rest { return true }
+        if holders.contains(user), hasSharedMemory(user) { return false }
+        holders.remove(user)
+        unlinkat(base.raw, user, AT_REMOVEDIR)
+        return true
+    }
+
+    /// Whether shared memory is charged to a group, or to groups in it that are removed (the kernel counts both). Not exact: the
+    /// kernel adds up its numbers every two seconds, or when there are 64 pages for each processor.
+    private func hasSharedMemory(_ name: String) -> Bool {
+        guard controllers.contains("memory") else { return false }
+        do throws(SystemError) {
+            let words = try ControlGroupTree.words(base.raw, "\(name)/memory.stat")
+            guard let key = words.firstIndex(of: "shmem"), key + 1 < words.count, let bytes = UInt64(words[key + 1])
+            else { return true }
+            return bytes > 64 * 4096
+        } catch { return error.errno != ENOENT }
     }
 
     // MARK: Files of groups

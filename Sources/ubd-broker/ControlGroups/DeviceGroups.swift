@@ -12,6 +12,8 @@ struct DeviceGroup: Equatable {
     var generation: UInt64
     /// Written when the group is created.
     var limits: GroupLimits
+    /// It is a memory disk's, whose memory its user can keep when the disk is gone.
+    var isOfMemory = false
 
     var userName: String { DeviceGroup.userName(user) }
     /// Relative to the folder of all groups.
@@ -40,7 +42,7 @@ protocol DeviceGroups: AnyObject {
     /// to it moves itself into the group.
     func enter(_ group: DeviceGroup) throws(SystemError) -> FileDescriptor
     /// Removes the group of a worker that has ended, and the user's group if it was the last one: at once, or when its
-    /// last task has ended.
+    /// last task has ended. The group of a user who has had memory disks stays as long as their memory does.
     func remove(_ group: DeviceGroup)
     /// Removes the groups that belong to no device.
     func removeOthers(than groups: [DeviceGroup])

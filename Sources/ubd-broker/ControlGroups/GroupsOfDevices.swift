@@ -10,7 +10,8 @@ extension Broker {
     func group(of device: ManagedDevice) -> DeviceGroup {
         DeviceGroup(
             user: device.info.controlGroup.flatMap(DeviceGroup.user(inPath:)) ?? account(of: device.owner),
-            device: device.id, generation: device.info.generation, limits: device.info.groupLimits ?? GroupLimits())
+            device: device.id, generation: device.info.generation, limits: device.info.groupLimits ?? GroupLimits(),
+            isOfMemory: device.diskBytes > 0)
     }
 
     /// Opens the group for a further worker of a device while `body` runs; nil when there are no groups. If that fails,

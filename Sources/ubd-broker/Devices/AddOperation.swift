@@ -63,6 +63,7 @@ final class AddOperation: ClientOperation, PendingAdd {
 
     /// Bytes of I/O buffers of this device, for the quota.
     var memoryBytes: UInt64 { plan.bufferBytes }
+    var diskBytes: UInt64 { plan.diskBytes }
     var ownerUID: UInt32 { peer.uid }
     /// The socket with the client's files, until the device owns it.
     var parkingEnd: Int32? { parking?.raw ?? handover.descriptor }

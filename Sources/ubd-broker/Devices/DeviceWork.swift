@@ -28,6 +28,8 @@ protocol PendingAdd: FileTaking {
     var ownerUID: UInt32 { get }
     /// Bytes of I/O buffers that its device will have.
     var memoryBytes: UInt64 { get }
+    /// Bytes of memory that its content will have; 0 unless it is a memory disk.
+    var diskBytes: UInt64 { get }
     /// The broker's list does not contain the device yet.
     var hasNoDevice: Bool { get }
 }

@@ -91,8 +91,11 @@ extension ManagedDevice {
     /// Its inputs are connections to a server, not files.
     var hasServer: Bool { launch?.target.takesSockets ?? false }
 
-    /// The source of its data, for messages: "its file" or "its server".
-    var source: String { hasServer ? "its server" : "its file" }
+    /// Its inputs are memory that nobody but the broker's parking socket and its workers has, unless its client kept it.
+    var isInMemory: Bool { launch?.target.isInMemory ?? false }
+
+    /// The source of its data, for messages: "its file", "its server" or "its memory".
+    var source: String { hasServer ? "its server" : isInMemory ? "its memory" : "its file" }
 
     /// Milliseconds that requests wait for fresh inputs; nil: as long as it takes.
     var patience: UInt64? {
@@ -102,6 +105,7 @@ extension ManagedDevice {
 
     /// The end of the reason: what the owner can do, and what happens otherwise. `keeper`: its pid, when the device has one.
     fileprivate func remedyForLostInputs(keeper: Int32?) -> String {
+        if isInMemory { return "its content is lost: end the use of the device and delete it with --force" }
         guard needsFreshInputs else {
             return "requests wait: reopen the file with 'ubd recover -n \(id) -f FILE', "
                 + "or end their use and delete it with --force"

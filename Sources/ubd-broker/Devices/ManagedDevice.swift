@@ -10,6 +10,9 @@ final class ManagedDevice {
     var info: Device
     /// Bytes of I/O buffers, for the owner's quota.
     let memoryBytes: UInt64
+    /// Bytes of memory that its content has, for the owner's quota; 0 unless it is a memory disk. As asked for: until its worker
+    /// reports it, and where its last block is left out, that is more than `info.sizeBytes`.
+    let diskBytes: UInt64
     var step: DeviceRecord.Step
     var worker: (any Worker)?
     /// The parking socket with the client's files; every worker of this device gets a copy.
@@ -78,10 +81,19 @@ final class ManagedDevice {
     /// Called when there is something to tell.
     var changed: (() -> Void)?
 
-    init(info: Device, memoryBytes: UInt64, step: DeviceRecord.Step) {
+    init(info: Device, memoryBytes: UInt64, diskBytes: UInt64 = 0, step: DeviceRecord.Step) {
         self.info = info
         self.memoryBytes = memoryBytes
+        self.diskBytes = diskBytes
         self.step = step
+    }
+
+    /// A device that an earlier broker has left.
+    convenience init(_ record: DeviceRecord) {
+        let isInMemory = (try? TargetManifest.named(record.device.target))?.isInMemory == true
+        let bytes = max(record.launch?.options.size ?? 0, record.device.sizeBytes)
+        self.init(
+            info: record.device, memoryBytes: record.memoryBytes, diskBytes: isInMemory ? bytes : 0, step: record.step)
     }
 
     /// A device that is about to be added.
@@ -107,7 +119,7 @@ final class ManagedDevice {
             $0.created = Int64(time(nil))
             $0.since = $0.created
         }
-        self.init(info: info, memoryBytes: plan.bufferBytes, step: .adding)
+        self.init(info: info, memoryBytes: plan.bufferBytes, diskBytes: plan.diskBytes, step: .adding)
     }
 
     var id: UInt32 { info.id }

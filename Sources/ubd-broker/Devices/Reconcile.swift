@@ -31,7 +31,7 @@ extension Broker {
             loop.later(done)
         }
         for (record, worker) in zip(records, workers) {
-            let device = ManagedDevice(info: record.device, memoryBytes: record.memoryBytes, step: record.step)
+            let device = ManagedDevice(record)
             device.worker = worker
             device.launch = record.launch
             // Records of earlier versions have the offset only in the launch message.

@@ -28,6 +28,12 @@ struct Resizing {
                 remedy: "delete it and add it again when the export has another size", option: "id",
                 value: "\(device.id)")
         }
+        if device.launch?.target.isInMemory == true {
+            return .invalidOption(
+                message: "\(name) is a memory disk, whose memory is sealed at its size",
+                remedy: "add another of the new size, copy the data, and delete this one", option: "id",
+                value: "\(device.id)")
+        }
         if let wanted, wanted == 0 || wanted > TargetOption.largestSize {
             return .invalidOption(
                 message: "sizeBytes can not be \(wanted)", remedy: "give 1 to \(TargetOption.largestSize) bytes",

@@ -179,6 +179,16 @@ enum StartErrors {
                     "bytes of \(name) that the device would get are in use: another device or program has locked them",
                 remedy: "see 'ubd list'; end that use, or give a smaller size", id: Int64(device.id),
                 holder: "another device or program")
+        case .memoryNotSealed:
+            return .badFile(
+                message:
+                    "what came for the disk's memory is no writable memfd with exactly the seals SHRINK, GROW and SEAL",
+                remedy: "let ubd make it ('ubd add -t memory'), or seal it so before you send it", index: 0)
+        case .memorySize:
+            return .badFile(
+                message:
+                    "the disk's memfd has \(failure.detail) bytes instead of \(device.launch?.options.size ?? 0)",
+                remedy: "let ubd make it ('ubd add -t memory'), or give it the size that the request names", index: 0)
         case .smallerThanBlock:
             return .badFile(
                 message: "\(name) is smaller than one block of \(failure.detail) bytes",

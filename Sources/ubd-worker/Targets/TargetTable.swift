@@ -3,16 +3,22 @@ import SystemCalls
 import Targets
 import WorkerProtocol
 
-/// A target that the worker can open for a device. Its manifest declares its inputs and options.
-protocol ServedTarget: Target {
+/// A target that the worker can open for a device. Its manifest declares its inputs and options. What serves the requests
+/// may be the code of another target.
+protocol OpenedTarget: Sendable {
     static var manifest: TargetManifest { get }
+    /// Those of the code that serves the requests.
+    static var submissions: Submissions { get }
 
     /// Opens the target on `files`, the number of which its manifest declares. `canWait`: the ring policy has
     /// FUTEX_WAIT.
     static func open(
         _ launch: LaunchMessage, files: [ClientFile], kernel: KernelVersion, canWait: Bool
     ) throws(WorkerFailure) -> OpenTarget
+}
 
+/// A target with code of its own for its requests.
+protocol ServedTarget: Target, OpenedTarget {
     /// Makes the ring of one queue and serves it, in the loop that the compiler makes for this target.
     /// `helperProcessors`: the processors of the ring's helper threads, one bit each.
     func serve(_ assignment: QueueAssignment, _ helperProcessors: [UInt64]) throws(WorkerFailure)
@@ -25,7 +31,7 @@ extension ServedTarget {
 }
 
 /// The targets of this worker: each is a folder beside this file. A test compares the list with `TargetList`.
-let servedTargets: [any ServedTarget.Type] = [NullTarget.self, LoopTarget.self, NBDTarget.self]
+let servedTargets: [any OpenedTarget.Type] = [NullTarget.self, LoopTarget.self, NBDTarget.self, MemoryTarget.self]
 
 /// A target that is ready: the target itself, its disk, and what the queues need for it.
 package struct OpenTarget: Sendable {

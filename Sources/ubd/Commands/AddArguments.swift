@@ -17,6 +17,7 @@ struct AddArguments: PlainArguments {
               ubd add -t loop -f disk.img --partition 2        'ubd partitions -f disk.img' shows which there are
               ubd add -t loop -f disk.img --partition all      a device for each, deleted together
               ubd add -t null -n 7 -q 4 -d 64                  /dev/ubdb7, for measurements
+              ubd add -t memory --size 512M                    a disk in memory, gone with the device
               ubd add -t nbd --uri nbd://host/export           the export of an NBD server
               ubd add -t nbd -- nbdkit memory 1G               the same, of a server that ubd starts
               dev=$(ubd add -t loop -f disk.img) && mkfs.ext4 "$dev"
@@ -136,7 +137,7 @@ struct AddArguments: PlainArguments {
     /// The manifests as text: help and checks have one source.
     private static var targetHelp: String {
         TargetList.all.map { target in
-            let inputs = target.inputs.map { row("--" + $0.name, $0.help) }
+            let inputs = target.inputs.filter { $0.role != .memory }.map { row("--" + $0.name, $0.help) }
             let options = target.givenOptions.map { option in
                 row("--" + option.name, "\(option.help): \(option.range) (default: \(option.defaultText))")
             }

@@ -48,8 +48,10 @@ struct AddCommand: PlainCommand {
             }
         } else {
             if let partition { throw Self.noParts(plan.target, partition) }
+            let memory = plan.target.isInMemory ? try MemoryDisk.make(plan) : nil
             try Interruption.untilTold(environment) { (environment) throws(CommandFailure) in
-                let (device, notices) = try BrokerClient(environment: environment).add(request, files: [])
+                let files = memory?.numbers ?? []
+                let (device, notices) = try BrokerClient(environment: environment).add(request, files: files)
                 show(device, notices, environment)
             }
         }
@@ -163,7 +165,7 @@ struct AddCommand: PlainCommand {
     /// The file of a target, and its role; nil when the target takes none. So far an input is a file, and there is at
     /// most one (a test checks the manifests).
     private func file(for target: TargetManifest) throws(CommandFailure) -> (String, TargetInput)? {
-        let input = target.inputs.first
+        let input = target.isInMemory ? nil : target.inputs.first
         if let (name, path) = ofTarget.inputs.first(where: { $0.name != input?.name }) {
             throw CommandFailure(
                 .usage, "Usage", "target \(target.name) takes no \(name), so '\(path)' would not be used",

@@ -52,6 +52,11 @@ struct RecoverCommand: UBDCommand {
         guard let device = try client.list(id: number).first else { throw ListCommand.noSuchDevice(number) }
         let input = (try? TargetManifest.named(device.target))?.inputs.first
         if input?.role == .sockets { return try reconnect(device, client, environment) }
+        if input?.role == .memory {
+            throw CommandFailure(
+                .usage, "Usage", "device \(number) is a memory disk, and ubd keeps its memory: nothing can be brought",
+                remedy: "if it is not live, its content is lost: delete it and add another")
+        }
         if let given = uri.map({ _ in "--uri" }) ?? dial.options.given {
             throw CommandFailure(
                 .usage, "Usage", "device \(number) has a file and no server, so \(given) would not be used",

@@ -60,7 +60,9 @@ struct TargetArguments: ParsableArguments {
         }
     }
 
-    private static var everyInput: [TargetInput] { unique(TargetList.all.flatMap(\.inputs), \.name) }
+    private static var everyInput: [TargetInput] {
+        unique(TargetList.all.flatMap(\.inputs).filter { $0.role != .memory }, \.name)
+    }
 
     /// One for each name: options of the same name are of the same kind (a test checks the manifests).
     private static var everyOption: [TargetOption] { unique(TargetList.all.flatMap(\.givenOptions), \.name) }

@@ -6,6 +6,8 @@ extension Device {
     /// broker, which this program does not know, may store data.
     var source: String? {
         guard let target = try? TargetManifest.named(target) else { return "file" }
+        // Memory answers.
+        if target.isInMemory { return nil }
         return target.inputs.first.map { $0.role == .sockets ? "server" : "file" }
     }
 

@@ -56,6 +56,42 @@ struct AddTests {
         }
     }
 
+    @Test("of a memory disk parks a memfd of the disk's size, sealed against any other, and sends no name of it")
+    func addsMemory() throws {
+        let parked = Mutex<[(seals: Int32, size: Int64, blocks: Int64, flags: Int32, inode: UInt)]>([])
+        let broker = FakeBroker { connection, _ in
+            for fd in connection.askForFiles(2) {
+                var status = stat()
+                fstat(fd, &status)
+                // F_GET_SEALS.
+                let seals = fcntl(fd, 1034)
+                let flags = fcntl(fd, F_GETFL)
+                parked.withLock {
+                    $0.append((seals, Int64(status.st_size), Int64(status.st_blocks), flags, UInt(status.st_ino)))
+                }
+                close(fd)
+            }
+            connection.send(
+                AddReply.added(FakeBroker.device(target: "memory", file: nil), notices: []).reply)
+        }
+        let console = Recorder()
+        let status = CommandLineTool.run(["add", "-t", "memory", "--size", "1G"], broker.environment(console))
+        #expect(status == 0 && console.errors == [])
+        #expect(broker.finish())
+        let request = try AddRequest(parameters: #require(broker.received.first).parameters)
+        #expect(request == AddRequest(target: "memory", queues: 1, options: [OptionValue("size", "1073741824")]))
+        let files = parked.withLock { $0 }
+        // Without direct I/O on tmpfs (before Linux 6.6) there is no second one.
+        try #require(files.count == 1 || files.count == 2)
+        for file in files {
+            // SEAL, SHRINK and GROW, and no seal against writing; F_SEAL_EXEC may be there.
+            #expect(file.seals & ~0x20 == 7)
+            #expect(file.size == 1 << 30 && file.blocks == 0 && file.inode == files[0].inode)
+            #expect(file.flags & O_ACCMODE == O_RDWR)
+        }
+        #expect(files[0].flags & O_DIRECT == 0 && files.dropFirst().allSatisfy { $0.flags & O_DIRECT != 0 })
+    }
+
     @Test("says when the device is not in the /dev of the one who added it, as in a container")
     func noNodeHere() throws {
         for (node, isTold) in [("/dev/ublkb0", false), ("/dev/ublkb5", true)] {

@@ -166,7 +166,7 @@ struct ParsingTests {
         #expect(!text.contains("flush-device"))
         let add = run(["add", "--help"]).console.output.joined(separator: "\n")
         for target in TargetList.all {
-            for name in target.inputs.map(\.name) + target.givenOptions.map(\.name) {
+            for name in target.inputs.filter({ $0.role != .memory }).map(\.name) + target.givenOptions.map(\.name) {
                 // Among the options, and below its target.
                 #expect(add.contains("\n    --\(name) "), "\(name)")
                 #expect(add.contains("  --\(name)") || add.contains(", --\(name)"), "\(name)")
@@ -179,7 +179,7 @@ struct ParsingTests {
     func inputs() {
         // One file, opened with its user's rights (AddCommand), or connections; a secret or more files needs more.
         for input in TargetList.all.flatMap(\.inputs) {
-            #expect(input.role == .data && input.count == 1...1 || input.role == .sockets)
+            #expect(input.role == .data && input.count == 1...1 || input.role == .sockets || input.role == .memory)
         }
         for target in TargetList.all { #expect(target.inputs.count <= 1) }
     }
@@ -244,7 +244,9 @@ struct ParsingTests {
         let (status, console) = run(["--generate-completion-script", shell])
         #expect(status == 0)
         #expect(console.output.joined().contains("doctor"))
-        for name in TargetList.all.flatMap({ $0.inputs.map(\.name) + $0.givenOptions.map(\.name) }) {
+        for name in TargetList.all.flatMap({
+            $0.inputs.filter { $0.role != .memory }.map(\.name) + $0.givenOptions.map(\.name)
+        }) {
             #expect(console.output.joined().contains(name), "\(name)")
         }
     }

@@ -52,7 +52,7 @@ struct SeccompBehaviourTests {
         #expect(
             Set(["worker-setup", "worker-loop", "target-null", "target-loop", "target-nbd"]).isSubset(
                 of: shippedPolicyNames))
-        #expect(targetPolicyNames == ["target-loop", "target-nbd", "target-null"])
+        #expect(targetPolicyNames == ["target-loop", "target-memory", "target-nbd", "target-null"])
     }
 
     @Test(

@@ -172,6 +172,7 @@ struct AccessDecisionTests {
             ("device-memory=128M", "device-memory", 64 << 20, 96 << 20),
             ("user-memory=256M", "user-memory", 64 << 20, 64 << 20 + 1),
             ("device-tasks=48", "device-tasks", 2, 3), ("connections=9", "connections", 9, 10),
+            ("memory-disks=64M", "memory-disks", 64 << 20, 64 << 20 + 512), ("", "memory-disks", 0, 512),
             // The limit without the key.
             ("", "connections", 4, 5),
         ] as [(String, String, UInt64, UInt64)])
@@ -188,6 +189,7 @@ struct AccessDecisionTests {
             case "device-memory": asked.maxIOBytes = value / 128
             case "user-memory": usage = AccessUsage(devices: 1, memoryBytes: value)
             case "device-tasks": asked.queues = value
+            case "memory-disks": asked.diskBytes = value
             case "connections": asked.connections = value
             default: asked.sizeBytes = value
             }

@@ -84,7 +84,7 @@ struct AccessGrammarTests {
     }
 
     private static let keys =
-        "uid, user, group, target, mode, max-devices, max-queues, max-depth, max-memory, max-size, max-io-size, "
+        "uid, user, group, target, mode, max-devices, max-queues, max-depth, max-memory, memory-disks, max-size, max-io-size, "
         + "io-timeout, max-starts, penalty, ids, cpus, "
         + "device-memory, user-memory, device-tasks, cpu-weight, cpu-quota, io-bandwidth, io-operations, "
         + "connections, nbd, zero-copy, allow-other-fs, allow-network-fs or trusted-content"

@@ -4,7 +4,7 @@ import Testing
 
 @Suite("The policies that ship")
 struct ShippedPolicyTests {
-    private let all = ["null", "loop", "nbd"]
+    private let all = ["null", "loop", "nbd", "memory"]
 
     private func shippedAccess() throws -> AccessPolicy {
         try AccessPolicy(
@@ -21,7 +21,7 @@ struct ShippedPolicyTests {
         let policy = try shippedAccess()
         #expect(policy.warnings.isEmpty)
         let nothing = AccessUsage(devices: 0, memoryBytes: 0)
-        for target in all {
+        for target in all where target != "memory" {
             // The defaults of `ubd add`.
             let usual = AccessRequest(
                 target: target, readOnly: false, queues: 1, depth: 128, maxIOBytes: 512 << 10, sizeBytes: 1 << 40)
@@ -32,6 +32,15 @@ struct ShippedPolicyTests {
                 policy.decide(AccessPeer(uid: 1002, groups: [1002]), usual, usage: nothing)
                     == .refused(.noRule(candidates: policy.rules)))
         }
+        // Members have no memory disks until their line gives them some.
+        let disk = AccessRequest(
+            target: "memory", readOnly: false, queues: 1, depth: 128, maxIOBytes: 512 << 10, sizeBytes: 1 << 28,
+            diskBytes: 1 << 28)
+        #expect(
+            policy.decide(AccessPeer(uid: 1000, groups: [990]), disk, usage: nothing)
+                == .refused(.noRule(candidates: [policy.rules[0]])))
+        #expect(
+            policy.decide(AccessPeer(uid: 0, groups: [0]), disk, usage: nothing) == .allowed(policy.rules[0]))
         let root = try #require(policy.overview(for: AccessPeer(uid: 0, groups: [0]), targets: all))
         #expect(root.limits.maxDevices == nil && root.limits.maxMemoryBytes == nil && root.limits.zeroCopy)
         let member = try #require(policy.overview(for: AccessPeer(uid: 1000, groups: [990]), targets: all))
@@ -47,7 +56,7 @@ struct ShippedPolicyTests {
         #expect(
             names == [
                 "worker-setup.policy", "worker-loop.policy", "target-null.policy", "target-loop.policy",
-                "target-nbd.policy",
+                "target-nbd.policy", "target-memory.policy",
                 "broker.policy",
             ])
         let loop = try SeccompPolicy(parsing: "worker-loop.policy", read: shipped("seccomp"))
@@ -116,7 +125,10 @@ struct ShippedPolicyTests {
 
     @Test("null's rings may fetch and commit, loop's also read, write, flush and punch; nothing can be registered")
     func rings() throws {
-        #expect(try files(in: "rings") == ["common.ring", "null.ring", "loop.ring", "nbd.ring", "nbd-sockets.ring"])
+        #expect(
+            try files(in: "rings") == [
+                "common.ring", "null.ring", "loop.ring", "nbd.ring", "nbd-sockets.ring", "memory.ring",
+            ])
         let null = try RingPolicy(parsing: "null.ring", read: shipped("rings"))
         let loop = try RingPolicy(parsing: "loop.ring", read: shipped("rings"))
         #expect(null.operations.map(RingPolicy.operationName) == ["URING_CMD"])

@@ -36,6 +36,13 @@ struct ServingTests {
             for server in servers { close(server.near) }
             launch.options.size = 1 << 20
             launch.options[TargetOption.NBD.exportFlags] = .number(0x105)
+        } else if target.isInMemory {
+            let memory = memfd_create("test", UInt32(MFD_CLOEXEC | MFD_ALLOW_SEALING))
+            defer { close(memory) }
+            // F_ADD_SEALS: SEAL, SHRINK and GROW.
+            #expect(ftruncate(memory, 1 << 20) == 0 && fcntl(memory, 1033, Int32(1 | 2 | 4)) == 0)
+            try send(pair.first.raw, [0], files: [memory])
+            launch.options.size = 1 << 20
         } else if !target.inputs.isEmpty {
             try send(pair.first.raw, [0], files: [file.file.raw])
         }
@@ -57,7 +64,7 @@ struct ServingTests {
         #expect(try broker.survives())
         let threads = try broker.threads()
         // The main thread, one for each queue, and the range thread.
-        let hasRanges = target == .loop && KernelVersion.running() >= KernelVersion(6, 7)
+        let hasRanges = (target == .loop || target == .memory) && KernelVersion.running() >= KernelVersion(6, 7)
         #expect(threads.count == (hasRanges ? 4 : 3))
         let own = String(decoding: try readFile("/proc/self/status"), as: UTF8.self)
             .split(separator: "\n").first { $0.hasPrefix("Seccomp_filters:") }?.split(separator: "\t").last

@@ -8,7 +8,8 @@ func testAccessPolicy(_ input: [UInt8]) {
     let groups: [String: UInt32] = ["ubd": 990, "staff": 50]
     func parse(_ bytes: [UInt8]) throws(PolicyError) -> AccessPolicy {
         try AccessPolicy(
-            parsing: bytes, file: "a", targets: ["null", "loop", "nbd"], user: { users[$0] }, group: { groups[$0] })
+            parsing: bytes, file: "a", targets: ["null", "loop", "nbd", "memory"], user: { users[$0] },
+            group: { groups[$0] })
     }
     guard let policy = try? parse(input) else { return }
     let again = try? parse(Array(policy.rules.map(\.text).joined(separator: "\n").utf8))
@@ -43,8 +44,13 @@ private let requests = [
         id: .max, cpus: NumberList([64...64])),
     AccessRequest(
         target: "nbd", readOnly: false, queues: 5, depth: 1, maxIOBytes: 4096, sizeBytes: 4096, connections: 5),
+    AccessRequest(
+        target: "memory", readOnly: false, queues: 1, depth: 128, maxIOBytes: 4096, sizeBytes: 1 << 29,
+        diskBytes: 1 << 29),
+    AccessRequest(
+        target: "memory", readOnly: false, queues: 1, depth: 1, maxIOBytes: 4096, sizeBytes: .max, diskBytes: .max),
 ]
-private let usage = AccessUsage(devices: 3, memoryBytes: 64 << 20)
+private let usage = AccessUsage(devices: 3, memoryBytes: 64 << 20, diskBytes: 32 << 20)
 
 private func check(_ policy: AccessPolicy, _ lines: [PlainLine], _ peer: AccessPeer, _ request: AccessRequest) {
     let expected = lines.first { $0.fits(peer, request.target) }
@@ -106,12 +112,19 @@ private struct PlainLine {
             ("max-devices", usage.devices + 1), ("max-queues", request.queues), ("max-depth", request.depth),
             ("max-io-size", request.maxIOBytes), ("max-memory", total.overflow ? .max : total.partialValue),
             ("max-size", request.sizeBytes ?? 0),
-            ("device-memory", plus(memory, 64 << 20)),
-            ("user-memory", plus(plus(memory, usage.memoryBytes), (usage.devices + 1) * (64 << 20))),
+            ("device-memory", plus(plus(memory, 64 << 20), request.diskBytes)),
+            (
+                "user-memory",
+                plus(
+                    plus(plus(memory, usage.memoryBytes), (usage.devices + 1) * (64 << 20)),
+                    plus(request.diskBytes, usage.diskBytes))
+            ),
+            ("memory-disks", request.diskBytes == 0 ? 0 : plus(request.diskBytes, usage.diskBytes)),
             ("connections", request.connections ?? 0),
             ("device-tasks", request.queues > 1 << 40 ? .max : 2 * (11 * request.queues + 1)),
         ]
-        // The only limit that holds when it is not written.
+        // The limits that hold when they are not written.
+        if values["memory-disks"] == nil, request.diskBytes > 0 { return false }
         if values["connections"] == nil, request.connections ?? 0 > 4 { return false }
         for (key, value) in wanted { if let most = values[key].map(number), value > most { return false } }
         guard let seconds = request.ioTimeout, let bounds = values["io-timeout"] else { return true }

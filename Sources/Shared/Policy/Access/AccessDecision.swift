@@ -22,11 +22,13 @@ public struct AccessRequest: Sendable, Equatable {
     public var connections: UInt64?
     /// Buffers of each queue beside one for each request in flight.
     public var spareBuffers: UInt64
+    /// Bytes of memory for the device's content; 0 unless it is a memory disk.
+    public var diskBytes: UInt64
 
     public init(
         target: String, readOnly: Bool, queues: UInt64, depth: UInt64, maxIOBytes: UInt64, sizeBytes: UInt64?,
         ioTimeout: UInt64? = nil, id: UInt64? = nil, cpus: NumberList? = nil, connections: UInt64? = nil,
-        spareBuffers: UInt64 = 0
+        spareBuffers: UInt64 = 0, diskBytes: UInt64 = 0
     ) {
         self.target = target
         self.readOnly = readOnly
@@ -39,6 +41,7 @@ public struct AccessRequest: Sendable, Equatable {
         self.cpus = cpus
         self.connections = connections
         self.spareBuffers = spareBuffers
+        self.diskBytes = diskBytes
     }
 
     /// Bytes of I/O buffers that the device pins: queues * (depth + spare buffers) * largest request, saturating.
@@ -61,15 +64,19 @@ public struct AccessUsage: Sendable, Equatable {
     /// The sum of `AccessRequest.memoryBytes`.
     public var memoryBytes: UInt64
 
-    public init(devices: UInt64, memoryBytes: UInt64) {
+    /// The sum of `AccessRequest.diskBytes`.
+    public var diskBytes: UInt64
+
+    public init(devices: UInt64, memoryBytes: UInt64, diskBytes: UInt64 = 0) {
         self.devices = devices
         self.memoryBytes = memoryBytes
+        self.diskBytes = diskBytes
     }
 
     /// Bytes that all devices of the user need, including the requested one.
     func groupBytes(with request: AccessRequest) -> UInt64 {
         devices.saturatingAdd(1).saturatingMultiply(AccessRequest.otherBytes).saturatingAdd(memoryBytes)
-            .saturatingAdd(request.memoryBytes)
+            .saturatingAdd(request.memoryBytes).saturatingAdd(diskBytes).saturatingAdd(request.diskBytes)
     }
 }
 
@@ -130,11 +137,17 @@ extension AccessPolicy {
             ("max-depth", rule.limits.maxDepth, request.depth),
             ("max-io-size", rule.limits.maxIOBytes, request.maxIOBytes),
             ("max-memory", rule.limits.maxMemoryBytes, usage.memoryBytes.saturatingAdd(request.memoryBytes)),
+            // Without the key nobody has memory disks: no line gives away the host's memory before its writer knew of them.
+            (
+                "memory-disks", request.diskBytes == 0 ? nil : rule.limits.memoryDisks ?? 0,
+                usage.diskBytes.saturatingAdd(request.diskBytes)
+            ),
             ("max-size", rule.limits.maxSizeBytes, request.sizeBytes ?? 0),
             // Devices that could not start within these limits are refused here; their workers would die again and
             // again.
             (
-                "device-memory", rule.limits.deviceMemory, request.memoryBytes.saturatingAdd(AccessRequest.otherBytes)
+                "device-memory", rule.limits.deviceMemory,
+                request.memoryBytes.saturatingAdd(AccessRequest.otherBytes).saturatingAdd(request.diskBytes)
             ),
             ("user-memory", rule.limits.userMemory, usage.groupBytes(with: request)),
             ("device-tasks", rule.limits.deviceTasks, request.tasks),
@@ -194,6 +207,9 @@ extension AccessLimits {
         result.maxQueues = greater(\.maxQueues)
         result.maxDepth = greater(\.maxDepth)
         result.maxMemoryBytes = greater(\.maxMemoryBytes)
+        if memoryDisks != nil || other.memoryDisks != nil {
+            result.memoryDisks = max(memoryDisks ?? 0, other.memoryDisks ?? 0)
+        }
         result.maxSizeBytes = greater(\.maxSizeBytes)
         result.maxIOBytes = greater(\.maxIOBytes)
         result.maxStarts = greater(\.maxStarts)

@@ -74,7 +74,7 @@ struct AccessLineParser {
     private static let current = ["allow-fuse": "allow-other-fs"]
 
     private static let keys =
-        "uid, user, group, target, mode, max-devices, max-queues, max-depth, max-memory, max-size, max-io-size, "
+        "uid, user, group, target, mode, max-devices, max-queues, max-depth, max-memory, memory-disks, max-size, max-io-size, "
         + "io-timeout, max-starts, penalty, ids, cpus, "
         + "device-memory, user-memory, device-tasks, cpu-weight, cpu-quota, io-bandwidth, io-operations, "
         + "connections, nbd, zero-copy, allow-other-fs, allow-network-fs or trusted-content"
@@ -124,6 +124,7 @@ struct AccessLineParser {
         case "max-queues": limits.maxQueues = try count(value, at: start)
         case "max-depth": limits.maxDepth = try count(value, at: start)
         case "max-memory": limits.maxMemoryBytes = try size(value, at: start)
+        case "memory-disks": limits.memoryDisks = try size(value, at: start)
         case "max-size": limits.maxSizeBytes = try size(value, at: start)
         case "max-io-size": limits.maxIOBytes = try size(value, at: start)
         case "io-timeout": limits.ioTimeout = try seconds(value, at: start)

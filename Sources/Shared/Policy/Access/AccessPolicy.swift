@@ -25,6 +25,8 @@ public struct AccessLimits: Sendable, Equatable {
     public var maxDepth: UInt64?
     /// Bytes of I/O buffers of all devices of one user: queues * depth * largest request for each.
     public var maxMemoryBytes: UInt64?
+    /// Bytes of all memory disks of one user; nil: none.
+    public var memoryDisks: UInt64?
     /// Size of one device in bytes.
     public var maxSizeBytes: UInt64?
     /// Bytes of one request.

@@ -1,0 +1,58 @@
+import BrokerInterface
+import Glibc
+import SystemCalls
+import Targets
+
+/// The memory of a memory disk: a memfd that the user makes, sealed against any other size. It is the user's until the worker
+/// writes to it: the kernel charges a page to the control group of who touches it first, which is the device's.
+final class MemoryDisk {
+    private let file: FileDescriptor
+    private let direct: FileDescriptor?
+
+    private init(_ file: consuming FileDescriptor, _ direct: consuming FileDescriptor?) {
+        self.file = file
+        self.direct = direct
+    }
+
+    /// The files in the order of the interface: the memfd, then the same for direct I/O where tmpfs has that (Linux 6.6).
+    var numbers: [Int32] {
+        switch direct {
+        case .some(let direct): [file.raw, direct.raw]
+        case .none: [file.raw]
+        }
+    }
+
+    static func make(_ plan: AddPlan) throws(CommandFailure) -> MemoryDisk {
+        guard !plan.readOnly else {
+            throw CommandFailure(
+                .usage, "Usage", "a memory disk begins empty, so a read-only one would stay empty",
+                remedy: "leave --read-only out")
+        }
+        guard let size = plan.options.size else {
+            throw CommandFailure(
+                .usage, "Usage", "a memory disk needs a size", remedy: "give --size, as in --size 512M")
+        }
+        do throws(SystemError) {
+            let file = try create()
+            try call("ftruncate of the memory disk") { ftruncate(file.raw, off_t(size)) }
+            // linux/fcntl.h: F_ADD_SEALS; F_SEAL_SEAL, F_SEAL_SHRINK, F_SEAL_GROW.
+            try call("fcntl(F_ADD_SEALS)") { fcntl(file.raw, 1033, Int32(1 | 2 | 4)) }
+            // O_NONBLOCK: as in BackingFile.stayWaitless. Without the second file I/O works, too, but slower.
+            let flags = O_RDWR | O_DIRECT | O_NONBLOCK | O_CLOEXEC
+            let direct = open("/proc/self/fd/\(file.raw)", flags)
+            return MemoryDisk(file, direct >= 0 ? FileDescriptor(owning: direct) : nil)
+        } catch {
+            throw CommandFailure(
+                .failed, "Memory", "a memory disk of \(size) bytes can not be made (\(error))",
+                remedy: "give a smaller --size, or free memory")
+        }
+    }
+
+    /// MFD_NOEXEC_SEAL (8) where the kernel has it, Linux 6.3: a host may demand it (vm.memfd_noexec).
+    private static func create() throws(SystemError) -> FileDescriptor {
+        let flags = UInt32(MFD_CLOEXEC | MFD_ALLOW_SEALING)
+        let sealed = memfd_create("ubd-memory", flags | 8)
+        if sealed >= 0 { return FileDescriptor(owning: sealed) }
+        return FileDescriptor(owning: try call("memfd_create") { memfd_create("ubd-memory", flags) })
+    }
+}
