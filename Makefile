@@ -137,7 +137,7 @@ install:
 	$(call install-files,0644,$(PREFIX)/share/ubd/policy/seccomp,policy/seccomp/*.policy)
 	$(call install-files,0644,$(PREFIX)/share/ubd/policy/rings,policy/rings/*.ring)
 	$(call install-files,0644,$(PREFIX)/lib/udev/rules.d,policy/udev/*.rules)
-	$(call install-files,0644,$(PREFIX)/lib/systemd/system,policy/systemd/*.service policy/systemd/*.socket)
+	$(call install-files,0644,$(PREFIX)/lib/systemd/system,policy/systemd/*.service policy/systemd/*.socket policy/systemd/*.target)
 	$(call install-files,0644,$(PREFIX)/lib/systemd/user,policy/systemd-user/*.service policy/systemd-user/*.socket)
 	@$(if $(filter-out /usr,$(PREFIX)),sed -i \
 		's|^ExecStart=/usr/libexec/ubd/ubd-broker|& --worker $(PREFIX)/libexec/ubd/ubd-worker --policy-dir $(PREFIX)/share/ubd/policy|; s|^ExecStart=/usr/|ExecStart=$(PREFIX)/|' \

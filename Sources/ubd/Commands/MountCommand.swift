@@ -51,6 +51,12 @@ struct MountCommand: UBDCommand {
                 .hostLacksSomething, "NoFUSE", "/dev/fuse: \(SystemError.message(errno))",
                 remedy: "let the administrator load the module fuse ('modprobe fuse')")
         }
+        // Otherwise blkid would find nothing in it, and the remedy would be to make a file system.
+        do throws(CommandFailure) { _ = try BackingFile.openToLook(image) } catch {
+            var failure = error
+            if failure.status == .usage { failure.remedy = "name an image that has a file system, or a block device" }
+            throw failure
+        }
         let part = try part(environment)
         let type = try FoundContent.fileSystem(of: image, offset: part?.offset ?? 0, size: part?.size, environment)
         let server = try FileSystemServer.serving(type, image)
@@ -61,6 +67,8 @@ struct MountCommand: UBDCommand {
             throw CommandFailure(
                 .usage, "Usage", "\(found.link ?? found.node) is read-only", remedy: "mount it with -o ro")
         }
+        if let found, !server.isReadOnly { try refuseUse(of: found, environment) }
+        let repair = server.remedy(found?.node ?? part.map { "\(image)?offset=\($0.offset)" } ?? image)
         try Interruption.untilTold(environment) { (environment) throws(CommandFailure) in
             let client = BrokerClient(environment: environment)
             let (device, notices): (Device, [Notice])
@@ -73,7 +81,7 @@ struct MountCommand: UBDCommand {
                 if environment.isInterrupted() { throw Interruption.failure }
                 // An image that the user may not write has a read-only device.
                 let words = words.filter { $0 != "ro" && $0 != "rw" } + [readOnly || device.readOnly ? "ro" : "rw"]
-                try serve(device, program, server, words, at: place, environment)
+                try serve(device, program, server, words, at: place, repair, environment)
             } catch { throw undo(device, isMade: found == nil, place, error, environment) }
             show(device, notices, type, server, isMade: found == nil, environment)
         }
@@ -82,6 +90,10 @@ struct MountCommand: UBDCommand {
 
     /// The mount's source is how `ubd umount` finds the device.
     private static func check(_ words: [String]) throws(CommandFailure) {
+        // libfuse takes the character after a backslash for no comma: "ro" would be a part of the word before.
+        if let word = words.first(where: { $0.contains("\\") }) {
+            throw CommandFailure(.usage, "Usage", "-o can not have '\(word)', with a backslash", remedy: "leave it out")
+        }
         for word in words where ["fsname", "subtype"].contains(word.prefix { $0 != "=" }) {
             throw CommandFailure(
                 .usage, "Usage", "-o can not have '\(word)': 'ubd umount' needs the name that 'ubd mount' gives",
@@ -129,6 +141,21 @@ struct MountCommand: UBDCommand {
         }
     }
 
+    /// Two servers that write to one device would destroy its file system, and so would a repair of one that is mounted.
+    private func refuseUse(of device: Device, _ environment: CommandEnvironment) throws(CommandFailure) {
+        let mounts: [MountedPlace]
+        do { mounts = try MountedPlace.all() } catch { throw MountedPlace.unread(error) }
+        // Another user can give a FUSE mount any source.
+        let trusted: [UInt32?] = [nil, 0, environment.host.uid]
+        if let mount = mounts.first(where: { $0.source == device.node && trusted.contains($0.user) }) {
+            throw CommandFailure(
+                .busy, "Busy",
+                "\(device.link ?? device.node) is mounted on \(String(decoding: mount.point, as: UTF8.self)) already",
+                remedy: "use it there, or 'ubd umount' that first")
+        }
+        try DeleteCommand.refuseUse(of: device, BrokerClient(environment: environment), doing: "get another server")
+    }
+
     /// Adds a device, as `ubd add -t loop` does.
     private func attach(
         _ part: Part?, readOnly: Bool, _ client: BrokerClient
@@ -159,23 +186,53 @@ struct MountCommand: UBDCommand {
 
     private func serve(
         _ device: Device, _ program: String, _ server: FileSystemServer, _ words: [String], at place: [UInt8],
-        _ environment: CommandEnvironment
+        _ repair: String, _ environment: CommandEnvironment
     ) throws(CommandFailure) {
         let options = (words + ["fsname=\(device.node)"]).joined(separator: ",")
         let arguments = [
             Array(server.program.utf8CString), Array("-o".utf8CString), options.systemPath,
             Array(device.node.utf8CString), place.map(CChar.init(bitPattern:)) + [0],
         ]
-        try ServerProcess(program, arguments, name: server.program).waitUntilMounted(environment)
+        try ServerProcess(program, arguments, name: server.program, remedy: repair)
+            .waitUntilMounted(environment)
         let mount: MountedPlace?
         do { mount = try MountedPlace.at(place) } catch {
-            throw CommandFailure(error, remedy: "see /proc/self/mountinfo")
+            throw MountedPlace.unread(error)
         }
         guard let mount, mount.type.hasPrefix("fuse"), mount.source == device.node else {
             throw CommandFailure(
                 .failed, "NotMounted",
                 "\(server.program) ended well, and \(device.node) is not mounted on \(directory)",
                 remedy: "see what it printed")
+        }
+        try waitForAnswer(place, server, repair, environment)
+    }
+
+    /// Nobody is told of a mount whose server has died meanwhile.
+    private func waitForAnswer(
+        _ place: [UInt8], _ server: FileSystemServer, _ repair: String, _ environment: CommandEnvironment
+    ) throws(CommandFailure) {
+        let deadline = Deadline(seconds: environment.mountSeconds)
+        while true {
+            let answer: MountAnswer
+            do { answer = try MountAnswer.ask(place, Deadline(seconds: 1)) } catch {
+                throw CommandFailure(error, remedy: CommandFailure.limitRemedy(error.errno) ?? "try again")
+            }
+            switch answer {
+            case .answers: return
+            case .hangs:
+                if environment.isInterrupted() { throw Interruption.failure }
+                guard deadline.hasPassed else { continue }
+                throw CommandFailure(
+                    .failed, "Hangs",
+                    "\(server.program) has mounted it, and does not answer within \(deadline.seconds) s",
+                    remedy: repair)
+            case .fails(let number):
+                throw CommandFailure(
+                    .failed, "NotMounted",
+                    "\(server.program) has mounted it, and then failed or ended: \(SystemError.message(number))",
+                    remedy: repair)
+            }
         }
     }
 
@@ -192,21 +249,21 @@ struct MountCommand: UBDCommand {
         }
         guard isMade else { return failure }
         let client = BrokerClient(environment: environment)
+        // A server that was told to end writes perhaps; before Linux 7.0 the broker does not see that it does.
         let deadline = Deadline(seconds: environment.lookSeconds)
-        while true {
-            do throws(CommandFailure) {
-                try client.delete(DeleteRequest(id: device.id, generation: device.generation, force: nil))
-                return failure
-            } catch {
-                if error.status == .noSuchDevice { return failure }
-                if error.status != .busy || deadline.hasPassed {
-                    failure.message += "; device \(device.id), made for it, is left (\(error.message))"
-                    failure.remedy = "'ubd del -n \(device.id)'; " + failure.remedy
-                    return failure
-                }
+        while DeviceOpener.find(device.node) != nil, !deadline.hasPassed { environment.pause(50) }
+        do throws(CommandFailure) {
+            if let opener = DeviceOpener.find(device.node) {
+                throw CommandFailure(.busy, "Busy", "\(opener) has it open", remedy: "")
             }
-            usleep(100_000)
+            guard try client.list(id: device.id).first?.generation == device.generation else { return failure }
+            _ = try DeleteCommand(number: device.id, all: false, force: false, asJSON: false).perform(environment)
+        } catch {
+            if error.status == .noSuchDevice { return failure }
+            failure.message += "; device \(device.id), made for it, is left (\(error.message))"
+            failure.remedy = "end what uses it, and 'ubd del -n \(device.id)'; then " + failure.remedy
         }
+        return failure
     }
 
     private func show(

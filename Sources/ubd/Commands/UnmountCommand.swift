@@ -15,6 +15,7 @@ struct UnmountCommand: UBDCommand {
 
             Waits until the server has written everything and ended, flushes the device and deletes it. A device that was
             there before 'ubd mount' stays. A directory that a program uses stays mounted, and the device stays.
+            It ends with status 1 when writes to the device have failed, as on a full disk: no program is told before.
             When the server has died, the device keeps what it had written: 'ubd umount' takes the rest away.
             """)
 
@@ -26,26 +27,43 @@ struct UnmountCommand: UBDCommand {
     func perform(_ environment: CommandEnvironment) throws(CommandFailure) -> ExitStatus {
         let client = BrokerClient(environment: environment)
         let (place, mount) = try find(client)
-        // Asked first: without an answer nothing is taken away.
-        let device = try client.list().first { $0.node == mount.source && $0.owner == environment.host.uid }
+        // Asked first: without an answer nothing is taken away. Root may have mounted a device of another user's.
+        let device = try client.list().first { $0.node == mount.source }
+        let servers = device.map { DeviceOpener.servers(of: $0.node) } ?? []
+        let before = try mounts().filter { $0 == mount }.count
         if let said = try Unmount.run(place, seconds: environment.mountSeconds) { throw refused(said, device) }
+        let after = try mounts()
+        guard after.filter({ $0 == mount }).count < before else {
+            throw refused("fusermount ended well, and it is mounted", device)
+        }
         guard let device else {
             environment.console.error("ubd: note: its device, \(mount.source), is gone already".printable)
-            show(nil, isDeleted: false, environment)
+            show(nil, .gone, environment)
             return .success
         }
-        try waitForServer(of: device, environment)
-        let isMade = MountMark.isOn(device.file)
+        // The node's name was another device's perhaps, whose server has died: then this one is in use by another mount.
+        if let other = after.first(where: { $0.source == device.node && $0.user == environment.host.uid }) {
+            show(device, .mounted(String(decoding: other.point, as: UTF8.self)), environment)
+            return .success
+        }
+        let end = MountEnd(device: device, directory: directory, client: client)
+        try end.wait(for: servers)
+        let isMade = MountMark.isOn(device.file) && device.owner == environment.host.uid
+        try end.flush(hadServer: !servers.isEmpty)
+        let lost = try end.lostWrites(isMade: isMade)
         if isMade { try delete(device, environment) }
-        show(device, isDeleted: isMade, environment)
+        if let lost { throw lost }
+        show(device, isMade ? .deleted : .stays, environment)
         return .success
+    }
+
+    private func mounts() throws(CommandFailure) -> [MountedPlace] {
+        do { return try MountedPlace.all() } catch { throw MountedPlace.unread(error) }
     }
 
     private func find(_ client: BrokerClient) throws(CommandFailure) -> (place: [UInt8], mount: MountedPlace) {
         let found: (path: [UInt8], mount: MountedPlace?)?
-        do { found = try MountPoint.mounted(directory) } catch {
-            throw CommandFailure(error, remedy: "see that /proc is mounted")
-        }
+        do { found = try MountPoint.mounted(directory) } catch { throw MountedPlace.unread(error) }
         guard let found else {
             throw CommandFailure(
                 .usage, "BadDirectory", "\(directory) is not there", remedy: "give the directory of 'ubd mount'")
@@ -69,7 +87,8 @@ struct UnmountCommand: UBDCommand {
 
     /// Somebody else has unmounted it perhaps: then its device is left.
     private func nothing(_ client: BrokerClient) throws(CommandFailure) -> CommandFailure {
-        let mounted = Set(((try? MountedPlace.all()) ?? []).map(\.source))
+        let mounts = ((try? MountedPlace.all()) ?? []).filter { $0.user == client.environment.host.uid }
+        let mounted = Set(mounts.map(\.source))
         let left = try client.list().filter {
             MountMark.isOn($0.file) && $0.owner == client.environment.host.uid && !mounted.contains($0.node)
         }
@@ -90,25 +109,6 @@ struct UnmountCommand: UBDCommand {
                 ? "leave the directory in every shell, and end the programs that 'fuser -vm' names" : "try again")
     }
 
-    /// A mount ends before its server has written what it holds; the server closes the device when it has.
-    private func waitForServer(of device: Device, _ environment: CommandEnvironment) throws(CommandFailure) {
-        let deadline = Deadline(seconds: environment.mountSeconds)
-        let start = monotonicNanoseconds()
-        defer { environment.console.progress(nil) }
-        while let opener = DeviceOpener.find(device.node) {
-            guard !deadline.hasPassed else {
-                throw CommandFailure(
-                    .busy, "Busy",
-                    "\(directory) is unmounted, and \(opener) still has \(device.link ?? device.node) open after "
-                        + "\(deadline.seconds) s, so the device stays",
-                    remedy: "wait for its end, then 'ubd del -n \(device.id)'")
-            }
-            let waited = (monotonicNanoseconds() - start) / 1_000_000_000
-            if waited > 0 { environment.console.progress("ubd: waiting for \(opener) to write, \(waited) s …") }
-            environment.pause(20)
-        }
-    }
-
     private func delete(_ device: Device, _ environment: CommandEnvironment) throws(CommandFailure) {
         // Its number may be another device's by now.
         guard try BrokerClient(environment: environment).list(id: device.id).first?.generation == device.generation
@@ -124,17 +124,31 @@ struct UnmountCommand: UBDCommand {
         }
     }
 
-    private func show(_ device: Device?, isDeleted: Bool, _ environment: CommandEnvironment) {
+    /// What became of the device.
+    private enum DeviceEnd: Equatable {
+        case gone
+        case deleted
+        case stays
+        /// Also at this directory.
+        case mounted(String)
+    }
+
+    private func show(_ device: Device?, _ end: DeviceEnd, _ environment: CommandEnvironment) {
         if output.asJSON {
             let json = JSON.record([
                 ("directory", .string(directory.readable)), ("device", device?.json),
-                ("deleted", .bool(isDeleted)),
+                ("deleted", .bool(end == .deleted)),
             ])
             environment.console.out(json.indentedText)
         } else if let device {
+            let what =
+                switch end {
+                case .deleted: "is deleted"
+                case .mounted(let other): "stays, as it is mounted on \(other.printable)"
+                case .stays, .gone: "stays, as it was there before"
+                }
             environment.console.aside(
-                "ubd: \(directory.printable) is unmounted; \((device.link ?? device.node).printable) "
-                    + (isDeleted ? "is deleted" : "stays, as it was there before"))
+                "ubd: \(directory.printable) is unmounted; \((device.link ?? device.node).printable) \(what)")
         }
     }
 }

@@ -61,13 +61,25 @@ struct HelperProcess: ~Copyable {
             bytes += part
             if !part.isEmpty, bytes.count <= most { continue }
             if !part.isEmpty { kill(pid, SIGKILL) }
-            var status: Int32 = 0
-            let pid = pid
-            _ = try? call("waitpid") { waitpid(pid, &status, 0) }
-            return (bytes, status & 0x7F == 0 ? status >> 8 & 0xFF : -1)
+            guard let status = end(deadline) else { break }
+            return (bytes, status)
         }
         // A process in an uninterruptible wait stays until the device answers or is deleted.
         kill(pid, SIGKILL)
         return nil
+    }
+
+    /// Its exit status, once it has ended (-1: a signal ended it); nil when the deadline passes first: one that has closed its
+    /// output may run on.
+    private func end(_ deadline: Deadline) -> Int32? {
+        var status: Int32 = 0
+        var pause: UInt32 = 100
+        while true {
+            let ended = waitpid(pid, &status, WNOHANG)
+            if ended != 0, ended == pid || errno != EINTR { return status & 0x7F == 0 ? status >> 8 & 0xFF : -1 }
+            if deadline.hasPassed { return nil }
+            usleep(pause)
+            pause = min(pause * 2, 20_000)
+        }
     }
 }

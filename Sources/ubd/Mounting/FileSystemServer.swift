@@ -9,12 +9,21 @@ struct FileSystemServer: Equatable {
     let program: String
     /// Debian's package of it.
     let package: String
-    let isReadOnly: Bool
+    /// The program that repairs its file systems; nil for one that only reads.
+    let checker: String?
+
+    var isReadOnly: Bool { checker == nil }
 
     static let all = [
-        FileSystemServer(types: ["ext2", "ext3", "ext4"], program: "fuse2fs", package: "fuse2fs", isReadOnly: false),
-        FileSystemServer(types: ["squashfs"], program: "squashfuse", package: "squashfuse", isReadOnly: true),
+        FileSystemServer(types: ["ext2", "ext3", "ext4"], program: "fuse2fs", package: "fuse2fs", checker: "e2fsck"),
+        FileSystemServer(types: ["squashfs"], program: "squashfuse", package: "squashfuse", checker: nil),
     ]
+
+    /// What to do about a file system that it does not serve. `path`: for the program that repairs it.
+    func remedy(_ path: String) -> String {
+        checker.map { "repair the file system with '\($0) \(path)', and try again" }
+            ?? "see whether \(path) is whole, as by its checksum"
+    }
 
     static func serving(_ type: String, _ name: String) throws(CommandFailure) -> FileSystemServer {
         if let server = all.first(where: { $0.types.contains(type) }) { return server }
@@ -39,7 +48,10 @@ struct FileSystemServer: Equatable {
         let folders = path.split(separator: ":").map(String.init).filter { $0.hasPrefix("/") }
         for program in programs {
             for folder in folders + ["/usr/bin", "/usr/sbin", "/bin", "/sbin"] {
-                if access("\(folder)/\(program)", X_OK) == 0 { return "\(folder)/\(program)" }
+                let path = "\(folder)/\(program)"
+                var status = stat()
+                // Any folder may be "executed".
+                if access(path, X_OK) == 0, stat(path, &status) == 0, status.st_mode & S_IFMT == S_IFREG { return path }
             }
         }
         throw CommandFailure(
@@ -109,7 +121,8 @@ struct FoundContent: Equatable {
         default:
             throw CommandFailure(
                 .failed, "NoFileSystem", "blkid knows no file system in \(path)",
-                remedy: "make one, as in 'mkfs.ext4 -E root_owner \(path)'; or name a partition with --partition")
+                remedy: "name a partition with --partition; or, if nothing in it is needed, make one, as in "
+                    + "'mkfs.ext4 -E root_owner \(path)'")
         }
     }
 

@@ -16,6 +16,13 @@ struct MountedPlace: Equatable {
         parse(try readFile("/proc/self/mountinfo", limit: 64 << 20))
     }
 
+    /// The failure of a command that needs the table.
+    static func unread(_ error: SystemError) -> CommandFailure {
+        CommandFailure(
+            error.errno == ENOENT ? .hostLacksSomething : .failed, "NoMountTable", "\(error)",
+            remedy: CommandFailure.limitRemedy(error.errno) ?? "mount /proc")
+    }
+
     /// The mount that is seen at `path`, a path without symbolic links.
     static func at(_ path: [UInt8]) throws(SystemError) -> MountedPlace? { try all().last { $0.point == path } }
 
@@ -101,13 +108,12 @@ enum MountPoint {
         let name = place.map(CChar.init(bitPattern:)) + [0]
         let mount: MountedPlace?
         do { mount = try MountedPlace.at(place) } catch {
-            throw CommandFailure(
-                .hostLacksSomething, "NoMountTable", "/proc/self/mountinfo could not be read", remedy: "mount /proc")
+            throw MountedPlace.unread(error)
         }
         if let mount {
             throw CommandFailure(
                 .busy, "BadDirectory", "\(mount.source) is mounted on \(path) already",
-                remedy: "give another directory, or 'ubd umount' that first")
+                remedy: "give another directory" + (mount.type.hasPrefix("fuse") ? ", or 'ubd umount' that first" : ""))
         }
         var status = stat()
         guard stat(name, &status) == 0, status.st_mode & S_IFMT == S_IFDIR else {

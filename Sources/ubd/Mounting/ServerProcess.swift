@@ -6,9 +6,10 @@ import SystemCalls
 struct ServerProcess: ~Copyable {
     private let pid: pid_t
     private let name: String
+    private let remedy: String
 
-    /// Starts it. What it prints goes where this program's errors go.
-    init(_ executable: String, _ words: [[CChar]], name: String) throws(CommandFailure) {
+    /// Starts it. What it prints goes where this program's errors go. `remedy`: for a file system that it does not serve.
+    init(_ executable: String, _ words: [[CChar]], name: String, remedy: String) throws(CommandFailure) {
         do throws(SystemError) {
             let null = try FileDescriptor.null()
             pid = try startProgram(
@@ -18,6 +19,7 @@ struct ServerProcess: ~Copyable {
                 error, remedy: CommandFailure.limitRemedy(error.errno) ?? "see whether '\(executable)' can be run")
         }
         self.name = name
+        self.remedy = remedy
     }
 
     /// Waits until the first process has ended, as a server does when its mount is there. Ends it when that takes too long, or when a
@@ -33,7 +35,7 @@ struct ServerProcess: ~Copyable {
                 if environment.isInterrupted() { throw Interruption.failure }
                 throw CommandFailure(
                     .failed, "Hangs", "\(name) has not mounted it within \(deadline.seconds) s",
-                    remedy: "check the file system, as with e2fsck, and try again")
+                    remedy: remedy)
             }
             usleep(20_000)
             let waited = (monotonicNanoseconds() - start) / 1_000_000_000
@@ -43,13 +45,14 @@ struct ServerProcess: ~Copyable {
             let how = status & 0x7F == 0 ? "with status \(status >> 8 & 0xFF)" : "by \(signalName(status & 0x7F))"
             throw CommandFailure(
                 .failed, "NotMounted", "\(name) ended \(how), and nothing is mounted; what it printed says why",
-                remedy: "repair what it names (a file system with 'e2fsck' on the image), and try again")
+                remedy: remedy)
         }
     }
 
     /// A server that waits for a device in the kernel ends later: nobody waits for it longer than a second.
     private func end() {
-        kill(pid, SIGKILL)
+        // With all that it has started: it leads a group of its own.
+        kill(-pid, SIGKILL)
         let deadline = Deadline(seconds: 1)
         while waitpid(pid, nil, WNOHANG) == 0, !deadline.hasPassed { usleep(10_000) }
     }

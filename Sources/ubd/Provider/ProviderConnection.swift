@@ -23,7 +23,10 @@ struct ProviderConnection: ~Copyable {
         }
         _ = fcntl(3, F_SETFD, FD_CLOEXEC)
         let socket = FileDescriptor(owning: 3)
-        guard let listening = try? option(socket.raw, SO_ACCEPTCONN), listening == 0 else {
+        let type = try? option(socket.raw, SO_TYPE)
+        guard let listening = try? option(socket.raw, SO_ACCEPTCONN), listening == 0,
+            type == Int32(SOCK_STREAM.rawValue)
+        else {
             throw CommandFailure(
                 .usage, "NoConnection", "what was passed to 'ubd provide' is no connected socket",
                 remedy: "set Accept=yes in the socket's unit, as ubd-provide.socket has it")

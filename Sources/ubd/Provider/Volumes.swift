@@ -129,13 +129,38 @@ struct Volumes {
             return size(name) == nil ? .missing : .file
         }
         // The name may be that of another file by now, or of none: then the device's content is not the volume's.
-        guard isLocked(name) else {
+        guard isLocked(name), !isYounger(name, than: device), !devices.contains(where: { mayBe($0, name, not: device) })
+        else {
             throw CommandFailure(
                 .busy, "OtherFile",
                 "device \(device.id) was made of \(path(name)), which is another file by now or cannot be locked",
                 remedy: "'ubd del -n \(device.id)'")
         }
+        // One that was added with --size, or before the file grew, is not the volume.
+        let block = UInt64(max(device.blockSize, 1))
+        if let bytes = size(name)?.bytes, bytes / block != device.sizeBytes / block {
+            throw CommandFailure(
+                .busy, "OtherSize",
+                "device \(device.id) has \(device.sizeBytes) bytes of \(path(name)), which has \(bytes)",
+                remedy: "'ubd resize -n \(device.id)' after the file has grown; else 'ubd del -n \(device.id)'")
+        }
         return .device(device)
+    }
+
+    /// Whether the file of that name was made after the device, by its birth time: false where the file system has none.
+    private func isYounger(_ name: String, than device: Device) -> Bool {
+        var details = statx()
+        guard device.created > 0, statx(AT_FDCWD, path(name), AT_SYMLINK_NOFOLLOW, UInt32(STATX_BTIME), &details) == 0,
+            details.stx_mask & UInt32(STATX_BTIME) != 0
+        else { return false }
+        return details.stx_btime.tv_sec > device.created
+    }
+
+    /// Whether another device can be the one that has locked the file of that name: one that was added by a relative name.
+    private func mayBe(_ other: Device, _ name: String, not device: Device) -> Bool {
+        other.id != device.id && other.target == "loop"
+            && other.file?.split(separator: "/").last?.elementsEqual(name + Self.suffix) ?? false
+            && !(other.file?.hasPrefix("/") ?? false)
     }
 
     /// Whether somebody has locked bytes of the file of that name, as whoever adds a device does (FileClaim). A lock of another

@@ -1,3 +1,5 @@
+import BrokerInterface
+import Glibc
 import Testing
 
 @testable import ubd
@@ -37,5 +39,36 @@ struct MountTests {
             }
         }
         #expect(throws: CommandFailure.self) { try FileSystemServer.serving("xfs", "x") }
+    }
+
+    @Test("a directory that answers is told from one whose server has ended, or is silent")
+    func answers() throws {
+        #expect(try MountAnswer.ask(Array("/tmp".utf8), Deadline(seconds: 10)) == .answers)
+        #expect(try MountAnswer.ask(Array("/nowhere".utf8), Deadline(seconds: 10)) == .fails(errno: ENXIO))
+        #expect(MountAnswer.verdict(.failed(step: "open", errno: ENOTCONN)) == .fails(errno: ENOTCONN))
+        #expect(MountAnswer.verdict(.failed(step: "open", errno: EACCES)) == .answers)
+        #expect(MountAnswer.verdict(.timedOut) == .hangs)
+    }
+
+    @Test("ubd umount succeeds only when no write to the device has failed, and its counts are known")
+    func lostWrites() {
+        func lost(_ counts: Counts?) -> CommandFailure? {
+            MountEnd.lostWrites(counts, "mnt", "/dev/ubdb0", file: "disk.img", isMade: true)
+        }
+        let one = OperationCount(requests: 2, errors: 1)
+        #expect(lost(Counts(read: one, discard: one)) == nil)
+        for counts in [nil, Counts(write: one), Counts(flush: one), Counts(writeZeroes: one)] {
+            let failure = lost(counts)
+            #expect(failure?.status == .failed && failure?.message.contains("disk.img") == true)
+        }
+    }
+
+    @Test("a program that closes its output and goes on is waited for until the deadline")
+    func silentHelper() throws {
+        let helper = try HelperProcess("/bin/sh", ["sh", "-c", "echo x; exec sleep 60 >&-"])
+        #expect(try helper.output(most: 100, Deadline(seconds: 1)) == nil)
+        let other = try HelperProcess("/bin/sh", ["sh", "-c", "echo x; exec >&-; sleep 0.2; exit 3"])
+        let printed = try other.output(most: 100, Deadline(seconds: 60))
+        #expect(printed?.text == "x\n" && printed?.status == 3)
     }
 }
