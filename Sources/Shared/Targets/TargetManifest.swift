@@ -83,6 +83,12 @@ extension TargetManifest {
     /// The options that a user can give.
     public var givenOptions: [TargetOption] { options.filter { !$0.isAgreed } }
 
+    /// The inputs that a user names. A secret has no name: `ubd` makes it of what the user knows.
+    public var givenInputs: [TargetInput] { inputs.filter { $0.role != .secret } }
+
+    /// One of its inputs is a secret.
+    public var takesSecret: Bool { inputs.contains { $0.role == .secret } }
+
     /// The most descriptors of any device.
     public static let mostDescriptors = 16
 

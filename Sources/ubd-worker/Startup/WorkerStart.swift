@@ -55,6 +55,8 @@ package struct WorkerStart {
 
     /// Stage A.
     package func loadSetupFilter() throws(WorkerFailure) {
+        // A library looks for files of its own, which Landlock denies and the filter would punish.
+        launch.target.loadLibraries()
         try load(bundle.setupFilter, .setupFilter)
     }
 

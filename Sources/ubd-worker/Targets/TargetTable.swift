@@ -7,6 +7,9 @@ import WorkerProtocol
 protocol ServedTarget: Target {
     static var manifest: TargetManifest { get }
 
+    /// Makes the libraries that its code uses ready, before the first filter.
+    static func loadLibraries()
+
     /// Opens the target on `files`, the number of which its manifest declares. `canWait`: the ring policy has
     /// FUTEX_WAIT.
     static func open(
@@ -19,13 +22,15 @@ protocol ServedTarget: Target {
 }
 
 extension ServedTarget {
+    static func loadLibraries() {}
+
     func serve(_ assignment: QueueAssignment, _ helperProcessors: [UInt64]) throws(WorkerFailure) {
         try QueueThread.run(self, assignment, helperProcessors)
     }
 }
 
 /// The targets of this worker: each is a folder beside this file. A test compares the list with `TargetList`.
-let servedTargets: [any ServedTarget.Type] = [NullTarget.self, LoopTarget.self, NBDTarget.self]
+let servedTargets: [any ServedTarget.Type] = [NullTarget.self, LoopTarget.self, NBDTarget.self, CryptTarget.self]
 
 /// A target that is ready: the target itself, its disk, and what the queues need for it.
 package struct OpenTarget: Sendable {
@@ -47,6 +52,9 @@ package struct OpenTarget: Sendable {
 }
 
 extension TargetManifest {
+    /// Makes the target's libraries ready.
+    func loadLibraries() { servedTargets.first { $0.manifest == self }?.loadLibraries() }
+
     /// Opens the target of a launch message.
     func open(
         _ launch: LaunchMessage, files: [ClientFile], kernel: KernelVersion, canWait: Bool
