@@ -1,8 +1,17 @@
 import CCryptsetup
+import CGcrypt
 import Dialing
 import Glibc
 import SystemCalls
 import Varlink
+
+/// The key of a volume.
+struct VolumeKey: ~Copyable {
+    /// A sealed memfd.
+    let file: FileDescriptor
+    /// Tells it from other keys.
+    let mark: UInt64
+}
 
 /// A LUKS volume, as libcryptsetup reads its header. Nothing is activated: only its key is taken.
 struct LUKSVolume: ~Copyable {
@@ -77,8 +86,8 @@ struct LUKSVolume: ~Copyable {
         return bytes
     }
 
-    /// The volume key in a sealed memfd. The passphrase is wiped at the caller's.
-    func key(_ passphrase: consuming Secret) throws(DialFailure) -> FileDescriptor {
+    /// The volume key in a sealed memfd, and its mark. The passphrase is wiped at the end.
+    func key(_ passphrase: consuming Secret) throws(DialFailure) -> VolumeKey {
         var key = try Secret(capacity: 64)
         var size = key.memory.count
         let status = crypt_volume_key_get(
@@ -103,7 +112,15 @@ struct LUKSVolume: ~Copyable {
         guard size == 32 || size == 64 else {
             throw unsuitable("has a key of \(size) bytes", "use cryptsetup")
         }
-        return try key.sealed()
+        return VolumeKey(file: try key.sealed(), mark: Self.mark(key))
+    }
+
+    /// As the worker computes it (`DeviceOptions.keyMark`).
+    private static func mark(_ key: borrowing Secret) -> UInt64 {
+        gcry_check_version(nil)
+        var digest = [UInt8](repeating: 0, count: 32)
+        gcry_md_hash_buffer(Int32(GCRY_MD_SHA256.rawValue), &digest, key.bytes, key.count)
+        return digest.prefix(8).reduce(0) { $0 << 8 | UInt64($1) } >> 1
     }
 
     private func text(_ pointer: UnsafePointer<CChar>?) -> String { pointer.map { String(cString: $0) } ?? "" }

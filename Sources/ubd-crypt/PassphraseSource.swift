@@ -17,8 +17,8 @@ enum PassphraseSource {
     static let longestLine = 512
     private static let attempts = 3
 
-    /// Unlocks the volume, and returns its key in a sealed memfd.
-    func unlock(_ volume: borrowing LUKSVolume) throws(DialFailure) -> FileDescriptor {
+    /// Unlocks the volume, and returns its key.
+    func unlock(_ volume: borrowing LUKSVolume) throws(DialFailure) -> VolumeKey {
         switch self {
         case .descriptor(let number): return try volume.key(try Self.readAll(number, "--key-fd"))
         case .file(let path):
@@ -36,7 +36,7 @@ enum PassphraseSource {
         }
     }
 
-    private func askThreeTimes(_ volume: borrowing LUKSVolume) throws(DialFailure) -> FileDescriptor {
+    private func askThreeTimes(_ volume: borrowing LUKSVolume) throws(DialFailure) -> VolumeKey {
         var left = Self.attempts
         while true {
             let passphrase = try Terminal.ask("Passphrase for \(volume.name): ")

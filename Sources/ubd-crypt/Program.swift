@@ -24,9 +24,10 @@ public func runCrypt() -> Int32 {
     do throws(DialFailure) {
         let arguments = try Arguments(words)
         let volume = try LUKSVolume(file: arguments.file, header: arguments.header)
-        let facts = try volume.facts()
+        var facts = try volume.facts()
         let key = try arguments.source.unlock(volume)
-        return tell(.unlocked(facts), channel, files: [key.raw]) ? 0 : 1
+        facts.keyMark = key.mark
+        return tell(.unlocked(facts), channel, files: [key.file.raw]) ? 0 : 1
     } catch {
         return tell(.failed(error), channel, files: []) ? 1 : 2
     }

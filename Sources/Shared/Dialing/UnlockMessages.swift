@@ -12,12 +12,15 @@ public struct UnlockedVolume: Equatable, Sendable {
     public var sectorSize: UInt32
     /// Number of the first 512-byte sector, for its tweak.
     public var firstSector: UInt64
+    /// Tells its key from others (`DeviceOptions.keyMark`).
+    public var keyMark: UInt64
 
-    public init(offset: UInt64, size: UInt64?, sectorSize: UInt32, firstSector: UInt64) {
+    public init(offset: UInt64, size: UInt64?, sectorSize: UInt32, firstSector: UInt64, keyMark: UInt64 = 0) {
         self.offset = offset
         self.size = size
         self.sectorSize = sectorSize
         self.firstSector = firstSector
+        self.keyMark = keyMark
     }
 }
 
@@ -34,7 +37,7 @@ extension UnlockReply {
             JSON.record([
                 ("offset", .string(String(volume.offset))), ("size", volume.size.map { .string(String($0)) }),
                 ("sectorSize", .string(String(volume.sectorSize))),
-                ("firstSector", .string(String(volume.firstSector))),
+                ("firstSector", .string(String(volume.firstSector))), ("keyMark", .string(String(volume.keyMark))),
             ]).bytes
         }
     }
@@ -56,6 +59,7 @@ extension UnlockReply {
         self = .unlocked(
             UnlockedVolume(
                 offset: try number("offset"), size: json["size"] == nil ? nil : try number("size"),
-                sectorSize: try number("sectorSize"), firstSector: try number("firstSector")))
+                sectorSize: try number("sectorSize"), firstSector: try number("firstSector"),
+                keyMark: try number("keyMark")))
     }
 }

@@ -17,6 +17,10 @@ extension TargetManifest {
                 TargetOption.Crypt.firstSector, name: "first-sector", kind: .count(0...UInt64(Int64.max)),
                 initial: .number(0), help: "Number of the first 512-byte sector, from which its tweak is made"
             ).agreed,
+            TargetOption(
+                TargetOption.Crypt.keyMark, name: "key-mark", kind: .count(0...UInt64(Int64.max)),
+                otherwise: "none: any key is taken", help: "By what a worker knows the volume's key from another one"
+            ).agreed,
         ],
         // The worker encrypts and decrypts in its own memory, so a mode without copies is of no use.
         modes: [.copy], submissions: .crypt, spareBuffers: cryptSpareBuffers,
@@ -38,10 +42,14 @@ extension TargetOption {
     /// Numbers of target crypt's own options.
     public enum Crypt {
         public static let firstSector: Number = 16
+        public static let keyMark: Number = 17
     }
 }
 
 extension DeviceOptions {
     /// The tweak of the device's first 512-byte sector (`iv_tweak` of a LUKS2 segment; 0 for LUKS1).
     public var firstSector: UInt64 { self[TargetOption.Crypt.firstSector]?.number ?? 0 }
+    /// 63 bits of the SHA-256 of the volume key. The device's record has them, so that no worker ever encrypts with another
+    /// volume's key. They tell nothing of a key, which is random; the volume's own header has a digest of it, too.
+    public var keyMark: UInt64? { self[TargetOption.Crypt.keyMark]?.number }
 }

@@ -70,6 +70,10 @@ public struct WorkerFailure: Error, Equatable, Sendable {
         case noStableStorage
         /// Another device or program has locked bytes that the device is to get.
         case bytesInUse
+        /// The secret is no key that the target takes; `detail`: its bytes.
+        case secretUnusable
+        /// The secret is a key, and not that of this device.
+        case secretDiffers
     }
 
     public init(_ step: Step, errno: Int32 = 0, detail: UInt64 = 0) {

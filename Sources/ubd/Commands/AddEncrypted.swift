@@ -10,6 +10,11 @@ extension AddCommand {
     ) throws(CommandFailure) -> ExitStatus {
         try refuseDialling(plan.target)
         if let partition { throw Self.noParts(plan.target, partition) }
+        if let option = try ofTarget.options.first {
+            throw CommandFailure(
+                .usage, "Usage", "the header of a LUKS volume says its \(option.name), so --\(option.name) would not be used",
+                remedy: "leave it out")
+        }
         guard let (path, input) = try file(for: plan.target) else { return .failed }
         let unlocked = try UnlockedKey.take(path, key, environment)
         var options = plan.options
@@ -44,6 +49,7 @@ extension UnlockedVolume {
     var options: [(name: String, value: String)] {
         var options = [
             ("offset", String(offset)), ("block-size", String(sectorSize)), ("first-sector", String(firstSector)),
+            ("key-mark", String(keyMark)),
         ]
         if let size { options.append(("size", String(size))) }
         return options

@@ -13,6 +13,7 @@ struct UnlockedKey: ~Copyable {
     static func take(
         _ path: String, _ options: KeyOptions, _ environment: CommandEnvironment
     ) throws(CommandFailure) -> UnlockedKey {
+        for file in [path, options.header].compactMap({ $0 }) { try checkIsRegular(file) }
         let channel = try start(path, options, environment)
         var bytes = [UInt8](repeating: 0, count: longestDialMessage)
         let received = bytes.withUnsafeMutableBytes { buffer in
@@ -22,10 +23,21 @@ struct UnlockedKey: ~Copyable {
             throw noAnswer
         }
         switch reply {
-        case .failed(let failure): throw CommandFailure(failure)
+        case .failed(let failure): throw refusal(failure)
         case .unlocked(let volume):
             guard let key = received.files.first else { throw noAnswer }
             return UnlockedKey(volume: volume, key: FileDescriptor(owning: key))
+        }
+    }
+
+    /// libcryptsetup would wait for a FIFO, and the worker serves no disk.
+    private static func checkIsRegular(_ path: String) throws(CommandFailure) {
+        let file = try BackingFile.openToLook(path)
+        var status = stat()
+        guard fstat(file.raw, &status) == 0, status.st_mode & S_IFMT == S_IFREG else {
+            throw CommandFailure(
+                .usage, "BadFile", "\(path) is a block device, and target crypt serves volumes in regular files",
+                remedy: "open a volume on a disk with cryptsetup, as root")
         }
     }
 
@@ -50,6 +62,19 @@ struct UnlockedKey: ~Copyable {
                 .failed, "UnlockFailed", "\(executable): \(SystemError.message(error.errno))",
                 remedy: CommandFailure.limitRemedy(error.errno) ?? "run 'make install' as root: it belongs to ubd")
         }
+    }
+
+    /// Why the volume was not opened.
+    private static func refusal(_ failure: DialFailure) -> CommandFailure {
+        let (status, name): (ExitStatus, String) =
+            switch failure.kind {
+            case .usage: (.usage, "Usage")
+            case .refused: (.notPermitted, "WrongKey")
+            case .unsuitable: (.usage, "BadFile")
+            case .host: (.hostLacksSomething, "HostLacksSomething")
+            case .unreachable, .command: (.failed, "UnlockFailed")
+            }
+        return CommandFailure(status, name, failure.message, remedy: failure.remedy)
     }
 
     private static var noAnswer: CommandFailure {

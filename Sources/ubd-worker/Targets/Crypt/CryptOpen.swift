@@ -20,9 +20,12 @@ extension CryptTarget: ServedTarget {
         guard !file.isBlockDevice else { throw WorkerFailure(.geometry, errno: ENOTBLK) }
         let readOnly = launch.flags.contains(.readOnly) || !file.isWritable
         let size = try size(of: file, launch, block: block)
-        let ciphers = try ciphers(files[1], count: Int(launch.queues))
+        let ciphers = try ciphers(files[1], launch)
         var geometry = Geometry(size: size, logicalBlock: block, physicalBlock: max(block, 4096))
         geometry.attributes.insert(.buffered)
+        if launch.options.size == nil, launch.options.offset + size != UInt64(file.status.st_size) {
+            geometry.attributes.insert(.sizeRoundedDown)
+        }
         if readOnly { geometry.attributes.insert(.readOnly) }
         if !file.isWritable { geometry.attributes.insert(.fileReadOnly) }
         if !readOnly {
@@ -54,32 +57,37 @@ extension CryptTarget: ServedTarget {
         let available = bytes - launch.options.offset
         let wanted = launch.options.size ?? available
         guard wanted <= available else { throw WorkerFailure(.sizeBeyondEnd, detail: available) }
-        // dm-crypt refuses such a volume, too.
-        guard wanted.isMultiple(of: UInt64(block)) else {
-            throw WorkerFailure(.geometry, errno: EINVAL, detail: wanted)
-        }
-        return wanted
+        // A part of a sector cannot be decrypted, so it is left out; dm-crypt refuses such a volume.
+        let whole = wanted - wanted % UInt64(block)
+        guard whole > 0 else { throw WorkerFailure(.smallerThanBlock, detail: UInt64(block)) }
+        return whole
     }
 
     /// Expands the key, once for each queue: a cipher's state is one thread's. Nothing but the expanded keys stays: the copy is
     /// wiped, and the descriptor closed.
-    private static func ciphers(_ secret: ClientFile, count: Int) throws(WorkerFailure) -> [SectorCipher] {
-        let length = Int(clamping: secret.status.st_size)
-        guard SectorCipher.keyLengths.contains(length) else {
-            throw WorkerFailure(.geometry, errno: EKEYREJECTED, detail: UInt64(max(0, secret.status.st_size)))
+    private static func ciphers(_ secret: ClientFile, _ launch: LaunchMessage) throws(WorkerFailure) -> [SectorCipher] {
+        let size = UInt64(clamping: secret.status.st_size)
+        guard SectorCipher.keyLengths.contains(Int(clamping: size)) else {
+            throw WorkerFailure(.secretUnusable, errno: EINVAL, detail: size)
         }
-        // Mapped and not read, so that there is no copy. mlockall(2) keeps it from swap.
-        let memory = mmap(nil, length, PROT_READ, MAP_PRIVATE, secret.descriptor, 0)
-        guard let memory, memory != MAP_FAILED else { throw WorkerFailure(.memory, errno: errno) }
-        madvise(memory, length, Int32(MADV_DONTDUMP))
+        // Read and not mapped: its owner could make a file that is not sealed shorter, and a mapping would then kill this
+        // process. mlockall(2) keeps the copy from swap.
+        let memory = UnsafeMutableRawBufferPointer.allocate(byteCount: Int(size), alignment: 16)
         defer {
-            munmap(memory, length)
+            explicit_bzero(memory.baseAddress!, memory.count)
+            memory.deallocate()
             close(secret.descriptor)
         }
+        guard pread(secret.descriptor, memory.baseAddress!, memory.count, 0) == memory.count else {
+            throw WorkerFailure(.secretUnusable, errno: EIO, detail: size)
+        }
+        let key = UnsafeRawBufferPointer(memory)
+        if let wanted = launch.options.keyMark, SectorCipher.mark(key) != wanted { throw WorkerFailure(.secretDiffers) }
         var ciphers: [SectorCipher] = []
-        for _ in 0..<count {
-            guard let cipher = SectorCipher(key: UnsafeRawBufferPointer(start: memory, count: length)) else {
-                throw WorkerFailure(.geometry, errno: EKEYREJECTED)
+        for _ in 0..<launch.queues {
+            // For example because both halves are equal.
+            guard let cipher = SectorCipher(key: key) else {
+                throw WorkerFailure(.secretUnusable, errno: EKEYREJECTED, detail: size)
             }
             ciphers.append(cipher)
         }

@@ -14,6 +14,13 @@ struct SectorCipher: @unchecked Sendable {
     /// Makes the library ready. It looks for /etc/gcrypt and /proc/sys/crypto, so before the first filter.
     static func loadLibrary() { gcry_check_version(nil) }
 
+    /// 63 bits of the key's SHA-256, by which a key is known from others (`DeviceOptions.keyMark`).
+    static func mark(_ key: UnsafeRawBufferPointer) -> UInt64 {
+        var digest = [UInt8](repeating: 0, count: 32)
+        gcry_md_hash_buffer(Int32(GCRY_MD_SHA256.rawValue), &digest, key.baseAddress, key.count)
+        return digest.prefix(8).reduce(0) { $0 << 8 | UInt64($1) } >> 1
+    }
+
     /// nil when the library refuses the key. `key`: one of `keyLengths`.
     init?(key: UnsafeRawBufferPointer) {
         guard SectorCipher.keyLengths.contains(key.count) else { return nil }
