@@ -99,7 +99,9 @@ let package = Package(
         // Opens LUKS volumes. A program of its own, so that libcryptsetup is loaded for these only.
         .target(
             name: "CryptClient",
-            dependencies: ["SystemCalls", "Numbers", "Varlink", "Dialing", "Programs", "CShims", "CCryptsetup", "CGcrypt"],
+            dependencies: [
+                "SystemCalls", "Numbers", "Varlink", "Dialing", "Programs", "CShims", "CCryptsetup", "CGcrypt",
+            ],
             path: "Sources/ubd-crypt", exclude: ["Main"], cSettings: cSettings, swiftSettings: swiftSettings),
         .executableTarget(
             name: "ubd-crypt", dependencies: ["CryptClient"], path: "Sources/ubd-crypt/Main",
@@ -158,7 +160,8 @@ let package = Package(
         tests(
             "NBDClient",
             of: ["NBDClient", "NBDProtocol", "Dialing", "BrokerInterface", "Varlink", "SystemCalls", "Forked"]),
-        tests("Command", of: ["ubd", "ubd-nbd", "ubd-crypt", "Numbers", "Targets", "Forked", "PartitionTables", "Policy"]),
+        tests(
+            "Command", of: ["ubd", "ubd-nbd", "ubd-crypt", "Numbers", "Targets", "Forked", "PartitionTables", "Policy"]),
         tests("Broker", of: ["ubd-broker", "WorkerProtocol", "Targets", "KernelABI", "SystemCalls", "CLauncher"]),
         tests(
             "Worker",

@@ -130,4 +130,11 @@ extension TargetManifest {
             return sum.lowerBound + input.count.lowerBound...sum.upperBound + input.count.upperBound * each
         }
     }
+
+    /// The number of them that a worker still has when it serves: it closes a secret as soon as it has read it.
+    public func keptDescriptors(_ options: DeviceOptions, queues: Int) -> ClosedRange<Int> {
+        let all = descriptors(options, queues: queues)
+        let secrets = inputs.filter { $0.role == .secret }.reduce(0) { $0 + $1.count.upperBound }
+        return all.lowerBound - secrets...all.upperBound - secrets
+    }
 }

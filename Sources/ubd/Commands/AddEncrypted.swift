@@ -12,7 +12,8 @@ extension AddCommand {
         if let partition { throw Self.noParts(plan.target, partition) }
         if let option = try ofTarget.options.first {
             throw CommandFailure(
-                .usage, "Usage", "the header of a LUKS volume says its \(option.name), so --\(option.name) would not be used",
+                .usage, "Usage",
+                "the header of a LUKS volume says its \(option.name), so --\(option.name) would not be used",
                 remedy: "leave it out")
         }
         guard let (path, input) = try file(for: plan.target) else { return .failed }

@@ -52,7 +52,8 @@ struct UnlockedKey: ~Copyable {
             let null = try FileDescriptor.null()
             var pair = try makeMessagePair()
             _ = try startProgram(
-                executable, words, files: [STDIN_FILENO, null.raw, STDERR_FILENO, pair.second.raw, keyFile ?? null.raw],
+                executable, words,
+                files: [STDIN_FILENO, null.raw, STDERR_FILENO, pair.second.raw, keyFile ?? null.raw],
                 inheritsEnvironment: true)
             // Its death must end the pair.
             pair.second = null
