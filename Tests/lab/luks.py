@@ -1,5 +1,6 @@
 """LUKS volumes for the groups about target crypt: made by cryptsetup as a user, opened by dm-crypt as root.
 `# files: Tests/lab/devices.py Tests/lab/clients.py Tests/lab/load.py Tests/lab/luks.py`"""
+import hashlib
 import pty
 import re
 import select
@@ -46,6 +47,22 @@ def volume(name, *options, size=8 * MIB, kind="luks2", header=None, user="alice"
     if header:
         give(header)
     return give(path)
+
+
+def change_header(path, old, new):
+    """Another text in both copies of a LUKS2 header; the last place, which is that of the segment. Their checksums are right."""
+    data = bytearray(content(path))
+    size = int.from_bytes(data[8:16], "big")
+    for place in (0, size):
+        text = bytes(data[place + 4096 : place + size]).rstrip(b"\0").decode()
+        assert text.count(old) >= 1 and len(text) + len(new) < size - 4096, text
+        # The key's size is the slot's, which comes first.
+        text = text.replace(old, new, 1) if "key_size" in old else new.join(text.rsplit(old, 1))
+        data[place + 4096 : place + size] = text.encode().ljust(size - 4096, b"\0")
+        data[place + 448 : place + 512] = bytes(64)
+        data[place + 448 : place + 480] = hashlib.sha256(data[place : place + size]).digest()
+    with open(path, "r+b") as file:
+        file.write(data)
 
 
 def volume_key(path, user="alice"):

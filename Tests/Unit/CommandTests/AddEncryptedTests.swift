@@ -111,14 +111,18 @@ struct AddEncryptedTests {
         }
     }
 
-    @Test("refuses a cipher that the worker does not have by its name")
-    func cipher() throws {
-        let (path, key) = try volume(Self.small + ["--key-size", "384"])
-        let console = Recorder()
-        let environment = CommandEnvironment(
-            console: console, socketPath: "/nowhere/socket", host: FakeMachine.healthy, executable: Program.path)
-        #expect(CommandLineTool.run(["add", "-t", "crypt", "-f", path, "--key-file", key], environment) == 2)
-        #expect(console.errors.joined().contains("aes-xts-plain64 and a key of 384 bits"), "\(console.errors)")
+    @Test("says what to do when the memory that Argon2 needs is not to be had")
+    func memory() throws {
+        let (path, key) = try volume(
+            Self.small + [
+                "--pbkdf", "argon2id", "--pbkdf-memory", "524288", "--pbkdf-force-iterations", "4", "--pbkdf-parallel",
+                "1",
+            ])
+        let result = try Program.run(
+            ["add", "-t", "crypt", "-f", path, "--key-file", key], socket: "/nowhere/socket",
+            shell: "ulimit -v 450000; exec \"$0\" \"$@\"")
+        #expect(result.status == 7 && result.errors.contains("not enough memory"), "\(result)")
+        #expect(result.errors.contains("luksDump"), "\(result)")
     }
 
     @Test("its messages come out as they went in, and no other bytes are one")
