@@ -25,7 +25,7 @@ extension AddCommand {
         let backing = try open(path, input, options)
         var request = try self.request
         request.options += unlocked.volume.options.map { OptionValue($0.name, $0.value) }
-        request.fileName = Self.label(path)
+        request.fileName = MountMark.absent(Self.label(path))
         if backing.readOnly { request.readOnly = true }
         let (complete, files) = (request, backing.numbers + [unlocked.key.raw])
         let told = backing.notices

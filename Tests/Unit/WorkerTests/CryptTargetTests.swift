@@ -13,7 +13,7 @@ import WorkerProtocol
 @Suite("The crypt target")
 struct CryptTargetTests {
     /// A key in which no half is like the other.
-    static func key(_ bytes: Int) -> [UInt8] { (0..<bytes).map { UInt8($0 * 5 + 1) } }
+    static func key(_ bytes: Int) -> [UInt8] { (0..<bytes).map { UInt8(truncatingIfNeeded: $0 * 5 + 1) } }
 
     /// A sealed memfd, as `ubd-crypt` makes it.
     static func secret(_ key: [UInt8]) throws -> FileDescriptor {
