@@ -30,7 +30,7 @@ help:
 	@echo
 	@echo '  make demo                  see it work: boots a Linux 7.3 in QEMU and uses it there as user alice'
 	@echo '  make lab [KERNEL=6.12]     a shell in such a machine, with ubd installed and its broker running'
-	@echo '  make build                 ubd, ubd-broker, ubd-worker and ubd-nbd, in $(bin)'
+	@echo '  make build                 ubd, ubd-broker, ubd-worker, ubd-nbd and ubd-crypt, in $(bin)'
 	@echo '  make install               installs them under PREFIX=$(PREFIX) (DESTDIR=... for packages)'
 	@echo '  make deb                   Debian package: .build/deb/ubd_VERSION_ARCH.deb'
 	@echo '  make uninstall             removes them again, but for /etc/ubd'
@@ -54,7 +54,7 @@ build:
 	@scripts/install-dependencies build
 	@$(MAKE) --no-print-directory --jobs=2 static-programs hosted-programs
 	@mkdir -p $(bin)
-	@cp $(SCRATCH)/worker/release/ubd $(SCRATCH)/release/ubd-broker $(SCRATCH)/release/ubd-nbd $(SCRATCH)/worker/release/ubd-worker $(bin)/
+	@cp $(SCRATCH)/worker/release/ubd $(SCRATCH)/release/ubd-broker $(SCRATCH)/release/ubd-nbd $(SCRATCH)/release/ubd-crypt $(SCRATCH)/worker/release/ubd-worker $(bin)/
 
 static-programs:
 	$(swift_build) $(static) --product ubd
@@ -63,6 +63,7 @@ static-programs:
 hosted-programs:
 	$(swift_build) --scratch-path $(SCRATCH) $(hosted) --product ubd-broker
 	$(swift_build) --scratch-path $(SCRATCH) $(hosted) --product ubd-nbd
+	$(swift_build) --scratch-path $(SCRATCH) $(hosted) --product ubd-crypt
 
 # install-files MODE, FOLDER UNDER DESTDIR, FILES: fails when there are none, instead of installing half of ubd.
 define install-files
@@ -125,11 +126,12 @@ newest-libc:
 	cp "$$library"/shared/* "$$library"/version .build/lab/newest-libc/
 
 install:
-	@test -x $(bin)/ubd -a -x $(bin)/ubd-broker -a -x $(bin)/ubd-worker -a -x $(bin)/ubd-nbd || \
+	@test -x $(bin)/ubd -a -x $(bin)/ubd-broker -a -x $(bin)/ubd-worker -a -x $(bin)/ubd-nbd -a -x $(bin)/ubd-crypt || \
 		{ echo 'make install: nothing built; run: make build' >&2; exit 1; }
 	$(call install-files,0755,$(PREFIX)/bin,$(bin)/ubd)
 	$(call install-files,0755,$(PREFIX)/libexec/ubd,$(bin)/ubd-broker)
 	$(call install-files,0755,$(PREFIX)/libexec/ubd,$(bin)/ubd-nbd)
+	$(call install-files,0755,$(PREFIX)/libexec/ubd,$(bin)/ubd-crypt)
 	$(call install-files,0711,$(PREFIX)/libexec/ubd,$(bin)/ubd-worker)
 	$(call install-files,0755,$(PREFIX)/libexec/ubd,policy/shutdown/ubd-shutdown)
 	$(call install-files,0755,$(PREFIX)/libexec/ubd,policy/devices/ubd-device)

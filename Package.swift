@@ -32,6 +32,7 @@ let package = Package(
         .executable(name: "ubd-broker", targets: ["ubd-broker"]),
         .executable(name: "ubd-worker", targets: ["ubd-worker"]),
         .executable(name: "ubd-nbd", targets: ["ubd-nbd"]),
+        .executable(name: "ubd-crypt", targets: ["ubd-crypt"]),
         // Not installed: what the worker's tests preload to play the driver.
         .library(name: "ubd-stand-in", type: .dynamic, targets: ["CStandIn"]),
     ],
@@ -45,6 +46,9 @@ let package = Package(
         .systemLibrary(name: "CLiburing", pkgConfig: "liburing", providers: [.apt(["liburing-dev"])]),
         .systemLibrary(name: "CLibcap", pkgConfig: "libcap", providers: [.apt(["libcap-dev"])]),
         .systemLibrary(name: "CGnuTLS", pkgConfig: "gnutls", providers: [.apt(["libgnutls28-dev"])]),
+        // The header has one place on every Debian, so neither needs a C file.
+        .systemLibrary(name: "CGcrypt", providers: [.apt(["libgcrypt20-dev"])]),
+        .systemLibrary(name: "CCryptsetup", providers: [.apt(["libcryptsetup-dev"])]),
         .target(name: "CShims", cSettings: cSettings),
         .target(name: "CLauncher", dependencies: ["CLibcap"], cSettings: cSettings),
 
@@ -92,13 +96,23 @@ let package = Package(
         .executableTarget(
             name: "ubd-nbd", dependencies: ["NBDClient"], path: "Sources/ubd-nbd/Main",
             cSettings: cSettings, swiftSettings: swiftSettings),
+        // Opens LUKS volumes. A program of its own, so that libcryptsetup is loaded for these only.
+        .target(
+            name: "CryptClient",
+            dependencies: [
+                "SystemCalls", "Numbers", "Varlink", "Dialing", "Programs", "CShims", "CCryptsetup", "CGcrypt",
+            ],
+            path: "Sources/ubd-crypt", exclude: ["Main"], cSettings: cSettings, swiftSettings: swiftSettings),
+        .executableTarget(
+            name: "ubd-crypt", dependencies: ["CryptClient"], path: "Sources/ubd-crypt/Main",
+            cSettings: cSettings, swiftSettings: swiftSettings),
         // The queue engine and all targets are one module, so that the compiler makes one piece of a queue's loop and its
         // target; the program itself is a thin main, so that tests and the benchmark see the same engine.
         .target(
             name: "Worker",
             dependencies: [
                 "SystemCalls", "KernelABI", "Ring", "Sandbox", "WorkerProtocol", "Numbers", "Targets", "NBDProtocol",
-                "CShims",
+                "CShims", "CGcrypt",
             ],
             path: "Sources/ubd-worker", exclude: ["Main"], cSettings: cSettings, swiftSettings: swiftSettings),
         .executableTarget(
@@ -146,7 +160,8 @@ let package = Package(
         tests(
             "NBDClient",
             of: ["NBDClient", "NBDProtocol", "Dialing", "BrokerInterface", "Varlink", "SystemCalls", "Forked"]),
-        tests("Command", of: ["ubd", "ubd-nbd", "Numbers", "Targets", "Forked", "PartitionTables", "Policy"]),
+        tests(
+            "Command", of: ["ubd", "ubd-nbd", "ubd-crypt", "Numbers", "Targets", "Forked", "PartitionTables", "Policy"]),
         tests("Broker", of: ["ubd-broker", "WorkerProtocol", "Targets", "KernelABI", "SystemCalls", "CLauncher"]),
         tests(
             "Worker",
@@ -161,7 +176,9 @@ let package = Package(
 // so no other build sees them; what needs another package or is a test is left out.
 if Context.environment["UBD_FUZZ"] != nil {
     let broker = package.targets.first { $0.name == "ubd-broker" }!
-    package.targets.removeAll { $0.isTest || ["ubd", "ubd-nbd", "ubd-broker"].contains($0.name) }
+    package.targets.removeAll {
+        $0.isTest || ["ubd", "ubd-nbd", "ubd-crypt", "CryptClient", "ubd-broker"].contains($0.name)
+    }
     package.products = [.executable(name: "ubd-fuzz", targets: ["ubd-fuzz"])]
     package.dependencies = []
     package.targets += [

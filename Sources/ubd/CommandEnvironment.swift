@@ -12,6 +12,8 @@ struct CommandEnvironment {
     var executable: String
     /// The program that dials NBD servers; nil: the installed one.
     var dialer: String?
+    /// The program that opens LUKS volumes; nil: the installed one.
+    var unlocker: String?
     /// The server of a dialer that is killed becomes this process's child, which ends it: not in a process that has other children.
     var adoptsChildren = false
     /// CPUs that this host can have; nil: the C library's number.

@@ -135,6 +135,22 @@ class Memory(Image):
         os.close(self.file)
 
 
+class Encrypted(Image):
+    """The same as the file of an encrypted volume: its key is parked behind it."""
+
+    target, parameters = "crypt", {"options": {"block-size": "4096"}}
+
+    def __init__(self, *arguments, **more):
+        super().__init__(*arguments, **more)
+        self.key = os.memfd_create("ubd-key", os.MFD_CLOEXEC)
+        os.write(self.key, bytes(range(64)))
+        self.files = [self.file, self.key]
+
+    def __exit__(self, *more):
+        super().__exit__(*more)
+        os.close(self.key)
+
+
 class Planted(Plan):
     """A plan that is written into the memory of a worker without a file, when it waits for one."""
 
@@ -165,7 +181,7 @@ class Planted(Plan):
             os.close(self.file)
 
 
-PLANS = {"loop": Image, "null": Planted, "memory": Memory}
+PLANS = {"loop": Image, "null": Planted, "memory": Memory, "crypt": Encrypted}
 
 
 def add(image=None, target=None, link=None, mode="copy", **parameters):
@@ -184,7 +200,7 @@ def add(image=None, target=None, link=None, mode="copy", **parameters):
         if image and (not planted or image.files) and reply and "error" not in reply:
             parking = socket.socket(fileno=link.files.pop())
             with parking:
-                socket.send_fds(parking, [b"f"], image.files if planted else [image if isinstance(image, int) else image.file])
+                socket.send_fds(parking, [b"f"], getattr(image, "files", ()) or [image if isinstance(image, int) else image.file])
             if planted:
                 image.plant(before)
             reply = link.receive()

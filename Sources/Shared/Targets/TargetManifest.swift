@@ -83,6 +83,12 @@ extension TargetManifest {
     /// The options that a user can give.
     public var givenOptions: [TargetOption] { options.filter { !$0.isAgreed } }
 
+    /// The inputs that a user names. A secret has no name: `ubd` makes it of what the user knows.
+    public var givenInputs: [TargetInput] { inputs.filter { $0.role != .secret && $0.role != .memory } }
+
+    /// One of its inputs is a secret.
+    public var takesSecret: Bool { inputs.contains { $0.role == .secret } }
+
     /// The most descriptors of any device.
     public static let mostDescriptors = 16
 
@@ -129,5 +135,12 @@ extension TargetManifest {
             let each = input.hasTwin && !options.buffered ? 2 : 1
             return sum.lowerBound + input.count.lowerBound...sum.upperBound + input.count.upperBound * each
         }
+    }
+
+    /// The number of them that a worker still has when it serves: it closes a secret as soon as it has read it.
+    public func keptDescriptors(_ options: DeviceOptions, queues: Int) -> ClosedRange<Int> {
+        let all = descriptors(options, queues: queues)
+        let secrets = inputs.filter { $0.role == .secret }.reduce(0) { $0 + $1.count.upperBound }
+        return all.lowerBound - secrets...all.upperBound - secrets
     }
 }

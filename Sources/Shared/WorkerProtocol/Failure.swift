@@ -74,6 +74,10 @@ public struct WorkerFailure: Error, Equatable, Sendable {
         case memoryNotSealed
         /// The memfd of a memory disk has another size than the disk; `detail`: the memfd's, in bytes.
         case memorySize
+        /// The secret is no key that the target takes; `detail`: its bytes.
+        case secretUnusable
+        /// The secret is a key, and not that of this device.
+        case secretDiffers
     }
 
     public init(_ step: Step, errno: Int32 = 0, detail: UInt64 = 0) {

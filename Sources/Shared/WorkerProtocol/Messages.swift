@@ -73,6 +73,9 @@ public struct LaunchMessage: Equatable, Sendable {
     /// The number of input descriptors of the device.
     public var descriptors: ClosedRange<Int> { target.descriptors(options, queues: Int(queues)) }
 
+    /// How many of them the worker still has when it serves.
+    public var keptDescriptors: ClosedRange<Int> { target.keptDescriptors(options, queues: Int(queues)) }
+
     public func encoded() -> [UInt8] {
         var writer = ByteWriter()
         writer.put(layout.rawValue)

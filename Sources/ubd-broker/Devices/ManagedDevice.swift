@@ -151,7 +151,7 @@ final class ManagedDevice {
     /// The descriptors that its worker must have. Inodes that the broker does not hold come from the record.
     func descriptorTable(of worker: any Worker) -> DescriptorTable {
         DescriptorTable(
-            number: id, files: launch?.descriptors ?? 0...2, areSockets: hasServer,
+            number: id, files: launch?.keptDescriptors ?? 0...2, areSockets: hasServer,
             workerEnd: worker.workerEndInode ?? sockets?.worker, parking: parkingInode ?? sockets?.parking,
             brokerEnd: worker.controlInode ?? sockets?.control)
     }

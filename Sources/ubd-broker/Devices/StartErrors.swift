@@ -197,6 +197,15 @@ enum StartErrors {
             return option(
                 "block-size", UInt64(device.launch?.options.blockSize ?? 0), "is less than the blocks of \(name) have",
                 "give at least \(failure.detail) bytes")
+        case .secretUnusable:
+            return .badFile(
+                message: "the volume key of \(name) can not be used: it has \(failure.detail) bytes "
+                    + "(\(SystemError.message(failure.errno)))",
+                remedy: "give a volume with a key of 256 or 512 bits, whose halves differ", index: 1)
+        case .secretDiffers:
+            return .badFile(
+                message: "this is not the volume key that device \(device.id) was made with (\(name))",
+                remedy: "unlock the volume, or its header, that it was added with; the device waits on", index: 1)
         case .offsetUnaligned:
             return option(
                 "offset", device.launch?.options.offset ?? 0, "is not a multiple of the block size",

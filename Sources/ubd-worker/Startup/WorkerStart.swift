@@ -25,6 +25,8 @@ package struct WorkerStart {
         bundle = try Control.readBundle()
         // Stage A does not allow uname(2).
         kernel = KernelVersion.running()
+        // A library looks for files of its own: there are none in the worker's empty root, and no filter yet to kill it.
+        launch.target.loadLibraries()
     }
 
     /// The seal of the queues' rings: the operations of the broker's policy, less those that this target's file does

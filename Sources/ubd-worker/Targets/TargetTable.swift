@@ -10,6 +10,9 @@ protocol OpenedTarget: Sendable {
     /// Those of the code that serves the requests.
     static var submissions: Submissions { get }
 
+    /// Makes the libraries that its code uses ready, before the first filter.
+    static func loadLibraries()
+
     /// Opens the target on `files`, the number of which its manifest declares. `canWait`: the ring policy has
     /// FUTEX_WAIT.
     static func open(
@@ -24,6 +27,10 @@ protocol ServedTarget: Target, OpenedTarget {
     func serve(_ assignment: QueueAssignment, _ helperProcessors: [UInt64]) throws(WorkerFailure)
 }
 
+extension OpenedTarget {
+    static func loadLibraries() {}
+}
+
 extension ServedTarget {
     func serve(_ assignment: QueueAssignment, _ helperProcessors: [UInt64]) throws(WorkerFailure) {
         try QueueThread.run(self, assignment, helperProcessors)
@@ -31,7 +38,9 @@ extension ServedTarget {
 }
 
 /// The targets of this worker: each is a folder beside this file. A test compares the list with `TargetList`.
-let servedTargets: [any OpenedTarget.Type] = [NullTarget.self, LoopTarget.self, NBDTarget.self, MemoryTarget.self]
+let servedTargets: [any OpenedTarget.Type] = [
+    NullTarget.self, LoopTarget.self, NBDTarget.self, MemoryTarget.self, CryptTarget.self,
+]
 
 /// A target that is ready: the target itself, its disk, and what the queues need for it.
 package struct OpenTarget: Sendable {
@@ -53,6 +62,9 @@ package struct OpenTarget: Sendable {
 }
 
 extension TargetManifest {
+    /// Makes the target's libraries ready.
+    func loadLibraries() { servedTargets.first { $0.manifest == self }?.loadLibraries() }
+
     /// Opens the target of a launch message.
     func open(
         _ launch: LaunchMessage, files: [ClientFile], kernel: KernelVersion, canWait: Bool

@@ -20,6 +20,7 @@ struct AddArguments: PlainArguments {
               ubd add -t memory --size 512M                    a disk in memory, gone with the device
               ubd add -t nbd --uri nbd://host/export           the export of an NBD server
               ubd add -t nbd -- nbdkit memory 1G               the same, of a server that ubd starts
+              ubd add -t crypt -f disk.luks                    asks for the passphrase of a LUKS volume
               dev=$(ubd add -t loop -f disk.img) && mkfs.ext4 "$dev"
 
             You open the file, not the broker: a file that you may not read or write stays closed.
@@ -109,6 +110,8 @@ struct AddArguments: PlainArguments {
 
     @OptionGroup var dial: DialArguments
 
+    @OptionGroup var key: KeyArguments
+
     @Flag(
         name: .customLong("restart-command"),
         help: ArgumentHelp(
@@ -130,14 +133,14 @@ struct AddArguments: PlainArguments {
         AddCommand(
             target: target, number: number, ofTarget: ofTarget, queues: queues, depth: depth, maxIOSize: maxIOSize,
             readOnly: readOnly, recovery: recovery, ioTimeout: ioTimeout, mode: mode, cpus: cpus, shared: shared,
-            partition: partition, dial: dial.options, restartCommand: restartCommand, server: server,
+            partition: partition, dial: dial.options, key: key.options, restartCommand: restartCommand, server: server,
             asJSON: output.asJSON)
     }
 
     /// The manifests as text: help and checks have one source.
     private static var targetHelp: String {
         TargetList.all.map { target in
-            let inputs = target.inputs.filter { $0.role != .memory }.map { row("--" + $0.name, $0.help) }
+            let inputs = target.givenInputs.map { row("--" + $0.name, $0.help) }
             let options = target.givenOptions.map { option in
                 row("--" + option.name, "\(option.help): \(option.range) (default: \(option.defaultText))")
             }

@@ -22,6 +22,8 @@ struct AddCommand: PlainCommand {
     var partition: String?
     /// How the server of an nbd device is reached.
     var dial: DialOptions
+    /// How the volume of a crypt device is opened.
+    var key: KeyOptions
     /// The server behind -- is started again when it has ended.
     var restartCommand: Bool
     /// The server behind --; empty: none.
@@ -34,8 +36,11 @@ struct AddCommand: PlainCommand {
         let plan: AddPlan
         do { plan = try AddPlan(request) } catch { throw CommandFailure(error) }
         if let input = plan.target.inputs.first, input.role == .sockets {
+            try refuseKeys(plan.target)
             return try performConnected(plan, input, environment)
         }
+        if plan.target.takesSecret { return try performEncrypted(plan, environment) }
+        try refuseKeys(plan.target)
         try refuseDialling(plan.target)
         let client = BrokerClient(environment: environment)
         if let (path, input) = try file(for: plan.target) {
@@ -162,10 +167,10 @@ struct AddCommand: PlainCommand {
         }
     }
 
-    /// The file of a target, and its role; nil when the target takes none. So far an input is a file, and there is at
-    /// most one (a test checks the manifests).
-    private func file(for target: TargetManifest) throws(CommandFailure) -> (String, TargetInput)? {
-        let input = target.isInMemory ? nil : target.inputs.first
+    /// The file of a target, and its role; nil when the target takes none. So far there is at most one that its user
+    /// names (a test checks the manifests).
+    func file(for target: TargetManifest) throws(CommandFailure) -> (String, TargetInput)? {
+        let input = target.givenInputs.first
         if let (name, path) = ofTarget.inputs.first(where: { $0.name != input?.name }) {
             throw CommandFailure(
                 .usage, "Usage", "target \(target.name) takes no \(name), so '\(path)' would not be used",

@@ -162,7 +162,8 @@ struct MountCommand: UBDCommand {
     ) throws(CommandFailure) -> (Device, [Notice]) {
         let command = AddCommand(
             target: "loop", ofTarget: TargetArguments(), queues: AddPlan.defaultQueues, readOnly: readOnly,
-            shared: false, dial: DialOptions(), restartCommand: false, server: [], asJSON: false)
+            shared: false, dial: DialOptions(), key: KeyOptions(), restartCommand: false, server: [],
+            asJSON: false)
         var request = try command.request
         if let part {
             request.partition = Int64(part.number)

@@ -93,6 +93,7 @@ extension AddCommand {
         shared = line.flag("--shared")
         partition = line.text("--partition")
         dial = DialOptions(&line)
+        key = KeyOptions(&line)
         restartCommand = line.flag("--restart-command")
         server = []
         asJSON = line.flag("--json")

@@ -45,12 +45,19 @@ struct RecoverCommand: UBDCommand {
 
     @OptionGroup var dial: DialArguments
 
+    @OptionGroup var key: KeyArguments
+
     @OptionGroup var output: OutputOptions
 
     func perform(_ environment: CommandEnvironment) throws(CommandFailure) -> ExitStatus {
         let client = BrokerClient(environment: environment)
         guard let device = try client.list(id: number).first else { throw ListCommand.noSuchDevice(number) }
-        let input = (try? TargetManifest.named(device.target))?.inputs.first
+        let target = try? TargetManifest.named(device.target)
+        let input = target?.inputs.first
+        if target?.takesSecret != true, let given = key.options.given {
+            throw CommandFailure(
+                .usage, "Usage", "device \(number) has no key, so \(given) would not be used", remedy: "leave it out")
+        }
         if input?.role == .sockets { return try reconnect(device, client, environment) }
         if input?.role == .memory {
             throw CommandFailure(
@@ -62,6 +69,7 @@ struct RecoverCommand: UBDCommand {
                 .usage, "Usage", "device \(number) has a file and no server, so \(given) would not be used",
                 remedy: "leave it out")
         }
+        if target?.takesSecret == true { return try unlockAgain(device, client, environment) }
         var options = DeviceOptions()
         options.buffered = device.buffered
         let offset = UInt64(clamping: device.offset ?? 0)
@@ -91,6 +99,32 @@ struct RecoverCommand: UBDCommand {
         } else {
             environment.console.out((recovered.link ?? recovered.node).printable)
         }
+    }
+
+    /// The file of an encrypted volume, and its key.
+    private func unlockAgain(
+        _ device: Device, _ client: BrokerClient, _ environment: CommandEnvironment
+    ) throws(CommandFailure) -> ExitStatus {
+        let request = RecoverRequest(id: device.id, generation: device.generation)
+        // Nobody is asked for a passphrase in vain: the broker says why the device needs no key.
+        guard device.state == .recovering else {
+            _ = try client.recover(request, sockets: [])
+            return .success
+        }
+        let path = try path(for: device, environment)
+        let unlocked = try UnlockedKey.take(path, key.options, environment)
+        let offset = UInt64(clamping: device.offset ?? 0)
+        guard unlocked.volume.offset == offset, Int64(unlocked.volume.sectorSize) == device.blockSize else {
+            throw CommandFailure(
+                .failed, "BadFile", "the header is not that of device \(device.id): its data begins elsewhere",
+                remedy: "name the volume, and the header, that it was added with")
+        }
+        let claim = FileClaim(bytes: offset..<offset + device.sizeBytes)
+        let backing = try BackingFile.open(
+            path, readOnly: device.readOnly, options: DeviceOptions(), hasTwin: false, shared: shared, claim: claim)
+        let recovered = try client.recover(request, sockets: backing.numbers + [unlocked.key.raw])
+        show(recovered, environment)
+        return .success
     }
 
     /// Fresh connections, and a program that keeps the device.

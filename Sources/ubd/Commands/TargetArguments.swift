@@ -29,7 +29,7 @@ struct TargetArguments: ParsableArguments {
 
     private static var declaredInputs: [Declared] {
         everyInput.map { input in
-            let targets = TargetList.all.filter { $0.inputs.contains { $0.name == input.name } }
+            let targets = TargetList.all.filter { $0.givenInputs.contains { $0.name == input.name } }
             return Declared(
                 name: input.name, letter: input.letter, isInput: true, help: input.help + only(targets) + ".",
                 completion: input.role == .sockets ? nil : .file(),
@@ -60,9 +60,7 @@ struct TargetArguments: ParsableArguments {
         }
     }
 
-    private static var everyInput: [TargetInput] {
-        unique(TargetList.all.flatMap(\.inputs).filter { $0.role != .memory }, \.name)
-    }
+    private static var everyInput: [TargetInput] { unique(TargetList.all.flatMap(\.givenInputs), \.name) }
 
     /// One for each name: options of the same name are of the same kind (a test checks the manifests).
     private static var everyOption: [TargetOption] { unique(TargetList.all.flatMap(\.givenOptions), \.name) }

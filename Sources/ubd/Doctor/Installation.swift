@@ -8,13 +8,18 @@ enum Installation {
     private static let prefixes = ["/usr", "/usr/local"]
 
     /// The program that dials: installed beside the worker, or where both were built.
-    static var dialer: String {
+    static var dialer: String { helper("ubd-nbd") }
+
+    /// The program that opens LUKS volumes, found the same way.
+    static var unlocker: String { helper("ubd-crypt") }
+
+    private static func helper(_ name: String) -> String {
         guard let own = linkTarget("/proc/self/exe"), let slash = own.lastIndex(of: "/") else {
-            return prefixes[0] + "/libexec/ubd/ubd-nbd"
+            return prefixes[0] + "/libexec/ubd/" + name
         }
         let folder = String(own[..<slash])
-        let installed = folder + "/../libexec/ubd/ubd-nbd"
-        return access(installed, X_OK) == 0 ? installed : folder + "/ubd-nbd"
+        let installed = folder + "/../libexec/ubd/" + name
+        return access(installed, X_OK) == 0 ? installed : folder + "/" + name
     }
 
     private static func prefix(_ host: any Machine) -> String? {

@@ -135,6 +135,19 @@ struct AddPlanTests {
         #expect(plan.bufferBytes == 64 << 20)
     }
 
+    @Test("a worker that serves keeps all its descriptors but a secret's")
+    func kept() throws {
+        for target in TargetList.all {
+            let options = try DeviceOptions(target: target, options: [])
+            let secrets = target.takesSecret ? 1 : 0
+            #expect(
+                target.keptDescriptors(options, queues: 2).upperBound
+                    == target.descriptors(options, queues: 2).upperBound - secrets)
+        }
+        let options = try DeviceOptions(target: .crypt, options: [])
+        #expect(TargetManifest.crypt.keptDescriptors(options, queues: 2) == 1...1)
+    }
+
     @Test("counts the spare buffers of target nbd: 8 for each queue, but no more than its depth")
     func spareBuffers() throws {
         #expect(TargetManifest.null.buffers(depth: 128) == 128 && TargetManifest.loop.buffers(depth: 4) == 4)
@@ -213,7 +226,7 @@ struct AddPlanTests {
     func unknownTarget() {
         for name in ["", "Loop", "iscsi", "loop "] {
             let error = #expect(throws: InterfaceError.self) { try AddPlan(AddRequest(target: name)) }
-            #expect(error?.remedy == "use one of: null, loop, nbd, memory")
+            #expect(error?.remedy == "use one of: null, loop, nbd, memory, crypt")
         }
     }
 }

@@ -166,7 +166,7 @@ struct ParsingTests {
         #expect(!text.contains("flush-device"))
         let add = run(["add", "--help"]).console.output.joined(separator: "\n")
         for target in TargetList.all {
-            for name in target.inputs.filter({ $0.role != .memory }).map(\.name) + target.givenOptions.map(\.name) {
+            for name in target.givenInputs.map(\.name) + target.givenOptions.map(\.name) {
                 // Among the options, and below its target.
                 #expect(add.contains("\n    --\(name) "), "\(name)")
                 #expect(add.contains("  --\(name)") || add.contains(", --\(name)"), "\(name)")
@@ -177,11 +177,14 @@ struct ParsingTests {
 
     @Test("can bring what every target takes")
     func inputs() {
-        // One file, opened with its user's rights (AddCommand), or connections; a secret or more files needs more.
-        for input in TargetList.all.flatMap(\.inputs) {
-            #expect(input.role == .data && input.count == 1...1 || input.role == .sockets || input.role == .memory)
+        // One file, opened with its user's rights (AddCommand), and perhaps a secret behind it; or connections. More needs more.
+        for input in TargetList.all.flatMap(\.givenInputs) {
+            #expect(input.role == .data && input.count == 1...1 || input.role == .sockets)
         }
-        for target in TargetList.all { #expect(target.inputs.count <= 1) }
+        for target in TargetList.all {
+            #expect(target.givenInputs.count <= 1)
+            #expect(!target.takesSecret || target.inputs.map(\.role) == [.data, .secret])
+        }
     }
 
     @Test("takes times in milliseconds, seconds and minutes")
@@ -244,9 +247,7 @@ struct ParsingTests {
         let (status, console) = run(["--generate-completion-script", shell])
         #expect(status == 0)
         #expect(console.output.joined().contains("doctor"))
-        for name in TargetList.all.flatMap({
-            $0.inputs.filter { $0.role != .memory }.map(\.name) + $0.givenOptions.map(\.name)
-        }) {
+        for name in TargetList.all.flatMap({ $0.givenInputs.map(\.name) + $0.givenOptions.map(\.name) }) {
             #expect(console.output.joined().contains(name), "\(name)")
         }
     }

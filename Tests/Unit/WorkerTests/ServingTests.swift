@@ -44,7 +44,8 @@ struct ServingTests {
             try send(pair.first.raw, [0], files: [memory])
             launch.options.size = 1 << 20
         } else if !target.inputs.isEmpty {
-            try send(pair.first.raw, [0], files: [file.file.raw])
+            let key = try CryptTargetTests.secret(CryptTargetTests.key(64))
+            try send(pair.first.raw, [0], files: [file.file.raw] + (target.takesSecret ? [key.raw] : []))
         }
         try broker.launch(launch, parking: pair.second)
         guard case .geometry = try broker.next() else { throw SystemError("no geometry", EPROTO) }

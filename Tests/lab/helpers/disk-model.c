@@ -1,10 +1,11 @@
 /* Reads, writes, discards, zeroes and flushes a block device at random, many requests at a time, and compares every block
  * that it reads with a model in memory.
  *
- * usage: disk-model [-d DEPTH] [-n REQUESTS] [-b BLOCK] [-s SEED] [-u] [-f FILE [-o OFFSET]] DEVICE
+ * usage: disk-model [-d DEPTH] [-n REQUESTS] [-b BLOCK] [-s SEED] [-u] [-x] [-f FILE [-o OFFSET]] DEVICE
  *   -d  requests at a time (threads); the disk's blocks are theirs in small turns, so that they meet in every page
  *   -n  requests altogether      -b  bytes of a block: all offsets and sizes are multiples of it
  *   -u  discarded blocks may have any content; without it they must be zeros
+ *   -x  discards nothing: for a disk that takes no discard
  *   -f  in the end compares what lies in the backing file, from OFFSET on, too
  * Prints one JSON object with the number of requests of each kind. Exit status 1: a block was wrong, and which; 2: a call
  * failed. The memory of reads is full of 0xee before, begins anywhere in a page at a multiple of 512, and is in two parts. */
@@ -39,7 +40,7 @@ static unsigned depth = 1;
 /* Blocks of one thread in a row: an odd number, so that its neighbours' blocks lie in the same pages. */
 static uint64_t chunk;
 static uint64_t requests = 1000;
-static int discards_are_unknown;
+static int discards_are_unknown, no_discards;
 static atomic_ullong counts[KINDS], bytes_read;
 
 static void __attribute__((noreturn, format(printf, 2, 3))) fail(int status, const char *format, ...) {
@@ -163,6 +164,7 @@ static void *work(void *argument) {
         /* The rarest is one in fifty: the first thread begins with one of each, so that no run is without. */
         uint64_t draw = next(&state);
         int kind = number == 0 && done < KINDS ? (int)done : pick(draw);
+        if (kind == DISCARD && no_discards) kind = WRITE;
         perform(kind, base + from, count, memory, next(&state), done + 1);
         atomic_fetch_add(&counts[kind], 1);
     }
@@ -183,15 +185,16 @@ static void compare_all(int file, uint64_t offset, const char *where) {
 
 int main(int count, char **arguments) {
     const char *path = NULL;
-    for (int option; (option = getopt(count, arguments, "d:n:b:s:uf:o:")) != -1;) switch (option) {
+    for (int option; (option = getopt(count, arguments, "d:n:b:s:uxf:o:")) != -1;) switch (option) {
         case 'd': depth = atoi(optarg); break;
         case 'n': requests = strtoull(optarg, NULL, 0); break;
         case 'b': block = atoi(optarg); break;
         case 's': seed = strtoull(optarg, NULL, 0); break;
         case 'u': discards_are_unknown = 1; break;
+        case 'x': no_discards = 1; break;
         case 'f': path = optarg; break;
         case 'o': file_offset = strtoull(optarg, NULL, 0); break;
-        default: fail(2, "usage: disk-model [-d DEPTH] [-n REQUESTS] [-b BLOCK] [-s SEED] [-u] [-f FILE [-o OFFSET]] DEVICE");
+        default: fail(2, "usage: disk-model [-d DEPTH] [-n REQUESTS] [-b BLOCK] [-s SEED] [-u] [-x] [-f FILE [-o OFFSET]] DEVICE");
         }
     if (optind + 1 != count || !depth || block < 512 || block > 4096) fail(2, "one device, a depth, and blocks of 512 to 4096 bytes");
     disk = open(arguments[optind], O_RDWR | O_DIRECT | O_EXCL);

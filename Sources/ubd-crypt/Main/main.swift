@@ -1,0 +1,4 @@
+import CryptClient
+import Glibc
+
+exit(runCrypt())
