@@ -40,6 +40,7 @@ extension Broker {
             $0.maxQueues = clamp(limits.maxQueues)
             $0.maxDepth = clamp(limits.maxDepth)
             $0.maxMemoryBytes = clamp(limits.maxMemoryBytes)
+            $0.memoryDiskBytes = limits.memoryDisks.map { Int64(clamping: $0) }
             $0.maxSizeBytes = limits.maxSizeBytes.map { Int64(clamping: $0) }
             $0.targets = targets
             $0.readOnlyOnly = limits.readOnlyOnly

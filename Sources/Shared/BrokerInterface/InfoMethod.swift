@@ -4,6 +4,7 @@ public struct Limits: Equatable, Sendable {
     public var maxQueues: Int64 = 0
     public var maxDepth: Int64 = 0
     public var maxMemoryBytes: Int64 = 0
+    public var memoryDiskBytes: Int64?
     public var maxSizeBytes: Int64?
     public var targets: [String] = []
     public var readOnlyOnly = false
@@ -28,6 +29,7 @@ extension Limits: Structure {
             "maxMemoryBytes", &maxMemoryBytes,
             "Bytes of I/O buffers of all devices: the sum of queues times depth times maxIOBytes, and the targets' spare buffers."
         )
+        try coder.member("memoryDiskBytes", &memoryDiskBytes, "Bytes of all memory disks. Null: none is permitted.")
         try coder.member("maxSizeBytes", &maxSizeBytes, "Null: no limit.")
         try coder.member("targets", &targets)
         try coder.member("readOnlyOnly", &readOnlyOnly)

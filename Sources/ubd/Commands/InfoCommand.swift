@@ -70,6 +70,9 @@ struct InfoCommand: UBDCommand {
                 let place = limits.anyServer == true ? "any host" : "this host only"
                 rows.append(("", "\(connections) connections a device, to servers on \(place)"))
             }
+            if let bytes = limits.memoryDiskBytes {
+                rows.append(("", "\(ByteSize.text(UInt64(clamping: bytes))) of memory disks in all"))
+            }
             if let ids = limits.ids { rows.append(("", "device numbers to ask for with -n: \(ids)")) }
             if let cpus = limits.cpus { rows.append(("", "workers run on CPUs \(cpus)")) }
             if let groups = limits.groups { rows += Self.rows(groups).map { ("", $0) } }

@@ -51,7 +51,7 @@ struct Sample: CustomTestStringConvertible, Sendable {
     static let notice = Notice(code: "read-only", message: "1.img is not writable, so the device is read-only")
     static let limits = Limits {
         ($0.maxDevices, $0.maxQueues, $0.maxDepth) = (8, 4, 256)
-        ($0.maxMemoryBytes, $0.maxSizeBytes) = (1 << 30, 1 << 40)
+        ($0.maxMemoryBytes, $0.memoryDiskBytes, $0.maxSizeBytes) = (1 << 30, 1 << 29, 1 << 40)
         $0.targets = ["null", "loop"]
         $0.zeroCopy = true
         ($0.maxStarts, $0.penalty) = (600, 60)
