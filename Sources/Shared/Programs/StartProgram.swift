@@ -18,7 +18,17 @@ public func startProgram(
     var actions = posix_spawn_file_actions_t()
     posix_spawn_file_actions_init(&actions)
     defer { posix_spawn_file_actions_destroy(&actions) }
-    for (number, file) in files.enumerated() { posix_spawn_file_actions_adddup2(&actions, file, Int32(number)) }
+    var copies: [Int32] = []
+    defer { for copy in copies { close(copy) } }
+    for (number, file) in files.enumerated() {
+        var source = file
+        if file < number {
+            // By then its number is that of an earlier one.
+            source = try call("duplicate a file") { fcntl(file, F_DUPFD_CLOEXEC, Int32(files.count)) }
+            copies.append(source)
+        }
+        posix_spawn_file_actions_adddup2(&actions, source, Int32(number))
+    }
     posix_spawn_file_actions_addclosefrom_np(&actions, Int32(files.count))
     var attributes = posix_spawnattr_t()
     posix_spawnattr_init(&attributes)

@@ -111,6 +111,20 @@ struct AddEncryptedTests {
         }
     }
 
+    @Test("takes the key from the descriptor that was named, whatever its number", arguments: [0, 3, 4, 5, 6, 20])
+    func descriptors(number: Int) throws {
+        let (path, key) = try volume(Self.small)
+        let wrong = folder.path + "/wrong"
+        try Data("incorrect horse".utf8).write(to: URL(fileURLWithPath: wrong))
+        // Only with the right key it comes to the broker, which is not there.
+        for (file, status) in [(key, 6), (wrong, 3)] as [(String, Int32)] {
+            let result = try Program.run(
+                ["add", "-t", "crypt", "-f", path, "--key-fd", String(number)], socket: "/nowhere/socket",
+                shell: "exec bash -c 'exec \(number)<\(file); exec \"$0\" \"$@\"' \"$0\" \"$@\"")
+            #expect(result.status == status, "\(result)")
+        }
+    }
+
     @Test("says what to do when the memory that Argon2 needs is not to be had")
     func memory() throws {
         let (path, key) = try volume(
