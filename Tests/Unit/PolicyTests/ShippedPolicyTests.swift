@@ -4,7 +4,7 @@ import Testing
 
 @Suite("The policies that ship")
 struct ShippedPolicyTests {
-    private let all = ["null", "loop", "nbd", "memory"]
+    private let all = ["null", "loop", "nbd", "memory", "crypt"]
 
     private func shippedAccess() throws -> AccessPolicy {
         try AccessPolicy(
@@ -56,8 +56,7 @@ struct ShippedPolicyTests {
         #expect(
             names == [
                 "worker-setup.policy", "worker-loop.policy", "target-null.policy", "target-loop.policy",
-                "target-nbd.policy", "target-memory.policy",
-                "broker.policy",
+                "target-nbd.policy", "target-memory.policy", "target-crypt.policy", "broker.policy",
             ])
         let loop = try SeccompPolicy(parsing: "worker-loop.policy", read: shipped("seccomp"))
         for name in names where name.hasPrefix("target-") {
@@ -127,11 +126,13 @@ struct ShippedPolicyTests {
     func rings() throws {
         #expect(
             try files(in: "rings") == [
-                "common.ring", "null.ring", "loop.ring", "nbd.ring", "nbd-sockets.ring", "memory.ring",
+                "common.ring", "null.ring", "loop.ring", "nbd.ring", "nbd-sockets.ring", "memory.ring", "crypt.ring",
             ])
         let null = try RingPolicy(parsing: "null.ring", read: shipped("rings"))
         let loop = try RingPolicy(parsing: "loop.ring", read: shipped("rings"))
         #expect(null.operations.map(RingPolicy.operationName) == ["URING_CMD"])
+        let crypt = try RingPolicy(parsing: "crypt.ring", read: shipped("rings"))
+        #expect(crypt.operations.map(RingPolicy.operationName) == ["FSYNC", "READ", "WRITE", "URING_CMD"])
         #expect(
             loop.operations.map(RingPolicy.operationName) == [
                 "FSYNC", "FALLOCATE", "READ", "WRITE", "URING_CMD", "FUTEX_WAIT",
@@ -145,7 +146,7 @@ struct ShippedPolicyTests {
             loopPages.operations.map(RingPolicy.operationName)
                 == ["FSYNC", "READ_FIXED", "WRITE_FIXED", "FALLOCATE", "URING_CMD", "FUTEX_WAIT"])
         for mode in RingMode.all {
-            for name in ["null.ring", "loop.ring", "nbd.ring"] {
+            for name in ["null.ring", "loop.ring", "nbd.ring", "crypt.ring"] {
                 let policy = try RingPolicy(parsing: name, for: mode, read: shipped("rings"))
                 #expect(policy.allowedFlags == (mode.batch ? 1 << 5 : 0))
                 #expect(policy.requiredFlags == 1)

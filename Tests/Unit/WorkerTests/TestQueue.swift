@@ -42,10 +42,12 @@ struct TestQueue<T: Target>: ~Copyable {
             memset(pages.base, 0xee, pages.count)
         }
         let nop = SubmissionEntry.head(operation: IOUring.Operation.nop, flags: 0, file: -1)
-        let queue = try Queue<T>(
+        var queue = try Queue<T>(
             number: 0, depth: 1, maxIOBytes: maxIOBytes, ring: ring,
             buffers: zeroCopy ? .registered(base: UInt64(UInt(bitPattern: pages.base))) : .own, commandHead: nop,
             board: ranges == nil ? nil : try RangeBoard(queues: 1, depth: 1))
+        var target = target
+        try target.prepare(on: &queue)
         var loop = QueueLoop(queue: queue, target: target)
         try loop.queue.fetchAll()
         self.loop = loop
