@@ -177,10 +177,18 @@ struct MountCommand: UBDCommand {
             throw CommandFailure(.usage, "Usage", "target loop takes no file", remedy: "use one ubd and broker")
         }
         let backing: BackingFile
-        if let part {
-            backing = try command.open(part.disk, input, plan.options)
-        } else {
-            backing = try command.open(image, input, plan.options)
+        do throws(CommandFailure) {
+            if let part {
+                backing = try command.open(part.disk, input, plan.options)
+            } else {
+                backing = try command.open(image, input, plan.options)
+            }
+        } catch {
+            guard error.status == .busy else { throw error }
+            // Nothing is shared here, so no advice to.
+            var failure = error
+            failure.remedy = "end that use first: 'ubd list' shows your devices, and 'ubd umount' or 'ubd del' ends one"
+            throw failure
         }
         return try command.add(backing, image, label: MountMark.marked(image), request, plan, client)
     }

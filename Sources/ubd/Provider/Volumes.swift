@@ -231,8 +231,11 @@ struct Volumes {
         do {
             return try command.attach(client)
         } catch {
-            guard error.status == .busy, case .device(let other) = try find(name) else { throw error }
-            return other
+            guard error.status == .busy else { throw error }
+            if case .device(let other) = try find(name) { return other }
+            var failure = error
+            failure.remedy = "end that use first: 'ubd list' shows your devices"
+            throw failure
         }
     }
 

@@ -422,6 +422,10 @@ struct DeviceOpenerTests {
         try "bash\n".write(to: folder.appending(path: "17/comm"), atomically: false, encoding: .utf8)
         #expect(DeviceOpener.find("/dev/ublkb7", proc: folder.path) == "process 17 (bash)")
         #expect(DeviceOpener.find("/dev/ublkb0", proc: folder.path) == nil)
+        // It reads the device, and serves no file system.
+        #expect(DeviceOpener.servers(of: "/dev/ublkb7", proc: folder.path).isEmpty)
+        symlink("/dev/fuse", files.appending(path: "4").path)
+        #expect(DeviceOpener.servers(of: "/dev/ublkb7", proc: folder.path) == ["17"])
     }
 }
 
