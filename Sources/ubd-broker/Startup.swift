@@ -128,6 +128,7 @@ enum Startup {
         }
         try CleanEnvironment.enforce(CommandLine.arguments)
         try prepareProcess()
+        let passed = try PassedDescriptors.take()
         // Take-down adds no device, so it needs no access policy and no walls, and an error in them must not prevent
         // it.
         let policy = try accessPolicy(configuration)
@@ -156,6 +157,10 @@ enum Startup {
         #endif
         let groups = try groups(configuration, loop)
         surroundings.groups = groups.tree
+        let store = DescriptorStore(
+            loop: loop, capacity: DescriptorStore.capacity { name in getenv(name).map { String(cString: $0) } },
+            passed: passed.stored)
+        surroundings.descriptorStore = store
         surroundings.kernelLog = KernelLog.ofHost()
         if surroundings.kernelLog == nil {
             Log.notice(
@@ -178,7 +183,8 @@ enum Startup {
         try broker.reconcile {
             if configuration.takesDown { return TakeDown(broker).begin { loop.stop() } }
             do {
-                server = Server(try RunFolder.listener(configuration.socketPath), broker: broker)
+                server = Server(
+                    try RunFolder.listener(configuration.socketPath, passed: passed.listener), broker: broker)
                 try server?.begin()
             } catch {
                 failure = error

@@ -28,6 +28,7 @@ extension Broker {
         var unexamined = records.count
         if unexamined == 0 {
             groups?.removeOthers(than: [])
+            settleStoredInputs()
             loop.later(done)
         }
         for (record, worker) in zip(records, workers) {
@@ -59,6 +60,7 @@ extension Broker {
                 unexamined -= 1
                 if unexamined > 0 { return }
                 groups?.removeOthers(than: devices.values.map { group(of: $0) })
+                settleStoredInputs()
                 done()
             }
         }
@@ -316,6 +318,7 @@ extension Broker {
 
     /// Whether a new worker would have the device's files, or needs none.
     private func hasFiles(_ device: ManagedDevice) -> Bool {
+        takeStoredInputs(of: device)
         if device.parking == nil, device.launch?.target.survival == .nothing, let pair = try? makeMessagePair() {
             device.parking = consume pair.first
         }

@@ -33,12 +33,13 @@ enum Notification {
     /// `waiting`: wait for room in systemd's socket. Returns false only when it had none; after other errors a retry
     /// would not help.
     @discardableResult
-    static func send(_ state: String, waiting: Bool = true) -> Bool {
+    static func send(_ state: String, waiting: Bool = true, descriptor: Int32? = nil) -> Bool {
         guard let variable = getenv("NOTIFY_SOCKET") else { return true }
-        return send(state, waiting: waiting, to: String(cString: variable))
+        return send(state, waiting: waiting, descriptor: descriptor, to: String(cString: variable))
     }
 
-    static func send(_ state: String, waiting: Bool, to path: String) -> Bool {
+    /// `descriptor`: one that systemd gets with the message.
+    static func send(_ state: String, waiting: Bool, descriptor: Int32? = nil, to path: String) -> Bool {
         guard var address = unixAddress(path) else { return true }
         // A name that begins with @ is in the abstract namespace.
         if path.hasPrefix("@") { address.sun_path.0 = 0 }
@@ -47,11 +48,14 @@ enum Notification {
         defer { close(socket) }
         let size = socklen_t(MemoryLayout<sa_family_t>.size + path.utf8.count + (path.hasPrefix("@") ? 0 : 1))
         let bytes = Array(state.utf8)
-        let sent = withUnsafePointer(to: &address) { address in
-            sendto(
-                socket, bytes, bytes.count, Int32(waiting ? MSG_NOSIGNAL : MSG_NOSIGNAL | MSG_DONTWAIT),
-                __CONST_SOCKADDR_ARG(__sockaddr_un__: address), size)
-        }
-        return sent >= 0 || errno != EAGAIN
+        do throws(SystemError) {
+            try call("connect \(path)") {
+                withUnsafePointer(to: &address) { address in
+                    connect(socket, __CONST_SOCKADDR_ARG(__sockaddr_un__: address), size)
+                }
+            }
+            try SystemCalls.send(socket, bytes, files: descriptor.map { [$0] } ?? [], wait: waiting)
+            return true
+        } catch { return error.errno != EAGAIN }
     }
 }
