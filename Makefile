@@ -18,7 +18,7 @@ hosted := --static-swift-stdlib -Xlinker -z -Xlinker now -Xlinker -s
 # so its start must be cheap. Packed relocations, for the same reason. gold cannot link that, lld can.
 # Each set of flags has a build folder of its own: in one folder every build would begin anew.
 packed := -Xlinker -z -Xlinker pack-relative-relocs
-static := --scratch-path $(SCRATCH)/worker -Xswiftc -static-executable -Xswiftc -use-ld=lld \
+static := --scratch-path $(SCRATCH)/worker -Xswiftc -DUBD_STATIC -Xswiftc -static-executable -Xswiftc -use-ld=lld \
 	-Xswiftc -Xclang-linker -Xswiftc -static-pie $(packed) -Xlinker -z -Xlinker now -Xlinker -s
 sources := Package.swift Sources Tests Benchmarks
 
@@ -132,15 +132,18 @@ install:
 	$(call install-files,0755,$(PREFIX)/libexec/ubd,$(bin)/ubd-nbd)
 	$(call install-files,0711,$(PREFIX)/libexec/ubd,$(bin)/ubd-worker)
 	$(call install-files,0755,$(PREFIX)/libexec/ubd,policy/shutdown/ubd-shutdown)
+	$(call install-files,0755,$(PREFIX)/libexec/ubd,policy/devices/ubd-device)
 	$(install-access-policy)
 	$(call install-files,0644,$(PREFIX)/share/ubd/policy/seccomp,policy/seccomp/*.policy)
 	$(call install-files,0644,$(PREFIX)/share/ubd/policy/rings,policy/rings/*.ring)
 	$(call install-files,0644,$(PREFIX)/lib/udev/rules.d,policy/udev/*.rules)
 	$(call install-files,0644,$(PREFIX)/lib/systemd/system,policy/systemd/*.service policy/systemd/*.socket)
+	$(call install-files,0644,$(PREFIX)/lib/systemd/user,policy/systemd-user/*.service policy/systemd-user/*.socket)
 	@$(if $(filter-out /usr,$(PREFIX)),sed -i \
 		's|^ExecStart=/usr/libexec/ubd/ubd-broker|& --worker $(PREFIX)/libexec/ubd/ubd-worker --policy-dir $(PREFIX)/share/ubd/policy|; s|^ExecStart=/usr/|ExecStart=$(PREFIX)/|' \
 		'$(DESTDIR)$(PREFIX)/lib/systemd/system/ubd-broker.service' && sed -i 's|^ExecStop=/usr/|ExecStop=$(PREFIX)/|' \
-		'$(DESTDIR)$(PREFIX)/lib/systemd/system/ubd-devices.service')
+		'$(DESTDIR)$(PREFIX)/lib/systemd/system/ubd-devices.service' && sed -i 's|^\(Exec[A-Za-z]*=\)/usr/|\1$(PREFIX)/|' \
+		'$(DESTDIR)$(PREFIX)/lib/systemd/system/ubd-device@.service' '$(DESTDIR)$(PREFIX)'/lib/systemd/user/ubd*.service)
 	$(call install-files,0644,$(PREFIX)/lib/sysusers.d,policy/sysusers.d/*.conf)
 	$(call install-files,0644,$(PREFIX)/lib/tmpfiles.d,policy/tmpfiles.d/*.conf)
 	$(call install-files,0644,$(PREFIX)/lib/modules-load.d,policy/modules-load.d/*.conf)
@@ -202,6 +205,7 @@ lab-test: dependencies
 	@Tests/lab/run --kernel $(if $(filter command line environment,$(origin KERNEL)),$(KERNEL),all) --group $(GROUP)
 
 soak: dependencies
+	@UBD_FULL=1 Tests/checks/apt-install
 	@Tests/lab/soak
 
 # Not part of ubd: the fuzzers (Tests/fuzz), everything in them watched by libFuzzer and AddressSanitizer. gold stumbles over

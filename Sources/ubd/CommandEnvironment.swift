@@ -18,6 +18,8 @@ struct CommandEnvironment {
     var processors: Int?
     /// The program that reads partition tables.
     var sfdisk = "/usr/sbin/sfdisk"
+    /// The program that finds file systems, for `ubd mount`.
+    var blkid = "/usr/sbin/blkid"
     /// What a node in /dev must be.
     var identity: (_ node: String) throws(SystemError) -> DeviceFlush.Identity? = { (node) throws(SystemError) in
         try DeviceFlush.Identity.ofDisk(node)
@@ -32,10 +34,14 @@ struct CommandEnvironment {
     var lookSeconds = 5
     /// For each read of a file's partition table.
     var tableSeconds = 30
+    /// For a FUSE server that mounts, which may replay a journal first, and for one that ends.
+    var mountSeconds = 120
     /// The broker may try the new program, drain the old worker, and go back to it.
     var upgradeSeconds = 120
     /// Nanoseconds of a monotonic clock.
     var now: () -> UInt64 = monotonicNanoseconds
+    /// The terminal that shows the output; nil when it is none, as in a pipe.
+    var screen: () -> Screen? = { nil }
     /// Seconds that a call may wait for its turn where a limit passes by itself.
     var turnSeconds = 120
     /// Asked while a command waits for the broker: true ends its call.
@@ -68,6 +74,6 @@ struct CommandEnvironment {
         return CommandEnvironment(
             console: console, socketPath: variable.isEmpty ? BrokerAPI.socketPath : variable,
             host: LiveMachine(), executable: "/proc/self/exe", adoptsChildren: true,
-            pauseWatching: console.wait(milliseconds:))
+            screen: { Screen.live }, pauseWatching: console.wait(milliseconds:))
     }
 }

@@ -58,6 +58,14 @@ def prepare(kernels):
     CACHED.update((name, pathlib.Path(folder)) for name, folder in (line.split("=", 1) for line in done.stdout.splitlines()))
 
 
+def prepare_disk(name):
+    """Makes sure that the cache holds the disk images/NAME: only groups that ask for it need it."""
+    done = subprocess.run([HERE / "images" / name], stdout=subprocess.PIPE, text=True)
+    if done.returncode:
+        sys.exit(f"lab: the disk {name} cannot be made (above)")
+    CACHED[name] = pathlib.Path(done.stdout.strip())
+
+
 def pack(tree):
     """The folder `tree` as a cpio archive, every file owned by root."""
     names = subprocess.run(["find", ".", "-mindepth", "1", "-print0"], cwd=tree, check=True, capture_output=True)
@@ -117,6 +125,7 @@ class Machine:
         self.udev = self.systemd = self.dpkg = self.counted = self.interleaved = False
         self.interactive = False
         self.environment, self.append, self.qemu, self.disks = {}, [], [], []
+        self.images = []  # disks of the cache, after the others: what the guest writes there ends with it
         self.plugin, self.cpu = None, ""
         self.archives = []  # more cpio archives, over the userland
         self.job = pathlib.Path(tempfile.mkdtemp(prefix="ubd-lab."))
@@ -207,8 +216,9 @@ class Machine:
         for number, port in enumerate(PORTS, start=1):
             arguments += ["-chardev", f"file,id=c{port},path={self.job / port}"]
             arguments += ["-device", f"virtserialport,nr={number},chardev=c{port},name=lab.{port}"]
-        for number, disk in enumerate(self.disks):
-            arguments += ["-drive", f"file={disk},format=raw,if=none,id=d{number},cache=unsafe,discard=unmap"]
+        kept, passing = ([(disk, how) for disk in disks] for disks, how in ((self.disks, "off"), (self.images, "on")))
+        for number, (disk, snapshot) in enumerate(kept + passing):
+            arguments += ["-drive", f"file={disk},format=raw,if=none,id=d{number},cache=unsafe,discard=unmap,snapshot={snapshot}"]
             arguments += ["-device", f"virtio-blk-pci,drive=d{number}"]
         if self.plugin:
             arguments += ["-plugin", self.plugin]

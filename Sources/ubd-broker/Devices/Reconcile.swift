@@ -304,8 +304,9 @@ extension Broker {
                     ? "its worker \(device.info.lastDeath ?? "ended")"
                     : "its worker and the broker died together, so its file was lost")
         }
-        let reason = device.step == .upgrading ? UpgradeOperation.reason : nil
-        RecoverOperation(device, broker: self, reason: reason).begin()
+        let purpose = UpgradeOperation.Purpose.self
+        let reason = device.pendingSize == nil ? purpose.upgrading : purpose.resizing
+        RecoverOperation(device, broker: self, reason: device.step == .upgrading ? reason : nil).begin()
     }
 
     private func noteUnseenDeath(of device: ManagedDevice) {

@@ -12,7 +12,7 @@ extension UpgradeOperation {
         case .failure(let error):
             // Its worker may have locked bytes.
             device.releasesBytes = true
-            return end(.failed(resizing.explained(error)))
+            return end(.failed(resizing.explained(error, device)))
         case .success(let geometry) where geometry.size == device.info.sizeBytes: return end(.current)
         case .success(let geometry): newSize = geometry.size
         }

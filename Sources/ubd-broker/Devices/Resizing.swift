@@ -33,7 +33,7 @@ struct Resizing {
                 message: "sizeBytes can not be \(wanted)", remedy: "give 1 to \(TargetOption.largestSize) bytes",
                 option: "sizeBytes", value: "\(wanted)")
         }
-        guard wanted == nil else { return nil }
+        if let wanted { return refusal(wanted, UInt64(device.info.blockSize)) }
         if device.launch?.target.inputs.isEmpty == true {
             return .invalidOption(
                 message: "\(name) has no file whose size it could follow", remedy: "give a size", option: "sizeBytes",
@@ -45,6 +45,16 @@ struct Resizing {
                 option: "sizeBytes", value: "")
         }
         return nil
+    }
+
+    /// As of an add (DeviceOptions), where a size that is no whole number of blocks is refused, too. `block`: bytes.
+    private func refusal(_ wanted: UInt64, _ block: UInt64) -> InterfaceError? {
+        guard block > 0, !wanted.isMultiple(of: block) else { return nil }
+        let less = wanted - wanted % block
+        let choice = less == 0 ? "\(block)" : "\(less) or \(less + block)"
+        return .invalidOption(
+            message: "sizeBytes can not be \(wanted): it is not a multiple of the block size \(block)",
+            remedy: "give \(choice); a number without K, M, G or T is bytes", option: "sizeBytes", value: "\(wanted)")
     }
 
     /// What the worker of the rehearsal gets. It claims the bytes, so that nobody else uses those that are new.
@@ -65,7 +75,8 @@ struct Resizing {
         guard geometry.file == device.file || device.file == .none else {
             return StartErrors.workerBroke("it reports another file")
         }
-        guard geometry.size > 0, geometry.size <= wanted ?? TargetOption.largestSize else {
+        guard geometry.size > 0, geometry.size <= TargetOption.largestSize, geometry.size == wanted ?? geometry.size
+        else {
             return StartErrors.workerBroke("it announced a disk of \(geometry.size) bytes")
         }
         if geometry.size > device.info.sizeBytes { return refusalToGrow(device, geometry.size, broker) }
@@ -104,8 +115,16 @@ struct Resizing {
             id: Int64(device.id), holder: holder)
     }
 
-    /// The worker's refusal in the words of this request: its option has another name there.
-    func explained(_ error: InterfaceError) -> InterfaceError {
+    /// The worker's refusal in the words of this request: there the size has another name, and no other option can be given.
+    func explained(_ error: InterfaceError, _ device: ManagedDevice) -> InterfaceError {
+        if case .invalidOption(_, _, "offset", _) = error {
+            let offset = device.info.offset ?? 0
+            let end = UInt64(clamping: offset) + device.info.sizeBytes
+            return .badFile(
+                message:
+                    "\(device.info.file ?? "the file") ends before byte \(offset), where the device begins in it",
+                remedy: "enlarge the file again: with 'truncate -s \(end) FILE' the device keeps its size", index: 0)
+        }
         guard case .invalidOption(_, _, "size", _) = error, let wanted else { return error }
         return .invalidOption(
             message: "sizeBytes can not be \(wanted): the file ends before that",

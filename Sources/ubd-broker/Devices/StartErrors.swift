@@ -166,6 +166,13 @@ enum StartErrors {
                 "size", device.launch?.options.size ?? 0,
                 "is more than the \(failure.detail) bytes left in \(name)",
                 "give a smaller size")
+        // The kernel gave no lock, for example because memory was short: that says nothing of others.
+        case .bytesInUse where failure.errno != 0:
+            return .failed(
+                message:
+                    "whether bytes of \(name) that the device would get are in use can not be told: "
+                    + SystemError.message(failure.errno),
+                remedy: "try again", step: "\(failure.step)", errno: Int64(failure.errno))
         case .bytesInUse:
             return .busy(
                 message:

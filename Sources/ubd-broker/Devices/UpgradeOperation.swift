@@ -45,6 +45,21 @@ final class UpgradeOperation: Replacement {
         case program
         /// Another size, with the program that the device has.
         case size(Resizing)
+
+        /// Why the device has no worker for a moment.
+        var reason: String {
+            if case .size = self { return Self.resizing }
+            return Self.upgrading
+        }
+
+        /// How its worker dies for that.
+        var death: String {
+            if case .size = self { return "was killed to give the device another size" }
+            return "was killed for an upgrade"
+        }
+
+        static let upgrading = "its worker is being replaced by a newer one"
+        static let resizing = "it is being resized: its worker is being replaced"
     }
 
     let broker: Broker
@@ -177,7 +192,7 @@ final class UpgradeOperation: Replacement {
                         message: "something else happened to the device meanwhile", remedy: "try again",
                         id: Int64(device.id), holder: "the broker")))
         }
-        device.setState(.recovering, reason: UpgradeOperation.reason)
+        device.setState(.recovering, reason: purpose.reason)
         // If the broker is killed from here on, the device looks live and may have been quiesced: the next broker must
         // complete the replacement.
         device.step = .upgrading
@@ -197,8 +212,6 @@ final class UpgradeOperation: Replacement {
         if worker.end != nil { return ended() }
         operation.go(to: canQuiesce ? .quiesce : .kill)
     }
-
-    static let reason = "its worker is being replaced by a newer one"
 
     /// After its answer the kernel sends no request to the old worker.
     private func quiesce() {
@@ -261,8 +274,8 @@ final class UpgradeOperation: Replacement {
     private func becomeStuck() {
         if device.worker?.end != nil { return }
         let reason =
-            "its worker was killed for an upgrade, but it does not die: it waits for a file or disk that does not answer"
-        device.killedBecause = "was killed for an upgrade"
+            "its worker \(purpose.death), but it does not die: it waits for a file or disk that does not answer"
+        device.killedBecause = purpose.death
         device.setState(.stuck, reason: reason)
         // The command fails: the next worker serves the size that the kernel has.
         device.forgetUntoldSize()
@@ -295,7 +308,7 @@ final class UpgradeOperation: Replacement {
             return tell(.failed(broker.awaitInputsAfterUpgrade(device)))
         }
         let recovery = RecoverOperation(
-            device, broker: broker, programs: [candidate] + [old].compactMap { $0 }, reason: UpgradeOperation.reason
+            device, broker: broker, programs: [candidate] + [old].compactMap { $0 }, reason: purpose.reason
         ) { [self] error in
             if let error { return tell(.failed(error)) }
             if newSize > 0 { return tell(resized) }
@@ -326,8 +339,8 @@ final class UpgradeOperation: Replacement {
             rehearsal?.abandon()
             rehearsal = nil
             if hasDevice {
-                device.killedBecause = "was killed for an upgrade"
-                device.setState(.stuck, reason: UpgradeOperation.reason)
+                device.killedBecause = purpose.death
+                device.setState(.stuck, reason: purpose.reason)
                 broker.save(device)
                 device.worker?.kill()
             }

@@ -65,11 +65,12 @@ struct AddCommand: PlainCommand {
 
     /// Adds a device on an open file; the notices are all that its user should know.
     func add(
-        _ backing: borrowing BackingFile, _ path: String, _ request: AddRequest, _ plan: AddPlan, _ client: BrokerClient
+        _ backing: borrowing BackingFile, _ path: String, label: String? = nil, _ request: AddRequest, _ plan: AddPlan,
+        _ client: BrokerClient
     ) throws(CommandFailure) -> (Device, [Notice]) {
         var request = request
         if backing.readOnly { request.readOnly = true }
-        request.fileName = Self.label(path)
+        request.fileName = label ?? MountMark.absent(Self.label(path))
         var told = backing.notices
         let smallest = ContentSectors.smallestBlock(of: backing.numbers[0])
         var content: ContentSectors?
@@ -88,6 +89,20 @@ struct AddCommand: PlainCommand {
         // The broker has the same notice for a file without direct I/O.
         told += notices.filter { notice in !told.contains { $0.code == notice.code } }
         return (device, told)
+    }
+
+    /// `ubd add -t loop -f PATH`; nil when the path cannot be an option's value.
+    static func loop(_ path: String) -> AddCommand? {
+        PlainLine.command(["add", "-t", "loop", "-f", path]) as? AddCommand
+    }
+
+    /// Adds the device, and says nothing.
+    func attach(_ client: BrokerClient) throws(CommandFailure) -> Device {
+        let request = try self.request
+        let plan: AddPlan
+        do { plan = try AddPlan(request) } catch { throw CommandFailure(error) }
+        guard let (path, input) = try file(for: plan.target) else { return try client.add(request, files: []).0 }
+        return try add(open(path, input, plan.options), path, request, plan, client).0
     }
 
     func show(_ device: Device, _ notices: [Notice], _ environment: CommandEnvironment) {

@@ -111,7 +111,7 @@ extension AddCommand {
         return try add(open(disk, input, plan.options), disk.path, request, plan, client)
     }
 
-    private func open(
+    func open(
         _ disk: DiskFile, _ input: TargetInput, _ options: DeviceOptions
     ) throws(CommandFailure) -> BackingFile {
         let backing = try open(disk.path, input, options)
@@ -123,7 +123,7 @@ extension AddCommand {
         return backing
     }
 
-    private static func plan(_ request: AddRequest) throws(CommandFailure) -> AddPlan {
+    static func plan(_ request: AddRequest) throws(CommandFailure) -> AddPlan {
         do { return try AddPlan(request) } catch { throw CommandFailure(error) }
     }
 

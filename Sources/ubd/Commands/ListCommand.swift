@@ -13,7 +13,8 @@ struct ListCommand: UBDCommand {
             EXAMPLES
               ubd list
               ubd list -n 0 --json | jq '.[0].state'
-              ubd list --watch                 each change as it comes
+              ubd list -o id,state,worker      only these columns, without lines below a device
+              ubd list -w                      on a terminal the present list, else each change as it comes
               ubd list --watch --json          one JSON object a line
 
             STATE is one of
@@ -25,6 +26,7 @@ struct ListCommand: UBDCommand {
                                  dies, its file must be brought again ('ubd recover')
               stuck              its worker can't be killed, or the kernel does not stop it
               failed             its worker died; requests fail until the device is deleted
+            COLUMNS: \(ListColumn.names).
             QUEUES is queues x depth. A line below a device says since when and why it is not live.
             """)
 
@@ -32,13 +34,30 @@ struct ListCommand: UBDCommand {
         name: [.customShort("n"), .long], help: ArgumentHelp("Only this device.", valueName: "id"))
     var number: UInt32?
 
-    @Flag(name: .customLong("watch"), help: "Go on, and show each change of a state as it comes.")
+    @Flag(
+        name: [.customShort("w"), .customLong("watch")],
+        help: "Go on: keep the list up to date on a terminal, else print each change of a state as it comes.")
     var watches = false
+
+    @Option(
+        name: [.customShort("o"), .customLong("columns")],
+        help: ArgumentHelp("Show these columns, see above.", valueName: "name,..."))
+    var columnNames: ColumnNames?
 
     @OptionGroup var output: OutputOptions
 
     func perform(_ environment: CommandEnvironment) throws(CommandFailure) -> ExitStatus {
-        if watches { return try watch(environment) }
+        let columns = try columns()
+        if watches {
+            if !output.asJSON, environment.screen() != nil { return try watchOnScreen(environment, columns) }
+            guard columns == nil else {
+                throw CommandFailure(
+                    .usage, "Usage",
+                    "-o does not go with --watch where the output is no terminal: there each line is a change",
+                    remedy: "leave one of them out")
+            }
+            return try watch(environment)
+        }
         let devices = try BrokerClient(environment: environment).list(id: number).sorted { $0.id < $1.id }
         if let number, devices.isEmpty { throw Self.noSuchDevice(number) }
         if output.asJSON {
@@ -49,9 +68,63 @@ struct ListCommand: UBDCommand {
             environment.console.error("ubd: note: you have no devices")
             return .success
         }
-        for line in Self.lines(devices, environment.host) { environment.console.out(line) }
+        for line in Self.lines(devices, environment.host, columns) { environment.console.out(line) }
         return .success
     }
+
+    /// The columns of `-o`; nil without it.
+    private func columns() throws(CommandFailure) -> [ListColumn]? {
+        guard let columnNames else { return nil }
+        guard !output.asJSON else {
+            throw CommandFailure(
+                .usage, "Usage", "-o does not go with --json, which prints everything", remedy: "leave one of them out")
+        }
+        return try columnNames.columns()
+    }
+
+    /// The list, drawn again after changes, until somebody ends it or the broker ends. Nothing but the text of the screen changes,
+    /// so there is nothing to restore.
+    private func watchOnScreen(
+        _ environment: CommandEnvironment, _ columns: [ListColumn]?
+    ) throws(CommandFailure) -> ExitStatus {
+        let (client, console) = (BrokerClient(environment: environment), environment.console)
+        var failure: CommandFailure?
+        var (isStale, isComplete) = (true, false)
+        var drawn: (screen: Screen, at: UInt64)?
+        // Asked after each reply and every second.
+        let isWanted = {
+            guard isComplete, let screen = environment.screen() else { return console.lost == nil }
+            let now = environment.now()
+            // Many changes at once are drawn together.
+            let isDue = drawn.map { now - $0.at >= Self.nanosecondsPerDrawing } ?? true
+            guard isDue, isStale || drawn?.screen != screen else { return console.lost == nil }
+            do throws(CommandFailure) {
+                let devices = try client.list().filter { number == nil || $0.id == number }.sorted { $0.id < $1.id }
+                let lines = devices.isEmpty ? ["no devices"] : Self.lines(devices, environment.host, columns)
+                console.draw(screen.text(lines))
+            } catch {
+                failure = error
+                return false
+            }
+            (isStale, drawn) = (false, (screen, now))
+            return console.lost == nil
+        }
+        do throws(CommandFailure) {
+            try client.monitor(MonitorRequest(ids: number.map { [$0] }), whileWanted: isWanted) { change in
+                if change == nil { isComplete = true }
+                isStale = true
+            }
+        } catch {
+            failure = error
+        }
+        // Below the list.
+        if drawn != nil { console.out("") }
+        if let failure { throw failure }
+        return .failed
+    }
+
+    /// Between two drawings.
+    private static let nanosecondsPerDrawing: UInt64 = 200_000_000
 
     /// Until somebody ends it, nobody reads it any more, or the broker ends.
     private func watch(_ environment: CommandEnvironment) throws(CommandFailure) -> ExitStatus {
@@ -133,7 +206,7 @@ struct ListCommand: UBDCommand {
     }
 
     /// "2026-11-26 07:05:48", in the caller's time zone.
-    private static func localTime(_ seconds: Int64) -> String {
+    static func localTime(_ seconds: Int64) -> String {
         var (time, parts) = (time_t(seconds), tm())
         localtime_r(&time, &parts)
         var text = [CChar](repeating: 0, count: 64)
@@ -141,21 +214,16 @@ struct ListCommand: UBDCommand {
         return String(decoding: text[..<count].map { UInt8(bitPattern: $0) }, as: UTF8.self)
     }
 
-    static func lines(_ devices: [Device], _ host: any Machine) -> [String] {
-        var table = Table(header: ["DEVICE", "STATE", "SIZE", "BLOCK", "MODE", "QUEUES", "OWNER", "TARGET"])
-        let owners = host.userNames(of: Set(devices.map(\.owner)))
-        table.rows = devices.map { device in
-            let access = (device.readOnly ? "ro" : "rw") + (device.buffered ? ",buffered" : "")
-            return [
-                device.link ?? device.node, device.state.rawValue, ByteSize.text(device.sizeBytes),
-                String(device.blockSize), "\(access),\(device.mode.rawValue),\(device.recovery.rawValue)",
-                "\(device.queues)x\(device.depth)",
-                owners[device.owner] ?? String(device.owner),
-                device.target + (device.file.map { " \($0)" } ?? "")
-                    + (device.partition.map { ", partition \($0)" } ?? ""),
-            ]
-        }
+    /// The table; without `columns` the usual ones, cut to a terminal's width, with the notes on each device below it.
+    static func lines(_ devices: [Device], _ host: any Machine, _ columns: [ListColumn]? = nil) -> [String] {
+        let shown = columns ?? ListColumn.usual
+        var table = Table(header: shown.map(\.header))
+        // Who names columns wants them whole.
+        if columns != nil { table.width = .max }
+        let owners = shown.contains(.owner) ? host.userNames(of: Set(devices.map(\.owner))) : [:]
+        table.rows = devices.map { device in shown.map { $0.cell(device, owner: owners[device.owner]) } }
         var lines = table.lines
+        guard columns == nil else { return lines }
         for (index, device) in devices.enumerated().reversed() {
             for note in notes(device).reversed() { lines.insert("  \(note.printable)", at: index + 2) }
         }

@@ -163,6 +163,6 @@ struct RecoverCommand: UBDCommand {
             throw CommandFailure(
                 .usage, "Usage", "device \(device.id) has no \(kind) name on record", remedy: remedy)
         }
-        return label
+        return MountMark.removed(label)
     }
 }

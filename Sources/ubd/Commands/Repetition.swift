@@ -6,23 +6,26 @@ enum Repetition {
     /// Short names of options with a value, other than inputs, with their long names. (A test compares them with the
     /// commands.)
     static let letters = ["-n": "--number", "-t": "--target", "-q": "--queues", "-d": "--depth"]
+    /// Those that mean something else in another command.
+    static let lettersOf = ["list": ["-o": "--columns"], "mount": ["-o": "--options"]]
     /// Options without a value: giving one twice changes nothing.
     static let flags: Set<String> = [
         "--all", "-a", "--force", "--json", "--read-only", "--shared", "--restart-command", "--shrink", "--help", "-h",
-        "--version",
+        "--version", "--openmetrics",
     ]
     /// Those that have a value in other commands.
-    static let flagsOf: [String: Set<String>] = ["list": ["--watch"]]
+    static let flagsOf: [String: Set<String>] = ["list": ["--watch", "-w"]]
 
     static func refuse(_ arguments: [String]) throws(CommandFailure) {
         var given: [String: String] = [:]
         let own = arguments.first.flatMap { flagsOf[$0] } ?? []
+        let ownLetters = arguments.first.flatMap { lettersOf[$0] } ?? [:]
         for (index, word) in arguments.enumerated() {
             if word == "--" { return }
             // A value cannot begin with a dash.
             guard word.hasPrefix("-"), word.count > 1, !own.contains(word), !isFlag(word) else { continue }
             let parts = word.split(separator: "=", maxSplits: 1, omittingEmptySubsequences: false)
-            let name = long(String(parts[0]))
+            let name = ownLetters[String(parts[0])] ?? long(String(parts[0]))
             let value = parts.count > 1 ? String(parts[1]) : index + 1 < arguments.count ? arguments[index + 1] : ""
             guard let earlier = given.updateValue(value, forKey: name) else { continue }
             throw CommandFailure(

@@ -13,6 +13,7 @@ struct StatsCommand: UBDCommand {
               ubd stats -n 0                   one device: its queues, operations and histograms
               ubd stats --watch                the changes of each second
               ubd stats -n 0 --watch 5 --json  one JSON object per line
+              ubd stats --openmetrics          for Prometheus and others: ubd_device_requests_total and more
 
             COLUMNS
               AVG         bytes of the average request; K, M, G are powers of 1024, MB are 1000000 bytes
@@ -35,10 +36,16 @@ struct StatsCommand: UBDCommand {
         help: ArgumentHelp("Continue, and show the changes of each interval.", valueName: "seconds"))
     var interval: Interval? = nil
 
+    @Flag(
+        name: .customLong("openmetrics"),
+        help: "Print the totals as OpenMetrics text, for a monitoring system; not with --json or --watch.")
+    var asMetrics = false
+
     @OptionGroup var output: OutputOptions
 
     func perform(_ environment: CommandEnvironment) throws(CommandFailure) -> ExitStatus {
         let client = BrokerClient(environment: environment)
+        if asMetrics { return try metrics(environment.console, client) }
         if let interval {
             var watch = StatsWatch(
                 number: number, pause: try interval.milliseconds(), asJSON: output.asJSON, environment: environment)
@@ -53,6 +60,17 @@ struct StatsCommand: UBDCommand {
         } else {
             for line in lines(reply) { environment.console.out(line) }
         }
+        return .success
+    }
+
+    /// In one piece, or nothing of it.
+    private func metrics(_ console: any Console, _ client: BrokerClient) throws(CommandFailure) -> ExitStatus {
+        let other = output.asJSON ? "--json" : "--watch"
+        guard interval == nil, !output.asJSON else {
+            throw CommandFailure(
+                .usage, "Usage", "--openmetrics does not go with \(other)", remedy: "leave one of them out")
+        }
+        console.out(OpenMetrics.text(try client.stats(id: number, queues: nil).devices))
         return .success
     }
 

@@ -22,6 +22,7 @@ struct UBD: ParsableCommand {
               mkfs.ext4 /dev/ubdb0             the device belongs to you
               ubd list                         your devices and what they do
               ubd stats --watch                requests and bytes per second
+              ubd events                       each change of a device, as it comes
               ubd del -n 0                     flushes and removes it
               ubd doctor                       what this host lacks, and how to get it
 
@@ -38,9 +39,9 @@ struct UBD: ParsableCommand {
         version: "ubd \(UBDVersion.text)",
         subcommands: [
             AddArguments.self, DeleteArguments.self, ListCommand.self, UpgradeCommand.self, ResizeCommand.self,
-            RecoverCommand.self,
-            StatsCommand.self, PartitionsCommand.self, InfoCommand.self, FeaturesCommand.self, DoctorCommand.self,
-            NameHolderCommand.self,
+            RecoverCommand.self, MountCommand.self, UnmountCommand.self,
+            StatsCommand.self, EventsCommand.self, PartitionsCommand.self, InfoCommand.self, FeaturesCommand.self,
+            DoctorCommand.self, ProvideCommand.self, NameHolderCommand.self,
         ])
 }
 

@@ -5,6 +5,8 @@ import SystemCalls
 protocol Console: AnyObject {
     /// Results, for scripts as well: stdout.
     func out(_ text: String)
+    /// Writes to a terminal on stdout as it is, without a newline at the end.
+    func draw(_ text: String)
     /// Errors and notes, for people: stderr.
     func error(_ text: String)
     /// Extra information for people: stderr, when it is a terminal.
@@ -26,8 +28,10 @@ final class StandardConsole: Console {
     private var progressIsShown = false
     private(set) var lost: SystemError?
 
-    func out(_ text: String) {
-        let error = writeStandard(text + "\n", to: STDOUT_FILENO)
+    func out(_ text: String) { draw(text + "\n") }
+
+    func draw(_ text: String) {
+        let error = writeStandard(text, to: STDOUT_FILENO)
         if error != 0, lost == nil { lost = SystemError("write", error) }
     }
 

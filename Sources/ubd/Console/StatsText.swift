@@ -126,7 +126,7 @@ enum StatsText {
         operations.rows = Counts.operations.map { name, place in
             let count = counts[keyPath: place]
             return [
-                name == "writeZeroes" ? "write-zeroes" : name, "\(count.requests)", "\(count.bytes)", average(count),
+                self.name(operation: name), "\(count.requests)", "\(count.bytes)", average(count),
                 "\(count.errors)",
             ]
         }
@@ -138,6 +138,9 @@ enum StatsText {
         return operations.lines + [""] + histogram(["REQUESTS IN A WAKE-UP", "WAKE-UPS"], sizes) + [""]
             + histogram(["TIME IN THE WORKER", "REQUESTS MEASURED"], times)
     }
+
+    /// An operation as people read it, by its name on the wire.
+    static func name(operation: String) -> String { operation == "writeZeroes" ? "write-zeroes" : operation }
 
     private static func histogram(_ header: [String], _ rows: [[String]]) -> [String] {
         var table = Table(header: header)

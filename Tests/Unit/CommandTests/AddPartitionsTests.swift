@@ -71,6 +71,28 @@ struct AddPartitionsTests {
         }
     }
 
+    @Test(
+        "of one number tells of its device, also when a signal ends it at that moment",
+        arguments: [SIGINT, SIGTERM, SIGHUP])
+    func oneInterrupted(signal: Int32) throws {
+        let folder = TemporaryFolder()
+        let path = try image(folder, [(8, 16)])
+        let pid = Mutex<pid_t?>(nil)
+        let broker = FakeBroker { connection, _ in
+            for fd in connection.askForFiles(2) { close(fd) }
+            while pid.withLock({ $0 }) == nil { usleep(1000) }
+            connection.send(AddReply.added(FakeBroker.device(node: "/dev/null"), notices: []).reply)
+            if let pid = pid.withLock({ $0 }) { kill(pid, signal) }
+        }
+        let line = ["add", "-t", "loop", "-f", path, "--partition", "1"]
+        let (process, output, _) = try Program.start(line, socket: broker.socketPath)
+        pid.withLock { $0 = process.processIdentifier }
+        process.waitUntilExit()
+        #expect(broker.finish())
+        let text = String(decoding: output.fileHandleForReading.readDataToEndOfFile(), as: UTF8.self)
+        #expect(text == "/dev/ubdb0\n")
+    }
+
     @Test("of one number asks for a device of its bytes")
     func one() throws {
         let folder = TemporaryFolder()

@@ -96,7 +96,8 @@ struct ProgramTests {
             ["list", "--json"], ["recover", "-n", "0", "-f", file], ["upgrade", "-n", "0"],
             ["upgrade", "-a", "--json"],
             ["del", "-n", "0", "--force", "--json"], ["stats"], ["stats", "--json"], ["stats", "--watch"],
-            ["stats", "--watch=0.1", "--json"], ["list", "--watch"], ["list", "--watch", "--json"], ["info"],
+            ["stats", "--watch=0.1", "--json"], ["list", "--watch"], ["list", "--watch", "--json"], ["events"],
+            ["events", "--json"], ["info"],
             ["info", "--json"], ["features"], ["features", "--json"],
             ["--help"], ["help", "add"], ["add", "--help"], ["--version"], ["--generate-completion-script", "zsh"],
         ]
@@ -169,6 +170,29 @@ struct ProgramTests {
     }
 
     @Test(
+        "ends when it is interrupted while the broker's backlog is full, and not only when there is room",
+        arguments: [["add", "-t", "null", "--size", "1M"], ["resize", "-n", "0", "--size", "1M"]])
+    func interruptedBeforeTheBroker(_ line: [String]) throws {
+        let folder = TemporaryFolder()
+        let path = folder.path + "/socket"
+        let listener = try SystemCalls.listen(at: path, backlog: 0)
+        var waiting: [FileDescriptorBox] = []
+        while let client = FileDescriptorBox(connectedTo: path) { waiting.append(client) }
+        #expect(!waiting.isEmpty && errno == EAGAIN)
+        let (process, output, _) = try Program.start(line, socket: path)
+        // It has begun to wait by then; where it has not, the signal finds it earlier, which ends it, too.
+        usleep(300_000)
+        let began = Date()
+        kill(process.processIdentifier, SIGINT)
+        process.waitUntilExit()
+        #expect(Date().timeIntervalSince(began) < 5)
+        #expect(process.terminationReason == .uncaughtSignal && process.terminationStatus == SIGINT)
+        #expect(output.fileHandleForReading.readDataToEndOfFile().isEmpty)
+        withExtendedLifetime(waiting) {}
+        close(listener.release())
+    }
+
+    @Test(
         "tells of a device that is there, also when a signal ends it at that moment",
         arguments: [SIGINT, SIGTERM, SIGHUP])
     func interruptedLate(signal: Int32) throws {
@@ -188,4 +212,21 @@ struct ProgramTests {
         let text = String(decoding: output.fileHandleForReading.readDataToEndOfFile(), as: UTF8.self)
         #expect(text == "/dev/ubdb0\n")
     }
+}
+
+/// A connection that a full backlog keeps waiting; closed with its last reference.
+private final class FileDescriptorBox {
+    private let raw: Int32
+
+    /// nil when there is no room, with EAGAIN in errno.
+    init?(connectedTo path: String) {
+        raw = socket(AF_UNIX, Int32(SOCK_STREAM.rawValue | SOCK_CLOEXEC.rawValue | SOCK_NONBLOCK.rawValue), 0)
+        guard var address = unixAddress(path) else { return nil }
+        let result = withUnsafePointer(to: &address) {
+            connect(raw, __CONST_SOCKADDR_ARG(__sockaddr_un__: $0), socklen_t(MemoryLayout<sockaddr_un>.size))
+        }
+        if result != 0 { return nil }
+    }
+
+    deinit { close(raw) }
 }

@@ -13,6 +13,8 @@ final class Recorder: Console {
     var lost: SystemError?
 
     func out(_ text: String) { output.append(text) }
+    private(set) var drawings: [String] = []
+    func draw(_ text: String) { drawings.append(text) }
     func error(_ text: String) { errors.append(text) }
     func aside(_ text: String) { asides.append(text) }
     func wait(milliseconds: UInt64) {}
