@@ -38,12 +38,16 @@ enum RunFolder {
 
     private static func checked(_ descriptor: Int32) throws -> FileDescriptor {
         let socket = FileDescriptor(owning: descriptor)
-        var listening: Int32 = 0
-        var size = socklen_t(MemoryLayout<Int32>.size)
-        guard getsockopt(descriptor, SOL_SOCKET, SO_ACCEPTCONN, &listening, &size) == 0, listening == 1 else {
+        guard listens(descriptor) else {
             throw StartupRefusal(message: "the descriptor that systemd passed is not a listening socket", status: 1)
         }
         try socket.setNonBlocking()
         return socket
+    }
+
+    static func listens(_ descriptor: Int32) -> Bool {
+        var listening: Int32 = 0
+        var size = socklen_t(MemoryLayout<Int32>.size)
+        return getsockopt(descriptor, SOL_SOCKET, SO_ACCEPTCONN, &listening, &size) == 0 && listening == 1
     }
 }

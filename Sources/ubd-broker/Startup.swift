@@ -157,10 +157,8 @@ enum Startup {
         #endif
         let groups = try groups(configuration, loop)
         surroundings.groups = groups.tree
-        let store = DescriptorStore(
-            loop: loop, capacity: DescriptorStore.capacity { name in getenv(name).map { String(cString: $0) } },
-            passed: passed.stored)
-        surroundings.descriptorStore = store
+        surroundings.descriptorStore = DescriptorStore(
+            loop: loop, offer: .init { name in getenv(name).map { String(cString: $0) } }, passed: passed.stored)
         surroundings.kernelLog = KernelLog.ofHost()
         if surroundings.kernelLog == nil {
             Log.notice(
@@ -175,6 +173,7 @@ enum Startup {
             workerGID: gid, driver: driver, surroundings: surroundings, accounts: accounts,
             replaceWorker: { broker, device, change in broker.replaceAfterDeath(device, change) })
         for warning in policy.warnings { Log.warning("access-policy", ("what", "\(warning)")) }
+        broker.letGo(foreign: passed.foreign)
         try broker.store.prepare()
         let signals = try SignalReader([SIGTERM, SIGINT, SIGCHLD, SIGHUP])
         try watch(signals.file.raw, broker) { signals.next() }

@@ -5,26 +5,46 @@ import SystemCalls
 /// the clients' files in them, when broker and worker die together.
 ///
 /// The last close of a file may block, and of a stored one it may happen in PID 1. So the broker stores a socket only
-/// - where systemd closes stored descriptors outside of PID 1. `$FDSTORE` says so: systemd 254 brought the variable;
+/// - where systemd offers a store. ubd's units ask for one from systemd 257 on, which closes stored descriptors outside of
+///   its main thread (`ubd-descriptor-store` decides that); before 254 the broker stores nothing whatever the unit says;
 /// - when a worker has examined the files in it, and
 /// - when the store has room: PID 1 itself would close what it can't store.
 ///
-/// While a socket is in the store, no close by the broker is the last one.
+/// What is passed to the next broker is trusted only as far as the record of a device confirms it. What no device needs goes
+/// to the undertaker, since its close might be the last one after all.
 final class DescriptorStore {
+    /// What systemd offers.
+    struct Offer: Equatable {
+        /// The most descriptors; 0 when there is no store.
+        var room = 0
+        /// Why there is none; nil when there is one.
+        var problem: String?
+    }
+
+    /// The parking socket that a device should have.
+    struct Wanted {
+        /// Its inode, by the device's record.
+        let inode: UInt64
+        /// The device has it, from its worker.
+        let isHeld: Bool
+    }
+
     private enum Order {
         case keep(StoredName, descriptor: () -> Int32?)
-        case drop(StoredName)
+        /// `name` as the message has it: a stored one of ours, or one that we did not give.
+        case drop(name: String)
     }
 
     private let loop: EventLoop
-    /// The most descriptors in the store; 0 when nothing is stored.
-    let capacity: Int
-    /// Sends a message, with a descriptor. False: systemd's socket has no room.
-    private let tell: (_ message: String, _ descriptor: Int32?) -> Bool
+    let offer: Offer
+    /// Sends a message, with a descriptor. Returns what prevented it.
+    private let tell: (_ message: String, _ descriptor: Int32?) -> SystemError?
     /// What an earlier broker stored and no device has taken yet.
     private var passed: [StoredName: [Int32]]
     /// What is in the store, or is about to be.
     private(set) var names: Set<StoredName>
+    /// What the kernel did not send to systemd: it is not tried again at each change of the device.
+    private var refused: Set<StoredName> = []
     /// Messages that systemd has not got yet, in their order.
     private var orders: [Order] = []
     private var isWaiting = false
@@ -32,39 +52,31 @@ final class DescriptorStore {
 
     /// Milliseconds until a message is tried again.
     private static let again = 50
+    /// Errors that pass: systemd's socket or the host has no room.
+    private static let passing: Set<Int32> = [EAGAIN, EMFILE, ENFILE, ENOBUFS, ENOMEM, EINTR]
+    private static let consequence = "the device needs 'ubd recover' when broker and worker die together"
 
     init(
-        loop: EventLoop, capacity: Int, passed: [StoredName: [Int32]] = [:],
-        tell: @escaping (_ message: String, _ descriptor: Int32?) -> Bool = { message, descriptor in
-            Notification.send(message, waiting: false, descriptor: descriptor)
+        loop: EventLoop, offer: Offer, passed: [StoredName: [Int32]] = [:],
+        tell: @escaping (_ message: String, _ descriptor: Int32?) -> SystemError? = { message, descriptor in
+            Notification.attempt(message, waiting: false, descriptor: descriptor)
         }
     ) {
         self.loop = loop
-        self.capacity = capacity
+        self.offer = offer
         self.passed = passed
         self.tell = tell
         names = Set(passed.keys)
     }
 
-    /// The room of the store, out of the variables FDSTORE and NOTIFY_SOCKET; 0 when anything is unclear.
-    static func capacity(_ environment: (String) -> String?) -> Int {
-        guard environment("NOTIFY_SOCKET") != nil, let text = environment("FDSTORE"), let number = Int(text),
-            String(number) == text, number > 0
-        else { return 0 }
-        return number
-    }
-
     /// Stores a device's parking socket, unless it is there. `descriptor` tells its number when the message can be sent.
     func keep(_ name: StoredName, _ descriptor: @escaping () -> Int32?) {
-        guard capacity > 0, !names.contains(name) else { return }
-        guard names.count < capacity else {
+        guard offer.room > 0, !names.contains(name), !refused.contains(name) else { return }
+        guard names.count < offer.room else {
             if !saidFull {
                 Log.warning(
-                    "store-full", ("device", "\(name.id)"), ("room", "\(capacity)"),
-                    (
-                        "remedy",
-                        "raise FileDescriptorStoreMax; without room a device needs 'ubd recover' when broker and worker die together"
-                    ))
+                    "store-full", ("device", "\(name.id)"), ("room", "\(offer.room)"),
+                    ("remedy", "raise FileDescriptorStoreMax; without room \(Self.consequence)"))
             }
             saidFull = true
             return
@@ -74,38 +86,53 @@ final class DescriptorStore {
         flush()
     }
 
-    /// Takes a device's socket out of the store, and closes what was passed of it: the store still has it then.
-    func drop(_ name: StoredName) {
-        for descriptor in passed.removeValue(forKey: name) ?? [] { close(descriptor) }
-        guard names.remove(name) != nil else { return }
+    /// Takes a device's socket out of the store. Returns what was passed of it, which the caller must let go.
+    func drop(_ name: StoredName) -> [Int32] {
+        let left = passed.removeValue(forKey: name) ?? []
+        refused.remove(name)
+        guard names.remove(name) != nil else { return left }
         saidFull = false
-        orders.append(.drop(name))
+        let pending = orders.firstIndex {
+            if case .keep(name, _) = $0 { true } else { false }
+        }
+        if let pending {
+            // systemd never heard of it.
+            orders.remove(at: pending)
+        } else {
+            orders.append(.drop(name: name.text))
+            flush()
+        }
+        return left
+    }
+
+    /// Takes what we did not store out of the store.
+    func dropForeign(_ name: String) {
+        orders.append(.drop(name: name))
         flush()
     }
 
     /// The socket of this device that an earlier broker stored. It must have the recorded inode.
     func take(_ name: StoredName, inode: UInt64) -> FileDescriptor? {
-        guard let found = passed[name]?.first(where: { Self.inode(of: $0) == inode }) else { return nil }
-        for descriptor in passed.removeValue(forKey: name) ?? [] where descriptor != found { close(descriptor) }
+        guard let place = passed[name]?.firstIndex(where: { Self.inode(of: $0) == inode }),
+            let found = passed[name]?.remove(at: place)
+        else { return nil }
         return FileDescriptor(owning: found)
     }
 
-    /// After all records were read. `devices` gives the inode of a device's parking socket: nil when there is no such device,
-    /// and 0 when it has none yet but may take the stored one later. Returns sockets that nobody needs, which the caller
-    /// must let go.
-    func settle(_ devices: (StoredName) -> UInt64?) -> [Int32] {
+    /// After all records were read. `wanted` gives the socket of a device; nil when there is no such device, or it needs
+    /// none. Returns sockets that nobody needs, which the caller must let go.
+    func settle(_ wanted: (StoredName) -> Wanted?) -> [Int32] {
         var needless: [Int32] = []
         for (name, descriptors) in passed {
-            let wanted = devices(name)
-            if wanted == 0 { continue }
-            passed[name] = nil
-            if let wanted, descriptors.allSatisfy({ Self.inode(of: $0) == wanted }) {
-                // The device has the same socket.
-                for descriptor in descriptors { close(descriptor) }
-            } else {
-                needless += descriptors
-                drop(name)
-            }
+            let wanted = wanted(name)
+            let fitting = descriptors.filter { wanted != nil && Self.inode(of: $0) == wanted?.inode }
+            needless += descriptors.filter { !fitting.contains($0) }
+            passed[name] = fitting
+            // A name leaves the store with all that has it. A device that has its socket can store it again.
+            if fitting.isEmpty || fitting.count < descriptors.count && wanted?.isHeld == true { needless += drop(name) }
+            guard wanted?.isHeld == true else { continue }
+            // The device has the same socket, so this close is not the last one.
+            for descriptor in passed.removeValue(forKey: name) ?? [] { close(descriptor) }
         }
         return needless
     }
@@ -118,57 +145,59 @@ final class DescriptorStore {
 
     private func flush() {
         while !isWaiting, let order = orders.first {
-            guard send(order) else {
-                isWaiting = true
-                loop.after(milliseconds: Self.again) { [weak self] in
-                    self?.isWaiting = false
-                    self?.flush()
-                }
-                return
+            if let error = send(order) {
+                if Self.passing.contains(error.errno) { return tryLater() }
+                refuse(order, error)
             }
             orders.removeFirst()
         }
     }
 
-    private func send(_ order: Order) -> Bool {
+    private func tryLater() {
+        isWaiting = true
+        loop.after(milliseconds: Self.again) { [weak self] in
+            self?.isWaiting = false
+            self?.flush()
+        }
+    }
+
+    private func send(_ order: Order) -> SystemError? {
         switch order {
         case .keep(let name, let descriptor):
-            guard let descriptor = descriptor() else { return true }
+            guard let descriptor = descriptor() else {
+                names.remove(name)
+                return nil
+            }
             // Without FDPOLL=0 systemd drops a socket whose directions are shut down.
             return tell("FDSTORE=1\nFDNAME=\(name.text)\nFDPOLL=0", descriptor)
-        case .drop(let name): return tell("FDSTOREREMOVE=1\nFDNAME=\(name.text)", nil)
+        case .drop(let name): return tell("FDSTOREREMOVE=1\nFDNAME=\(name)", nil)
         }
+    }
+
+    /// For example ETOOMANYREFS: the client has put sockets into the parking socket, nested too deeply to be sent.
+    private func refuse(_ order: Order, _ error: SystemError) {
+        guard case .keep(let name, _) = order else { return }
+        names.remove(name)
+        refused.insert(name)
+        Log.warning("not-stored", ("device", "\(name.id)"), ("why", "\(error)"), ("what", Self.consequence))
     }
 }
 
-extension Broker {
-    /// Lets systemd keep the files of a device that serves. Connections to a server are of no use to another worker.
-    func storeInputs(of device: ManagedDevice) {
-        guard device.step == .live, device.info.state == .live, device.parking != nil,
-            device.launch?.target.survival == .inputs, device.info.recovery != .none
-        else { return }
-        descriptorStore?.keep(StoredName(device)) { [weak device] in device?.parking?.raw }
-    }
-
-    func unstoreInputs(of device: ManagedDevice) { descriptorStore?.drop(StoredName(device)) }
-
-    /// Gives a device the socket that systemd has kept for it.
-    func takeStoredInputs(of device: ManagedDevice) {
-        guard device.parking == nil, device.launch?.target.survival == .inputs, let inode = device.sockets?.parking,
-            let socket = descriptorStore?.take(StoredName(device), inode: inode)
-        else { return }
-        device.parking = consume socket
-        Log.notice("file-stored", ("device", "\(device.id)"), ("owner", "\(device.owner)"))
-    }
-
-    /// After the comparison with the kernel: lets go of what no device needs.
-    func settleStoredInputs() {
-        let needless = descriptorStore?.settle { [self] name in
-            guard let device = devices[name.id], device.info.generation == name.generation else { return nil }
-            return (try? device.parking?.status()).map { UInt64($0.st_ino) } ?? 0
+extension DescriptorStore.Offer {
+    /// Out of the variables FDSTORE and NOTIFY_SOCKET. There is no store when anything is unclear.
+    init(_ environment: (String) -> String?) {
+        guard environment("NOTIFY_SOCKET") != nil else {
+            self.init(problem: "systemd did not start the broker")
+            return
         }
-        for socket in needless ?? [] {
-            undertaker.letGo(FileDescriptor(owning: socket), owner: 0, isStranger: true)
+        guard let text = environment("FDSTORE") else {
+            self.init(problem: "systemd offers no store: FileDescriptorStoreMax is not set, or systemd is too old")
+            return
         }
+        guard let number = Int(text), String(number) == text, number > 0 else {
+            self.init(problem: "systemd's FDSTORE is '\(text.prefix(20))', which is not a number above 0")
+            return
+        }
+        self.init(room: number)
     }
 }

@@ -14,6 +14,7 @@ extension Broker {
     /// worker may have them. `cause` is the beginning of the reason.
     func awaitInputs(_ device: ManagedDevice, because cause: String) {
         unstoreInputs(of: device)
+        device.parked = nil
         if let parking = device.parking.take() { undertaker.letGo(parking, owner: device.owner) }
         // Nobody has locked bytes that the kernel's disk does not have, or looked whose they are.
         device.forgetUntoldSize()

@@ -44,6 +44,7 @@ extension Broker {
             // Of another boot it would be nonsense.
             device.serverWait.began = record.inputsLost.flatMap { $0 <= now() ? $0 : nil }
             device.sockets = record.sockets
+            device.parked = record.parked
             device.file = record.file
             device.pendingSize = record.pendingSize
             device.releasesBytes = record.releasesBytes

@@ -33,7 +33,8 @@ struct InfoCommand: UBDCommand {
     /// Who brings a file-backed device back when no process keeps its file.
     private static func recovery(_ info: InfoReply) -> String {
         guard let room = info.descriptorStore else {
-            return "by 'ubd recover' when broker and worker die together (systemd keeps no files)"
+            let why = info.descriptorStoreProblem.map { ": \($0)" } ?? ""
+            return "by 'ubd recover' when broker and worker die together (systemd keeps no files\(why))"
         }
         return "by itself, also when broker and worker die together (systemd keeps the files of \(room) devices)"
     }
