@@ -89,7 +89,7 @@ struct DescriptorStoreTests {
     }
 
     private func make(
-        _ systemd: Systemd, room: Int, _ passed: [StoredName: [Int32]] = [:], _ loop: EventLoop
+        _ systemd: Systemd, room: Int, passed: [StoredName: [Int32]] = [:], _ loop: EventLoop
     ) -> DescriptorStore {
         DescriptorStore(loop: loop, offer: .init(room: room), passed: passed) { message, descriptor in
             if let errno = systemd.errno { return SystemError("sendmsg", errno) }
@@ -98,7 +98,8 @@ struct DescriptorStoreTests {
         }
     }
 
-    private let (one, two) = (StoredName(id: 1, generation: 9), StoredName(id: 2, generation: 8))
+    private let one = StoredName(id: 1, generation: 9)
+    private let two = StoredName(id: 2, generation: 8)
 
     private func inode(_ descriptor: Int32) -> UInt64 {
         var status = stat()
@@ -178,16 +179,15 @@ struct DescriptorStoreTests {
         let systemd = Systemd()
         let pair = try makeMessagePair()
         let passed = try FileDescriptor.duplicate(of: pair.first.raw).release()
-        let store = make(systemd, room: 4, [one: [passed]], try EventLoop())
+        let store = make(systemd, room: 4, passed: [one: [passed]], try EventLoop())
         let wrongName = store.take(two, inode: inode(passed))?.raw
         #expect(wrongName == nil)
         let wrongInode = store.take(one, inode: inode(pair.second.raw))?.raw
         #expect(wrongInode == nil)
-        let taken = store.take(one, inode: inode(passed))
-        #expect(taken?.raw == passed)
+        let taken = store.take(one, inode: inode(passed))?.raw
+        #expect(taken == passed)
         store.keep(one) { passed }
         #expect(systemd.messages.isEmpty, "it is in the store")
-        _ = consume taken
         let again = store.take(one, inode: 0)?.raw
         #expect(again == nil)
     }
@@ -204,7 +204,8 @@ struct DescriptorStoreTests {
             try FileDescriptor.duplicate(of: other.second.raw).release(),
         ]
         let three = StoredName(id: 3, generation: 7)
-        let store = make(systemd, room: 4, [one: [copies[0]], two: [copies[1]], three: [copies[2]]], try EventLoop())
+        let store = make(
+            systemd, room: 4, passed: [one: [copies[0]], two: [copies[1]], three: [copies[2]]], try EventLoop())
         let third = inode(copies[2])
         let needless = store.settle {
             $0 == one
@@ -230,7 +231,7 @@ struct DescriptorStoreTests {
             try FileDescriptor.duplicate(of: other.second.raw).release(),
         ]
         let good = try FileDescriptor.duplicate(of: pair.first.raw).release()
-        let store = make(systemd, room: 4, [one: [wrong[0], good], two: [wrong[1]]], try EventLoop())
+        let store = make(systemd, room: 4, passed: [one: [wrong[0], good], two: [wrong[1]]], try EventLoop())
         let needless = store.settle { .init(inode: $0 == one ? right : held, isHeld: $0 == two) }
         #expect(needless.sorted() == wrong.sorted())
         #expect(systemd.messages == ["FDSTOREREMOVE=1\nFDNAME=ubd-2-8"])
@@ -246,7 +247,7 @@ struct DescriptorStoreTests {
         let systemd = Systemd()
         let pair = try makeMessagePair()
         let passed = try FileDescriptor.duplicate(of: pair.first.raw).release()
-        let store = make(systemd, room: 4, [one: [passed]], try EventLoop())
+        let store = make(systemd, room: 4, passed: [one: [passed]], try EventLoop())
         #expect(store.drop(one) == [passed] && isOpen(passed))
         #expect(systemd.messages == ["FDSTOREREMOVE=1\nFDNAME=ubd-1-9"])
         #expect(store.drop(one).isEmpty)
