@@ -116,6 +116,8 @@ final class DescriptorStore {
         guard let place = passed[name]?.firstIndex(where: { Self.inode(of: $0) == inode }),
             let found = passed[name]?.remove(at: place)
         else { return nil }
+        // What is left under this name, if anything, is no device's.
+        if passed[name]?.isEmpty == true { passed[name] = nil }
         return FileDescriptor(owning: found)
     }
 

@@ -188,6 +188,8 @@ struct DescriptorStoreTests {
         #expect(taken == passed)
         store.keep(one) { passed }
         #expect(systemd.messages.isEmpty, "it is in the store")
+        #expect(store.settle { _ in .init(inode: 0, isHeld: true) }.isEmpty)
+        #expect(systemd.messages.isEmpty && store.names == [one], "and stays there")
         let again = store.take(one, inode: 0)?.raw
         #expect(again == nil)
     }
