@@ -135,6 +135,7 @@ install:
 	$(call install-files,0711,$(PREFIX)/libexec/ubd,$(bin)/ubd-worker)
 	$(call install-files,0755,$(PREFIX)/libexec/ubd,policy/shutdown/ubd-shutdown)
 	$(call install-files,0755,$(PREFIX)/libexec/ubd,policy/devices/ubd-device)
+	$(call install-files,0755,$(PREFIX)/libexec/ubd,policy/store/ubd-descriptor-store)
 	$(install-access-policy)
 	$(call install-files,0644,$(PREFIX)/share/ubd/policy/seccomp,policy/seccomp/*.policy)
 	$(call install-files,0644,$(PREFIX)/share/ubd/policy/rings,policy/rings/*.ring)
@@ -181,6 +182,8 @@ lab-packages: deb
 uninstall:
 	@new=$$(mktemp -d) && trap 'rm -rf "$$new"' EXIT && $(MAKE) --no-print-directory install DESTDIR="$$new" >/dev/null && \
 	cd "$$new" && find . -type f ! -path './etc/*' -printf '%P\n' | while read -r file; do rm -f '$(DESTDIR)'/"$$file"; done
+	@rm -f '$(DESTDIR)$(PREFIX)/lib/systemd/system/ubd-broker.service.d/50-descriptor-store.conf'
+	@rmdir '$(DESTDIR)$(PREFIX)/lib/systemd/system/ubd-broker.service.d' 2>/dev/null || true
 	@for folder in libexec/ubd share/ubd/policy/seccomp share/ubd/policy/rings share/ubd/policy share/ubd \
 		share/doc/ubd/examples share/doc/ubd; do rmdir '$(DESTDIR)$(PREFIX)'/$$folder 2>/dev/null || true; done
 	@echo 'make uninstall: done; /etc/ubd is kept'

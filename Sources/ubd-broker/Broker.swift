@@ -30,6 +30,8 @@ final class Broker {
         }
         /// nil when it cannot be read.
         var kernelLog: KernelLog?
+        /// systemd's store of descriptors; nil without one.
+        var descriptorStore: DescriptorStore?
         /// Requests that the block layer has passed to a device and that have not ended.
         var requestsInFlight: (_ id: UInt32) -> Int? = BlockLayer.requestsInFlight
         /// Requests of a device that have ended.
@@ -119,6 +121,8 @@ final class Broker {
     var badKernel: KnownBadKernel? {
         configuration.allowsBadKernel ? nil : KnownBadKernel.entry(for: surroundings.release)
     }
+
+    var descriptorStore: DescriptorStore? { surroundings.descriptorStore }
 
     // MARK: For the operations
 
@@ -245,6 +249,7 @@ final class Broker {
             }
             return error
         }
+        storeInputs(of: device)
         if unwritten.removeValue(forKey: device.id) != nil {
             Log.notice("record", ("device", "\(device.id)"), ("what", "written at last"))
         }

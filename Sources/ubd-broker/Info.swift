@@ -27,6 +27,8 @@ extension Broker {
             $0.socket = configuration.socketPath
             $0.controlGroup = groups?.path
             $0.controllers = groups?.controllers ?? []
+            $0.descriptorStore = descriptorStore.flatMap { $0.offer.room > 0 ? Int64($0.offer.room) : nil }
+            $0.descriptorStoreProblem = descriptorStore?.offer.problem
             $0.started = started
             $0.permitted = overview != nil
             $0.rule = overview?.rules.first?.rule.text

@@ -18,8 +18,8 @@ enum RunFolder {
 
     /// The listening socket: systemd's if it passed one (sd_listen_fds(3)), otherwise our own. The lock is held, so an
     /// existing socket file belongs to a dead broker.
-    static func listener(_ path: String) throws -> FileDescriptor {
-        if let passed = try passedListener() { return passed }
+    static func listener(_ path: String, passed: Int32?) throws -> FileDescriptor {
+        if let passed { return try checked(passed) }
         if unlink(path) != 0, errno != ENOENT { throw SystemError("unlink \(path)", errno) }
         // The kernel serves the queue in order of arrival, so it is short: a flood by one user must not delay
         // everybody.
@@ -28,7 +28,7 @@ enum RunFolder {
         return socket
     }
 
-    /// The number of sockets that systemd passed, from descriptor 3 on (sd_listen_fds(3)).
+    /// The number of descriptors that systemd passed, from descriptor 3 on (sd_listen_fds(3)).
     static var passedSockets: Int32 {
         guard let pid = getenv("LISTEN_PID"), Int32(String(cString: pid)) == getpid(),
             let count = getenv("LISTEN_FDS")
@@ -36,27 +36,18 @@ enum RunFolder {
         return min(max(Int32(String(cString: count)) ?? 0, 0), 1 << 16)
     }
 
-    private static func passedListener() throws -> FileDescriptor? {
-        defer {
-            unsetenv("LISTEN_PID")
-            unsetenv("LISTEN_FDS")
-            unsetenv("LISTEN_FDNAMES")
-        }
-        guard let pid = getenv("LISTEN_PID"), Int32(String(cString: pid)) == getpid(),
-            let count = getenv("LISTEN_FDS"), String(cString: count) != "0"
-        else { return nil }
-        guard String(cString: count) == "1" else {
-            throw StartupRefusal(
-                message: "systemd passed \(String(cString: count)) sockets; one is expected", status: 1)
-        }
-        let socket = FileDescriptor(owning: 3)
-        var listening: Int32 = 0
-        var size = socklen_t(MemoryLayout<Int32>.size)
-        guard getsockopt(3, SOL_SOCKET, SO_ACCEPTCONN, &listening, &size) == 0, listening == 1 else {
+    private static func checked(_ descriptor: Int32) throws -> FileDescriptor {
+        let socket = FileDescriptor(owning: descriptor)
+        guard listens(descriptor) else {
             throw StartupRefusal(message: "the descriptor that systemd passed is not a listening socket", status: 1)
         }
-        try call("fcntl") { fcntl(3, F_SETFD, FD_CLOEXEC) }
         try socket.setNonBlocking()
         return socket
+    }
+
+    static func listens(_ descriptor: Int32) -> Bool {
+        var listening: Int32 = 0
+        var size = socklen_t(MemoryLayout<Int32>.size)
+        return getsockopt(descriptor, SOL_SOCKET, SO_ACCEPTCONN, &listening, &size) == 0 && listening == 1
     }
 }

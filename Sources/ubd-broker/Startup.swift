@@ -128,6 +128,7 @@ enum Startup {
         }
         try CleanEnvironment.enforce(CommandLine.arguments)
         try prepareProcess()
+        let passed = try PassedDescriptors.take()
         // Take-down adds no device, so it needs no access policy and no walls, and an error in them must not prevent
         // it.
         let policy = try accessPolicy(configuration)
@@ -156,6 +157,8 @@ enum Startup {
         #endif
         let groups = try groups(configuration, loop)
         surroundings.groups = groups.tree
+        surroundings.descriptorStore = DescriptorStore(
+            loop: loop, offer: .init { name in getenv(name).map { String(cString: $0) } }, passed: passed.stored)
         surroundings.kernelLog = KernelLog.ofHost()
         if surroundings.kernelLog == nil {
             Log.notice(
@@ -170,6 +173,7 @@ enum Startup {
             workerGID: gid, driver: driver, surroundings: surroundings, accounts: accounts,
             replaceWorker: { broker, device, change in broker.replaceAfterDeath(device, change) })
         for warning in policy.warnings { Log.warning("access-policy", ("what", "\(warning)")) }
+        broker.letGo(foreign: passed.foreign)
         try broker.store.prepare()
         let signals = try SignalReader([SIGTERM, SIGINT, SIGCHLD, SIGHUP])
         try watch(signals.file.raw, broker) { signals.next() }
@@ -178,7 +182,8 @@ enum Startup {
         try broker.reconcile {
             if configuration.takesDown { return TakeDown(broker).begin { loop.stop() } }
             do {
-                server = Server(try RunFolder.listener(configuration.socketPath), broker: broker)
+                server = Server(
+                    try RunFolder.listener(configuration.socketPath, passed: passed.listener), broker: broker)
                 try server?.begin()
             } catch {
                 failure = error

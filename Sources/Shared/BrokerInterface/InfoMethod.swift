@@ -70,6 +70,8 @@ public struct InfoReply: Equatable, Sendable {
     public var socket = ""
     public var controlGroup: String?
     public var controllers: [String] = []
+    public var descriptorStore: Int64?
+    public var descriptorStoreProblem: String?
     public var started: Int64 = 0
     public var permitted = false
     public var rule: String?
@@ -105,6 +107,12 @@ extension InfoReply: Structure {
         var there = controllers.isEmpty ? nil : controllers
         try coder.member("controllers", &there, "The controllers of these groups, out of cpu, io, memory and pids.")
         controllers = there ?? []
+        try coder.member(
+            "descriptorStore", &descriptorStore,
+            "The most devices whose files systemd keeps, too: such a device comes back by itself when broker and worker die together. Null: none; then such a device waits for Recover."
+        )
+        try coder.member(
+            "descriptorStoreProblem", &descriptorStoreProblem, "Why systemd keeps no files; null when it does.")
         try coder.member("started", &started, "The broker's start, in seconds since 1970.")
         try coder.member("permitted", &permitted, "The caller may add devices.")
         try coder.member(

@@ -6,7 +6,7 @@ enum CleanEnvironment {
     /// The variables that systemd sets for services (sd_listen_fds(3), sd_notify(3), systemd.exec(5)).
     private static let kept: Set<String> = [
         "LISTEN_PID", "LISTEN_PIDFDID", "LISTEN_FDS", "LISTEN_FDNAMES", "NOTIFY_SOCKET", "WATCHDOG_PID",
-        "WATCHDOG_USEC", "JOURNAL_STREAM", "INVOCATION_ID",
+        "WATCHDOG_USEC", "FDSTORE", "JOURNAL_STREAM", "INVOCATION_ID",
     ]
     /// The Swift runtime starts no program after a crash: the process dies by the signal, and the kernel logs it.
     private static let always = ["PATH=/usr/sbin:/usr/bin:/sbin:/bin", "SWIFT_BACKTRACE=enable=no"]

@@ -46,6 +46,8 @@ struct DeviceRecord: Equatable {
     var device: Device
     var worker: Worker?
     var sockets: Sockets?
+    /// The inode of the socket with its files, whether or not it has a worker: systemd may have kept it.
+    var parked: UInt64?
     /// The launch message of its workers.
     var launch: LaunchMessage?
     /// The backing file.
@@ -72,6 +74,7 @@ struct DeviceRecord: Equatable {
             ("pendingSize", pendingSize.map { .integer(Int64(clamping: $0)) }),
             ("releasesBytes", releasesBytes ? .bool(true) : nil),
             ("inputsLost", inputsLost.map { .integer(Int64(clamping: $0)) }),
+            ("parked", parked.map { .integer(Int64(clamping: $0)) }),
             ("launch", launch.map { .string(DeviceRecord.hexadecimal($0.encoded())) }),
             (
                 "file",
@@ -121,6 +124,7 @@ struct DeviceRecord: Equatable {
         if case .integer(let bytes)? = json["pendingSize"], bytes > 0 { pendingSize = UInt64(bytes) }
         releasesBytes = json["releasesBytes"] == .bool(true)
         if case .integer(let time)? = json["inputsLost"] { inputsLost = UInt64(exactly: time) }
+        if case .integer(let inode)? = json["parked"] { parked = UInt64(exactly: inode) }
         if case .string(let text)? = json["launch"] {
             // nil for a message of another version: the device serves on, but cannot get another worker.
             launch = DeviceRecord.bytes(text).flatMap(LaunchMessage.init(decoding:))

@@ -13,6 +13,8 @@ extension Broker {
     /// Lets the device wait for its owner. Its worker is dead, or dying. The broker lets go of parked inputs, because no other
     /// worker may have them. `cause` is the beginning of the reason.
     func awaitInputs(_ device: ManagedDevice, because cause: String) {
+        unstoreInputs(of: device)
+        device.parked = nil
         if let parking = device.parking.take() { undertaker.letGo(parking, owner: device.owner) }
         // Nobody has locked bytes that the kernel's disk does not have, or looked whose they are.
         device.forgetUntoldSize()

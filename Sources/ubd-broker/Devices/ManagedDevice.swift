@@ -48,6 +48,8 @@ final class ManagedDevice {
     var killedBecause: String?
     /// The sockets in an earlier broker's record; nil for a device of this broker.
     var sockets: DeviceRecord.Sockets?
+    /// The inode that its parking socket had, by the record; nil when its files were lost.
+    var parked: UInt64?
     /// The recovery that replaces its worker.
     var recovery: (any Replacement)?
     /// START_USER_RECOVERY was sent and the recovery has not ended.
@@ -138,6 +140,7 @@ final class ManagedDevice {
         record.file = file
         record.pendingSize = pendingSize
         record.releasesBytes = releasesBytes
+        record.parked = parkingInode ?? parked
         if let control = self.worker?.controlInode, let parking = parkingInode {
             record.sockets = DeviceRecord.Sockets(
                 control: control, parking: parking, worker: self.worker?.workerEndInode ?? sockets?.worker)

@@ -28,6 +28,7 @@ extension Broker {
         var unexamined = records.count
         if unexamined == 0 {
             groups?.removeOthers(than: [])
+            settleStoredInputs()
             loop.later(done)
         }
         for (record, worker) in zip(records, workers) {
@@ -43,6 +44,7 @@ extension Broker {
             // Of another boot it would be nonsense.
             device.serverWait.began = record.inputsLost.flatMap { $0 <= now() ? $0 : nil }
             device.sockets = record.sockets
+            device.parked = record.parked
             device.file = record.file
             device.pendingSize = record.pendingSize
             device.releasesBytes = record.releasesBytes
@@ -59,6 +61,7 @@ extension Broker {
                 unexamined -= 1
                 if unexamined > 0 { return }
                 groups?.removeOthers(than: devices.values.map { group(of: $0) })
+                settleStoredInputs()
                 done()
             }
         }
@@ -317,6 +320,7 @@ extension Broker {
 
     /// Whether a new worker would have the device's files, or needs none.
     private func hasFiles(_ device: ManagedDevice) -> Bool {
+        takeStoredInputs(of: device)
         if device.parking == nil, device.launch?.target.survival == .nothing, let pair = try? makeMessagePair() {
             device.parking = consume pair.first
         }

@@ -163,6 +163,7 @@ final class ReopenOperation: ClientOperation, Reopening {
     private func recover() {
         operation.finish()
         device.reopening = nil
+        broker.unstoreInputs(of: device)
         device.parking = parking.take()
         Log.notice("file-again", ("device", "\(device.id)"), ("owner", "\(device.owner)"))
         let what = device.hasServer ? "brought a new connection to its server" : "reopened its file"

@@ -283,6 +283,7 @@ final class Teardown: TakingDown {
 
     private func clean() {
         broker.nodes.removeLink(device.id)
+        broker.unstoreInputs(of: device)
         if let parking = device.parking.take() { broker.undertaker.letGo(parking, owner: device.owner) }
         broker.groups?.remove(broker.group(of: device))
         broker.store.remove(device.id)

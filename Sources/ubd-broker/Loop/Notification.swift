@@ -34,24 +34,37 @@ enum Notification {
     /// would not help.
     @discardableResult
     static func send(_ state: String, waiting: Bool = true) -> Bool {
-        guard let variable = getenv("NOTIFY_SOCKET") else { return true }
-        return send(state, waiting: waiting, to: String(cString: variable))
+        attempt(state, waiting: waiting)?.errno != EAGAIN
     }
 
     static func send(_ state: String, waiting: Bool, to path: String) -> Bool {
-        guard var address = unixAddress(path) else { return true }
+        attempt(state, waiting: waiting, descriptor: nil, to: path)?.errno != EAGAIN
+    }
+
+    /// The same, with a descriptor that systemd gets with the message. Returns what prevented it; nil on success, and
+    /// outside of systemd.
+    static func attempt(_ state: String, waiting: Bool, descriptor: Int32? = nil) -> SystemError? {
+        guard let variable = getenv("NOTIFY_SOCKET") else { return nil }
+        return attempt(state, waiting: waiting, descriptor: descriptor, to: String(cString: variable))
+    }
+
+    private static func attempt(_ state: String, waiting: Bool, descriptor: Int32?, to path: String) -> SystemError? {
+        guard var address = unixAddress(path) else { return SystemError("socket \(path)", ENAMETOOLONG) }
         // A name that begins with @ is in the abstract namespace.
         if path.hasPrefix("@") { address.sun_path.0 = 0 }
-        let socket = Glibc.socket(AF_UNIX, Int32(SOCK_DGRAM.rawValue | SOCK_CLOEXEC.rawValue), 0)
-        if socket < 0 { return true }
-        defer { close(socket) }
         let size = socklen_t(MemoryLayout<sa_family_t>.size + path.utf8.count + (path.hasPrefix("@") ? 0 : 1))
-        let bytes = Array(state.utf8)
-        let sent = withUnsafePointer(to: &address) { address in
-            sendto(
-                socket, bytes, bytes.count, Int32(waiting ? MSG_NOSIGNAL : MSG_NOSIGNAL | MSG_DONTWAIT),
-                __CONST_SOCKADDR_ARG(__sockaddr_un__: address), size)
-        }
-        return sent >= 0 || errno != EAGAIN
+        do throws(SystemError) {
+            let socket = FileDescriptor(
+                owning: try call("socket") {
+                    Glibc.socket(AF_UNIX, Int32(SOCK_DGRAM.rawValue | SOCK_CLOEXEC.rawValue), 0)
+                })
+            try call("connect \(path)") {
+                withUnsafePointer(to: &address) { address in
+                    connect(socket.raw, __CONST_SOCKADDR_ARG(__sockaddr_un__: address), size)
+                }
+            }
+            try SystemCalls.send(socket.raw, Array(state.utf8), files: descriptor.map { [$0] } ?? [], wait: waiting)
+            return nil
+        } catch { return error }
     }
 }

@@ -9,6 +9,7 @@ struct DeleteArguments: PlainArguments {
             EXAMPLES
               ubd del -n 0            refuses when it is mounted, swap or held, and names the holder
               ubd del -a              all your devices (as root: everyone's)
+              ubd del -n 0 --generation 17    only if it is still the device that 'ubd list --json' showed
               ubd del -n 0 --force    kills the worker first: for a device that hangs; I/O under way fails
 
             The devices of 'ubd add --partition all' are deleted together: naming one of them deletes all of them, or none
@@ -20,6 +21,12 @@ struct DeleteArguments: PlainArguments {
     @Option(
         name: [.customShort("n"), .long], help: ArgumentHelp("N of /dev/ubdbN.", valueName: "id"))
     var number: UInt32?
+
+    @Option(
+        help: ArgumentHelp(
+            "Only the device of this generation ('ubd list --json'), not a later one with its number.",
+            valueName: "generation"))
+    var generation: UInt64?
 
     @Flag(name: [.short, .long], help: "Delete all your devices.")
     var all = false
@@ -33,7 +40,12 @@ struct DeleteArguments: PlainArguments {
         guard (number != nil) != all else {
             throw ValidationError("Give either --number ID or --all")
         }
+        if generation != nil, number == nil {
+            throw ValidationError("--generation is of one device: give --number ID with it")
+        }
     }
 
-    var command: DeleteCommand { DeleteCommand(number: number, all: all, force: force, asJSON: output.asJSON) }
+    var command: DeleteCommand {
+        DeleteCommand(number: number, generation: generation, all: all, force: force, asJSON: output.asJSON)
+    }
 }

@@ -6,6 +6,8 @@ import Varlink
 /// `ubd del`: flushes a device as its user, then asks the broker to delete it.
 struct DeleteCommand: PlainCommand {
     var number: UInt32?
+    /// The device must be this one, and not another that has got its number.
+    var generation: UInt64?
     var all: Bool
     var force: Bool
     var asJSON: Bool
@@ -14,6 +16,9 @@ struct DeleteCommand: PlainCommand {
         let client = BrokerClient(environment: environment)
         var devices = try client.list(id: number)
         if let number, devices.isEmpty { throw ListCommand.noSuchDevice(number) }
+        if let generation, let first = devices.first, first.generation != generation {
+            throw ListCommand.otherGeneration(first, generation)
+        }
         if let number, let first = devices.first, first.id == number, let set = first.set {
             devices = try others(of: first, set, client)
             // Nothing is deleted when one of them is in use, or cannot be flushed.

@@ -30,6 +30,15 @@ struct InfoCommand: UBDCommand {
         return "\(info.controllers.joined(separator: ", ")) in \(path)"
     }
 
+    /// Who brings a file-backed device back when no process keeps its file.
+    private static func recovery(_ info: InfoReply) -> String {
+        guard let room = info.descriptorStore else {
+            let why = info.descriptorStoreProblem.map { ": \($0)" } ?? ""
+            return "by 'ubd recover' when broker and worker die together (systemd keeps no files\(why))"
+        }
+        return "by itself, also when broker and worker die together (systemd keeps the files of \(room) devices)"
+    }
+
     /// Their limits, one row each.
     private static func rows(_ limits: GroupLimits) -> [String] {
         func size(_ bytes: Int64) -> String { ByteSize.text(UInt64(clamping: bytes)) }
@@ -53,6 +62,7 @@ struct InfoCommand: UBDCommand {
             ("devices", "\(info.devicesOfCaller) yours, \(info.devices) in all, room for \(info.workerUidsFree) more"),
             ("workers", "group \(info.workerGroup)"),
             ("groups", groups(info)),
+            ("recovery", recovery(info)),
             ("you may", info.permitted ? "add devices" : "not add devices"),
             ("rule", info.rule ?? "none matched"),
         ]

@@ -161,6 +161,14 @@ struct ListCommand: UBDCommand {
             remedy: "see 'ubd list'")
     }
 
+    /// A later device has the number of the one that was meant.
+    static func otherGeneration(_ device: Device, _ wanted: UInt64) -> CommandFailure {
+        CommandFailure(
+            .noSuchDevice, BrokerAPI.interface + ".NoSuchDevice",
+            "device \(device.id) is of generation \(device.generation), not \(wanted): another one has its number now",
+            remedy: "see 'ubd list --json'")
+    }
+
     /// The lines below a device: why it does not serve, how its connections are encrypted, and how its workers died.
     private static func notes(_ device: Device) -> [String] {
         var notes: [String] = []

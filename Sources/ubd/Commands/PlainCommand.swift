@@ -103,9 +103,10 @@ extension AddCommand {
 extension DeleteCommand {
     init?(_ line: inout PlainLine) {
         number = line.value("--number", "-n")
+        generation = line.value("--generation")
         all = line.flag("--all", "-a")
         force = line.flag("--force")
         asJSON = line.flag("--json")
-        guard (number != nil) != all else { return nil }
+        guard (number != nil) != all, generation == nil || number != nil else { return nil }
     }
 }

@@ -10,8 +10,9 @@ struct RecoverCommand: UBDCommand {
         commandName: "recover",
         abstract: "Bring back the file, or the connections, of a device that waits for them.",
         discussion: """
-            When the broker and a device's worker die together, the device's open file is lost with them. The device
-            ('ubd list': recovering), and the programs that use it, wait until its owner brings the file again.
+            When the broker and a device's worker die together, the device's open file is lost with them, unless
+            systemd has kept it ('ubd info': recovery). Without the file the device ('ubd list': recovering), and
+            the programs that use it, wait until its owner brings the file again.
             A device of target nbd waits whenever its connections are lost. The program that 'ubd add' left behind makes
             new ones by itself. When that program is gone, this command does, and leaves a new one behind.
 

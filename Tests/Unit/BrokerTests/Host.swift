@@ -59,7 +59,7 @@ final class Host {
     init(
         reusing old: String? = nil, policy: String? = nil, uids: UInt32 = 8, kernelLog: KernelLog? = nil,
         mayChown: Bool = true, takesDown: Bool = false, accounts: Accounts = Accounts(), groups: FakeGroups? = nil,
-        release: String = "7.3.4", allowsBadKernel: Bool = false
+        release: String = "7.3.4", allowsBadKernel: Bool = false, store: ((EventLoop) -> DescriptorStore)? = nil
     ) throws {
         self.groups = groups
         folder = try old ?? Host.temporaryFolder()
@@ -109,6 +109,7 @@ final class Host {
         }
         surroundings.kernelLog = kernelLog
         surroundings.groups = groups
+        surroundings.descriptorStore = store?(loop)
         surroundings.sysfs = folder + "/sys"
         surroundings.requestsInFlight = { _ in
             late.host?.whileCounted?()

@@ -19,6 +19,7 @@ struct RecordVersionTests {
         var record = DeviceRecord(step: .live, device: device, worker: nil, memoryBytes: 4096)
         record.launch = LaunchMessage(target: .loop, queues: 1, depth: 1, maxIOBytes: 4096)
         record.file = FileIdentity(device: .max, inode: 1 << 63, born: 1)
+        record.parked = 4711
         return record
     }
 
@@ -54,6 +55,8 @@ struct RecordVersionTests {
     func earlier() {
         let parts = text.components(from: ",\"file\":{", to: "}")
         #expect(read(parts)?.file == FileIdentity.none)
+        #expect(read(text.replacing(",\"parked\":4711", with: ""))?.parked == nil)
+        #expect(read(text.replacing("\"parked\":4711", with: "\"parked\":-1"))?.parked == nil)
         #expect(read(parts)?.device == Self.sample().device)
     }
 

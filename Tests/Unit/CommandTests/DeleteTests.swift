@@ -44,6 +44,27 @@ struct DeleteTests {
         #expect(try BrokerCall(broker.received[0]) == .list(ListRequest(id: 3)))
     }
 
+    @Test(
+        "of another generation is not deleted, flushed or opened, with --force neither", arguments: [[], ["--force"]])
+    func otherGeneration(_ more: [String]) throws {
+        let broker = broker([FakeBroker.device(id: 3, node: "/dev/null")], deletes: 0)
+        let console = Recorder()
+        let line = ["del", "-n", "3", "--generation", "42"] + more
+        #expect(CommandLineTool.run(line, broker.environment(console)) == 4)
+        #expect(broker.finish())
+        #expect(console.output == [])
+        #expect(console.errors.first?.contains("is of generation 43, not 42") == true, "\(console.errors)")
+        #expect(try deletes(broker) == [])
+    }
+
+    @Test("of the generation that is asked for is deleted")
+    func sameGeneration() throws {
+        let broker = broker([FakeBroker.device(id: 3, state: .stuck, node: "/dev/null")], deletes: 1)
+        let line = ["del", "-n", "3", "--generation", "43", "--force"]
+        #expect(CommandLineTool.run(line, broker.environment(Recorder())) == 0)
+        #expect(try deletes(broker) == [DeleteRequest(id: 3, generation: 43, force: true)])
+    }
+
     @Test("with --force neither opens nor flushes anything")
     func force() throws {
         let broker = broker([FakeBroker.device(id: 3, state: .stuck, node: "/dev/null")], deletes: 1)

@@ -232,6 +232,18 @@ struct InfoTests {
         ] { #expect(lines.contains(line), "\(line)") }
     }
 
+    @Test("tell who brings a device back when broker and worker die together")
+    func recovery() {
+        var info = FakeBroker.info
+        info.descriptorStore = nil
+        #expect(run(["info"], info).console.output.contains { $0.hasPrefix("recovery  by 'ubd recover' when") })
+        info.descriptorStore = 7
+        #expect(
+            run(["info"], info).console.output.contains {
+                $0.hasPrefix("recovery  by itself") && $0.contains("the files of 7 devices")
+            })
+    }
+
     @Test("tell how many workers a minute the caller may start, and what a broken sandbox costs")
     func starts() {
         var info = FakeBroker.info

@@ -27,7 +27,8 @@ struct PlainLineTests {
             "add --json --shared --buffered --read-only -f /tmp/x -t loop --offset 1M --size 2g --block-size 4K",
             "add -t null --max-io-size 1MiB --recovery none --io-timeout 5 --mode batch --cpus 0-1,3",
             "add -t nothing --mode x --recovery y -q 0 -n +5",
-            "del -n 0", "del --number 7 --force --json", "del -a", "del --all --force",
+            "del -n 0", "del -n 0 --generation 17", "del --generation 18446744073709551615 --number 7",
+            "del --number 7 --force --json", "del -a", "del --all --force",
         ])
     func same(line: String) throws {
         let arguments = line.split(separator: " ").map(String.init)
@@ -42,7 +43,9 @@ struct PlainLineTests {
             "add -t null -t loop", "add --target=null", "add -tnull", "add -t null --size",
             "add -t null -q two", "add -t null --json --json", "add -t -f x", "add -f -t null x", "add -t null -f -x",
             "add -t null --frobnicate", "add -t null --", "add -t null -- x", "add -t null -n 99999999999999999999",
-            "del", "del -n 0 -a", "del -n", "del -n x", "del -n -1", "del 0", "del -an 0", "del --version", "list",
+            "del", "del -n 0 -a", "del --generation 17", "del -a --generation 17", "del -n 0 --generation x",
+            "del -n 0 --generation -1", "del -n", "del -n x", "del -n -1", "del 0", "del -an 0", "del --version",
+            "list",
             "--version", "help add", "--generate-completion-script bash",
         ])
     func others(line: String) {
@@ -67,7 +70,9 @@ struct PlainLineTests {
                 let option = try (short ? "-" : "--") + #require(spelling["name"] as? String)
                 if ["-h", "--help", "--version"].contains(option) { continue }
                 seen += 1
-                let needed = name == "add" ? ["-t", "null"] : ["-a"]
+                // A generation is one device's.
+                let ofDelete = option == "--generation" ? ["-n", "7"] : ["-a"]
+                let needed = name == "add" ? ["-t", "null"] : ofDelete
                 let others = ["-t", "--target", "-n", "--number", "-a", "--all"].contains(option) ? [] : needed
                 // All of these that ArgumentParser accepts.
                 let lines =
@@ -78,6 +83,6 @@ struct PlainLineTests {
             }
         }
         // Of the targets come -f, --file, and five more.
-        #expect(seen >= (name == "add" ? 21 : 6))
+        #expect(seen >= (name == "add" ? 21 : 7))
     }
 }
