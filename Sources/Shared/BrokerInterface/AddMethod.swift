@@ -93,7 +93,7 @@ extension AddRequest: Structure {
         try coder.member(
             "depth", &depth,
             "Tags per queue. Default \(AddPlan.defaultDepth); of nbd and crypt \(AddPlan.defaultDepthInAll) divided among "
-                + "them, at least \(AddPlan.leastDefaultDepth) each.")
+                + "the queues, at least \(AddPlan.leastDefaultDepth) each.")
         try coder.member(
             "maxIOBytes", &maxIOBytes, "Maximum bytes of one request. Default \(AddPlan.defaultMaxIOBytes).")
         try coder.member("readOnly", &readOnly, "Default false.")
