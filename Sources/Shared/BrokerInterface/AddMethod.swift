@@ -92,8 +92,8 @@ extension AddRequest: Structure {
         try coder.member("queues", &queues, "Hardware queues. Default \(AddPlan.defaultQueues).")
         try coder.member(
             "depth", &depth,
-            "Tags per queue. Default \(AddPlan.defaultDepth); with several connections \(AddPlan.defaultDepthInAll) divided among "
-                + "them, at least \(AddPlan.leastDefaultDepth) each.")
+            "Tags per queue. Default \(AddPlan.defaultDepth); of nbd and crypt \(AddPlan.defaultDepthInAll) divided among "
+                + "the queues, at least \(AddPlan.leastDefaultDepth) each.")
         try coder.member(
             "maxIOBytes", &maxIOBytes, "Maximum bytes of one request. Default \(AddPlan.defaultMaxIOBytes).")
         try coder.member("readOnly", &readOnly, "Default false.")

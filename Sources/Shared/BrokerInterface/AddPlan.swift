@@ -46,8 +46,8 @@ public struct AddPlan: Sendable {
 
     public static let defaultQueues: Int64 = 1
     public static let defaultDepth: Int64 = 128
-    /// Tags of all connections together that a device has by default, and the least of each: so a device with several connections
-    /// needs less memory than the shipped access policy gives one user (a test compares them).
+    /// Tags of all queues together that a device of a target with spare buffers has by default, and the least of each: so it
+    /// needs no more memory than the shipped access policy gives one user (a test compares them).
     public static let defaultDepthInAll: Int64 = 256
     public static let leastDefaultDepth: Int64 = 32
     public static let defaultMaxIOBytes: Int64 = 512 << 10
@@ -105,7 +105,7 @@ public struct AddPlan: Sendable {
 
     /// The default depth of each queue.
     static func depth(_ target: TargetManifest, queues: UInt16) -> Int64 {
-        guard target.queues == .onePerConnection else { return defaultDepth }
+        guard target.spareBuffers > 0 else { return defaultDepth }
         return max(leastDefaultDepth, min(defaultDepth, defaultDepthInAll / Int64(queues)))
     }
 

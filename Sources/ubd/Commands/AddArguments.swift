@@ -49,7 +49,7 @@ struct AddArguments: PlainArguments {
     @Option(
         name: [.short, .long],
         help: ArgumentHelp(
-            "Requests in flight in each queue. (default: \(AddPlan.defaultDepth); with several connections "
+            "Requests in flight in each queue. (default: \(AddPlan.defaultDepth); several queues of nbd or crypt: "
                 + "\(AddPlan.defaultDepthInAll) divided among them, at least \(AddPlan.leastDefaultDepth) each)",
             valueName: "count"))
     var depth: Int64?

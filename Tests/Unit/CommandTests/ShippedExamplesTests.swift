@@ -53,10 +53,12 @@ struct ShippedExamplesTests {
         }
     }
 
-    @Test("the default depth of several connections needs no more memory than the limit of one user")
+    @Test("the default depth of several queues with spare buffers needs no more memory than the limit of one user")
     func depths() throws {
         let depths = try [1, 2, 3, 4, 8, 16].map { try AddPlan(AddRequest(target: "nbd", queues: $0)).depth }
         #expect(depths == [128, 128, 85, 64, 32, 32])
+        let encrypted = try [1, 2, 3, 4, 8, 16].map { try AddPlan(AddRequest(target: "crypt", queues: $0)).depth }
+        #expect(encrypted == [128, 128, 85, 64, 32, 32])
         #expect(try AddPlan(AddRequest(target: "null", queues: 16)).depth == 128)
         #expect(try AddPlan(AddRequest(target: "nbd", queues: 4, depth: 128)).depth == 128)
     }
