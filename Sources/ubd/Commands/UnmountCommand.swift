@@ -31,10 +31,11 @@ struct UnmountCommand: UBDCommand {
         let device = try client.list().first { $0.node == mount.source }
         let servers = device.map { DeviceOpener.servers(of: $0.node) } ?? []
         let before = try mounts().filter { $0 == mount }.count
-        if let said = try Unmount.run(place, seconds: environment.mountSeconds) { throw refused(said, device) }
+        let said = try Unmount.run(place, seconds: environment.mountSeconds)
+        // The table decides, whatever fusermount says.
         let after = try mounts()
         guard after.filter({ $0 == mount }).count < before else {
-            throw refused("fusermount ended well, and it is mounted", device)
+            throw refused(said ?? "fusermount ended well, and it is mounted", device)
         }
         guard let device else {
             environment.console.error("ubd: note: its device, \(mount.source), is gone already".printable)

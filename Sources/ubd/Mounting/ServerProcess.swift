@@ -75,7 +75,7 @@ enum Unmount {
                 return "it has not ended within \(seconds) s"
             }
             if ended.status == 0 { return nil }
-            let text = ended.text.split(separator: "\n").joined(separator: "; ")
+            let text = String(ended.text.split(separator: "\n").joined(separator: "; ").prefix(300))
             return text.isEmpty ? "fusermount ended with status \(ended.status)" : text
         } catch {
             throw CommandFailure(error, remedy: CommandFailure.limitRemedy(error.errno) ?? "try again")
