@@ -220,7 +220,7 @@ def measure(server, target, mode, points, scheduler="none"):
     """Two runs a point, a long one and a short one: their difference has nothing of fio's start and end in it."""
     with SERVERS[server](target, mode) as (path, name):
         set_scheduler(path, scheduler)
-        if target == "nbd":
+        if target in ("nbd", "memory"):
             fill(path)
         warm(path)
         for way, block, depth, requests, at_once in points:
