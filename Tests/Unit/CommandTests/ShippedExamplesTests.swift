@@ -18,7 +18,8 @@ struct ShippedExamplesTests {
         let plan = try AddPlan(request)
         var text = try String(contentsOf: root.appending(path: "policy/access.policy"), encoding: .utf8)
         if plan.target.isInMemory {
-            let lines = text.replacing("target=null,loop,nbd,crypt ", with: "target=null,loop,nbd,crypt,memory memory-disks=512M ")
+            let lines = text.replacing(
+                "target=null,loop,nbd,crypt ", with: "target=null,loop,nbd,crypt,memory memory-disks=512M ")
             #expect(lines != text)
             text = lines
         }
