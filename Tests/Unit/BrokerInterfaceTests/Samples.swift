@@ -66,6 +66,7 @@ struct Sample: CustomTestStringConvertible, Sendable {
         $0.controlGroup = "/system.slice/ubd-workers.service"
         $0.controllers = ["cpu", "io", "memory", "pids"]
         $0.descriptorStore = 4096
+        $0.descriptorStoreProblem = "systemd before 257 offers none"
         $0.started = 1_790_000_000
         ($0.permitted, $0.rule, $0.limits) = (true, "allow group ubd", limits)
     }
