@@ -18,6 +18,8 @@ struct LUKSVolume: ~Copyable {
     private let device: OpaquePointer
     /// The file's name, for people.
     let name: String
+    /// The header is in the file itself, before the data.
+    private let isHeaderInFile: Bool
 
     /// Reads and checks the header. Paths end with a NUL; `header` nil: it is in the file.
     init(file: [CChar], header: [CChar]?) throws(DialFailure) {
@@ -43,6 +45,14 @@ struct LUKSVolume: ~Copyable {
         }
         device = made
         self.name = name
+        isHeaderInFile = header.map { Self.isSameFile($0, file) } ?? true
+    }
+
+    /// Unknown is yes: then the data must lie behind the header.
+    private static func isSameFile(_ first: [CChar], _ second: [CChar]) -> Bool {
+        var (one, other) = (stat(), stat())
+        guard stat(first, &one) == 0, stat(second, &other) == 0 else { return true }
+        return one.st_dev == other.st_dev && one.st_ino == other.st_ino
     }
 
     deinit { crypt_free(device) }
@@ -67,9 +77,23 @@ struct LUKSVolume: ~Copyable {
         guard type == "LUKS1" || crypt_reencrypt_status(device, nil) == CRYPT_REENCRYPT_NONE else {
             throw unsuitable("is being reencrypted", "finish that first with 'cryptsetup reencrypt'")
         }
+        try refuseDetached(type)
         return UnlockedVolume(
             offset: crypt_get_data_offset(device) << 9, size: type == "LUKS1" ? nil : try segmentSize(),
             sectorSize: UInt32(crypt_get_sector_size(device)), firstSector: crypt_get_iv_offset(device))
+    }
+
+    /// A detached header says that its data begins at byte 0, or wherever: served as the volume's own file, the disk would
+    /// begin with the header, and the first write destroy the key slots. cryptsetup refuses that, its library does not.
+    private func refuseDetached(_ type: String) throws(DialFailure) {
+        var (metadata, slots) = (UInt64(0), UInt64(0))
+        let status = crypt_get_metadata_size(device, &metadata, &slots)
+        // LUKS2 has two copies of its metadata.
+        let end = metadata &* (type == "LUKS2" ? 2 : 1) &+ slots
+        guard isHeaderInFile, status != 0 || end < 4096 || crypt_get_data_offset(device) << 9 < end else { return }
+        throw unsuitable(
+            "has a detached header: its data lies in another file",
+            "give that file with --file, and \(name) with --header")
     }
 
     /// Bytes of a LUKS2 volume's one segment; nil: up to the end of the file.

@@ -51,7 +51,8 @@ enum PassphraseSource {
     private static func readAll(_ file: Int32, _ name: String) throws(DialFailure) -> Secret {
         var secret = try Secret(capacity: longest + 1)
         while secret.count <= longest {
-            let got = read(file, secret.memory.baseAddress! + secret.count, secret.memory.count - secret.count)
+            let room = secret.room()
+            let got = read(file, room.baseAddress, room.count)
             if got < 0, errno == EINTR { continue }
             guard got >= 0 else {
                 throw DialFailure(

@@ -15,7 +15,7 @@ struct Secret: ~Copyable {
                 .host, "no memory for a key: \(SystemError.message(errno))", remedy: "end other programs, and try again"
             )
         }
-        mlock(pages, capacity)
+        if capacity <= Secret.lockedAtOnce { mlock(pages, capacity) }
         madvise(pages, capacity, Int32(MADV_DONTDUMP))
         memory = UnsafeMutableRawBufferPointer(start: pages, count: capacity)
     }
@@ -24,6 +24,17 @@ struct Secret: ~Copyable {
         explicit_bzero(memory.baseAddress!, memory.count)
         munmap(memory.baseAddress!, memory.count)
     }
+
+    /// The rest of the page that the next byte comes into, locked: of a room that is larger than the usual limit of locked memory
+    /// (8 MiB) only what is filled is.
+    func room() -> UnsafeMutableRawBufferPointer {
+        let page = count & ~4095
+        let end = min(page + 4096, memory.count)
+        mlock(memory.baseAddress! + page, end - page)
+        return UnsafeMutableRawBufferPointer(rebasing: memory[count..<end])
+    }
+
+    private static let lockedAtOnce = 64 << 10
 
     var bytes: UnsafePointer<CChar> { UnsafePointer(memory.baseAddress!.assumingMemoryBound(to: CChar.self)) }
 

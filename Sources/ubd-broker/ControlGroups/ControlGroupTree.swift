@@ -24,6 +24,8 @@ final class ControlGroupTree: DeviceGroups {
     private var holders: Set<String> = []
     /// Those of them without a device, which stay because of their memory.
     private var charged: Set<String> = []
+    /// A timer runs that tries again to remove these.
+    private var isTrying = false
 
     private final class Leaving {
         let events: FileDescriptor
@@ -148,13 +150,15 @@ final class ControlGroupTree: DeviceGroups {
     private func removeUser(_ user: String) {
         if isRemoved(user: user) { return }
         charged.insert(user)
-        if charged.count == 1 { tryAgain(after: 1) }
+        if !isTrying { tryAgain(after: 1) }
     }
 
     /// After 1, 2, 4, ... up to 64 seconds.
     private func tryAgain(after seconds: Int) {
+        isTrying = true
         loop.after(milliseconds: 1000 * seconds) { [weak self] in
             guard let self else { return }
+            isTrying = false
             charged = charged.filter { !isRemoved(user: $0) }
             if !charged.isEmpty { tryAgain(after: min(2 * seconds, 64)) }
         }

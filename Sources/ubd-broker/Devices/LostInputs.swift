@@ -109,7 +109,8 @@ extension ManagedDevice {
     fileprivate func remedyForLostInputs(keeper: Int32?) -> String {
         if isInMemory { return "its content is lost: end the use of the device and delete it with --force" }
         guard needsFreshInputs else {
-            return "requests wait: reopen the file with 'ubd recover -n \(id) -f FILE', "
+            let header = launch?.target.takesSecret == true ? " (and --header, if it has one)" : ""
+            return "requests wait: reopen the file with 'ubd recover -n \(id) -f FILE'\(header), "
                 + "or end their use and delete it with --force"
         }
         let limit = patience.map { " for \($0 / 1000) s, and then fail" } ?? ""

@@ -34,6 +34,12 @@ struct Resizing {
                 remedy: "add another of the new size, copy the data, and delete this one", option: "id",
                 value: "\(device.id)")
         }
+        if device.launch?.target.takesSecret == true, device.launch?.options.size != nil {
+            return .invalidOption(
+                message: "\(name) has the size that the header of its LUKS volume says",
+                remedy: "delete it and add it again when the header says another size", option: "id",
+                value: "\(device.id)")
+        }
         if let wanted, wanted == 0 || wanted > TargetOption.largestSize {
             return .invalidOption(
                 message: "sizeBytes can not be \(wanted)", remedy: "give 1 to \(TargetOption.largestSize) bytes",

@@ -1,5 +1,6 @@
 import BrokerInterface
 import Dialing
+import Glibc
 import SystemCalls
 import Targets
 
@@ -22,6 +23,7 @@ extension AddCommand {
         options.offset = unlocked.volume.offset
         options.blockSize = unlocked.volume.sectorSize
         options.size = unlocked.volume.size
+        try refuseShort(path, unlocked.volume)
         let backing = try open(path, input, options)
         var request = try self.request
         request.options += unlocked.volume.options.map { OptionValue($0.name, $0.value) }
@@ -34,6 +36,20 @@ extension AddCommand {
             show(device, told + notices.filter { notice in !told.contains { $0.code == notice.code } }, environment)
         }
         return .success
+    }
+
+    /// A volume whose data, or a part of it, is not there.
+    private func refuseShort(_ path: String, _ volume: UnlockedVolume) throws(CommandFailure) {
+        let file = try BackingFile.openToLook(path)
+        var status = stat()
+        guard fstat(file.raw, &status) == 0 else { return }
+        let bytes = UInt64(clamping: status.st_size)
+        let (end, isBeyond) = volume.offset.addingReportingOverflow(volume.size ?? UInt64(volume.sectorSize))
+        guard isBeyond || end > bytes else { return }
+        throw CommandFailure(
+            .usage, "BadFile",
+            "\(path) has \(bytes) bytes, and by its header the volume's data lies in bytes \(volume.offset) to \(isBeyond ? .max : end), or more",
+            remedy: "the file was cut short, or is not that of this header: take it from a copy")
     }
 
     /// Options that mean nothing for a target without a secret.

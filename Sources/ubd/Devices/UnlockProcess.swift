@@ -13,7 +13,8 @@ struct UnlockedKey: ~Copyable {
     static func take(
         _ path: String, _ options: KeyOptions, _ environment: CommandEnvironment
     ) throws(CommandFailure) -> UnlockedKey {
-        for file in [path, options.header].compactMap({ $0 }) { try checkIsRegular(file) }
+        try checkIsRegular(path, "--file")
+        if let header = options.header { try checkIsRegular(header, "--header") }
         let channel = try start(path, options, environment)
         var bytes = [UInt8](repeating: 0, count: longestDialMessage)
         let received = bytes.withUnsafeMutableBytes { buffer in
@@ -31,8 +32,13 @@ struct UnlockedKey: ~Copyable {
     }
 
     /// libcryptsetup would wait for a FIFO, and the worker serves no disk.
-    private static func checkIsRegular(_ path: String) throws(CommandFailure) {
-        let file = try BackingFile.openToLook(path)
+    private static func checkIsRegular(_ path: String, _ option: String) throws(CommandFailure) {
+        let file: FileDescriptor
+        do throws(CommandFailure) { file = try BackingFile.openToLook(path) } catch {
+            var failure = error
+            if failure.name == "BadFile" { failure.remedy = "give a regular file to \(option)" }
+            throw failure
+        }
         var status = stat()
         guard fstat(file.raw, &status) == 0, status.st_mode & S_IFMT == S_IFREG else {
             throw CommandFailure(

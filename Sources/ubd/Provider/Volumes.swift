@@ -158,7 +158,7 @@ struct Volumes {
 
     /// Whether another device can be the one that has locked the file of that name: one that was added by a relative name.
     private func mayBe(_ other: Device, _ name: String, not device: Device) -> Bool {
-        other.id != device.id && other.target == "loop"
+        other.id != device.id
             && other.file?.split(separator: "/").last?.elementsEqual(name + Self.suffix) ?? false
             && !(other.file?.hasPrefix("/") ?? false)
     }

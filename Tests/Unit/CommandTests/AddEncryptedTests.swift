@@ -111,6 +111,30 @@ struct AddEncryptedTests {
         }
     }
 
+    @Test(
+        "a detached header is no volume: a disk that begins with it would lose the key slots at the first write",
+        arguments: [small, ["--type", "luks1"], small + ["--offset", "64"]])
+    func detached(arguments: [String]) throws {
+        let header = folder.path + "/header"
+        let (path, key) = try volume(arguments + ["--header", header])
+        try FileManager.default.linkItem(atPath: header, toPath: folder.path + "/same")
+        func add(_ files: [String]) throws -> (status: Int32, errors: String) {
+            let result = try Program.run(
+                ["add", "-t", "crypt", "--key-file", key] + files, socket: "/nowhere/socket",
+                shell: "exec \"$0\" \"$@\"")
+            return (result.status, result.errors)
+        }
+        for files in [
+            ["-f", header], ["-f", header, "--header", header], ["-f", folder.path + "/same", "--header", header],
+        ] {
+            let (status, errors) = try add(files)
+            #expect(status == 2 && errors.contains("has a detached header"), "\(files): \(errors)")
+            #expect(errors.contains("with --header"), "\(files): \(errors)")
+        }
+        // With its own file it comes to the broker, which is not there.
+        #expect(try add(["-f", path, "--header", header]).status == 6)
+    }
+
     @Test("takes the key from the descriptor that was named, whatever its number", arguments: [0, 3, 4, 5, 6, 20])
     func descriptors(number: Int) throws {
         let (path, key) = try volume(Self.small)

@@ -44,6 +44,10 @@ public struct AccessRequest: Sendable, Equatable {
         self.diskBytes = diskBytes
     }
 
+    /// Bytes of memory that `bytes` of a memory disk take in a control group: beside each page the kernel's index of it, which is
+    /// 576 bytes for 64 pages (lib/xarray.c).
+    static func groupBytes(ofDisk bytes: UInt64) -> UInt64 { bytes.saturatingAdd(bytes / 256) }
+
     /// Bytes of I/O buffers that the device pins: queues * (depth + spare buffers) * largest request, saturating.
     public var memoryBytes: UInt64 {
         queues.saturatingMultiply(depth.saturatingAdd(spareBuffers)).saturatingMultiply(maxIOBytes)
@@ -76,7 +80,8 @@ public struct AccessUsage: Sendable, Equatable {
     /// Bytes that all devices of the user need, including the requested one.
     func groupBytes(with request: AccessRequest) -> UInt64 {
         devices.saturatingAdd(1).saturatingMultiply(AccessRequest.otherBytes).saturatingAdd(memoryBytes)
-            .saturatingAdd(request.memoryBytes).saturatingAdd(diskBytes).saturatingAdd(request.diskBytes)
+            .saturatingAdd(request.memoryBytes)
+            .saturatingAdd(AccessRequest.groupBytes(ofDisk: diskBytes.saturatingAdd(request.diskBytes)))
     }
 }
 
@@ -147,7 +152,8 @@ extension AccessPolicy {
             // again.
             (
                 "device-memory", rule.limits.deviceMemory,
-                request.memoryBytes.saturatingAdd(AccessRequest.otherBytes).saturatingAdd(request.diskBytes)
+                request.memoryBytes.saturatingAdd(AccessRequest.otherBytes)
+                    .saturatingAdd(AccessRequest.groupBytes(ofDisk: request.diskBytes))
             ),
             ("user-memory", rule.limits.userMemory, usage.groupBytes(with: request)),
             ("device-tasks", rule.limits.deviceTasks, request.tasks),
