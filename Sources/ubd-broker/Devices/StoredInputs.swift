@@ -4,10 +4,10 @@ import SystemCalls
 extension Broker {
     /// Lets systemd keep the files of a device that serves. Connections to a server are of no use to another worker.
     func storeInputs(of device: ManagedDevice) {
-        guard device.step == .live, device.info.state == .live, device.parking != nil,
+        guard let descriptorStore, device.step == .live, device.info.state == .live, device.parking != nil,
             device.launch?.target.survival == .inputs, device.info.recovery != .none
         else { return }
-        descriptorStore?.keep(StoredName(device)) { [weak device] in device?.parking?.raw }
+        descriptorStore.keep(StoredName(device)) { [weak device] in device?.parking?.raw }
     }
 
     /// The device needs its files no more, or is to have others.
