@@ -20,7 +20,7 @@ final class ControlGroupTree: DeviceGroups {
     private let loop: EventLoop
     /// Groups with tasks that have not ended yet, by name.
     private var leaving: [String: Leaving] = [:]
-    /// Groups of users who have, or may have, had memory disks.
+    /// Groups of users who have had memory disks since this broker started, or had some then.
     private var holders: Set<String> = []
     /// Those of them without a device, which stay because of their memory.
     private var charged: Set<String> = []
@@ -107,9 +107,9 @@ final class ControlGroupTree: DeviceGroups {
 
     func removeOthers(than groups: [DeviceGroup]) {
         let kept = Set(groups.map(\.name))
+        // Of users whose memory disks are all deleted an earlier broker knew; their groups go.
+        holders.formUnion(groups.filter(\.isOfMemory).map(\.userName))
         for user in listFolder(folder) where user.hasPrefix(DeviceGroup.userPrefix) {
-            // An earlier broker knew whether this user had any.
-            holders.insert(user)
             let devices = listFolder("\(folder)/\(user)").filter { $0.hasPrefix(DeviceGroup.devicePrefix) }
             for device in devices where !kept.contains("\(user)/\(device)") {
                 letGo(of: "\(user)/\(device)", user: user)
