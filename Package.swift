@@ -65,7 +65,7 @@ let package = Package(
         shared("WorkerProtocol", ["SystemCalls", "KernelABI", "Targets", "Numbers"]),
         shared("Varlink"),
         shared("BrokerInterface", ["Varlink", "Numbers", "Targets"]),
-        shared("Dialing", ["Varlink", "SystemCalls"]),
+        shared("Dialing", ["Varlink", "SystemCalls", "Numbers", "CShims"]),
         shared("Programs", ["SystemCalls", "CShims"]),
         shared("PartitionTables"),
 
@@ -161,7 +161,10 @@ let package = Package(
             "NBDClient",
             of: ["NBDClient", "NBDProtocol", "Dialing", "BrokerInterface", "Varlink", "SystemCalls", "Forked"]),
         tests(
-            "Command", of: ["ubd", "ubd-nbd", "ubd-crypt", "Numbers", "Targets", "Forked", "PartitionTables", "Policy"]),
+            "Command",
+            of: [
+                "ubd", "ubd-nbd", "ubd-crypt", "Numbers", "Targets", "Forked", "PartitionTables", "Policy", "Programs",
+            ]),
         tests("Broker", of: ["ubd-broker", "WorkerProtocol", "Targets", "KernelABI", "SystemCalls", "CLauncher"]),
         tests(
             "Worker",

@@ -1,22 +1,13 @@
-import CShims
 import Dialing
 import Glibc
-import Numbers
 import Programs
 import SystemCalls
 
 /// `ubd-crypt`: opens a LUKS volume for `ubd`, as the user, and hands over the volume key in a sealed memfd.
 public func runCrypt() -> Int32 {
-    resetInheritedSignals()
-    var count: Int32 = 0
-    let all = ubd_arguments(&count)
-    let words = (1..<max(Int(count), 1)).compactMap { index in
-        all?[index].map { Array(UnsafeRawBufferPointer(start: $0, count: strlen($0))) }
-    }
-    if let answer = answer(words.first.map { String(decoding: $0, as: UTF8.self) }) {
-        return writeStandard(answer.text + "\n", to: answer.status == 0 ? STDOUT_FILENO : STDERR_FILENO) == 0
-            ? answer.status : 1
-    }
+    var status: Int32 = 0
+    guard let words = HelperProgram.words(of: "ubd-crypt", for: "Opens LUKS volumes", target: "crypt", status: &status)
+    else { return status }
     // Passphrase and key never reach a core dump.
     var none = rlimit(rlim_cur: 0, rlim_max: 0)
     setrlimit(__rlimit_resource_t(RLIMIT_CORE.rawValue), &none)
@@ -35,22 +26,6 @@ public func runCrypt() -> Int32 {
 
 private func tell(_ reply: UnlockReply, _ channel: borrowing FileDescriptor, files: [Int32]) -> Bool {
     (try? send(channel.raw, reply.bytes, files: files)) != nil
-}
-
-/// What to print instead, when this was not started by `ubd`.
-private func answer(_ word: String?) -> (text: String, status: Int32)? {
-    switch word {
-    case "--version": return ("ubd-crypt \(UBDVersion.text)", 0)
-    case "--help", "-h":
-        let text = """
-            usage: ubd-crypt [--help | --version]
-            Opens LUKS volumes for 'ubd add -t crypt', which starts it and tells it what to do; see ubd-crypt(8).
-            """
-        return (text, 0)
-    default:
-        guard (try? option(dialDescriptor, SO_TYPE)) != Int32(SOCK_SEQPACKET.rawValue) else { return nil }
-        return ("ubd-crypt: this program is started by 'ubd add -t crypt'; see 'ubd add --help'", 2)
-    }
 }
 
 /// The arguments, as `ubd` gives them.

@@ -1,42 +1,17 @@
 import CGnuTLS
-import CShims
 import Dialing
 import Glibc
-import Numbers
 import Programs
 import SystemCalls
 
 /// `ubd-nbd`: dials for `ubd`, hands the connections over, and keeps the device that is made of them.
 public func runNBD() -> Int32 {
-    resetInheritedSignals()
-    var count: Int32 = 0
-    let all = ubd_arguments(&count)
-    let words = (1..<max(Int(count), 1)).compactMap { index in
-        all?[index].map { Array(UnsafeRawBufferPointer(start: $0, count: strlen($0))) }
-    }
-    if let answer = answer(words.first.map { String(decoding: $0, as: UTF8.self) }) {
-        return writeStandard(answer.text + "\n", to: answer.status == 0 ? STDOUT_FILENO : STDERR_FILENO) == 0
-            ? answer.status : 1
-    }
+    var status: Int32 = 0
+    guard let words = HelperProgram.words(of: "ubd-nbd", for: "Connects to NBD servers", target: "nbd", status: &status)
+    else { return status }
     // Ctrl-C is for `ubd`, whose end ends this program, too.
     setsid()
     return Program(channel: FileDescriptor(owning: dialDescriptor)).run(words)
-}
-
-/// What to print instead, when this was not started by `ubd`.
-private func answer(_ word: String?) -> (text: String, status: Int32)? {
-    switch word {
-    case "--version": return ("ubd-nbd \(UBDVersion.text)", 0)
-    case "--help", "-h":
-        let text = """
-            usage: ubd-nbd [--help | --version]
-            Connects to NBD servers for 'ubd add -t nbd', which starts it and tells it what to do; see ubd-nbd(8).
-            """
-        return (text, 0)
-    default:
-        guard (try? option(dialDescriptor, SO_TYPE)) != Int32(SOCK_SEQPACKET.rawValue) else { return nil }
-        return ("ubd-nbd: this program is started by 'ubd add -t nbd'; see 'ubd add --help'", 2)
-    }
 }
 
 /// Writes what there is room for, and leaves the rest out: nobody may read a pipe before `ubd` has ended, and this program has

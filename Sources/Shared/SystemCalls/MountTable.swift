@@ -59,7 +59,7 @@ public struct MountTable {
         if field == Self.numberField { match = numbers.firstIndex(of: text) }
         if field == Self.pointField, let match {
             let number = String(decoding: numbers[match], as: UTF8.self)
-            if points[number] == nil { points[number] = Self.unescaped(text) }
+            if points[number] == nil { points[number] = String(decoding: Self.unescaped(text), as: UTF8.self) }
         }
         text.removeAll(keepingCapacity: true)
         field += 1
@@ -73,12 +73,12 @@ public struct MountTable {
     }
 
     /// The kernel writes space, tab, newline and backslash as a backslash and three octal digits.
-    static func unescaped(_ field: [UInt8]) -> String {
+    public static func unescaped(_ field: some Sequence<UInt8>) -> [UInt8] {
         var bytes: [UInt8] = []
-        var rest = field[...]
+        var rest = Array(field)[...]
         while let byte = rest.popFirst() {
             let digits = rest.prefix(3)
-            if byte == UInt8(ascii: "\\"), digits.count == 3,
+            if byte == UInt8(ascii: "\\"), digits.count == 3, digits.allSatisfy({ (0x30...0x37).contains($0) }),
                 let value = UInt8(String(decoding: digits, as: UTF8.self), radix: 8)
             {
                 bytes.append(value)
@@ -87,7 +87,7 @@ public struct MountTable {
                 bytes.append(byte)
             }
         }
-        return String(decoding: bytes, as: UTF8.self)
+        return bytes
     }
 }
 

@@ -17,6 +17,22 @@ struct Request: RequestState {
 
     mutating func bufferWasFilled(bytes: UInt32) { dirty = max(dirty, bytes) }
 
+    /// An interrupted submission may be repeated. EAGAIN does not end when the owner has set O_NONBLOCK on the shared open
+    /// file, so the repetitions are counted.
+    mutating func mayRepeat() -> Bool {
+        retries += 1
+        return retries <= Request.mostRetries
+    }
+
+    /// `bytes` more, at least one, of the request's `length` bytes have moved. True when all have; nil when these are more than
+    /// were asked for: the length comes from memory that is shared with the kernel.
+    mutating func moved(_ bytes: Int32, of length: UInt32) -> Bool? {
+        guard moved < length, UInt32(bytes) <= length - moved else { return nil }
+        moved += UInt32(bytes)
+        retries = 0
+        return moved == length
+    }
+
     /// Resets it for the next request.
     mutating func settle() {
         troubled = 0

@@ -26,17 +26,13 @@ extension Queue where T.State == Request {
         // The length comes from memory that is shared with the kernel, and may be smaller than before.
         case _ where request.pointee.moved >= length: outcome = .failed(EIO)
         case 1...:
-            let moved = UInt64(request.pointee.moved) + UInt64(result)
-            if moved > UInt64(length) {
+            guard let isAll = request.pointee.moved(result, of: length) else {
                 outcome = .failed(EIO)
-            } else {
-                request.pointee.moved = UInt32(moved)
-                request.pointee.retries = 0
-                if moved == UInt64(length) { outcome = .done(length) }
+                break
             }
+            if isAll { outcome = .done(length) }
         case -EINTR, -EAGAIN:
-            request.pointee.retries += 1
-            if request.pointee.retries > Request.mostRetries { outcome = .failed(EIO) }
+            if !request.pointee.mayRepeat() { outcome = .failed(EIO) }
         case 0: outcome = .failed(EIO)
         default: outcome = .failed(-result)
         }

@@ -205,10 +205,11 @@ struct MountTableTests {
 
     @Test("has the octal escapes of a mount point undone")
     func escapes() {
-        func unescaped(_ text: String) -> String { MountTable.unescaped(Array(text.utf8)) }
+        func unescaped(_ text: String) -> String { String(decoding: MountTable.unescaped(text.utf8), as: UTF8.self) }
         #expect(unescaped(#"/a\040b\134c\011\012"#) == "/a b\\c\t\n")
         #expect(unescaped(#"/a\0"#) == #"/a\0"#)
         #expect(unescaped(#"/\777"#) == #"/\777"#)
+        #expect(unescaped(#"/\+12"#) == #"/\+12"#)
     }
 }
 

@@ -165,12 +165,10 @@ extension CryptTarget {
         switch result {
         case 0...: return .done(0)
         case -EINTR, -EAGAIN:
-            let request = queue.requests + Int(tag)
-            request.pointee.retries += 1
-            if request.pointee.retries > Request.mostRetries { return .failed(EIO) }
+            guard queue.requests[Int(tag)].mayRepeat() else { return .failed(EIO) }
             queue.push(.syncData(file: CryptTarget.file, userData: RequestKey(tag: tag, .control).rawValue))
             return .pending
-        default: return CryptTarget.failure(-result)
+        default: return .fileFailed(-result)
         }
     }
 
@@ -184,24 +182,15 @@ extension CryptTarget {
         guard isWhole(descriptor), isRead || !readOnly, request.pointee.moved < length else { return .failed(EIO) }
         switch result {
         case 1...:
-            guard UInt32(result) <= length - request.pointee.moved else { return .failed(EIO) }
-            request.pointee.moved += UInt32(result)
-            if request.pointee.moved == length { return end(tag, descriptor, on: &queue) }
-            request.pointee.retries = 0
+            guard let isAll = request.pointee.moved(result, of: length) else { return .failed(EIO) }
+            if isAll { return end(tag, descriptor, on: &queue) }
         case -EINTR, -EAGAIN:
-            request.pointee.retries += 1
-            // EAGAIN does not end when the owner has set O_NONBLOCK on the shared open file.
-            if request.pointee.retries > Request.mostRetries { return .failed(EIO) }
+            guard request.pointee.mayRepeat() else { return .failed(EIO) }
         // The file has become shorter than the volume: what is missing is not known, and zeros would decrypt to garbage.
         case 0: return .failed(EIO)
-        default: return CryptTarget.failure(-result)
+        default: return .fileFailed(-result)
         }
         submit(tag, descriptor, isRead: isRead, moved: request.pointee.moved, on: &queue)
         return .pending
-    }
-
-    /// As target loop: a quota and a limit of the file's size become ENOSPC.
-    private static func failure(_ errno: Int32) -> Outcome {
-        .failed(errno == EDQUOT || errno == EFBIG ? ENOSPC : errno)
     }
 }

@@ -93,9 +93,7 @@ extension LoopTarget {
         switch result {
         case 0...: return .done(0)
         case -EINTR, -EAGAIN:
-            let request = queue.requests + Int(tag)
-            request.pointee.retries += 1
-            if request.pointee.retries > Request.mostRetries { return .failed(EIO) }
+            guard queue.requests[Int(tag)].mayRepeat() else { return .failed(EIO) }
             let descriptor = queue.descriptors[Int(tag)]
             if descriptor.operation != UblkIOOperation.flush {
                 submitRange(tag, descriptor, on: &queue)
@@ -112,14 +110,8 @@ extension LoopTarget {
         // "Not supported" makes the block layer write zeros itself, or stop discarding. EINVAL (a file system that
         // cannot do it at this alignment) and ENOSYS (a kernel that lacks it) mean the same.
         case -EINVAL, -ENOSYS: .failed(EOPNOTSUPP)
-        default: LoopTarget.failure(-result)
+        default: .fileFailed(-result)
         }
-    }
-
-    /// The block layer passes few errors on to the writer; all others arrive as EIO. It has no code for a quota or for
-    /// a limit of the file's size, so these become ENOSPC.
-    private static func failure(_ errno: Int32) -> Outcome {
-        .failed(errno == EDQUOT || errno == EFBIG ? ENOSPC : errno)
     }
 
     /// A read or write that did not move all of its bytes at the first try: continues where it stopped, or ends as an
@@ -135,13 +127,11 @@ extension LoopTarget {
         guard request.pointee.moved < length else { return .failed(EIO) }
         switch result {
         case 1...:
-            guard UInt32(result) <= length - request.pointee.moved else { return .failed(EIO) }
-            request.pointee.moved += UInt32(result)
-            if request.pointee.moved == length { return .done(length) }
+            guard let isAll = request.pointee.moved(result, of: length) else { return .failed(EIO) }
+            if isAll { return .done(length) }
             // The rest may not fit the direct file's alignment. A write tries all the same: pages that it left in the
             // page cache would disturb direct writes beside it.
             if isRead { request.pointee.detour = .buffered }
-            request.pointee.retries = 0
         case 0:
             // A block device that ends early has been unplugged: its data is lost, not zero.
             guard isRead, !isBlockDevice else { return .failed(EIO) }
@@ -156,15 +146,13 @@ extension LoopTarget {
             memset(queue.bufferPointer(of: tag) + moved, 0, Int(length) - moved)
             return .done(length)
         case -EINTR, -EAGAIN:
-            request.pointee.retries += 1
-            // EAGAIN does not end when the owner has set O_NONBLOCK on the shared open file.
-            if request.pointee.retries > Request.mostRetries { return .failed(EIO) }
+            guard request.pointee.mayRepeat() else { return .failed(EIO) }
         case -EINVAL where direct && request.pointee.detour == .none:
             // Another alignment is needed here: for an extent that the file system handles differently, or, without a
             // copy, for the user's own memory.
             request.pointee.detour = .buffered
         default:
-            return LoopTarget.failure(-result)
+            return .fileFailed(-result)
         }
         resubmit(tag, descriptor, on: &queue)
         return .pending
