@@ -41,10 +41,19 @@ struct StatsCommand: UBDCommand {
         help: "Print the totals as OpenMetrics text, for a monitoring system; not with --json or --watch.")
     var asMetrics = false
 
+    @Flag(
+        name: .customLong("http"),
+        help: "With --openmetrics: answer one HTTP request on stdin, as ubd-metrics.socket wants it.")
+    var answersHTTP = false
+
     @OptionGroup var output: OutputOptions
 
     func perform(_ environment: CommandEnvironment) throws(CommandFailure) -> ExitStatus {
         let client = BrokerClient(environment: environment)
+        guard asMetrics || !answersHTTP else {
+            throw CommandFailure(
+                .usage, "Usage", "--http goes with --openmetrics only", remedy: "give both, or neither")
+        }
         if asMetrics { return try metrics(environment.console, client) }
         if let interval {
             var watch = StatsWatch(
@@ -70,8 +79,20 @@ struct StatsCommand: UBDCommand {
             throw CommandFailure(
                 .usage, "Usage", "--openmetrics does not go with \(other)", remedy: "leave one of them out")
         }
-        console.out(OpenMetrics.text(try client.stats(id: number, queues: nil).devices))
-        return .success
+        func text() throws(CommandFailure) -> String {
+            let reply = try client.stats(id: number, queues: nil)
+            return OpenMetrics.text(reply.devices, bounds: reply.latencyBounds)
+        }
+        guard answersHTTP else {
+            console.out(try text())
+            return .success
+        }
+        // Nobody waits for an answer to a request that did not come.
+        guard let head = HTTPExchange.request(seconds: 10) else { return .failed }
+        let request = HTTPRequest(head)
+        let answer = HTTPAnswer.to(request, counters: text)
+        console.draw(answer.text(withBody: request?.method != "HEAD"))
+        return answer.status == 200 ? .success : .failed
     }
 
     private func lines(_ reply: StatsReply) -> [String] {
@@ -104,10 +125,10 @@ struct Interval: ExpressibleByArgument, CustomStringConvertible, Equatable {
     init(argument: String) { description = argument }
 
     /// Seconds, with a fraction if wanted: from a tenth of one to a day.
-    func milliseconds() throws(CommandFailure) -> UInt64 {
+    func milliseconds(option: String = "--watch") throws(CommandFailure) -> UInt64 {
         guard let seconds = Double(description), (0.1...86_400).contains(seconds) else {
             throw CommandFailure(
-                .usage, "Usage", "--watch can not be '\(description)'", remedy: "give seconds, from 0.1 to 86400")
+                .usage, "Usage", "\(option) can not be '\(description)'", remedy: "give seconds, from 0.1 to 86400")
         }
         return UInt64(seconds * 1000)
     }

@@ -48,7 +48,7 @@ struct OpenMetricsReader {
         guard words.count == 4, words[0] == "#", Self.isName(words[2]) else { throw wrong("no metadata: \(text)") }
         let (keyword, name, value) = (words[1], words[2], words[3])
         if keyword == "TYPE" {
-            guard ["counter", "gauge"].contains(value) else { throw wrong("type \(value)") }
+            guard ["counter", "gauge", "histogram"].contains(value) else { throw wrong("type \(value)") }
             guard families.insert(name).inserted else { throw wrong("\(name) twice") }
             family = (name, value, ["TYPE"], false)
             return
@@ -75,22 +75,39 @@ struct OpenMetricsReader {
         guard rest.first == " ", let value = Double(rest.dropFirst()), value.isFinite else {
             throw wrong("value \(rest)")
         }
-        let suffixes = family.type == "counter" ? ["_total", "_created"] : [""]
+        let suffixes =
+            switch family.type {
+            case "counter": ["_total", "_created"]
+            case "histogram": ["_bucket", "_created"]
+            default: [""]
+            }
         guard let suffix = suffixes.first(where: { family.name + $0 == name }) else {
             throw wrong("\(name) in \(family.name)")
         }
-        guard family.type != "counter" || value >= 0 else { throw wrong("counter \(value)") }
+        guard family.type == "gauge" || value >= 0 else { throw wrong("counter \(value)") }
+        if suffix == "_bucket" { try bucket(name, labels, value) }
         let sample = Sample(name: name, labels: labels, value: value)
         guard !samples.contains(where: { $0.name == name && $0.labels == labels }) else {
             throw wrong("twice: \(text)")
         }
         if suffix == "_created" {
-            guard samples.last?.name == family.name + "_total", samples.last?.labels == labels else {
+            var last = samples.last?.labels
+            if family.type == "histogram", last?.removeValue(forKey: "le") != "+Inf" { throw wrong("no last bucket") }
+            guard samples.last?.name == family.name + suffixes[0], last == labels else {
                 throw wrong("not beside its counter")
             }
         }
         samples.append(sample)
         self.family?.hasSamples = true
+    }
+
+    /// Buckets go up, in bound and count, to the one without a bound.
+    private func bucket(_ name: String, _ labels: [String: String], _ value: Double) throws {
+        guard let text = labels["le"], let bound = text == "+Inf" ? .infinity : Double(text) else { throw wrong("le") }
+        guard let last = samples.last, last.name == name, last.labels["device"] == labels["device"] else { return }
+        guard let before = last.labels["le"].flatMap(Double.init), before < bound, last.value <= value else {
+            throw wrong("bucket \(text) after \(last)")
+        }
     }
 
     /// Up to and with the closing brace.
@@ -180,8 +197,12 @@ struct OpenMetricsTests {
                 }
             }
         }
-        // Of a device: 2 gauges and 16 counters, of two samples where it is known since when they count.
-        #expect(reader.samples.count == 34 + 34 + 18)
+        // Of a device: 2 gauges and 16 counters, of two samples where it is known since when they count, and as many buckets as
+        // there are bounds, and one.
+        #expect(reader.samples.count == 38 + 38 + 21)
+        let buckets = reader.samples.filter { $0.name.hasSuffix("_bucket") && $0.labels["device"] == "ubdb12" }
+        #expect(
+            buckets.map { $0.labels["le"] } == ["2.5e-07", "5e-07", "+Inf"] && buckets.map(\.value) == [0, 50, 50])
     }
 
     @Test("a device without counts says so and has no other sample; without a device only the end mark follows")
@@ -226,9 +247,77 @@ struct OpenMetricsTests {
             "# TYPE x gauge\nx{a=\"1\"} 1\nx{a=\"1\"} 2\n# EOF\n", "# TYPE x gauge\n# UNIT x bytes\n# EOF\n",
             "# TYPE x gauge\nx{a=\"1\"} 1\n# HELP x h\n# EOF\n", "# TYPE x gauge\n# TYPE x gauge\n# EOF\n",
             "# TYPE x gauge\nx{a=\"\\t\"} 1\n# EOF\n", "# TYPE x gauge\n\nx{a=\"1\"} 1\n# EOF\n",
+            "# TYPE x histogram\nx_bucket{le=\"1\"} 2\nx_bucket{le=\"+Inf\"} 1\n# EOF\n",
+            "# TYPE x histogram\nx_bucket{le=\"1\"} 1\nx_created{} 1\n# EOF\n",
             "# TYPE x gauge\nx{a=\"1\"}  1\n# EOF\n", "# TYPE x counter\nx_created{a=\"1\"} 1\n# EOF\n",
         ])
     func strict(_ text: String) {
         #expect(throws: OpenMetricsReader.Wrong.self) { try OpenMetricsReader(text) }
+    }
+}
+
+@Suite("ubd stats --openmetrics --http")
+struct HTTPTests {
+    private static func request(_ text: String) -> HTTPRequest? {
+        HTTPRequest.head(Array(text.utf8)).flatMap { HTTPRequest($0) }
+    }
+
+    private static func answer(_ text: String) -> HTTPAnswer { HTTPAnswer.to(request(text)) { "x 1" } }
+
+    @Test("a request is read to its empty line, whatever ends its lines, and not before")
+    func heads() {
+        for end in ["\r\n", "\n"] {
+            let text = "GET /metrics?a=1 HTTP/1.1\(end)Host: x\(end)ACCEPT:  text/plain\(end)accept: b\(end)\(end)"
+            for length in 0..<text.utf8.count { #expect(HTTPRequest.head(Array(text.utf8.prefix(length))) == nil) }
+            let request = Self.request(text + "body")
+            #expect(request?.method == "GET" && request?.path == "/metrics" && request?.accept == "text/plain,b")
+        }
+    }
+
+    @Test(
+        "what is no request is refused",
+        arguments: [
+            "", "GET", "GET /", "GET / HTTP/2", "GET  / HTTP/1.1", "get / HTTP/1.1", "GET metrics HTTP/1.1",
+            " / HTTP/1.1", "GET / HTTP/1.1 x", "GET /\u{7F} HTTP/1.1", "GET /ü HTTP/1.1", "\u{16}\u{3}\u{1}",
+        ])
+    func wrong(_ line: String) {
+        #expect(Self.answer(line + "\r\n\r\n").status == 400)
+    }
+
+    @Test("GET and HEAD of the page get the counters in the format that they accept, others what is wrong")
+    func answers() {
+        let answer = Self.answer("GET /metrics HTTP/1.1\r\nAccept: application/openmetrics-text;version=1.0.0\r\n\r\n")
+        #expect(
+            answer.text(withBody: true)
+                == "HTTP/1.1 200 OK\r\nContent-Type: application/openmetrics-text; version=1.0.0; charset=utf-8\r\n"
+                + "Content-Length: 4\r\nConnection: close\r\n\r\nx 1\n")
+        let head = Self.answer("HEAD / HTTP/1.0\r\n\r\n").text(withBody: false)
+        #expect(
+            head.contains("text/plain; version=0.0.4")
+                && head.hasSuffix("Content-Length: 4\r\nConnection: close\r\n\r\n"))
+        #expect(Self.answer("GET /x HTTP/1.1\r\n\r\n").status == 404)
+        let other = Self.answer("POST /metrics HTTP/1.1\r\n\r\n")
+        #expect(other.status == 405 && other.text(withBody: true).contains("\r\nAllow: GET, HEAD\r\n"))
+    }
+
+    @Test("a broker that does not answer is a page that is not to be had")
+    func noBroker() {
+        let failure = CommandFailure(.failed, "Gone", "the broker is gone", remedy: "start it")
+        let answer = HTTPAnswer.to(Self.request("GET / HTTP/1.1\n\n")) { () throws(CommandFailure) in throw failure }
+        #expect(answer.status == 503 && answer.body == "ubd: the broker is gone; start it\n")
+    }
+
+    @Test("the program answers on standard output what it reads on standard input", arguments: [true, false])
+    func program(_ isComplete: Bool) throws {
+        let broker = FakeBroker { connection, _ in
+            connection.send(Reply(parameters: StatsReply(latencyBounds: [], devices: []).json))
+        }
+        let end = isComplete ? "\\r\\n\\r\\n" : "\\r\\n"
+        let result = try Program.run(
+            ["stats", "--openmetrics", "--http"], socket: broker.socketPath,
+            shell: "printf 'GET / HTTP/1.1\(end)' | \"$0\" \"$@\"")
+        #expect(result.status == (isComplete ? 0 : 1) && result.errors.isEmpty, "\(result)")
+        #expect(isComplete ? result.output.hasSuffix("\n# EOF\n") : result.output.isEmpty)
+        #expect(result.output.hasPrefix("HTTP/1.1 200 OK\r\n") == isComplete)
     }
 }
