@@ -42,6 +42,8 @@ struct CommandEnvironment {
     var upgradeSeconds = 120
     /// Nanoseconds of a monotonic clock.
     var now: () -> UInt64 = monotonicNanoseconds
+    /// Seconds since 1970.
+    var date: () -> Int64 = { Int64(time(nil)) }
     /// The terminal that shows the output; nil when it is none, as in a pipe.
     var screen: () -> Screen? = { nil }
     /// Seconds that a call may wait for its turn where a limit passes by itself.

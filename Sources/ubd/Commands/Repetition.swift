@@ -7,11 +7,11 @@ enum Repetition {
     /// commands.)
     static let letters = ["-n": "--number", "-t": "--target", "-q": "--queues", "-d": "--depth"]
     /// Those that mean something else in another command.
-    static let lettersOf = ["list": ["-o": "--columns"], "mount": ["-o": "--options"]]
+    static let lettersOf = ["list": ["-o": "--columns"], "mount": ["-o": "--options"], "top": ["-d": "--delay"]]
     /// Options without a value: giving one twice changes nothing.
     static let flags: Set<String> = [
         "--all", "-a", "--force", "--json", "--read-only", "--shared", "--restart-command", "--shrink", "--help", "-h",
-        "--version", "--openmetrics",
+        "--version", "--openmetrics", "--http",
     ]
     /// Those that have a value in other commands.
     static let flagsOf: [String: Set<String>] = ["list": ["--watch", "-w"]]

@@ -22,6 +22,7 @@ struct UBD: ParsableCommand {
               mkfs.ext4 /dev/ubdb0             the device belongs to you
               ubd list                         your devices and what they do
               ubd stats --watch                requests and bytes per second
+              ubd top                          all of that on the whole screen, with keys
               ubd events                       each change of a device, as it comes
               ubd del -n 0                     flushes and removes it
               ubd doctor                       what this host lacks, and how to get it
@@ -40,7 +41,8 @@ struct UBD: ParsableCommand {
         subcommands: [
             AddArguments.self, DeleteArguments.self, ListCommand.self, UpgradeCommand.self, ResizeCommand.self,
             RecoverCommand.self, MountCommand.self, UnmountCommand.self,
-            StatsCommand.self, EventsCommand.self, PartitionsCommand.self, InfoCommand.self, FeaturesCommand.self,
+            StatsCommand.self, TopCommand.self, EventsCommand.self, PartitionsCommand.self, InfoCommand.self,
+            FeaturesCommand.self,
             DoctorCommand.self, ProvideCommand.self, NameHolderCommand.self,
         ])
 }

@@ -25,7 +25,12 @@ struct Screen: Equatable {
         if lines.count > rows {
             shown[rows - 1] = "… \(lines.count - rows + 1) more lines".prefix(columns)
         }
+        return Screen.whole(shown.map(String.init))
+    }
+
+    /// The same for lines that fit.
+    static func whole(_ lines: [String]) -> String {
         // ECMA-48: the cursor's home, erase to the end of each line, and of the screen.
-        return "\u{1B}[H" + shown.map { $0 + "\u{1B}[K" }.joined(separator: "\r\n") + "\u{1B}[J"
+        "\u{1B}[H" + lines.map { $0 + "\u{1B}[K" }.joined(separator: "\r\n") + "\u{1B}[J"
     }
 }

@@ -25,15 +25,18 @@ enum StatsText {
         let span = max(milliseconds, 1)
         return row(
             name, change, bounds, number: { "\(scaled($0, 1000, span))" },
-            // Bytes per millisecond are thousands of bytes per second, so tenths of megabytes are a hundredth of them.
-            bytes: { bytes in
-                let tenths = scaled(bytes, 1, span * 100)
-                return "\(tenths / 10).\(tenths % 10)"
-            })
+            bytes: { megabytes($0, milliseconds: span) })
+    }
+
+    /// Millions of bytes per second, with a tenth, of the bytes of an interval.
+    static func megabytes(_ bytes: UInt64, milliseconds: UInt64) -> String {
+        // Bytes per millisecond are thousands of bytes per second, so tenths of megabytes are a hundredth of them.
+        let tenths = scaled(bytes, 1, milliseconds * 100)
+        return "\(tenths / 10).\(tenths % 10)"
     }
 
     /// `value` × `factor` / `divisor`, or the largest number.
-    private static func scaled(_ value: UInt64, _ factor: UInt64, _ divisor: UInt64) -> UInt64 {
+    static func scaled(_ value: UInt64, _ factor: UInt64, _ divisor: UInt64) -> UInt64 {
         let product = value.multipliedFullWidth(by: factor)
         return product.high < divisor ? divisor.dividingFullWidth(product).quotient : .max
     }
@@ -56,7 +59,10 @@ enum StatsText {
         line([name] + [String](repeating: "-", count: widths.count - 1))
     }
 
-    private static func line(_ cells: [String]) -> String {
+    private static func line(_ cells: [String]) -> String { line(cells, widths) }
+
+    /// Cells under each other in columns of these widths; negative: aligned to the left.
+    static func line(_ cells: [String], _ widths: [Int]) -> String {
         zip(cells, widths).map { cell, width in
             let padding = String(repeating: " ", count: max(abs(width) - cell.count, width > 0 ? 1 : 0))
             return width > 0 ? padding + cell : cell + padding
