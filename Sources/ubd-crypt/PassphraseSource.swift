@@ -6,10 +6,8 @@ import SystemCalls
 enum PassphraseSource {
     /// A terminal, three times, or one line of standard input.
     case person
-    /// All bytes of a file. The path ends with a NUL.
-    case file([CChar])
-    /// All bytes of an open file.
-    case descriptor(Int32)
+    /// All bytes of the open file `unlockKeyDescriptor`; its name, for people.
+    case file(name: String)
 
     /// Bytes: as cryptsetup's limit for key files.
     static let longest = 8 << 20
@@ -20,16 +18,7 @@ enum PassphraseSource {
     /// Unlocks the volume, and returns its key.
     func unlock(_ volume: borrowing LUKSVolume) throws(DialFailure) -> VolumeKey {
         switch self {
-        case .descriptor(let number): return try volume.key(try Self.readAll(number, "--key-fd"))
-        case .file(let path):
-            let name = String(decoding: path.dropLast().map { UInt8(bitPattern: $0) }, as: UTF8.self)
-            let file = open(path, O_RDONLY | O_CLOEXEC | O_NOCTTY)
-            guard file >= 0 else {
-                throw DialFailure(
-                    .usage, "\(name): \(SystemError.message(errno))", remedy: "give a key file that you may read")
-            }
-            defer { close(file) }
-            return try volume.key(try Self.readAll(file, name))
+        case .file(let name): return try volume.key(try Self.readAll(unlockKeyDescriptor, name))
         case .person:
             guard isatty(STDIN_FILENO) == 1 else { return try volume.key(try Self.readLine()) }
             return try askThreeTimes(volume)
