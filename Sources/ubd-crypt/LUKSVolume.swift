@@ -20,20 +20,29 @@ struct LUKSVolume: ~Copyable {
     let name: String
     /// The header is in the file itself, before the data.
     private let isHeaderInFile: Bool
+    private let headerFile: Int32
 
-    /// Reads and checks the header. Paths end with a NUL; `header` nil: it is in the file.
-    init(file: [CChar], header: [CChar]?) throws(DialFailure) {
-        let name = String(decoding: file.dropLast().map { UInt8(bitPattern: $0) }, as: UTF8.self)
+    /// Reads and checks the header of the open file `unlockFileDescriptor`, or its detached header in
+    /// `unlockHeaderDescriptor`. `name`: the file's.
+    init(name: String, hasHeader: Bool) throws(DialFailure) {
+        let (file, header) = (Self.path(unlockFileDescriptor), Self.path(unlockHeaderDescriptor))
         // Its words would go to standard output and error; what it means is said by this program.
         crypt_set_log_callback(nil, { _, _, _ in }, nil)
         var made: OpaquePointer?
-        let status = header.map { crypt_init_data_device(&made, $0, file) } ?? crypt_init(&made, file)
+        let status = hasHeader ? crypt_init_data_device(&made, header, file) : crypt_init(&made, file)
         guard status == 0, let made else {
             throw DialFailure(
                 .usage, "\(name), or its header, can not be opened: \(SystemError.message(-status))",
-                remedy: "give files that you may read")
+                remedy: "give files that you may read, where /proc is mounted")
         }
         crypt_set_log_callback(made, { _, _, _ in }, nil)
+        let headerFile = hasHeader ? unlockHeaderDescriptor : unlockFileDescriptor
+        do throws(DialFailure) { try HeaderLock.take(headerFile, name) } catch {
+            crypt_free(made)
+            throw error
+        }
+        // To mend a damaged copy of the header libcryptsetup locks it alone.
+        HeaderLock.release(headerFile)
         let loaded = crypt_load(made, nil, nil)
         guard loaded == 0 else {
             crypt_free(made)
@@ -45,13 +54,17 @@ struct LUKSVolume: ~Copyable {
         }
         device = made
         self.name = name
-        isHeaderInFile = header.map { Self.isSameFile($0, file) } ?? true
+        self.headerFile = headerFile
+        isHeaderInFile = !hasHeader || Self.isSameFile(unlockHeaderDescriptor, unlockFileDescriptor)
     }
 
+    /// libcryptsetup takes paths alone, and this one can not lead to another file than the open one.
+    private static func path(_ file: Int32) -> String { "/proc/self/fd/\(file)" }
+
     /// Unknown is yes: then the data must lie behind the header.
-    private static func isSameFile(_ first: [CChar], _ second: [CChar]) -> Bool {
+    private static func isSameFile(_ first: Int32, _ second: Int32) -> Bool {
         var (one, other) = (stat(), stat())
-        guard stat(first, &one) == 0, stat(second, &other) == 0 else { return true }
+        guard fstat(first, &one) == 0, fstat(second, &other) == 0 else { return true }
         return one.st_dev == other.st_dev && one.st_ino == other.st_ino
     }
 
@@ -64,10 +77,11 @@ struct LUKSVolume: ~Copyable {
             throw unsuitable("is of type \(type)", "give a LUKS1 or LUKS2 volume")
         }
         let cipher = text(crypt_get_cipher(device)) + "-" + text(crypt_get_cipher_mode(device))
-        let keyBits = crypt_get_volume_key_size(device) * 8
-        guard cipher == "aes-xts-plain64", keyBits == 256 || keyBits == 512 else {
+        // Whoever wrote the header wrote this number.
+        let keyBytes = Int(crypt_get_volume_key_size(device))
+        guard cipher == "aes-xts-plain64", keyBytes == 32 || keyBytes == 64 else {
             throw unsuitable(
-                "is encrypted with \(cipher) and a key of \(keyBits) bits",
+                "is encrypted with \(cipher) and a key of \(keyBytes * 8) bits",
                 "use cryptsetup, or a volume with aes-xts-plain64 and a key of 256 or 512 bits")
         }
         var integrity = crypt_params_integrity()
@@ -78,9 +92,13 @@ struct LUKSVolume: ~Copyable {
             throw unsuitable("is being reencrypted", "finish that first with 'cryptsetup reencrypt'")
         }
         try refuseDetached(type)
+        let (offset, sectorSize) = (crypt_get_data_offset(device) << 9, UInt32(crypt_get_sector_size(device)))
+        guard type == "LUKS2" else {
+            return UnlockedVolume(offset: offset, size: nil, sectorSize: sectorSize, firstSector: 0)
+        }
+        let segment = try segment()
         return UnlockedVolume(
-            offset: crypt_get_data_offset(device) << 9, size: type == "LUKS1" ? nil : try segmentSize(),
-            sectorSize: UInt32(crypt_get_sector_size(device)), firstSector: crypt_get_iv_offset(device))
+            offset: offset, size: segment.size, sectorSize: sectorSize, firstSector: segment.firstSector)
     }
 
     /// A detached header says that its data begins at byte 0, or wherever: served as the volume's own file, the disk would
@@ -96,24 +114,35 @@ struct LUKSVolume: ~Copyable {
             "give that file with --file, and \(name) with --header")
     }
 
-    /// Bytes of a LUKS2 volume's one segment; nil: up to the end of the file.
-    private func segmentSize() throws(DialFailure) -> UInt64? {
+    /// Bytes of a LUKS2 volume's one segment (nil: up to the end of the file), and the number of its first 512-byte sector.
+    /// libcryptsetup has a call for neither: its crypt_get_iv_offset answers 0 for LUKS2.
+    private func segment() throws(DialFailure) -> (size: UInt64?, firstSector: UInt64) {
         var dumped: UnsafePointer<CChar>?
         guard crypt_dump_json(device, &dumped, 0) == 0, let dumped,
             let json = try? JSON(
                 parsing: Array(UnsafeRawBufferPointer(start: dumped, count: strlen(dumped))),
                 limits: JSONLimits(bytes: 4 << 20, depth: 16)),
-            case .string(let size)? = json["segments"]?["0"]?["size"]
+            case .object(let segments)? = json["segments"], let segment = json["segments"]?["0"],
+            case .string(let size)? = segment["size"], case .string(let first)? = segment["iv_tweak"]
         else { throw unsuitable("has no first segment that can be read", "see 'cryptsetup luksDump'") }
-        if size == "dynamic" { return nil }
+        // dm-crypt would serve all of them, one behind the other.
+        guard segments.count == 1 else {
+            throw unsuitable("has \(segments.count) segments, and only a volume of one is served", "use cryptsetup")
+        }
+        guard let firstSector = UInt64(first), firstSector <= UInt64(Int64.max) >> 9 else {
+            throw unsuitable("numbers its sectors from \(first) on, and no file has so many", "use cryptsetup")
+        }
+        if size == "dynamic" { return (nil, firstSector) }
         guard let bytes = UInt64(size) else { throw unsuitable("has a segment of size \(size)", "use cryptsetup") }
-        return bytes
+        return (bytes, firstSector)
     }
 
     /// The volume key in a sealed memfd, and its mark. The passphrase is wiped at the end.
     func key(_ passphrase: consuming Secret) throws(DialFailure) -> VolumeKey {
         var key = try Secret(capacity: 64)
         var size = key.memory.count
+        try HeaderLock.take(headerFile, name)
+        defer { HeaderLock.release(headerFile) }
         let status = crypt_volume_key_get(
             device, CRYPT_ANY_SLOT, key.memory.baseAddress!.assumingMemoryBound(to: CChar.self), &size,
             passphrase.bytes, passphrase.count)

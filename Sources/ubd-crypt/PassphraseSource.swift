@@ -6,10 +6,8 @@ import SystemCalls
 enum PassphraseSource {
     /// A terminal, three times, or one line of standard input.
     case person
-    /// All bytes of a file. The path ends with a NUL.
-    case file([CChar])
-    /// All bytes of an open file.
-    case descriptor(Int32)
+    /// All bytes of the open file `unlockKeyDescriptor`; its name, for people.
+    case file(name: String)
 
     /// Bytes: as cryptsetup's limit for key files.
     static let longest = 8 << 20
@@ -20,16 +18,7 @@ enum PassphraseSource {
     /// Unlocks the volume, and returns its key.
     func unlock(_ volume: borrowing LUKSVolume) throws(DialFailure) -> VolumeKey {
         switch self {
-        case .descriptor(let number): return try volume.key(try Self.readAll(number, "--key-fd"))
-        case .file(let path):
-            let name = String(decoding: path.dropLast().map { UInt8(bitPattern: $0) }, as: UTF8.self)
-            let file = open(path, O_RDONLY | O_CLOEXEC | O_NOCTTY)
-            guard file >= 0 else {
-                throw DialFailure(
-                    .usage, "\(name): \(SystemError.message(errno))", remedy: "give a key file that you may read")
-            }
-            defer { close(file) }
-            return try volume.key(try Self.readAll(file, name))
+        case .file(let name): return try volume.key(try Self.readAll(unlockKeyDescriptor, name))
         case .person:
             guard isatty(STDIN_FILENO) == 1 else { return try volume.key(try Self.readLine()) }
             return try askThreeTimes(volume)
@@ -84,46 +73,5 @@ enum PassphraseSource {
         }
         throw DialFailure(
             .usage, "the passphrase has more than \(longestLine) bytes", remedy: "give a longer one with --key-file")
-    }
-}
-
-/// Standard input, when it is a terminal.
-private enum Terminal {
-    static func say(_ text: String) { _ = writeStandard(text, to: STDERR_FILENO) }
-
-    /// Without an echo, and without signals of the keys: Ctrl-C must not leave the terminal without an echo.
-    static func ask(_ prompt: String) throws(DialFailure) -> Secret {
-        var before = termios()
-        guard tcgetattr(STDIN_FILENO, &before) == 0 else { throw given("the terminal can not be used") }
-        var silent = before
-        silent.c_lflag &= ~tcflag_t(ECHO | ECHONL | ICANON | ISIG)
-        say(prompt)
-        guard tcsetattr(STDIN_FILENO, TCSAFLUSH, &silent) == 0 else { throw given("the terminal can not be used") }
-        defer {
-            tcsetattr(STDIN_FILENO, TCSANOW, &before)
-            say("\n")
-        }
-        var secret = try Secret(capacity: PassphraseSource.longestLine)
-        while true {
-            var byte: UInt8 = 0
-            let got = read(STDIN_FILENO, &byte, 1)
-            if got < 0, errno == EINTR { continue }
-            // Ctrl-C, Ctrl-D, or a terminal that is gone.
-            guard got == 1, byte != 3, byte != 4 else { throw given("no passphrase was given") }
-            switch byte {
-            case 10, 13: return secret
-            case 8, 127: secret.count = max(0, secret.count - 1)
-            // Ctrl-U.
-            case 21: secret.count = 0
-            default:
-                guard secret.count < secret.memory.count else { throw given("the passphrase is too long") }
-                secret.memory[secret.count] = byte
-                secret.count += 1
-            }
-        }
-    }
-
-    private static func given(_ message: String) -> DialFailure {
-        DialFailure(.usage, message, remedy: "try again, or use --key-file")
     }
 }

@@ -8,13 +8,19 @@ public func runCrypt() -> Int32 {
     var status: Int32 = 0
     guard let words = HelperProgram.words(of: "ubd-crypt", for: "Opens LUKS volumes", target: "crypt", status: &status)
     else { return status }
-    // Passphrase and key never reach a core dump.
+    // Passphrase and key never reach a core dump: the limit alone does not hold for one that goes to a program (core(5)). Nor can
+    // other programs of the user's look into this process.
     var none = rlimit(rlim_cur: 0, rlim_max: 0)
     setrlimit(__rlimit_resource_t(RLIMIT_CORE.rawValue), &none)
+    processControl(PR_SET_DUMPABLE, 0)
     let channel = FileDescriptor(owning: dialDescriptor)
+    // A header can ask for hours of work, and nobody would end it when `ubd` is killed.
+    processControl(PR_SET_PDEATHSIG, UInt(SIGKILL))
+    guard !hasEnded(channel.raw) else { return 1 }
     do throws(DialFailure) {
+        try demandOpenFiles()
         let arguments = try Arguments(words)
-        let volume = try LUKSVolume(file: arguments.file, header: arguments.header)
+        let volume = try LUKSVolume(name: arguments.file, hasHeader: arguments.hasHeader)
         var facts = try volume.facts()
         let key = try arguments.source.unlock(volume)
         facts.keyMark = key.mark
@@ -28,12 +34,25 @@ private func tell(_ reply: UnlockReply, _ channel: borrowing FileDescriptor, fil
     (try? send(channel.raw, reply.bytes, files: files)) != nil
 }
 
+/// Both libraries say other things than that they can open no more files, and libgcrypt ends the process then.
+private func demandOpenFiles() throws(DialFailure) {
+    let fewest: rlim_t = 32
+    var limit = rlimit()
+    guard getrlimit(__rlimit_resource_t(RLIMIT_NOFILE.rawValue), &limit) == 0, limit.rlim_cur < fewest else { return }
+    limit.rlim_cur = min(fewest, limit.rlim_max)
+    guard limit.rlim_cur == fewest, setrlimit(__rlimit_resource_t(RLIMIT_NOFILE.rawValue), &limit) == 0 else {
+        throw DialFailure(
+            .host, "ubd-crypt may open \(limit.rlim_max) files, and needs \(fewest)",
+            remedy: "allow more open files, as in 'ulimit -n 64'")
+    }
+}
+
 /// The arguments, as `ubd` gives them.
 private struct Arguments {
-    /// Paths, as bytes that end with a NUL.
-    var file: [CChar] = []
-    /// nil: in the file itself.
-    var header: [CChar]?
+    /// The name of the volume's file, for people; the file itself is open.
+    var file = ""
+    /// The header is not in the file itself, but in another open one.
+    var hasHeader = false
     /// Where the passphrase comes from.
     var source = PassphraseSource.person
 
@@ -41,16 +60,16 @@ private struct Arguments {
         var rest = words[...]
         while let name = rest.popFirst() {
             let name = String(decoding: name, as: UTF8.self)
-            if name == "--key-on-4" {
-                source = .descriptor(4)
+            if name == "--header-on-6" {
+                hasHeader = true
                 continue
             }
-            guard let value = rest.popFirst() else { throw Self.wrong(name) }
-            let path = value.map { CChar(bitPattern: $0) } + [0]
+            guard let value = rest.popFirst().map({ String(decoding: $0, as: UTF8.self) }) else {
+                throw Self.wrong(name)
+            }
             switch name {
-            case "--file": file = path
-            case "--header": header = path
-            case "--key-file": source = .file(path)
+            case "--file": file = value
+            case "--key-on-4": source = .file(name: value)
             default: throw Self.wrong(name)
             }
         }

@@ -2,6 +2,13 @@ import Varlink
 
 // What `ubd-crypt` says to the `ubd` that started it, once, over a SEQPACKET pair (`dialDescriptor`): one JSON object.
 
+/// Where a `ubd-crypt` finds an open file with the key, when it is told so.
+public let unlockKeyDescriptor: Int32 = 4
+/// Where it finds the volume's file: the very file that becomes a device, whatever its name means by then.
+public let unlockFileDescriptor: Int32 = 5
+/// Where it finds the detached header, when there is one.
+public let unlockHeaderDescriptor: Int32 = 6
+
 /// What the header of a LUKS volume says. The volume key comes with it, in a sealed memfd.
 public struct UnlockedVolume: Equatable, Sendable {
     /// Bytes of the data file before the encrypted data.

@@ -14,8 +14,10 @@ extension TargetManifest {
             .size(otherwise: "up to the end of the file").agreed,
             .blockSize(initial: 512).agreed,
             TargetOption(
-                TargetOption.Crypt.firstSector, name: "first-sector", kind: .count(0...UInt64(Int64.max)),
-                initial: .number(0), help: "Number of the first 512-byte sector, from which its tweak is made"
+                TargetOption.Crypt.firstSector, name: "first-sector",
+                // More sectors than this no file has.
+                kind: .count(0...TargetOption.largestSize >> 9), initial: .number(0),
+                help: "Number of the first 512-byte sector, from which its tweak is made"
             ).agreed,
             TargetOption(
                 TargetOption.Crypt.keyMark, name: "key-mark", kind: .count(0...UInt64(Int64.max)),

@@ -8,7 +8,7 @@ import SystemCalls
 /// the kernel reclaims pages before it lowers a limit. io.max waits for a disk's requests, so a child writes it
 /// (`AddOperation.limitIO`). A worker moves itself in. A group is removed only when the kernel reports that it has no
 /// task: some kernels let a removal wait for exiting tasks. The group of a user who has had memory disks stays while
-/// shared memory is charged to it.
+/// shared memory is charged to it. An empty group in it, `memory-disks`, tells the next broker of these disks.
 final class ControlGroupTree: DeviceGroups {
     static let wanted = ["cpu", "io", "memory", "pids"]
 
@@ -20,9 +20,7 @@ final class ControlGroupTree: DeviceGroups {
     private let loop: EventLoop
     /// Groups with tasks that have not ended yet, by name.
     private var leaving: [String: Leaving] = [:]
-    /// Groups of users who have had memory disks since this broker started, or had some then.
-    private var holders: Set<String> = []
-    /// Those of them without a device, which stay because of their memory.
+    /// Groups of users who have had memory disks and have no device; they stay because of their memory.
     private var charged: Set<String> = []
     /// A timer runs that tries again to remove these.
     private var isTrying = false
@@ -67,7 +65,6 @@ final class ControlGroupTree: DeviceGroups {
     func folder(of group: DeviceGroup) -> String { "\(folder)/\(group.userName)" }
 
     func enter(_ group: DeviceGroup) throws(SystemError) -> FileDescriptor {
-        if group.isOfMemory { holders.insert(group.userName) }
         if try make(group.userName) {
             do throws(SystemError) {
                 for file in group.limits.userFiles {
@@ -78,6 +75,7 @@ final class ControlGroupTree: DeviceGroups {
                 }
             } catch { throw discard(group.userName, error) }
         }
+        if group.isOfMemory { _ = try make(ControlGroupTree.mark(of: group.userName)) }
         if try make(group.name) {
             do throws(SystemError) {
                 for file in group.limits.deviceFiles {
@@ -87,6 +85,10 @@ final class ControlGroupTree: DeviceGroups {
         }
         return try ControlGroupTree.file(base.raw, "\(group.name)/cgroup.procs", O_WRONLY)
     }
+
+    /// The group that says that this user has had a memory disk. It outlives the broker, and not the user's group.
+    private static func mark(of user: String) -> String { "\(user)/\(memoryMark)" }
+    private static let memoryMark = "memory-disks"
 
     /// Returns whether it created the group.
     private func make(_ name: String) throws(SystemError) -> Bool {
@@ -107,8 +109,8 @@ final class ControlGroupTree: DeviceGroups {
 
     func removeOthers(than groups: [DeviceGroup]) {
         let kept = Set(groups.map(\.name))
-        // Of users whose memory disks are all deleted an earlier broker knew; their groups go.
-        holders.formUnion(groups.filter(\.isOfMemory).map(\.userName))
+        // Brokers of earlier versions made no mark.
+        for group in groups where group.isOfMemory { _ = try? make(ControlGroupTree.mark(of: group.userName)) }
         for user in listFolder(folder) where user.hasPrefix(DeviceGroup.userPrefix) {
             let devices = listFolder("\(folder)/\(user)").filter { $0.hasPrefix(DeviceGroup.devicePrefix) }
             for device in devices where !kept.contains("\(user)/\(device)") {
@@ -167,10 +169,12 @@ final class ControlGroupTree: DeviceGroups {
     /// Returns false when only memory is left of it that may be a memory disk's. A user can keep the memory of a deleted disk open.
     /// With the group gone that would count against none of the user's limits, and the next disk would bring as much again.
     private func isRemoved(user: String) -> Bool {
-        let rest = listFolder("\(folder)/\(user)").contains { $0.hasPrefix(DeviceGroup.devicePrefix) }
-        if rest { return true }
-        if holders.contains(user), hasSharedMemory(user) { return false }
-        holders.remove(user)
+        let rest = listFolder("\(folder)/\(user)")
+        if rest.contains(where: { $0.hasPrefix(DeviceGroup.devicePrefix) }) { return true }
+        if rest.contains(ControlGroupTree.memoryMark) {
+            if hasSharedMemory(user) { return false }
+            unlinkat(base.raw, ControlGroupTree.mark(of: user), AT_REMOVEDIR)
+        }
         unlinkat(base.raw, user, AT_REMOVEDIR)
         return true
     }

@@ -200,6 +200,10 @@ extension DescriptorStore.Offer {
             self.init(problem: "systemd's FDSTORE is '\(text.prefix(20))', which is not a number above 0")
             return
         }
-        self.init(room: number)
+        self.init(room: min(number, Self.mostNames))
     }
+
+    /// systemd passes all names in one environment variable, which execve(2) takes up to 128 KiB (MAX_ARG_STRLEN). A name has up to
+    /// 30 bytes with its colon, so more than 4369 would keep the next broker from starting.
+    private static let mostNames = 4096
 }

@@ -65,12 +65,15 @@ final class Undertaker {
         return (unclosed[account] ?? 0) + writers.hanging(account)
     }
 
-    /// Closes a socket of a client or worker: at once when it holds no unread data, otherwise through a child.
+    /// Closes a socket of a client or worker: at once when it holds no unread data, otherwise through a child. A child closes
+    /// everything else that systemd's store may have, too: a TCP socket with SO_LINGER waits although nothing is unread.
     /// `isStranger`: the policy gives the user nothing.
     func letGo(_ socket: consuming FileDescriptor, owner: UInt32, isStranger: Bool = false) {
-        shutdown(socket.raw, Int32(SHUT_RDWR))
-        // After the shutdown no more data can arrive.
-        if drain(socket.raw) { return }
+        if (try? option(socket.raw, SO_DOMAIN)) == AF_UNIX {
+            shutdown(socket.raw, Int32(SHUT_RDWR))
+            // After the shutdown no more data can arrive.
+            if drain(socket.raw) { return }
+        }
         let account = account(owner)
         unclosed[account, default: 0] += 1
         bury(Kept(file: socket.release(), account: account, owner: isStranger ? .strangers : .account(account)))
@@ -216,7 +219,7 @@ final class Undertaker {
         }
     }
 
-    /// Returns whether the socket is empty, so that closing it cannot block.
+    /// Returns whether a Unix socket is empty, so that closing it cannot block.
     private func drain(_ fd: Int32) -> Bool {
         // A few pieces of this size hold all that fits into a stream's buffer.
         withUnsafeTemporaryAllocation(byteCount: 1 << 16, alignment: 1) { scratch in

@@ -23,8 +23,9 @@ extension AddCommand {
         options.offset = unlocked.volume.offset
         options.blockSize = unlocked.volume.sectorSize
         options.size = unlocked.volume.size
-        try refuseShort(path, unlocked.volume)
+        try refuseShort(path, unlocked.volume, bytes: UInt64(clamping: unlocked.status.st_size))
         let backing = try open(path, input, options)
+        try unlocked.check(isOf: backing, path)
         var request = try self.request
         request.options += unlocked.volume.options.map { OptionValue($0.name, $0.value) }
         request.fileName = MountMark.absent(Self.label(path))
@@ -39,11 +40,7 @@ extension AddCommand {
     }
 
     /// A volume whose data, or a part of it, is not there.
-    private func refuseShort(_ path: String, _ volume: UnlockedVolume) throws(CommandFailure) {
-        let file = try BackingFile.openToLook(path)
-        var status = stat()
-        guard fstat(file.raw, &status) == 0 else { return }
-        let bytes = UInt64(clamping: status.st_size)
+    private func refuseShort(_ path: String, _ volume: UnlockedVolume, bytes: UInt64) throws(CommandFailure) {
         let (end, isBeyond) = volume.offset.addingReportingOverflow(volume.size ?? UInt64(volume.sectorSize))
         guard isBeyond || end > bytes else { return }
         throw CommandFailure(

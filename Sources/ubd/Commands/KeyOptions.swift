@@ -1,5 +1,6 @@
 import ArgumentParser
 import Glibc
+import SystemCalls
 
 /// The options of `KeyOptions` on the command line.
 struct KeyArguments: ParsableArguments {
@@ -39,25 +40,44 @@ struct KeyOptions {
     /// What `ubd-crypt` is told of them.
     var words: [[CChar]] {
         var words: [[CChar]] = []
-        if let header { words += [Array("--header".utf8CString), header.systemPath] }
-        if let keyFile { words += [Array("--key-file".utf8CString), keyFile.systemPath] }
-        if descriptor != nil { words.append(Array("--key-on-4".utf8CString)) }
+        if header != nil { words.append(Array("--header-on-6".utf8CString)) }
+        if let keyFile { words += [Array("--key-on-4".utf8CString), keyFile.systemPath] }
+        if descriptor != nil { words += ["--key-on-4", "--key-fd"].map { Array($0.utf8CString) } }
         return words
     }
 
-    /// The open file with the key; nil when it comes another way.
-    func keyDescriptor() throws(CommandFailure) -> Int32? {
-        guard let descriptor else { return nil }
-        guard keyFile == nil else {
+    /// The open file with the key; nil when it comes another way. It is opened here and not by `ubd-crypt`, which has no other
+    /// file of this process: a shell's `<(program)` is one.
+    func openKey() throws(CommandFailure) -> FileDescriptor? {
+        guard keyFile == nil || descriptor == nil else {
             throw CommandFailure(
                 .usage, "Usage", "both --key-file and --key-fd name a key", remedy: "give one of them")
         }
-        guard let number = Int32(descriptor), number >= 0, fcntl(number, F_GETFD) >= 0 else {
-            throw CommandFailure(
-                .usage, "Usage", "--key-fd can not be '\(descriptor)': no such file is open",
-                remedy: "open it first, as in '--key-fd 5 5<key'")
+        if let keyFile {
+            do throws(SystemError) {
+                return try FileDescriptor.open(bytes: keyFile.systemPath, name: keyFile, O_RDONLY | O_NOCTTY)
+            } catch {
+                throw CommandFailure(
+                    .usage, "Usage", "\(keyFile): \(SystemError.message(error.errno))",
+                    remedy: CommandFailure.limitRemedy(error.errno) ?? "give a key file that you may read")
+            }
         }
-        return number
+        guard let descriptor else { return nil }
+        guard let number = Int32(descriptor), number >= 0 else { throw Self.notOpen(descriptor) }
+        let copy = fcntl(number, F_DUPFD_CLOEXEC, 0)
+        guard copy >= 0 else {
+            if let remedy = CommandFailure.limitRemedy(errno) {
+                throw CommandFailure(.failed, "UnlockFailed", "--key-fd \(number) can not be used", remedy: remedy)
+            }
+            throw Self.notOpen(descriptor)
+        }
+        return FileDescriptor(owning: copy)
+    }
+
+    private static func notOpen(_ descriptor: String) -> CommandFailure {
+        CommandFailure(
+            .usage, "Usage", "--key-fd can not be '\(descriptor)': no such file is open",
+            remedy: "open it first, as in '--key-fd 5 5<key'")
     }
 }
 

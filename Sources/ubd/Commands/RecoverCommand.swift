@@ -123,6 +123,7 @@ struct RecoverCommand: UBDCommand {
         let claim = FileClaim(bytes: offset..<offset + device.sizeBytes)
         let backing = try BackingFile.open(
             path, readOnly: device.readOnly, options: DeviceOptions(), hasTwin: false, shared: shared, claim: claim)
+        try unlocked.check(isOf: backing, path)
         let recovered = try client.recover(request, sockets: backing.numbers + [unlocked.key.raw])
         show(recovered, environment)
         return .success

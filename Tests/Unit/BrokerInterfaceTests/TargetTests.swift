@@ -28,6 +28,17 @@ struct ByteSizeTests {
         }
     }
 
+    @Test("that is no sector's number is refused, and not taken for the largest one")
+    func sectors() throws {
+        func options(_ first: String) throws -> DeviceOptions {
+            try DeviceOptions(target: .crypt, options: [OptionValue("first-sector", first)])
+        }
+        #expect(try options("18014398509481976").firstSector == TargetOption.largestSize >> 9)
+        for text in ["18014398509481977", "9223372036854775807", "18446744073709551615", "-1"] {
+            #expect(throws: InterfaceError.self) { try options(text) }
+        }
+    }
+
     @Test("beyond 64 bits becomes the largest size instead of a small one")
     func saturates() {
         for text in ["9223372036854775808", "18446744073709551616", "99999999999999999999999"] {

@@ -60,6 +60,8 @@ struct PassedDescriptorsTests {
         "the store has room only when systemd says how much, and else there is a reason",
         arguments: [
             (["NOTIFY_SOCKET": "/run/n", "FDSTORE": "7"], 7, nil),
+            // All names come in one variable of the environment, which has a limit of 128 KiB.
+            (["NOTIFY_SOCKET": "/run/n", "FDSTORE": "100000"], 4096, nil),
             (["FDSTORE": "7"], 0, "systemd did not start the broker"),
             (
                 ["NOTIFY_SOCKET": "/run/n"], 0,

@@ -168,6 +168,19 @@ struct UndertakerTests {
         #expect(undertaker.waiting(for: 1000) == 0)
     }
 
+    @Test("a socket that is no Unix socket, as systemd's store may have one, is closed by a child: its close may wait")
+    func strangeSocket() throws {
+        let loop = try EventLoop()
+        let undertaker = Undertaker(loop: loop)
+        let lingering = try LingeringSocket()
+        let before = monotonicNanoseconds()
+        undertaker.letGo(FileDescriptor(owning: lingering.take()), owner: 0, isStranger: true)
+        #expect(monotonicNanoseconds() - before < 1_000_000_000)
+        #expect(undertaker.waiting(for: 0) == 1)
+        try run(loop, until: { undertaker.waiting(for: 0) == 0 })
+        #expect(undertaker.waiting(for: 0) == 0)
+    }
+
     @Test("an empty message does not hide the file behind it")
     func seesThroughEmptyMessages() throws {
         let undertaker = Undertaker(loop: try EventLoop())
@@ -369,6 +382,9 @@ final class LingeringSocket {
         var wait = linger(l_onoff: 1, l_linger: 5)
         setsockopt(sender, SOL_SOCKET, SO_LINGER, &wait, socklen_t(MemoryLayout<linger>.size))
     }
+
+    /// Its number, which is the caller's from then on.
+    func take() -> Int32 { sender }
 
     /// Sends it; from then on the only copy is the one in that socket.
     func move(into socket: Int32) throws {

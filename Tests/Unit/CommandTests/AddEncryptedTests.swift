@@ -10,21 +10,13 @@ import Varlink
 
 @testable import ubd
 
-/// `ubd add -t crypt` with the real ubd-crypt and volumes of the real cryptsetup; the broker alone is played.
-@Suite("ubd add -t crypt")
-struct AddEncryptedTests {
-    /// What the broker was sent.
-    private struct Taken {
-        var names: [String] = []
-        var key: [UInt8] = []
-        var seals: Int32 = 0
-    }
-
-    private let folder = TemporaryFolder()
-
-    /// A volume of 2 MiB behind its header, whose passphrase is in a file; returns both paths.
-    private func volume(_ arguments: [String] = []) throws -> (volume: String, key: String) {
-        let (path, key) = (folder.path + "/disk.luks", folder.path + "/key")
+/// Volumes of the real cryptsetup.
+enum RealVolume {
+    /// A volume of 2 MiB or more behind its header, whose passphrase is in a file; returns both paths.
+    static func make(
+        in folder: TemporaryFolder, _ name: String, _ arguments: [String] = small
+    ) throws -> (volume: String, key: String) {
+        let (path, key) = (folder.path + "/" + name, folder.path + "/key")
         try Data("correct horse".utf8).write(to: URL(fileURLWithPath: key))
         try Data(count: 4 << 20).write(to: URL(fileURLWithPath: path))
         let process = Process()
@@ -39,7 +31,26 @@ struct AddEncryptedTests {
         return (path, key)
     }
 
-    private static let small = ["--luks2-metadata-size", "16k", "--luks2-keyslots-size", "256k"]
+    static let small = ["--luks2-metadata-size", "16k", "--luks2-keyslots-size", "256k"]
+}
+
+/// `ubd add -t crypt` with the real ubd-crypt and volumes of the real cryptsetup; the broker alone is played.
+@Suite("ubd add -t crypt")
+struct AddEncryptedTests {
+    /// What the broker was sent.
+    private struct Taken {
+        var names: [String] = []
+        var key: [UInt8] = []
+        var seals: Int32 = 0
+    }
+
+    private let folder = TemporaryFolder()
+
+    private func volume(_ arguments: [String] = []) throws -> (volume: String, key: String) {
+        try RealVolume.make(in: folder, "disk.luks", arguments)
+    }
+
+    private static let small = RealVolume.small
 
     @Test(
         "opens the volume as the user, and hands over its file, its key in a sealed file, and what the header says",
