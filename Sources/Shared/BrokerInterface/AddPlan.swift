@@ -51,6 +51,8 @@ public struct AddPlan: Sendable {
     public static let defaultDepthInAll: Int64 = 256
     public static let leastDefaultDepth: Int64 = 32
     public static let defaultMaxIOBytes: Int64 = 512 << 10
+    /// Seconds: the `ioTimeout` of a broker that was given none.
+    public static let usualIOTimeout: Int64 = 30
 
     /// Bytes of the device's I/O buffers: queues × depth × maxIOBytes, and the target's spare ones. The ranges above keep it within 64 bits.
     public var bufferBytes: UInt64 { UInt64(queues) * UInt64(target.buffers(depth: depth)) * UInt64(maxIOBytes) }
@@ -104,7 +106,7 @@ public struct AddPlan: Sendable {
     }
 
     /// The default depth of each queue.
-    static func depth(_ target: TargetManifest, queues: UInt16) -> Int64 {
+    public static func depth(_ target: TargetManifest, queues: UInt16) -> Int64 {
         guard target.spareBuffers > 0 else { return defaultDepth }
         return max(leastDefaultDepth, min(defaultDepth, defaultDepthInAll / Int64(queues)))
     }

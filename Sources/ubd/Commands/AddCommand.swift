@@ -28,9 +28,15 @@ struct AddCommand: PlainCommand {
     var restartCommand: Bool
     /// The server behind --; empty: none.
     var server: [String]
+    /// The name by which it comes back; empty: the usual one; nil: it does not.
+    var enable: String?
     var asJSON: Bool
 
     func perform(_ environment: CommandEnvironment) throws(CommandFailure) -> ExitStatus {
+        try enable == nil ? performAdd(environment) : performEnabled(environment)
+    }
+
+    func performAdd(_ environment: CommandEnvironment) throws(CommandFailure) -> ExitStatus {
         try maxIOSize?.checked("--max-io-size")
         let request = try self.request
         let plan: AddPlan
@@ -114,7 +120,7 @@ struct AddCommand: PlainCommand {
 
     func show(_ device: Device, _ notices: [Notice], _ environment: CommandEnvironment) {
         let console = environment.console
-        let notices = notices + Self.nodeNotices(device, environment)
+        let notices = notices + Self.nodeNotices(device, environment) + enabled(device, environment)
         for notice in notices { console.error("ubd: note: " + notice.message.printable) }
         if asJSON {
             console.out(AddReply.added(device, notices: notices).json.indentedText)

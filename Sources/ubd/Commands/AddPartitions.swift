@@ -155,7 +155,10 @@ extension AddCommand {
     }
 
     private func show(_ made: [Device], _ notices: [Notice], _ environment: CommandEnvironment) {
-        let notices = notices + made.flatMap { Self.nodeNotices($0, environment) }
+        // The unit deletes the first, and so all of them.
+        let notices =
+            notices + made.flatMap { Self.nodeNotices($0, environment) }
+            + (made.first.map { enabled($0, environment) } ?? [])
         for notice in notices { environment.console.error("ubd: note: " + notice.message.printable) }
         if asJSON {
             let json = JSON.record([
