@@ -25,6 +25,7 @@ public struct AddPlan: Sendable {
     public let cpus: CPUList?
     /// A label without control characters, at most 1024 bytes.
     public let fileName: String?
+    public let name: String?
     /// Labels: see `Device`.
     public let partition, set: Int64?
     public let options: DeviceOptions
@@ -95,6 +96,7 @@ public struct AddPlan: Sendable {
         }
         cpus = try Self.checkCPUs(request.cpus)
         fileName = try Self.checkFileName(request.fileName, target)
+        name = try Self.checkName(request.name)
         partition = try request.partition.map { (number) throws(InterfaceError) in
             try Self.check("partition", number, Self.partitions)
         }
@@ -171,6 +173,13 @@ public struct AddPlan: Sendable {
             message: "cpus can not be '\(InterfaceError.shown(text))'",
             remedy: "give numbers up to \(CPUList.highest) and ranges, as in 0-1,3", option: "cpus",
             value: InterfaceError.shown(text))
+    }
+
+    private static func checkName(_ name: String?) throws(InterfaceError) -> String? {
+        guard let name, !DeviceName.isValid(name) else { return name }
+        throw .invalidOption(
+            message: "name can not be '\(InterfaceError.shown(name))'", remedy: "give \(DeviceName.rule)",
+            option: "name", value: InterfaceError.shown(name))
     }
 
     private static func checkFileName(

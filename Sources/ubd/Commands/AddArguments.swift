@@ -122,6 +122,12 @@ struct AddArguments: PlainArguments {
     var restartCommand = false
 
     @Option(
+        help: ArgumentHelp(
+            "A name for the device: udev makes the link /dev/disk/by-ubd/NAME, of users UID:NAME. (default with --enable: that name)",
+            valueName: "name"))
+    var name: String?
+
+    @Option(
         defaultAsFlag: "", parsing: .next,
         help: ArgumentHelp(
             "Let the device come back by itself at boot or login, under this name: see 'ubd enable'. (default: the file's name)",
@@ -142,7 +148,7 @@ struct AddArguments: PlainArguments {
             target: target, number: number, ofTarget: ofTarget, queues: queues, depth: depth, maxIOSize: maxIOSize,
             readOnly: readOnly, recovery: recovery, ioTimeout: ioTimeout, mode: mode, cpus: cpus, shared: shared,
             partition: partition, dial: dial.options, key: key.options, restartCommand: restartCommand, server: server,
-            enable: enable, asJSON: output.asJSON)
+            name: name, enable: enable, asJSON: output.asJSON)
     }
 
     /// The manifests as text: help and checks have one source.

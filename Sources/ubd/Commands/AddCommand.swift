@@ -28,6 +28,8 @@ struct AddCommand: PlainCommand {
     var restartCommand: Bool
     /// The server behind --; empty: none.
     var server: [String]
+    /// What its link is called.
+    var name: String?
     /// The name by which it comes back; empty: the usual one; nil: it does not.
     var enable: String?
     var asJSON: Bool
@@ -169,7 +171,8 @@ struct AddCommand: PlainCommand {
             return AddRequest(
                 target: target, id: number, queues: queues, depth: depth,
                 maxIOBytes: maxIOSize.map { Int64($0.bytes) }, readOnly: readOnly ? true : nil, mode: mode,
-                recovery: recovery, ioTimeout: ioTimeout, cpus: cpus, shared: shared ? true : nil, options: options)
+                recovery: recovery, ioTimeout: ioTimeout, cpus: cpus, shared: shared ? true : nil, name: name,
+                options: options)
         }
     }
 

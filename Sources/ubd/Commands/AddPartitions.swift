@@ -55,6 +55,11 @@ extension AddCommand {
             }
             return .success
         }
+        if let name {
+            throw CommandFailure(
+                .usage, "Usage", "--name \(name) would be the name of \(requests.count) devices",
+                remedy: "leave it out, or name one partition")
+        }
         let set = Int64.random(in: 1...Int64.max)
         for index in requests.indices {
             requests[index].set = set

@@ -98,7 +98,11 @@ struct EnableCommand: UBDCommand {
             name = try EnabledName.usual(file: path, target: device.target)
         }
         try EnabledName.check(name)
-        let back = try ComingBack(command)
+        var back = try ComingBack(command, named: name)
+        if device.name == nil {
+            back.notes.append(
+                "\(DeviceName.folder)/\(DeviceName.link(name, owner: device.owner)) leads to it from its next start on")
+        }
         let description = DeviceDescription(number: String(number), options: back.options)
         try DeviceFiles(manager: manager).create(name, description.text(name: name, manager))
         return (name, device, back.notes)

@@ -90,7 +90,7 @@ extension ListCommand {
         let names = try files.names()
         guard !names.isEmpty else { return [] }
         let states = told(environment) { () throws(CommandFailure) in
-            try manager.states(names.filter(EnabledName.isValid))
+            try manager.states(names.filter(DeviceName.isValid))
         }
         let present = told(environment) { () throws(CommandFailure) in
             try BrokerClient(environment: environment).list()
@@ -101,7 +101,7 @@ extension ListCommand {
                 let description = try files.read(name)
                 (one.description, one.problem) = (description, description.problem)
             } catch { one.problem = error.message }
-            if !EnabledName.isValid(name) { one.problem = "the name is not one that 'ubd enable' takes" }
+            if !DeviceName.isValid(name) { one.problem = "the name is not one that 'ubd enable' takes" }
             one.state = states?[name]
             guard let present else { return one }
             one.isKnown = true

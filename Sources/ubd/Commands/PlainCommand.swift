@@ -106,6 +106,7 @@ extension AddCommand {
         key = KeyOptions(&line)
         restartCommand = line.flag("--restart-command")
         server = []
+        name = line.text("--name")
         enable = line.textOrFlag("--enable")
         asJSON = line.flag("--json")
     }

@@ -9,12 +9,13 @@ struct ComingBack {
     /// The options of `ubd add`, but for number and name.
     private(set) var options: [String] = []
     /// What does not come back, or depends on something.
-    private(set) var notes: [String] = []
+    var notes: [String] = []
 
     /// Of a command that adds a device. Paths become absolute; symbolic links in them stay, as /dev/disk/by-id has them.
     ///
+    /// - Parameter name: of its file.
     /// - Throws: when the device needs somebody who types, or something that only this process has.
-    init(_ command: AddCommand) throws(CommandFailure) {
+    init(_ command: AddCommand, named name: String? = nil) throws(CommandFailure) {
         let target = TargetList.all.first { $0.name == command.target }
         options = ["-t", command.target]
         for (name, value) in command.ofTarget.inputs {
@@ -31,6 +32,8 @@ struct ComingBack {
         if let mode = command.mode { options += ["--mode", mode] }
         if let cpus = command.cpus { options += ["--cpus", cpus] }
         if command.shared { options.append("--shared") }
+        // Its file's name is its own, if nothing else is said.
+        if let other = command.name, other != name { options += ["--name", other] }
         if let partition = command.partition { options += ["--partition", partition] }
         if let target { try addSecret(target, command.key) }
         try addDialling(command)

@@ -73,13 +73,16 @@ extension AddCommand {
     /// Writes what was asked for before anything is added: then nothing can fail between a device and its file.
     func performEnabled(_ environment: CommandEnvironment) throws(CommandFailure) -> ExitStatus {
         let (manager, name) = (environment.manager(environment.host.uid), try enabledName)
-        let back = try ComingBack(self)
+        let back = try ComingBack(self, named: name)
+        var command = self
+        // Devices of all partitions cannot have one name.
+        if self.name == nil, partition != "all" { command.name = name }
         let description = DeviceDescription(
             number: number.map { String($0) } ?? DeviceDescription.anyNumber, options: back.options)
         let files = DeviceFiles(manager: manager)
         try files.create(name, description.text(name: name, manager))
         for note in back.notes { environment.console.error("ubd: note: " + note.printable) }
-        do { return try performAdd(environment) } catch {
+        do { return try command.performAdd(environment) } catch {
             files.remove(name)
             throw error
         }

@@ -68,7 +68,7 @@ struct RunningDevice {
             ioTimeout: device.ioTimeout == AddPlan.usualIOTimeout ? nil : device.ioTimeout,
             // Not the mode: one that was chosen for this kernel is perhaps none of the next one's.
             mode: nil, cpus: device.cpus?.text, shared: false, partition: device.partition.map(String.init),
-            dial: DialOptions(), key: key, restartCommand: false, server: [], asJSON: false)
+            dial: DialOptions(), key: key, restartCommand: false, server: [], name: device.name, asJSON: false)
     }
 
     /// Its file: the one that its user names, or the one on record if that is named from / on.

@@ -46,18 +46,6 @@ struct EnableTests {
 
     // MARK: Names
 
-    @Test(
-        "has a name that systemd does not escape, and that is no path and no option",
-        arguments: ["a", "Data-2.old_x", "0", String(repeating: "x", count: 32)])
-    func names(name: String) { #expect(EnabledName.isValid(name)) }
-
-    @Test(
-        "has no other name",
-        arguments: [
-            "", ".", "..", "-a", ".a", "_a", "a/b", "a b", "a:b", "a@b", "ä", "a\n", String(repeating: "x", count: 33),
-        ])
-    func notNames(name: String) { #expect(!EnabledName.isValid(name)) }
-
     @Test("is named like its file, without the ending, or else like its target")
     func usualName() throws {
         #expect(try EnabledName.usual(file: "/srv/data.img", target: "loop") == "data")
@@ -136,11 +124,11 @@ struct EnableTests {
         #expect(
             try comesBack(
                 "-t loop -f ./x.img --offset 1M -q 2 -d 9 --max-io-size 1M --read-only --recovery queue --io-timeout 5 "
-                    + "--mode copy --cpus 0-1 --shared --buffered --partition 2 -n 3 --json"
+                    + "--mode copy --cpus 0-1 --shared --buffered --partition 2 --name other -n 3 --json"
             ).options == [
                 "-t", "loop", "--file", here + "/x.img", "--offset", "1M", "--buffered", "--queues", "2", "--depth",
                 "9", "--max-io-size", "1M", "--read-only", "--recovery", "queue", "--io-timeout", "5", "--mode", "copy",
-                "--cpus", "0-1", "--shared", "--partition", "2",
+                "--cpus", "0-1", "--shared", "--name", "other", "--partition", "2",
             ])
         #expect(
             try comesBack("-t nbd --uri nbds://h/e --tls-certificates c --tls-hostname x --on-lost wait").options == [
@@ -199,6 +187,11 @@ struct EnableTests {
                 ["enable", "ubd@scratch.service"], ["start", "ubd@scratch.service"],
             ])
         #expect(text(folder.path + "/seen") == "3 43\n")
+        guard case .add(let request)? = broker.received.first.flatMap({ try? BrokerCall($0) }) else {
+            Issue.record("no add")
+            return
+        }
+        #expect(request.name == "scratch")
         #expect(access(folder.path + "/runtime/ubd-device/scratch/running", F_OK) != 0)
         #expect(console.errors.contains { $0.contains("loginctl enable-linger") })
         var status2 = stat()
