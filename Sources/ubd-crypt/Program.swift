@@ -1,3 +1,4 @@
+import CShims
 import Dialing
 import Glibc
 import Programs

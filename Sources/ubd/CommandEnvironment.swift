@@ -22,6 +22,8 @@ struct CommandEnvironment {
     var sfdisk = "/usr/sbin/sfdisk"
     /// The program that finds file systems, for `ubd mount`.
     var blkid = "/usr/sbin/blkid"
+    /// Who brings the devices of a user back.
+    var manager: (_ uid: UInt32) -> ServiceManager = ServiceManager.live(uid:)
     /// What a node in /dev must be.
     var identity: (_ node: String) throws(SystemError) -> DeviceFlush.Identity? = { (node) throws(SystemError) in
         try DeviceFlush.Identity.ofDisk(node)

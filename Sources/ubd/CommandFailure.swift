@@ -88,7 +88,7 @@ extension CommandFailure {
 
     private static let flags = [
         "target": "--target", "id": "--number", "queues": "--queues", "depth": "--depth",
-        "maxIOBytes": "--max-io-size", "fileName": "--file", "cpus": "--cpus", "mode": "--mode",
+        "maxIOBytes": "--max-io-size", "fileName": "--file", "name": "--name", "cpus": "--cpus", "mode": "--mode",
         "recovery": "--recovery", "ioTimeout": "--io-timeout", "sizeBytes": "--size",
     ]
 

@@ -13,7 +13,8 @@ enum CommandLineTool {
         environment.console.finish()
         guard let lost = environment.console.lost else { return status }
         // A script must not take a part of a device's name, or of a list, for the whole.
-        let changes = ["add", "del", "mount", "recover", "resize", "umount", "upgrade"].contains(arguments.first)
+        let changes = ["add", "del", "disable", "enable", "mount", "recover", "resize", "umount", "upgrade"].contains(
+            arguments.first)
         let failure = CommandFailure(
             .failed, "OutputLost", outputLost(lost.errno),
             remedy: changes

@@ -124,6 +124,7 @@ class Machine:
         self.modules = ["ublk_drv"]
         self.udev = self.systemd = self.dpkg = self.counted = self.interleaved = False
         self.interactive = False
+        self.reboots = False  # the guest may reboot: it keeps its first disk, and powers off at its end
         self.environment, self.append, self.qemu, self.disks = {}, [], [], []
         self.images = []  # disks of the cache, after the others: what the guest writes there ends with it
         self.plugin, self.cpu = None, ""
@@ -166,6 +167,7 @@ class Machine:
             f"lab_udev={'1' if self.udev else ''}",
             f"lab_systemd={'1' if self.systemd else ''}",
             f"lab_shell={'1' if self.interactive else ''}",
+            f"lab_reboots={'1' if self.reboots else ''}",
             f"lab_command=({' '.join(map(shlex.quote, self.command))})",
         ]
         if self.interactive:
@@ -203,7 +205,7 @@ class Machine:
         arguments = [
             # It must not outlive us, however we end.
             "setpriv", "--pdeathsig", "KILL", *qemu["command"], "-nodefaults", "-no-user-config", "-machine", "q35",
-            "-cpu", qemu["cpu"] + self.cpu, "-smp", str(self.cpus), "-m", str(self.memory), "-display", "none", "-no-reboot",
+            "-cpu", qemu["cpu"] + self.cpu, "-smp", str(self.cpus), "-m", str(self.memory), "-display", "none", *([] if self.reboots else ["-no-reboot"]),
             "-kernel", str(CACHED[f"kernel-{self.kernel}"] / "vmlinux"), "-initrd", str(initrd),
             "-serial", "mon:stdio" if self.interactive else f"file:{self.job / 'console'}",
             "-device", "virtio-serial-pci",

@@ -52,6 +52,7 @@ public struct AddRequest: Equatable, Sendable {
     public var cpus: String?
     public var fileName: String?
     public var shared: Bool?
+    public var name: String?
     /// The number of the partition that the device is, for its description.
     public var partition: Int64?
     /// The same number in all devices that are added together.
@@ -62,7 +63,8 @@ public struct AddRequest: Equatable, Sendable {
     public init(
         target: String = "", id: Int64? = nil, queues: Int64? = nil, depth: Int64? = nil, maxIOBytes: Int64? = nil,
         readOnly: Bool? = nil, mode: String? = nil, recovery: String? = nil, ioTimeout: Int64? = nil,
-        cpus: String? = nil, fileName: String? = nil, shared: Bool? = nil, partition: Int64? = nil, set: Int64? = nil,
+        cpus: String? = nil, fileName: String? = nil, shared: Bool? = nil, name: String? = nil, partition: Int64? = nil,
+        set: Int64? = nil,
         options: [OptionValue] = []
     ) {
         self.target = target
@@ -77,6 +79,7 @@ public struct AddRequest: Equatable, Sendable {
         self.cpus = cpus
         self.fileName = fileName
         self.shared = shared
+        self.name = name
         self.partition = partition
         self.set = set
         self.options = options
@@ -123,6 +126,9 @@ extension AddRequest: Structure {
         try coder.member(
             "shared", &shared,
             "Use the file although another user's device that waits for its file seems to have it. Default false.")
+        try coder.member(
+            "name", &name,
+            "The device's name, which no other device of its owner has:\n\(DeviceName.rule).")
         try coder.member(
             "partition", &partition,
             "The client's number for a part of its file, 1 to \(AddPlan.partitions.upperBound): a label.")

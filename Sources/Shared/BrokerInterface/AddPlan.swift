@@ -25,6 +25,7 @@ public struct AddPlan: Sendable {
     public let cpus: CPUList?
     /// A label without control characters, at most 1024 bytes.
     public let fileName: String?
+    public let name: String?
     /// Labels: see `Device`.
     public let partition, set: Int64?
     public let options: DeviceOptions
@@ -51,6 +52,8 @@ public struct AddPlan: Sendable {
     public static let defaultDepthInAll: Int64 = 256
     public static let leastDefaultDepth: Int64 = 32
     public static let defaultMaxIOBytes: Int64 = 512 << 10
+    /// Seconds: the `ioTimeout` of a broker that was given none.
+    public static let usualIOTimeout: Int64 = 30
 
     /// Bytes of the device's I/O buffers: queues × depth × maxIOBytes, and the target's spare ones. The ranges above keep it within 64 bits.
     public var bufferBytes: UInt64 { UInt64(queues) * UInt64(target.buffers(depth: depth)) * UInt64(maxIOBytes) }
@@ -93,6 +96,7 @@ public struct AddPlan: Sendable {
         }
         cpus = try Self.checkCPUs(request.cpus)
         fileName = try Self.checkFileName(request.fileName, target)
+        name = try Self.checkName(request.name)
         partition = try request.partition.map { (number) throws(InterfaceError) in
             try Self.check("partition", number, Self.partitions)
         }
@@ -104,7 +108,7 @@ public struct AddPlan: Sendable {
     }
 
     /// The default depth of each queue.
-    static func depth(_ target: TargetManifest, queues: UInt16) -> Int64 {
+    public static func depth(_ target: TargetManifest, queues: UInt16) -> Int64 {
         guard target.spareBuffers > 0 else { return defaultDepth }
         return max(leastDefaultDepth, min(defaultDepth, defaultDepthInAll / Int64(queues)))
     }
@@ -169,6 +173,13 @@ public struct AddPlan: Sendable {
             message: "cpus can not be '\(InterfaceError.shown(text))'",
             remedy: "give numbers up to \(CPUList.highest) and ranges, as in 0-1,3", option: "cpus",
             value: InterfaceError.shown(text))
+    }
+
+    private static func checkName(_ name: String?) throws(InterfaceError) -> String? {
+        guard let name, !DeviceName.isValid(name) else { return name }
+        throw .invalidOption(
+            message: "name can not be '\(InterfaceError.shown(name))'", remedy: "give \(DeviceName.rule)",
+            option: "name", value: InterfaceError.shown(name))
     }
 
     private static func checkFileName(

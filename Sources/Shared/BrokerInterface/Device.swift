@@ -47,6 +47,7 @@ public struct Device: Equatable, Sendable {
     public var lastDeath: String?
     public var since: Int64 = 0
     public var file: String?
+    public var name: String?
     public var offset: Int64?
     public var partition: Int64?
     public var set: Int64?
@@ -64,6 +65,11 @@ public struct Device: Equatable, Sendable {
     public var created: Int64 = 0
 
     public init() {}
+}
+
+extension Device {
+    /// The link that udev makes of its name; nil when it has none.
+    public var namedLink: String? { name.map { "\(DeviceName.folder)/\(DeviceName.link($0, owner: owner))" } }
 }
 
 extension Device: Structure {
@@ -114,6 +120,8 @@ extension Device: Structure {
         try coder.member("lastDeath", &lastDeath, "How its last worker died; null when none has.")
         try coder.member("since", &since, "The beginning of its state, in seconds since 1970.")
         try coder.member("file", &file, "The client's name for its file: a label that nobody opens.")
+        try coder.member(
+            "name", &name, "Its owner's name for it; with udev the link /dev/disk/by-ubd/NAME, of users UID:NAME.")
         try coder.member(
             "offset", &offset, "The device's offset in its file in bytes; null: 0.")
         try coder.member(

@@ -14,7 +14,7 @@ struct Configuration {
     /// -1000 to 1000, for every worker.
     var oomScore: Int32 = 0
     /// Seconds without progress after which a worker with work counts as hung.
-    var ioTimeout = 30
+    var ioTimeout = Int(AddPlan.usualIOTimeout)
     /// A device fails when more than `DeathLog.most` of its workers die within this many seconds.
     var deathWindow = 60
     /// The parent of the devices' control groups.

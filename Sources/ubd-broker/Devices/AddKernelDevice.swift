@@ -16,6 +16,11 @@ extension AddOperation {
     // MARK: ADD_DEV
 
     func chooseID() {
+        if let name = plan.name,
+            let other = broker.devices.values.first(where: { $0.owner == ownerUID && $0.info.name == name })
+        {
+            return fail(StartErrors.hasName(other, name))
+        }
         let id: UInt32
         do { id = try broker.number(plan.id, rule, except: triedIDs) } catch { return fail(error) }
         triedIDs.insert(id)

@@ -155,6 +155,7 @@ struct DeviceRecord: Equatable {
     private static func isPossible(_ device: Device, memoryBytes: Int64) -> Bool {
         AddPlan.queueCounts.contains(Int64(device.queues)) && AddPlan.depths.contains(Int64(device.depth))
             && (1...AddPlan.ioSizes.upperBound).contains(Int64(device.maxIOBytes))
+            && (device.name.map(DeviceName.isValid) ?? true)
             && device.ioTimeout.map(AddPlan.ioTimeouts.contains) ?? true
             && (0...Int(Int32.max)).contains(device.deaths) && (0...AddPlan.mostBufferBytes).contains(memoryBytes)
     }
@@ -223,6 +224,7 @@ struct RecordStore {
     /// would treat that file as its own and remove it with the device.
     func writeUdev(_ device: Device, link: String?) throws(SystemError) {
         var text = "UBD_OWNER=\(device.owner)\n" + (link.map { "UBD_LINK=\($0)\n" } ?? "")
+        if let name = device.name { text += "UBD_NAME=\(DeviceName.link(name, owner: device.owner))\n" }
         if device.trustedContent == true { text += "UBD_TRUSTED_CONTENT=1\n" }
         try replaceFile("\(udevFolder)/\(device.id)", with: Array(text.utf8), mode: 0o600)
     }

@@ -106,7 +106,7 @@ final class ManagedDevice {
     ) {
         let info = Device {
             ($0.id, $0.owner, $0.generation, $0.node) = (id, owner, generation, node)
-            ($0.target, $0.file) = (plan.target.name, plan.fileName)
+            ($0.target, $0.file, $0.name) = (plan.target.name, plan.fileName, plan.name)
             ($0.queues, $0.depth, $0.maxIOBytes) = (plan.queues, plan.depth, plan.maxIOBytes)
             $0.mode = mode
             $0.readOnly = plan.readOnly

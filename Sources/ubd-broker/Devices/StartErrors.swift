@@ -28,6 +28,13 @@ enum StartErrors {
             message: "device number \(id) is in use", remedy: "choose another number, or leave -n out", id: Int64(id))
     }
 
+    /// Two devices with one name would have one link.
+    static func hasName(_ other: ManagedDevice, _ name: String) -> InterfaceError {
+        .idInUse(
+            message: "device \(other.id) of yours has the name '\(name)'",
+            remedy: "give another name, or delete that device first", id: Int64(other.id))
+    }
+
     /// The run folder has a file for this number that this broker does not understand.
     static func isKept(_ id: UInt32) -> InterfaceError {
         .idInUse(

@@ -21,6 +21,7 @@ struct AddArguments: PlainArguments {
               ubd add -t nbd --uri nbd://host/export           the export of an NBD server
               ubd add -t nbd -- nbdkit memory 1G               the same, of a server that ubd starts
               ubd add -t crypt -f disk.luks                    asks for the passphrase of a LUKS volume
+              ubd add -t loop -f disk.img --enable=data        comes back by itself: see 'ubd enable --help'
               dev=$(ubd add -t loop -f disk.img) && mkfs.ext4 "$dev"
 
             You open the file, not the broker: a file that you may not read or write stays closed.
@@ -120,6 +121,19 @@ struct AddArguments: PlainArguments {
                 "Data that it had acknowledged and not yet written is lost then, and no user of the device is told."))
     var restartCommand = false
 
+    @Option(
+        help: ArgumentHelp(
+            "A name for the device: udev makes the link /dev/disk/by-ubd/NAME, of users UID:NAME. (default with --enable: that name)",
+            valueName: "name"))
+    var name: String?
+
+    @Option(
+        defaultAsFlag: "", parsing: .next,
+        help: ArgumentHelp(
+            "Let the device come back by itself at boot or login, under this name: see 'ubd enable'. (default: the file's name)",
+            valueName: "name"))
+    var enable: String?
+
     @OptionGroup var output: OutputOptions
 
     @Argument(
@@ -134,7 +148,7 @@ struct AddArguments: PlainArguments {
             target: target, number: number, ofTarget: ofTarget, queues: queues, depth: depth, maxIOSize: maxIOSize,
             readOnly: readOnly, recovery: recovery, ioTimeout: ioTimeout, mode: mode, cpus: cpus, shared: shared,
             partition: partition, dial: dial.options, key: key.options, restartCommand: restartCommand, server: server,
-            asJSON: output.asJSON)
+            name: name, enable: enable, asJSON: output.asJSON)
     }
 
     /// The manifests as text: help and checks have one source.

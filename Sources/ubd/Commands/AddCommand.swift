@@ -28,9 +28,17 @@ struct AddCommand: PlainCommand {
     var restartCommand: Bool
     /// The server behind --; empty: none.
     var server: [String]
+    /// What its link is called.
+    var name: String?
+    /// The name by which it comes back; empty: the usual one; nil: it does not.
+    var enable: String?
     var asJSON: Bool
 
     func perform(_ environment: CommandEnvironment) throws(CommandFailure) -> ExitStatus {
+        try enable == nil ? performAdd(environment) : performEnabled(environment)
+    }
+
+    func performAdd(_ environment: CommandEnvironment) throws(CommandFailure) -> ExitStatus {
         try maxIOSize?.checked("--max-io-size")
         let request = try self.request
         let plan: AddPlan
@@ -114,7 +122,7 @@ struct AddCommand: PlainCommand {
 
     func show(_ device: Device, _ notices: [Notice], _ environment: CommandEnvironment) {
         let console = environment.console
-        let notices = notices + Self.nodeNotices(device, environment)
+        let notices = notices + Self.nodeNotices(device, environment) + enabled(device, environment)
         for notice in notices { console.error("ubd: note: " + notice.message.printable) }
         if asJSON {
             console.out(AddReply.added(device, notices: notices).json.indentedText)
@@ -163,7 +171,8 @@ struct AddCommand: PlainCommand {
             return AddRequest(
                 target: target, id: number, queues: queues, depth: depth,
                 maxIOBytes: maxIOSize.map { Int64($0.bytes) }, readOnly: readOnly ? true : nil, mode: mode,
-                recovery: recovery, ioTimeout: ioTimeout, cpus: cpus, shared: shared ? true : nil, options: options)
+                recovery: recovery, ioTimeout: ioTimeout, cpus: cpus, shared: shared ? true : nil, name: name,
+                options: options)
         }
     }
 

@@ -55,6 +55,11 @@ extension AddCommand {
             }
             return .success
         }
+        if let name {
+            throw CommandFailure(
+                .usage, "Usage", "--name \(name) would be the name of \(requests.count) devices",
+                remedy: "leave it out, or name one partition")
+        }
         let set = Int64.random(in: 1...Int64.max)
         for index in requests.indices {
             requests[index].set = set
@@ -155,7 +160,10 @@ extension AddCommand {
     }
 
     private func show(_ made: [Device], _ notices: [Notice], _ environment: CommandEnvironment) {
-        let notices = notices + made.flatMap { Self.nodeNotices($0, environment) }
+        // The unit deletes the first, and so all of them.
+        let notices =
+            notices + made.flatMap { Self.nodeNotices($0, environment) }
+            + (made.first.map { enabled($0, environment) } ?? [])
         for notice in notices { environment.console.error("ubd: note: " + notice.message.printable) }
         if asJSON {
             let json = JSON.record([

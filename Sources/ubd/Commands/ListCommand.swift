@@ -16,6 +16,7 @@ struct ListCommand: UBDCommand {
               ubd list -o id,state,worker      only these columns, without lines below a device
               ubd list -w                      on a terminal the present list, else each change as it comes
               ubd list --watch --json          one JSON object a line
+              ubd list --enabled               the devices that come back by themselves: 'ubd enable'
 
             STATE is one of
               adding, starting   not ready yet
@@ -44,9 +45,13 @@ struct ListCommand: UBDCommand {
         help: ArgumentHelp("Show these columns, see above.", valueName: "name,..."))
     var columnNames: ColumnNames?
 
+    @Flag(name: .customLong("enabled"), help: "The devices that come back by themselves, with their units.")
+    var ofFiles = false
+
     @OptionGroup var output: OutputOptions
 
     func perform(_ environment: CommandEnvironment) throws(CommandFailure) -> ExitStatus {
+        if ofFiles { return try performEnabled(environment) }
         let columns = try columns()
         if watches {
             if !output.asJSON, environment.screen() != nil { return try watchOnScreen(environment, columns) }

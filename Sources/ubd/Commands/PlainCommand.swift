@@ -63,6 +63,16 @@ struct PlainLine {
         return value
     }
 
+    /// Takes an option that may have a value; empty: it has none.
+    mutating func textOrFlag(_ name: String) -> String? {
+        guard let index = index(name, nil) else { return nil }
+        arguments[index] = nil
+        // Where another option stood before it was taken there is no value.
+        guard index + 1 < arguments.count, let value = arguments[index + 1], !value.hasPrefix("-") else { return "" }
+        arguments[index + 1] = nil
+        return value
+    }
+
     /// Takes an option whose value is not just text.
     mutating func value<Value: ExpressibleByArgument>(_ name: String, _ short: String? = nil) -> Value? {
         guard let text = text(name, short) else { return nil }
@@ -96,6 +106,8 @@ extension AddCommand {
         key = KeyOptions(&line)
         restartCommand = line.flag("--restart-command")
         server = []
+        name = line.text("--name")
+        enable = line.textOrFlag("--enable")
         asJSON = line.flag("--json")
     }
 }

@@ -11,7 +11,7 @@ enum Repetition {
     /// Options without a value: giving one twice changes nothing.
     static let flags: Set<String> = [
         "--all", "-a", "--force", "--json", "--read-only", "--shared", "--restart-command", "--shrink", "--help", "-h",
-        "--version", "--openmetrics", "--http",
+        "--version", "--openmetrics", "--http", "--enabled",
     ]
     /// Those that have a value in other commands.
     static let flagsOf: [String: Set<String>] = ["list": ["--watch", "-w"]]

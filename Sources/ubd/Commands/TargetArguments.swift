@@ -10,9 +10,14 @@ struct TargetArguments: ParsableArguments {
     /// Inputs that were given: names without dashes, paths.
     private(set) var inputs: [(name: String, value: String)] = []
     /// Options that were given; nil for a flag.
-    private var given: [(name: String, value: String?)] = []
+    private(set) var given: [(name: String, value: String?)] = []
 
     init() {}
+
+    /// As if these had been given.
+    init(inputs: [(name: String, value: String)], given: [(name: String, value: String?)]) {
+        (self.inputs, self.given) = (inputs, given)
+    }
 
     /// One option of the command line, for all targets that have it.
     private struct Declared {

@@ -4,7 +4,7 @@ import BrokerInterface
 /// A column of `ubd list`, by its name in `-o`.
 enum ListColumn: String, CaseIterable {
     case id, device, node, state, since, reason, size, block, mode, queues, owner, target, file, worker, deaths, keeper,
-        created
+        created, name
 
     /// What `ubd list` shows without `-o`.
     static let usual: [ListColumn] = [.device, .state, .size, .block, .mode, .queues, .owner, .target]
@@ -32,6 +32,7 @@ enum ListColumn: String, CaseIterable {
         case .worker: device.workerPid.map { String($0) } ?? "-"
         case .deaths: String(device.deaths)
         case .keeper: device.keeper.map { String($0) } ?? "-"
+        case .name: device.name ?? "-"
         case .created: device.created > 0 ? ListCommand.localTime(device.created) : "-"
         }
     }

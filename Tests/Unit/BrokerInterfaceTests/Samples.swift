@@ -29,6 +29,7 @@ struct Sample: CustomTestStringConvertible, Sendable {
         ($0.recovery, $0.ioTimeout) = (.queue, 7)
         ($0.deaths, $0.lastDeath) = (2, "killed by SIGSEGV")
         ($0.file, $0.offset, $0.partition, $0.set) = ("1.img", 4096, 2, 4711)
+        $0.name = "data"
         ($0.workerPid, $0.workerUid) = (4711, 1_879_048_192)
         ($0.workerVersion, $0.workerOutdated) = ("0.1.0", true)
         ($0.cpus, $0.allowedCPUs) = (CPUList("0-1,3"), CPUList("0-3"))
@@ -73,7 +74,7 @@ struct Sample: CustomTestStringConvertible, Sendable {
     static let add = AddRequest(
         target: "loop", id: 3, queues: 2, depth: 64, maxIOBytes: 4096, readOnly: true, mode: "zero-copy",
         recovery: "queue", ioTimeout: 20, cpus: "0-1,3",
-        fileName: "1.img", shared: true, partition: 2, set: 4711,
+        fileName: "1.img", shared: true, name: "data", partition: 2, set: 4711,
         options: [OptionValue("offset", "512"), OptionValue("buffered", "true")])
 
     static let counts = Counts(

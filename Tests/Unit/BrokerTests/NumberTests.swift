@@ -28,6 +28,31 @@ struct NumberTests {
         #expect(try udevText(host) == "UBD_OWNER=1000\nUBD_LINK=ubdb0\n")
     }
 
+    @Test("udev hears of a name, with the uid of a user, and of one device of each owner with that name")
+    func names() throws {
+        let host = try Host()
+        #expect(try host.add(AddRequest(target: "null", name: "data")).get().0.name == "data")
+        #expect(try udevText(host) == "UBD_OWNER=1000\nUBD_LINK=ubdb0\nUBD_NAME=1000:data\n")
+        #expect(
+            throws: InterfaceError.idInUse(
+                message: "device 0 of yours has the name 'data'",
+                remedy: "give another name, or delete that device first", id: 0)
+        ) { try host.add(AddRequest(target: "null", name: "data")).get() }
+        _ = try host.add(AddRequest(target: "null", name: "data2")).get()
+        #expect(try host.delete(0) == nil)
+        #expect(try host.add(AddRequest(target: "null", name: "data")).get().0.id == 0)
+    }
+
+    @Test("a record whose name could write lines of udev's is damaged")
+    func damagedName() throws {
+        let host = try Host()
+        _ = try host.add(AddRequest(target: "null", name: "data")).get()
+        let bytes = try readFile(host.folder + "/state/0")
+        #expect(DeviceRecord(bytes: bytes)?.device.name == "data")
+        let text = String(decoding: bytes, as: UTF8.self).replacing("\"data\"", with: "\"x\\nUBD_OWNER=0\"")
+        #expect(DeviceRecord(bytes: Array(text.utf8)) == nil)
+    }
+
     @Test("udev never hears of an owner of another server's device")
     func sparesOthers() throws {
         let host = try Host()
