@@ -5,6 +5,7 @@ window tells the counting plugin; each line names its windows by their number, f
 import glob
 import re
 import shutil
+import stat
 
 from lib import *
 
@@ -94,6 +95,39 @@ def kernel_nbd(_target, _mode):
         must("rmmod", "nbd")
 
 
+VOLUME, KEY = "/tmp/volume.luks", "/tmp/volume.key"
+
+
+@contextlib.contextmanager
+def volume(target):
+    """A new LUKS2 volume on tmpfs with the sectors of target "crypt-BYTES". Its key slot is cheap: no request comes near it."""
+    with open(KEY, "w") as file:
+        file.write("secret")
+    with open(VOLUME, "wb") as file:
+        file.truncate((FILE_MIB + 1) << 20)
+    must("cryptsetup", "luksFormat", "--batch-mode", "--type", "luks2", "--pbkdf", "pbkdf2", "--pbkdf-force-iterations", 1000,
+         "--luks2-metadata-size", "16k", "--luks2-keyslots-size", "256k", "--sector-size", target.partition("-")[2], "--key-file", KEY, VOLUME)  # fmt: skip
+    yield VOLUME
+    os.unlink(VOLUME)
+
+
+@contextlib.contextmanager
+def dm_crypt(target, _mode):
+    """The kernel's own: dm-crypt over loop, as cryptsetup sets it up; with the processor's AES, as the worker has it."""
+    for module in ("loop", "dm-crypt", "aesni-intel"):
+        must("modprobe", module)
+    # There is no udev to wait for.
+    os.environ["DM_DISABLE_UDEV"] = "1"
+    with volume(target) as path:
+        must("cryptsetup", "open", "--key-file", KEY, path, "volume")
+        node = os.path.realpath("/dev/mapper/volume")
+        # fio would make a plain file of that name, and measure that.
+        if not stat.S_ISBLK(os.stat(node).st_mode):
+            raise RuntimeError(f"{node} is no block device")
+        yield node, None
+        must("cryptsetup", "close", "volume")
+
+
 def code_of(pid, name):
     """Where a process has code of files with that in their names: pairs of addresses."""
     lines = [line.split()[0].split("-") for line in open(f"/proc/{pid}/maps") if name in line and " r-xp " in line]
@@ -116,6 +150,9 @@ def add(*arguments):
 def ubd(target, mode):
     if target == "nbd":
         with nbdkit() as path, ubd_of(target, mode, "--uri", f"nbd+unix:///?socket={path}") as found:
+            yield found
+    elif target.startswith("crypt-"):
+        with volume(target) as path, ubd_of("crypt", mode, "-f", path, "--key-file", KEY) as found:
             yield found
     else:
         with ubd_of(target, mode, *(["-f", FILE] if target == "loop" else [])) as found:
@@ -151,7 +188,7 @@ def bare(target, mode):
         yield device.path, "ubd-bare"
 
 
-SERVERS = {"null_blk": null_blk, "loop": kernel_loop, "nbd.ko": kernel_nbd, "kublk": kublk, "ubd": ubd, "ubd under SCHED_BATCH": batch_policy, "bare": bare}
+SERVERS = {"null_blk": null_blk, "loop": kernel_loop, "nbd.ko": kernel_nbd, "dm-crypt": dm_crypt, "kublk": kublk, "ubd": ubd, "ubd under SCHED_BATCH": batch_policy, "bare": bare}
 
 
 # --- points -----------------------------------------------------------------------------------------------------------
@@ -220,7 +257,7 @@ def measure(server, target, mode, points, scheduler="none"):
     """Two runs a point, a long one and a short one: their difference has nothing of fio's start and end in it."""
     with SERVERS[server](target, mode) as (path, name):
         set_scheduler(path, scheduler)
-        if target in ("nbd", "memory"):
+        if target in ("nbd", "memory") or target.startswith("crypt-"):
             fill(path)
         warm(path)
         for way, block, depth, requests, at_once in points:
