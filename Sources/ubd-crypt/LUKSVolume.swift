@@ -93,12 +93,9 @@ struct LUKSVolume: ~Copyable {
         }
         try refuseDetached(type)
         let (offset, sectorSize) = (crypt_get_data_offset(device) << 9, UInt32(crypt_get_sector_size(device)))
-        guard type == "LUKS2" else {
-            return UnlockedVolume(offset: offset, size: nil, sectorSize: sectorSize, firstSector: 0)
-        }
-        let segment = try segment()
         return UnlockedVolume(
-            offset: offset, size: segment.size, sectorSize: sectorSize, firstSector: segment.firstSector)
+            offset: offset, size: type == "LUKS1" ? nil : try segmentSize(), sectorSize: sectorSize,
+            firstSector: crypt_get_iv_offset(device))
     }
 
     /// A detached header says that its data begins at byte 0, or wherever: served as the volume's own file, the disk would
@@ -114,9 +111,8 @@ struct LUKSVolume: ~Copyable {
             "give that file with --file, and \(name) with --header")
     }
 
-    /// Bytes of a LUKS2 volume's one segment (nil: up to the end of the file), and the number of its first 512-byte sector.
-    /// libcryptsetup has a call for neither: its crypt_get_iv_offset answers 0 for LUKS2.
-    private func segment() throws(DialFailure) -> (size: UInt64?, firstSector: UInt64) {
+    /// Bytes of a LUKS2 volume's one segment; nil: up to the end of the file.
+    private func segmentSize() throws(DialFailure) -> UInt64? {
         var dumped: UnsafePointer<CChar>?
         guard crypt_dump_json(device, &dumped, 0) == 0, let dumped,
             let json = try? JSON(
@@ -125,16 +121,17 @@ struct LUKSVolume: ~Copyable {
             case .object(let segments)? = json["segments"], let segment = json["segments"]?["0"],
             case .string(let size)? = segment["size"], case .string(let first)? = segment["iv_tweak"]
         else { throw unsuitable("has no first segment that can be read", "see 'cryptsetup luksDump'") }
-        // dm-crypt would serve all of them, one behind the other.
+        // The first one alone would be another disk.
         guard segments.count == 1 else {
             throw unsuitable("has \(segments.count) segments, and only a volume of one is served", "use cryptsetup")
         }
-        guard let firstSector = UInt64(first), firstSector <= UInt64(Int64.max) >> 9 else {
-            throw unsuitable("numbers its sectors from \(first) on, and no file has so many", "use cryptsetup")
+        // The format means that number; libcryptsetup opens such a volume with 0 (2.6.1). So there are two disks in it.
+        guard first == "0" else {
+            throw unsuitable("numbers its sectors from \(first) on, and not from 0", "use cryptsetup")
         }
-        if size == "dynamic" { return (nil, firstSector) }
+        if size == "dynamic" { return nil }
         guard let bytes = UInt64(size) else { throw unsuitable("has a segment of size \(size)", "use cryptsetup") }
-        return (bytes, firstSector)
+        return bytes
     }
 
     /// The volume key in a sealed memfd, and its mark. The passphrase is wiped at the end.
