@@ -39,7 +39,7 @@ struct UBD: ParsableCommand {
         version: "ubd \(UBDVersion.text)",
         subcommands: [
             AddArguments.self, DeleteArguments.self, ListCommand.self, UpgradeCommand.self, ResizeCommand.self,
-            RecoverCommand.self, MountCommand.self, UnmountCommand.self,
+            RecoverCommand.self, FaultCommand.self, MountCommand.self, UnmountCommand.self,
             StatsCommand.self, EventsCommand.self, PartitionsCommand.self, InfoCommand.self, FeaturesCommand.self,
             DoctorCommand.self, ProvideCommand.self, NameHolderCommand.self,
         ])

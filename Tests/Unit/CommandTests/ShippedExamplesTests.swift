@@ -19,7 +19,7 @@ struct ShippedExamplesTests {
         var text = try String(contentsOf: root.appending(path: "policy/access.policy"), encoding: .utf8)
         if plan.target.isInMemory {
             let lines = text.replacing(
-                "target=null,loop,nbd,crypt ", with: "target=null,loop,nbd,crypt,memory memory-disks=512M ")
+                "target=null,loop,nbd,crypt,fault ", with: "target=null,loop,nbd,crypt,fault,memory memory-disks=512M ")
             #expect(lines != text)
             text = lines
         }
