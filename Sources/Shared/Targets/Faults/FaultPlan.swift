@@ -216,7 +216,7 @@ public enum FaultControl {
     public static func markState(_ words: UnsafeMutablePointer<UInt64>) { words[State.magic] = magic }
 
     /// FNV-1a over all words but the last.
-    private static func sum(_ words: UnsafePointer<UInt64>) -> UInt64 {
+    static func sum(_ words: UnsafePointer<UInt64>) -> UInt64 {
         var sum: UInt64 = 0xcbf2_9ce4_8422_2325
         var index = 0
         while index < FaultControl.words - 1 {
