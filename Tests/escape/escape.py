@@ -151,6 +151,23 @@ class Encrypted(Image):
         os.close(self.key)
 
 
+class Faulty(Image):
+    """The same as the file of a device that fails on purpose: its control file is parked behind it."""
+
+    target, parameters = "fault", {}
+
+    def __init__(self, *arguments, **more):
+        super().__init__(*arguments, **more)
+        # Of the size that FaultControl.bytes says.
+        self.control = os.memfd_create("ubd-control", os.MFD_CLOEXEC)
+        os.ftruncate(self.control, 8192 + 2048 * 64)
+        self.files = [self.file, self.control]
+
+    def __exit__(self, *more):
+        super().__exit__(*more)
+        os.close(self.control)
+
+
 class Planted(Plan):
     """A plan that is written into the memory of a worker without a file, when it waits for one."""
 
@@ -181,7 +198,7 @@ class Planted(Plan):
             os.close(self.file)
 
 
-PLANS = {"loop": Image, "null": Planted, "memory": Memory, "crypt": Encrypted}
+PLANS = {"loop": Image, "null": Planted, "memory": Memory, "crypt": Encrypted, "fault": Faulty}
 
 
 def add(image=None, target=None, link=None, mode="copy", **parameters):

@@ -132,7 +132,7 @@ def files(target, mode):
     """Allowed operations where they must not lead: the driver's node, slots that are empty, past the end that
     RLIMIT_FSIZE sets, memory that is not the worker's."""
     attempts, past = {}, 1 << 20
-    if target in ("loop", "crypt"):
+    if target in ("loop", "crypt", "fault"):
         attempts["FSYNC of /dev/ublkcN"] = entry(FSYNC, fd=0)
         attempts["FSYNC of an empty slot"] = entry(FSYNC, fd=5)
     for name, number in (("READ", READ), ("WRITE", WRITE), ("READ_FIXED", 4), ("WRITE_FIXED", 5)):

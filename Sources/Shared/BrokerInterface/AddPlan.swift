@@ -55,8 +55,11 @@ public struct AddPlan: Sendable {
     /// Seconds: the `ioTimeout` of a broker that was given none.
     public static let usualIOTimeout: Int64 = 30
 
-    /// Bytes of the device's I/O buffers: queues × depth × maxIOBytes, and the target's spare ones. The ranges above keep it within 64 bits.
-    public var bufferBytes: UInt64 { UInt64(queues) * UInt64(target.buffers(depth: depth)) * UInt64(maxIOBytes) }
+    /// Bytes of the device's I/O buffers: queues × depth × maxIOBytes, the target's spare ones, and its cache. The ranges above keep it
+    /// within 64 bits.
+    public var bufferBytes: UInt64 {
+        UInt64(queues) * UInt64(target.buffers(depth: depth)) * UInt64(maxIOBytes) + target.cacheBytes(options)
+    }
 
     /// Bytes of memory for the device's content; 0 unless it is a memory disk.
     public var diskBytes: UInt64 { target.isInMemory ? options.size ?? 0 : 0 }

@@ -16,6 +16,7 @@ public enum IOUring {
         @inlinable public static var fallocate: UInt8 { number(IORING_OP_FALLOCATE) }
         /// Linux 6.7; the header of Debian 12's liburing does not know it.
         @inlinable public static var futexWait: UInt8 { 51 }
+        @inlinable public static var timeout: UInt8 { number(IORING_OP_TIMEOUT) }
         @inlinable public static var openAt: UInt8 { number(IORING_OP_OPENAT) }
         @inlinable public static var read: UInt8 { number(IORING_OP_READ) }
         @inlinable public static var write: UInt8 { number(IORING_OP_WRITE) }

@@ -93,6 +93,14 @@ public struct SubmissionEntry: Equatable, Sendable {
             address: address, userData: userData, word6: UInt64(UInt32.max))
     }
 
+    /// Completes with ETIME after the time at `address` (struct __kernel_timespec, 16 bytes, which the kernel copies when it takes the
+    /// entry). As `waitForWord` it uses no file.
+    @inlinable
+    public static func timeout(address: UInt64, userData: UInt64) -> SubmissionEntry {
+        SubmissionEntry(
+            operation: IOUring.Operation.timeout, file: 0, address: address, length: 1, userData: userData)
+    }
+
     /// A URING_CMD whose command area holds 16 bytes, as ublk's queue commands do.
     @inlinable @inline(__always)
     public static func command(

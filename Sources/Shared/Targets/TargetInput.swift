@@ -14,6 +14,9 @@ public struct TargetInput: Sendable {
         /// A memfd with the device's content. `ubd` makes it, of the device's size and sealed against any other, so it is no
         /// option of the command line.
         case memory
+        /// A file in which `ubd` leaves orders for the worker, and the worker its answers. `ubd` makes it, so it is no option of the
+        /// command line.
+        case control
     }
 
     public let role: Role

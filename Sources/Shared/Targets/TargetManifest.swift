@@ -17,6 +17,8 @@ public struct TargetManifest: Sendable {
     public let submissions: Submissions
     /// Buffers of the largest request's size that each queue has beside one for each tag; the constant that the target's code uses.
     public let spareBuffers: UInt32
+    /// The option that says how many bytes of memory the worker takes beside its buffers; nil: none.
+    public let cacheOption: TargetOption.Number?
     public let workerData: WorkerData
     public let survival: Survival
 
@@ -58,7 +60,8 @@ public struct TargetManifest: Sendable {
     public init(
         name: String, number: UInt32, summary: String, inputs: [TargetInput] = [], options: [TargetOption] = [],
         modes: [DataMode], queues: QueueChoice = .any, submissions: Submissions,
-        spareBuffers: UInt32 = 0, workerData: WorkerData = .none, survival: Survival
+        spareBuffers: UInt32 = 0, cacheOption: TargetOption.Number? = nil,
+        workerData: WorkerData = .none, survival: Survival
     ) {
         self.name = name
         self.number = number
@@ -69,6 +72,7 @@ public struct TargetManifest: Sendable {
         self.queues = queues
         self.submissions = submissions
         self.spareBuffers = spareBuffers
+        self.cacheOption = cacheOption
         self.workerData = workerData
         self.survival = survival
     }
@@ -84,7 +88,9 @@ extension TargetManifest {
     public var givenOptions: [TargetOption] { options.filter { !$0.isAgreed } }
 
     /// The inputs that a user names. A secret has no name: `ubd` makes it of what the user knows.
-    public var givenInputs: [TargetInput] { inputs.filter { $0.role != .secret && $0.role != .memory } }
+    public var givenInputs: [TargetInput] {
+        inputs.filter { $0.role != .secret && $0.role != .memory && $0.role != .control }
+    }
 
     /// One of its inputs is a secret.
     public var takesSecret: Bool { inputs.contains { $0.role == .secret } }
@@ -109,6 +115,12 @@ extension TargetManifest {
 
     /// Buffers of a queue of this depth, in bytes of the largest request each.
     public func buffers(depth: UInt16) -> UInt32 { UInt32(depth) + min(spareBuffers, UInt32(depth)) }
+
+    /// Bytes of memory that the worker takes beside its buffers, with these options.
+    public func cacheBytes(_ options: DeviceOptions) -> UInt64 { cacheOption.flatMap { options[$0]?.number } ?? 0 }
+
+    /// One of its inputs is a control file.
+    public var takesControl: Bool { inputs.contains { $0.role == .control } }
 
     /// Whether the target supports this mode.
     public func takes(_ mode: DataMode) -> Bool {

@@ -78,6 +78,8 @@ public struct WorkerFailure: Error, Equatable, Sendable {
         case secretUnusable
         /// The secret is a key, and not that of this device.
         case secretDiffers
+        /// The rules of a fault device are none, or its control file is not of that kind; `detail`: 0 for the rules, else the file's bytes.
+        case faultPlan
     }
 
     public init(_ step: Step, errno: Int32 = 0, detail: UInt64 = 0) {

@@ -213,6 +213,16 @@ enum StartErrors {
             return .badFile(
                 message: "this is not the volume key that device \(device.id) was made with (\(name))",
                 remedy: "unlock the volume, or its header, that it was added with; the device waits on", index: 1)
+        case .faultPlan where failure.detail == 0:
+            let rules = device.launch?.options.faultRules ?? ""
+            return .invalidOption(
+                message: "the rules '\(rules)' are no rules of faults",
+                remedy: "'ubd add -t fault' says what is wrong with them; docs/fault.md lists what they can be",
+                option: "rules", value: rules)
+        case .faultPlan:
+            return .badFile(
+                message: "the control file has \(failure.detail) bytes, or can not be written",
+                remedy: "let ubd make it ('ubd add -t fault')", index: 1)
         case .offsetUnaligned:
             return option(
                 "offset", device.launch?.options.offset ?? 0, "is not a multiple of the block size",

@@ -181,13 +181,15 @@ extension WorkerLaunch {
         // A zero-copy worker has no buffers. `otherBytes` includes one ring entry per request.
         let buffers = launch.flags.contains(.zeroCopy) ? 0 : UInt64(launch.target.buffers(depth: launch.depth))
         let entries = launch.target.submissions.entries(depth: launch.depth) - UInt32(launch.depth)
+        // An index of the cache takes less than one byte for 64 of it.
+        let cache = launch.target.cacheBytes(launch.options) / 64 * 65
         let queue =
             buffers * UInt64(launch.maxIOBytes) + WorkerLaunch.otherBytes.queue
             + UInt64(entries) * WorkerLaunch.entryBytes
         self.init(
             binary: subject.program.file.raw, device: subject.node, uid: uid, gid: broker.workerGID,
             processes: WorkerLaunch.processes(queues: launch.queues),
-            mappedBytes: WorkerLaunch.otherBytes.process + UInt64(launch.queues) * queue,
+            mappedBytes: WorkerLaunch.otherBytes.process + UInt64(launch.queues) * queue + cache,
             // A ring for each queue, and where it has a second one the event between the two.
             openFiles: UInt64(launch.queues) * (launch.target.submissions.hasSocket ? 2 : 1) + 22
                 + UInt64(launch.descriptors.upperBound),

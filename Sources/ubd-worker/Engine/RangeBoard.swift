@@ -1,4 +1,5 @@
 import Glibc
+import Ring
 import Synchronization
 import SystemCalls
 
@@ -112,5 +113,14 @@ struct RangeBoard: Sendable {
             }
         }
         return found
+    }
+}
+
+extension Queue {
+    /// Submits the one submission of a request whose range is on the board: it completes when the range thread has done the range.
+    /// Whatever its result, only `RangeBoard.result` counts.
+    mutating func wait(for board: RangeBoard, _ tag: UInt16) {
+        let (address, value) = board.waitingPoint(queue: number, tag: tag)
+        push(.waitForWord(address: address, value: value, userData: RequestKey(tag: tag, .control).rawValue))
     }
 }

@@ -22,6 +22,7 @@ struct AddArguments: PlainArguments {
               ubd add -t nbd -- nbdkit memory 1G               the same, of a server that ubd starts
               ubd add -t crypt -f disk.luks                    asks for the passphrase of a LUKS volume
               ubd add -t loop -f disk.img --enable=data        comes back by itself: see 'ubd enable --help'
+              ubd add -t fault -f disk.img --rules 'read error=EIO rate=1%'    fails as it is told: see 'ubd fault'
               dev=$(ubd add -t loop -f disk.img) && mkfs.ext4 "$dev"
 
             You open the file, not the broker: a file that you may not read or write stays closed.

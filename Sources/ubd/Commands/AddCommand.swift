@@ -50,6 +50,7 @@ struct AddCommand: PlainCommand {
         if plan.target.takesSecret { return try performEncrypted(plan, environment) }
         try refuseKeys(plan.target)
         try refuseDialling(plan.target)
+        if plan.target.takesControl { return try performFaulty(plan, environment) }
         let client = BrokerClient(environment: environment)
         if let (path, input) = try file(for: plan.target) {
             if let partition { return try performPartitions(partition, of: path, input, request, plan, client) }

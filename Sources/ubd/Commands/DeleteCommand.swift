@@ -1,6 +1,7 @@
 import BrokerInterface
 import Glibc
 import SystemCalls
+import Targets
 import Varlink
 
 /// `ubd del`: flushes a device as its user, then asks the broker to delete it.
@@ -103,6 +104,7 @@ struct DeleteCommand: PlainCommand {
         do {
             try client.delete(
                 DeleteRequest(id: device.id, generation: device.generation, force: force ? true : nil))
+            if device.target == TargetManifest.fault.name { FaultControlFile.remove(device.id) }
         } catch {
             // The broker does not look into users' processes; the user may.
             guard error.status == .busy, let opener = DeviceOpener.find(device.node) else { throw error }

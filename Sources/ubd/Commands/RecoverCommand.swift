@@ -71,6 +71,7 @@ struct RecoverCommand: UBDCommand {
                 remedy: "leave it out")
         }
         if target?.takesSecret == true { return try unlockAgain(device, client, environment) }
+        if target?.takesControl == true { return try bringBoth(device, client, environment) }
         var options = DeviceOptions()
         options.buffered = device.buffered
         let offset = UInt64(clamping: device.offset ?? 0)
@@ -125,6 +126,22 @@ struct RecoverCommand: UBDCommand {
             path, readOnly: device.readOnly, options: DeviceOptions(), hasTwin: false, shared: shared, claim: claim)
         try unlocked.check(isOf: backing, path)
         let recovered = try client.recover(request, sockets: backing.numbers + [unlocked.key.raw])
+        show(recovered, environment)
+        return .success
+    }
+
+    /// The file of a device that fails on purpose, and its control file.
+    private func bringBoth(
+        _ device: Device, _ client: BrokerClient, _ environment: CommandEnvironment
+    ) throws(CommandFailure) -> ExitStatus {
+        let request = RecoverRequest(id: device.id, generation: device.generation)
+        let path = try path(for: device, environment)
+        let control = try FaultControlFile.find(device)
+        let offset = UInt64(clamping: device.offset ?? 0)
+        let claim = FileClaim(bytes: offset..<offset + device.sizeBytes)
+        let backing = try BackingFile.open(
+            path, readOnly: device.readOnly, options: DeviceOptions(), hasTwin: false, shared: shared, claim: claim)
+        let recovered = try client.recover(request, sockets: backing.numbers + [control.raw])
         show(recovered, environment)
         return .success
     }

@@ -40,9 +40,9 @@ struct UBD: ParsableCommand {
         version: "ubd \(UBDVersion.text)",
         subcommands: [
             AddArguments.self, DeleteArguments.self, ListCommand.self, UpgradeCommand.self, ResizeCommand.self,
-            RecoverCommand.self, EnableCommand.self, DisableCommand.self, MountCommand.self, UnmountCommand.self,
-            StatsCommand.self, TopCommand.self, EventsCommand.self, PartitionsCommand.self, InfoCommand.self,
-            FeaturesCommand.self,
+            RecoverCommand.self, EnableCommand.self, DisableCommand.self, FaultCommand.self, MountCommand.self,
+            UnmountCommand.self, StatsCommand.self, TopCommand.self, EventsCommand.self, PartitionsCommand.self,
+            InfoCommand.self, FeaturesCommand.self,
             DoctorCommand.self, ProvideCommand.self, NameHolderCommand.self,
         ])
 }

@@ -19,7 +19,7 @@ struct ShippedExamplesTests {
         var text = try String(contentsOf: root.appending(path: "policy/access.policy"), encoding: .utf8)
         if plan.target.isInMemory {
             let lines = text.replacing(
-                "target=null,loop,nbd,crypt ", with: "target=null,loop,nbd,crypt,memory memory-disks=512M ")
+                "target=null,loop,nbd,crypt,fault ", with: "target=null,loop,nbd,crypt,fault,memory memory-disks=512M ")
             #expect(lines != text)
             text = lines
         }
@@ -49,7 +49,8 @@ struct ShippedExamplesTests {
                 let decision = try Self.decision(AddRequest(target: target.name, queues: queues))
                 #expect(Self.isAllowed(decision), "\(target.name) with \(queues) queues: \(decision)")
             }
-            let many = try Self.decision(AddRequest(target: target.name, queues: 4, depth: 256))
+            let (queues, depth): (Int64, Int64) = target.queues == .one ? (1, 1024) : (4, 256)
+            let many = try Self.decision(AddRequest(target: target.name, queues: queues, depth: depth))
             #expect(!Self.isAllowed(many), "this test would not find what is too much")
         }
     }
@@ -64,14 +65,24 @@ struct ShippedExamplesTests {
         #expect(try AddPlan(AddRequest(target: "nbd", queues: 4, depth: 128)).depth == 128)
     }
 
+    /// The rules of target fault are one word, in quotes, with spaces and semicolons.
+    private static func keepingRules(_ line: Substring) -> Substring {
+        guard let begin = line.firstRange(of: "--rules '")?.upperBound, let end = line[begin...].firstIndex(of: "'")
+        else { return line }
+        let rules = line[begin..<end].replacing(" ", with: "\u{1}").replacing(";", with: "\u{2}")
+        return line[..<begin] + rules + line[end...]
+    }
+
     /// Every `ubd add` with a target in a text, as words.
     private static func commands(in text: String) -> [[String]] {
         text.replacing("\\-", with: "-").split(separator: "\n").flatMap { line in
             line.split(separator: "ubd add ", omittingEmptySubsequences: false).dropFirst().map { rest in
                 // Up to the end of the code, of the command, or to the next column.
+                let rest = keepingRules(rest)
                 let ends = ["`", ")", " && ", ";", "  ", " #", "\""].compactMap { rest.firstRange(of: $0)?.lowerBound }
                 return rest[..<(ends.min() ?? rest.endIndex)].split(separator: " ").map {
                     $0.trimmingCharacters(in: CharacterSet(charactersIn: "'"))
+                        .replacing("\u{1}", with: " ").replacing("\u{2}", with: ";")
                 }
             }
         }.filter { words in

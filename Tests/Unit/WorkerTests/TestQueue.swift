@@ -76,7 +76,8 @@ struct TestQueue<T: Target>: ~Copyable {
             }
             if let board = loop.queue.board, let ranges { _ = board.serveOnce(ranges.perform) }
             if loop.queue.counters.committed == before + 1 {
-                guard let commit = loop.queue.ring.pendingEntries().last else { break }
+                let pending = loop.queue.ring.pendingEntries()
+                guard let commit = pending.last(where: { $0.operation == IOUring.Operation.nop }) else { break }
                 return Int32(truncatingIfNeeded: commit.payload >> 32)
             }
         }

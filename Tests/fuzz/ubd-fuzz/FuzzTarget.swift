@@ -23,6 +23,7 @@ struct FuzzTarget: Sendable {
         FuzzTarget(name: "varlink-reply", longestInput: 900, test: testReply),
         FuzzTarget(name: "nbd-negotiation", longestInput: 512, test: testNegotiation),
         FuzzTarget(name: "nbd-uri", longestInput: 160, test: testAddress),
+        FuzzTarget(name: "fault-plan", longestInput: 1200, test: testFaultPlan),
         FuzzTarget(name: "partitions", longestInput: 1024, test: testPartitions),
     ]
 

@@ -48,15 +48,8 @@ extension LoopTarget {
             let kind: RangeBoard.Kind = isDiscard ? .discard : descriptor.mustNotUnmap ? .zeroAllocated : .zero
             queue.requests[Int(tag)].detour = .board
             board.ask(kind, queue: queue.number, tag: tag, offset: offset, bytes: bytes)
-            waitForBoard(tag, board, on: &queue)
+            queue.wait(for: board, tag)
         }
-    }
-
-    /// The request's one submission: it completes when the range thread has done the range.
-    private func waitForBoard(_ tag: UInt16, _ board: RangeBoard, on queue: inout Queue<LoopTarget>) {
-        let (address, value) = board.waitingPoint(queue: queue.number, tag: tag)
-        queue.push(
-            .waitForWord(address: address, value: value, userData: RequestKey(tag: tag, .control).rawValue))
     }
 
     @inline(never)
@@ -67,7 +60,7 @@ extension LoopTarget {
         if let board = queue.board, request.pointee.detour == .board {
             // Whatever the result of the wait, only the result on the board counts.
             guard let result = board.result(queue: queue.number, tag: key.tag) else {
-                waitForBoard(key.tag, board, on: &queue)
+                queue.wait(for: board, key.tag)
                 return .pending
             }
             outcome = rangeOutcome(result)
