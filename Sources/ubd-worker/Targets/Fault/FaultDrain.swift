@@ -92,7 +92,7 @@ extension FaultTarget {
             let outcome: Outcome
             if errno != 0, !isOff, operation == UblkIOOperation.flush || operation == UblkIOOperation.write {
                 queue.requests[Int(tag)] = FaultRequest()
-                outcome = FaultTarget.failure(errno)
+                outcome = .fileFailed(errno)
             } else {
                 queue.requests[Int(tag)].phase = .drained
                 outcome = execute(tag, on: &queue)

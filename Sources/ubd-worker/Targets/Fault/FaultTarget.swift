@@ -275,7 +275,7 @@ struct FaultTarget: Target {
             queue.push(.syncData(file: FaultTarget.dataFile, userData: RequestKey(tag: tag, .control).rawValue))
             return .pending
         case -EINVAL where !isFlush, -ENOSYS where !isFlush: return end(tag, .failed(EOPNOTSUPP), on: &queue)
-        default: return end(tag, FaultTarget.failure(-result), on: &queue)
+        default: return end(tag, .fileFailed(-result), on: &queue)
         }
     }
 
@@ -304,7 +304,7 @@ struct FaultTarget: Target {
             if request.pointee.retries > Request.mostRetries { return end(tag, .failed(EIO), on: &queue) }
         // The file has become shorter than the disk: what is missing is not known.
         case 0: return end(tag, .failed(EIO), on: &queue)
-        default: return end(tag, FaultTarget.failure(-result), on: &queue)
+        default: return end(tag, .fileFailed(-result), on: &queue)
         }
         pushData(tag, descriptor, on: &queue)
         return .pending
@@ -345,11 +345,6 @@ struct FaultTarget: Target {
     private func end(_ tag: UInt16, _ outcome: Outcome, on queue: inout Queue<FaultTarget>) -> Outcome {
         queue.requests[Int(tag)] = FaultRequest()
         return outcome
-    }
-
-    /// As target loop: a quota and a limit of the file's size become ENOSPC.
-    static func failure(_ errno: Int32) -> Outcome {
-        .failed(errno == EDQUOT || errno == EFBIG ? ENOSPC : errno)
     }
 }
 
