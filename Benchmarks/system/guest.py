@@ -120,10 +120,11 @@ def dm_crypt(target, _mode):
     os.environ["DM_DISABLE_UDEV"] = "1"
     with volume(target) as path:
         must("cryptsetup", "open", "--key-file", KEY, path, "volume")
-        node = os.path.realpath("/dev/mapper/volume")
+        found = os.stat("/dev/mapper/volume")
         # fio would make a plain file of that name, and measure that.
-        if not stat.S_ISBLK(os.stat(node).st_mode):
-            raise RuntimeError(f"{node} is no block device")
+        if not stat.S_ISBLK(found.st_mode):
+            raise RuntimeError("/dev/mapper/volume is no block device")
+        node = "/dev/" + os.path.basename(os.path.realpath(f"/sys/dev/block/{os.major(found.st_rdev)}:{os.minor(found.st_rdev)}"))
         yield node, None
         must("cryptsetup", "close", "volume")
 
