@@ -52,13 +52,19 @@ public struct AddPlan: Sendable {
     public static let leastDefaultDepth: Int64 = 32
     public static let defaultMaxIOBytes: Int64 = 512 << 10
 
-    /// Bytes of the device's I/O buffers: queues × depth × maxIOBytes, and the target's spare ones. The ranges above keep it within 64 bits.
-    public var bufferBytes: UInt64 { UInt64(queues) * UInt64(target.buffers(depth: depth)) * UInt64(maxIOBytes) }
+    /// Bytes of the device's I/O buffers: queues × depth × maxIOBytes, and the target's spare ones and tables. The ranges above keep it
+    /// within 64 bits.
+    public var bufferBytes: UInt64 {
+        UInt64(queues) * UInt64(target.buffers(depth: depth)) * UInt64(maxIOBytes) + tableBytes
+    }
 
-    /// Bytes of memory for the device's content; 0 unless it is a memory disk.
-    public var diskBytes: UInt64 { target.isInMemory ? options.size ?? 0 : 0 }
+    /// Bytes of the tables among them.
+    public var tableBytes: UInt64 { target.tableBytes(options, depth: depth) }
 
-    /// The maximum of `bufferBytes`.
+    /// Bytes of memory for the device's content; 0 unless it is a memory disk, or has a layer in memory.
+    public var diskBytes: UInt64 { target.contentBytes(options) }
+
+    /// The maximum of `bufferBytes`; a target with tables has one queue.
     public static let mostBufferBytes = queueCounts.upperBound * depths.upperBound * ioSizes.upperBound
 
     /// The maximum number of descriptors that the client may send for all inputs, when the kernel has given the device this

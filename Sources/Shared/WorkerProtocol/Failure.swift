@@ -78,6 +78,10 @@ public struct WorkerFailure: Error, Equatable, Sendable {
         case secretUnusable
         /// The secret is a key, and not that of this device.
         case secretDiffers
+        /// An overlay's base can be written through the file that came for it.
+        case baseWritable
+        /// An overlay's layer is no writable regular file of the size that its blocks need; `detail`: its bytes.
+        case layerUnusable
     }
 
     public init(_ step: Step, errno: Int32 = 0, detail: UInt64 = 0) {

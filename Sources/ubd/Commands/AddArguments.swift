@@ -21,6 +21,7 @@ struct AddArguments: PlainArguments {
               ubd add -t nbd --uri nbd://host/export           the export of an NBD server
               ubd add -t nbd -- nbdkit memory 1G               the same, of a server that ubd starts
               ubd add -t crypt -f disk.luks                    asks for the passphrase of a LUKS volume
+              ubd add -t overlay -f base.img                   base.img stays as it is; what is written is thrown away
               dev=$(ubd add -t loop -f disk.img) && mkfs.ext4 "$dev"
 
             You open the file, not the broker: a file that you may not read or write stays closed.
@@ -112,6 +113,8 @@ struct AddArguments: PlainArguments {
 
     @OptionGroup var key: KeyArguments
 
+    @OptionGroup var layer: LayerArguments
+
     @Flag(
         name: .customLong("restart-command"),
         help: ArgumentHelp(
@@ -133,7 +136,8 @@ struct AddArguments: PlainArguments {
         AddCommand(
             target: target, number: number, ofTarget: ofTarget, queues: queues, depth: depth, maxIOSize: maxIOSize,
             readOnly: readOnly, recovery: recovery, ioTimeout: ioTimeout, mode: mode, cpus: cpus, shared: shared,
-            partition: partition, dial: dial.options, key: key.options, restartCommand: restartCommand, server: server,
+            partition: partition, dial: dial.options, key: key.options, layer: layer.options,
+            restartCommand: restartCommand, server: server,
             asJSON: output.asJSON)
     }
 

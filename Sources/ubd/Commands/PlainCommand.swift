@@ -94,6 +94,7 @@ extension AddCommand {
         partition = line.text("--partition")
         dial = DialOptions(&line)
         key = KeyOptions(&line)
+        layer = LayerOptions(&line)
         restartCommand = line.flag("--restart-command")
         server = []
         asJSON = line.flag("--json")

@@ -55,7 +55,10 @@ struct SeccompBehaviourTests {
                 "target-crypt",
             ]).isSubset(
                 of: shippedPolicyNames))
-        #expect(targetPolicyNames == ["target-crypt", "target-loop", "target-memory", "target-nbd", "target-null"])
+        #expect(
+            targetPolicyNames == [
+                "target-crypt", "target-loop", "target-memory", "target-nbd", "target-null", "target-overlay",
+            ])
     }
 
     @Test(

@@ -22,13 +22,15 @@ public struct AccessRequest: Sendable, Equatable {
     public var connections: UInt64?
     /// Buffers of each queue beside one for each request in flight.
     public var spareBuffers: UInt64
+    /// Bytes of tables beside the buffers.
+    public var tableBytes: UInt64
     /// Bytes of memory for the device's content; 0 unless it is a memory disk.
     public var diskBytes: UInt64
 
     public init(
         target: String, readOnly: Bool, queues: UInt64, depth: UInt64, maxIOBytes: UInt64, sizeBytes: UInt64?,
         ioTimeout: UInt64? = nil, id: UInt64? = nil, cpus: NumberList? = nil, connections: UInt64? = nil,
-        spareBuffers: UInt64 = 0, diskBytes: UInt64 = 0
+        spareBuffers: UInt64 = 0, tableBytes: UInt64 = 0, diskBytes: UInt64 = 0
     ) {
         self.target = target
         self.readOnly = readOnly
@@ -41,6 +43,7 @@ public struct AccessRequest: Sendable, Equatable {
         self.cpus = cpus
         self.connections = connections
         self.spareBuffers = spareBuffers
+        self.tableBytes = tableBytes
         self.diskBytes = diskBytes
     }
 
@@ -48,9 +51,10 @@ public struct AccessRequest: Sendable, Equatable {
     /// 576 bytes for 64 pages (lib/xarray.c).
     static func groupBytes(ofDisk bytes: UInt64) -> UInt64 { bytes.saturatingAdd(bytes / 256) }
 
-    /// Bytes of I/O buffers that the device pins: queues * (depth + spare buffers) * largest request, saturating.
+    /// Bytes of I/O buffers that the device pins: queues * (depth + spare buffers) * largest request, and its tables; saturating.
     public var memoryBytes: UInt64 {
         queues.saturatingMultiply(depth.saturatingAdd(spareBuffers)).saturatingMultiply(maxIOBytes)
+            .saturatingAdd(tableBytes)
     }
 
     /// Bytes that a device needs at least in its control group in addition to its buffers: the worker's program, stacks
