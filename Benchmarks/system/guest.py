@@ -112,13 +112,18 @@ def add(*arguments):
     return device
 
 
+# Of a target's name: every block was written before.
+WRITTEN = "-written"
+
+
 @contextlib.contextmanager
 def ubd(target, mode):
     if target == "nbd":
         with nbdkit() as path, ubd_of(target, mode, "--uri", f"nbd+unix:///?socket={path}") as found:
             yield found
     else:
-        with ubd_of(target, mode, *(["-f", FILE] if target == "loop" else [])) as found:
+        file = {"loop": ["-f", FILE], "overlay": ["-f", FILE, "--memory", "1G"]}.get(target.removesuffix(WRITTEN), [])
+        with ubd_of(target.removesuffix(WRITTEN), mode, *file) as found:
             yield found
 
 
@@ -220,7 +225,7 @@ def measure(server, target, mode, points, scheduler="none"):
     """Two runs a point, a long one and a short one: their difference has nothing of fio's start and end in it."""
     with SERVERS[server](target, mode) as (path, name):
         set_scheduler(path, scheduler)
-        if target in ("nbd", "memory"):
+        if target in ("nbd", "memory") or target.endswith(WRITTEN):
             fill(path)
         warm(path)
         for way, block, depth, requests, at_once in points:

@@ -80,7 +80,8 @@ struct AddCommand: PlainCommand {
         _ request: AddRequest, _ plan: AddPlan, _ client: BrokerClient
     ) throws(CommandFailure) -> (Device, [Notice]) {
         var request = request
-        if backing.readOnly { request.readOnly = true }
+        // A base is only read, whatever the device is.
+        if backing.readOnly, !plan.target.hasBlockMap { request.readOnly = true }
         request.fileName = label ?? MountMark.absent(Self.label(path))
         var told = backing.notices
         let smallest = ContentSectors.smallestBlock(of: backing.numbers[0])
