@@ -147,6 +147,10 @@ def add(*arguments):
     return device
 
 
+# Of a target's name: every block was written before.
+WRITTEN = "-written"
+
+
 @contextlib.contextmanager
 def ubd(target, mode):
     if target == "nbd":
@@ -156,7 +160,8 @@ def ubd(target, mode):
         with volume(target) as path, ubd_of("crypt", mode, "-f", path, "--key-file", KEY) as found:
             yield found
     else:
-        with ubd_of(target, mode, *(["-f", FILE] if target == "loop" else [])) as found:
+        file = {"loop": ["-f", FILE], "overlay": ["-f", FILE, "--memory", "1G"]}.get(target.removesuffix(WRITTEN), [])
+        with ubd_of(target.removesuffix(WRITTEN), mode, *file) as found:
             yield found
 
 
@@ -258,7 +263,7 @@ def measure(server, target, mode, points, scheduler="none"):
     """Two runs a point, a long one and a short one: their difference has nothing of fio's start and end in it."""
     with SERVERS[server](target, mode) as (path, name):
         set_scheduler(path, scheduler)
-        if target in ("nbd", "memory") or target.startswith("crypt-"):
+        if target in ("nbd", "memory") or target.startswith("crypt-") or target.endswith(WRITTEN):
             fill(path)
         warm(path)
         for way, block, depth, requests, at_once in points:

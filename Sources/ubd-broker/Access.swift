@@ -18,7 +18,7 @@ extension Broker {
             ioTimeout: plan.ioTimeout.map { UInt64($0) }, id: plan.id.map { UInt64($0) }, cpus: plan.cpus?.list,
             connections: plan.target.queues == .onePerConnection ? UInt64(plan.queues) : nil,
             spareBuffers: UInt64(plan.target.buffers(depth: plan.depth)) - UInt64(plan.depth),
-            diskBytes: plan.diskBytes, cacheBytes: plan.target.cacheBytes(plan.options))
+            extraBytes: plan.extraBytes, diskBytes: plan.diskBytes)
         line = policy.rule(for: accessPeer(peer), target: request.target)?.place
         switch policy.decide(accessPeer(peer), request, usage: usage(of: peer.uid)) {
         case .allowed(let rule):

@@ -168,6 +168,29 @@ class Faulty(Image):
         os.close(self.control)
 
 
+class Layered(Image):
+    """The same as the layer of an overlay: its map and its base, which begins as the plan does, are parked behind it."""
+
+    target, parameters = "overlay", {"options": {"size": str(1 << 20), "layer-kind": "scratch"}}
+
+    def __init__(self, *arguments, **more):
+        super().__init__(*arguments, **more)
+        map = os.memfd_create("ubd-map", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        os.ftruncate(map, 4096)
+        fcntl.fcntl(map, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW)
+        with open(f"{self.path}.base", "wb") as base:
+            base.write(b"ubd-escp".ljust(1 << 20, b"b"))
+        self.files = [self.file, map, os.open(f"{self.path}.base", os.O_RDONLY)]
+
+    def __exit__(self, *more):
+        with open(f"{self.path}.base", "rb") as base:
+            assert base.read() == b"ubd-escp".ljust(1 << 20, b"b"), "the base was written"
+        super().__exit__(*more)
+        os.unlink(f"{self.path}.base")
+        for file in self.files[1:]:
+            os.close(file)
+
+
 class Planted(Plan):
     """A plan that is written into the memory of a worker without a file, when it waits for one."""
 
@@ -198,7 +221,7 @@ class Planted(Plan):
             os.close(self.file)
 
 
-PLANS = {"loop": Image, "null": Planted, "memory": Memory, "crypt": Encrypted, "fault": Faulty}
+PLANS = {"loop": Image, "null": Planted, "memory": Memory, "crypt": Encrypted, "overlay": Layered, "fault": Faulty}
 
 
 def add(image=None, target=None, link=None, mode="copy", **parameters):

@@ -147,6 +147,8 @@ def files(target, mode):
         attempts[f"{name} with buffer 0xffff"] = entry(number, fd=1, index=0xFFFF, **where) if fixed else entry(number, fd=1, address=1 << 46, length=512)
         if not fixed:
             attempts[f"{name} at a negative offset"] = entry(number, fd=1, offset=(1 << 64) - 512, **where)
+        if target == "overlay" and number in (WRITE, 5):
+            attempts[f"{name} of the base"] = entry(number, fd=2, **where)
     if WRITE in policy_allows(target, mode):
         attempts["WRITE past the end of the file"] = entry(WRITE, fd=1, offset=past, address=at(2048), length=512)
         attempts["WRITE far past the end of the file"] = entry(WRITE, fd=1, offset=1 << 40, address=at(2048), length=512)

@@ -55,16 +55,19 @@ public struct AddPlan: Sendable {
     /// Seconds: the `ioTimeout` of a broker that was given none.
     public static let usualIOTimeout: Int64 = 30
 
-    /// Bytes of the device's I/O buffers: queues × depth × maxIOBytes, the target's spare ones, and its cache. The ranges above keep it
-    /// within 64 bits.
+    /// Bytes of the device's I/O buffers: queues × depth × maxIOBytes, the target's spare ones, and its tables or cache. The ranges
+    /// above keep it within 64 bits.
     public var bufferBytes: UInt64 {
-        UInt64(queues) * UInt64(target.buffers(depth: depth)) * UInt64(maxIOBytes) + target.cacheBytes(options)
+        UInt64(queues) * UInt64(target.buffers(depth: depth)) * UInt64(maxIOBytes) + extraBytes
     }
 
-    /// Bytes of memory for the device's content; 0 unless it is a memory disk.
-    public var diskBytes: UInt64 { target.isInMemory ? options.size ?? 0 : 0 }
+    /// Bytes of the tables or the cache among them.
+    public var extraBytes: UInt64 { target.tableBytes(options, depth: depth) + target.cacheBytes(options) }
 
-    /// The maximum of `bufferBytes`.
+    /// Bytes of memory for the device's content; 0 unless it is a memory disk, or has a layer in memory.
+    public var diskBytes: UInt64 { target.contentBytes(options) }
+
+    /// The maximum of `bufferBytes`; a target with tables has one queue.
     public static let mostBufferBytes = queueCounts.upperBound * depths.upperBound * ioSizes.upperBound
 
     /// The maximum number of descriptors that the client may send for all inputs, when the kernel has given the device this

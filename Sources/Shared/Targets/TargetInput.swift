@@ -17,6 +17,18 @@ public struct TargetInput: Sendable {
         /// A file in which `ubd` leaves orders for the worker, and the worker its answers. `ubd` makes it, so it is no option of the
         /// command line.
         case control
+        /// What was written to a disk whose base never changes: a memfd, or a file of the disk's size. `ubd` makes it.
+        case layer
+        /// A memfd that tells of each block of the disk whether it is in the layer. `ubd` makes it, sealed against any other size.
+        case blockMap
+
+        /// A user does not name it: `ubd` makes it.
+        var isMade: Bool {
+            switch self {
+            case .secret, .memory, .control, .layer, .blockMap: true
+            case .data, .base, .header, .sockets: false
+            }
+        }
     }
 
     public let role: Role

@@ -88,9 +88,7 @@ extension TargetManifest {
     public var givenOptions: [TargetOption] { options.filter { !$0.isAgreed } }
 
     /// The inputs that a user names. A secret has no name: `ubd` makes it of what the user knows.
-    public var givenInputs: [TargetInput] {
-        inputs.filter { $0.role != .secret && $0.role != .memory && $0.role != .control }
-    }
+    public var givenInputs: [TargetInput] { inputs.filter { !$0.role.isMade } }
 
     /// One of its inputs is a secret.
     public var takesSecret: Bool { inputs.contains { $0.role == .secret } }
@@ -105,7 +103,7 @@ extension TargetManifest {
     public var isInMemory: Bool { inputs.contains { $0.role == .memory } }
 
     /// Its content has exactly the size that the request names: no file or server tells another.
-    public var hasOwnSize: Bool { inputs.isEmpty || isInMemory }
+    public var hasOwnSize: Bool { inputs.isEmpty || isInMemory || hasBlockMap }
 
     /// Each worker needs inputs that no other worker has used.
     public var needsFreshInputs: Bool { survival == .freshInputs }

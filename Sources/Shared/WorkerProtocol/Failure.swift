@@ -80,6 +80,10 @@ public struct WorkerFailure: Error, Equatable, Sendable {
         case secretDiffers
         /// The rules of a fault device are none, or its control file is not of that kind; `detail`: 0 for the rules, else the file's bytes.
         case faultPlan
+        /// An overlay's base can be written through the file that came for it.
+        case baseWritable
+        /// An overlay's layer is no writable regular file of the size that its blocks need; `detail`: its bytes.
+        case layerUnusable
     }
 
     public init(_ step: Step, errno: Int32 = 0, detail: UInt64 = 0) {

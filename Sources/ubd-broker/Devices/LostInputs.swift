@@ -96,6 +96,9 @@ extension ManagedDevice {
     /// Its inputs are memory that nobody but the broker's parking socket and its workers has, unless its client kept it.
     var isInMemory: Bool { launch?.target.isInMemory ?? false }
 
+    /// Its inputs have no name by which they could be opened again.
+    var isDisposable: Bool { isInMemory || launch?.target.hasBlockMap == true }
+
     /// The source of its data, for messages: "its file", "its server" or "its memory".
     var source: String { hasServer ? "its server" : isInMemory ? "its memory" : "its file" }
 
@@ -107,6 +110,9 @@ extension ManagedDevice {
 
     /// The end of the reason: what the owner can do, and what happens otherwise. `keeper`: its pid, when the device has one.
     fileprivate func remedyForLostInputs(keeper: Int32?) -> String {
+        if launch?.target.hasBlockMap == true {
+            return "what was written to it is lost: end the use of the device and delete it with --force"
+        }
         if isInMemory { return "its content is lost: end the use of the device and delete it with --force" }
         guard needsFreshInputs else {
             let header = launch?.target.takesSecret == true ? " (and --header, if it has one)" : ""

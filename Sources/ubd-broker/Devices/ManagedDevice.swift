@@ -92,10 +92,10 @@ final class ManagedDevice {
 
     /// A device that an earlier broker has left.
     convenience init(_ record: DeviceRecord) {
-        let isInMemory = (try? TargetManifest.named(record.device.target))?.isInMemory == true
-        let bytes = max(record.launch?.options.size ?? 0, record.device.sizeBytes)
-        self.init(
-            info: record.device, memoryBytes: record.memoryBytes, diskBytes: isInMemory ? bytes : 0, step: record.step)
+        var options = record.launch?.options ?? DeviceOptions()
+        options.size = max(options.size ?? 0, record.device.sizeBytes)
+        let bytes = (try? TargetManifest.named(record.device.target))?.contentBytes(options) ?? 0
+        self.init(info: record.device, memoryBytes: record.memoryBytes, diskBytes: bytes, step: record.step)
     }
 
     /// A device that is about to be added.

@@ -34,6 +34,12 @@ struct Resizing {
                 remedy: "add another of the new size, copy the data, and delete this one", option: "id",
                 value: "\(device.id)")
         }
+        if device.launch?.target.hasBlockMap == true {
+            return .invalidOption(
+                message: "\(name) has a layer and a map of its size, which keep that size",
+                remedy: "add another device of the new size on the same file (--size)", option: "id",
+                value: "\(device.id)")
+        }
         if device.launch?.target.takesSecret == true, device.launch?.options.size != nil {
             return .invalidOption(
                 message: "\(name) has the size that the header of its LUKS volume says",

@@ -190,12 +190,23 @@ enum StartErrors {
             return .badFile(
                 message:
                     "what came for the disk's memory is no writable memfd with exactly the seals SHRINK, GROW and SEAL",
-                remedy: "let ubd make it ('ubd add -t memory'), or seal it so before you send it", index: 0)
+                remedy: "let ubd make it ('ubd add -t \(device.info.target)'), or seal it so before you send it",
+                index: 0)
         case .memorySize:
             return .badFile(
                 message:
-                    "the disk's memfd has \(failure.detail) bytes instead of \(device.launch?.options.size ?? 0)",
-                remedy: "let ubd make it ('ubd add -t memory'), or give it the size that the request names", index: 0)
+                    "a memfd of the disk has \(failure.detail) bytes, and the disk is to have \(device.launch?.options.size ?? 0)",
+                remedy:
+                    "let ubd make it ('ubd add -t \(device.info.target)'), or give it the size that the request needs",
+                index: 0)
+        case .baseWritable:
+            return .badFile(
+                message: "\(name) was opened for writing, and the base of an overlay is only read",
+                remedy: "open it for reading", index: 2)
+        case .layerUnusable:
+            return .badFile(
+                message: "the layer is no writable regular file of the size that the device needs: it has "
+                    + "\(failure.detail) bytes", remedy: "let ubd make it ('ubd add -t overlay')", index: 0)
         case .smallerThanBlock:
             return .badFile(
                 message: "\(name) is smaller than one block of \(failure.detail) bytes",

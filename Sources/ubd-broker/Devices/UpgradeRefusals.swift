@@ -40,7 +40,7 @@ extension UpgradeOperation {
         default:
             if !device.waitsForFile {
                 "see 'ubd list -n \(device.id)', and try again when it is live"
-            } else if device.launch == nil || device.isInMemory || device.file == .none && !device.needsFreshInputs {
+            } else if device.launch == nil || device.isDisposable || device.file == .none && !device.needsFreshInputs {
                 "delete it ('ubd del -n \(device.id) --force') and add it again: then it has the new program"
             } else {
                 "\(device.hasServer ? "bring it new connections" : "reopen its file") first ('ubd recover -n \(device.id)')"

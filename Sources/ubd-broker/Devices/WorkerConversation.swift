@@ -189,7 +189,8 @@ extension WorkerLaunch {
         self.init(
             binary: subject.program.file.raw, device: subject.node, uid: uid, gid: broker.workerGID,
             processes: WorkerLaunch.processes(queues: launch.queues),
-            mappedBytes: WorkerLaunch.otherBytes.process + UInt64(launch.queues) * queue + cache,
+            mappedBytes: WorkerLaunch.otherBytes.process + UInt64(launch.queues) * queue + cache
+                + launch.target.tableBytes(launch.options, depth: launch.depth),
             // A ring for each queue, and where it has a second one the event between the two.
             openFiles: UInt64(launch.queues) * (launch.target.submissions.hasSocket ? 2 : 1) + 22
                 + UInt64(launch.descriptors.upperBound),

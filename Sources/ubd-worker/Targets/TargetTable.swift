@@ -39,7 +39,8 @@ extension ServedTarget {
 
 /// The targets of this worker: each is a folder beside this file. A test compares the list with `TargetList`.
 let servedTargets: [any OpenedTarget.Type] = [
-    NullTarget.self, LoopTarget.self, NBDTarget.self, MemoryTarget.self, CryptTarget.self, FaultTarget.self,
+    NullTarget.self, LoopTarget.self, NBDTarget.self, MemoryTarget.self, CryptTarget.self, OverlayTarget.self,
+    FaultTarget.self,
 ]
 
 /// A target that is ready: the target itself, its disk, and what the queues need for it.

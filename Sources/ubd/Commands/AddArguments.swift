@@ -22,6 +22,7 @@ struct AddArguments: PlainArguments {
               ubd add -t nbd -- nbdkit memory 1G               the same, of a server that ubd starts
               ubd add -t crypt -f disk.luks                    asks for the passphrase of a LUKS volume
               ubd add -t loop -f disk.img --enable=data        comes back by itself: see 'ubd enable --help'
+              ubd add -t overlay -f base.img                   base.img stays as it is; what is written is thrown away
               ubd add -t fault -f disk.img --rules 'read error=EIO rate=1%'    fails as it is told: see 'ubd fault'
               dev=$(ubd add -t loop -f disk.img) && mkfs.ext4 "$dev"
 
@@ -114,6 +115,8 @@ struct AddArguments: PlainArguments {
 
     @OptionGroup var key: KeyArguments
 
+    @OptionGroup var layer: LayerArguments
+
     @Flag(
         name: .customLong("restart-command"),
         help: ArgumentHelp(
@@ -148,8 +151,8 @@ struct AddArguments: PlainArguments {
         AddCommand(
             target: target, number: number, ofTarget: ofTarget, queues: queues, depth: depth, maxIOSize: maxIOSize,
             readOnly: readOnly, recovery: recovery, ioTimeout: ioTimeout, mode: mode, cpus: cpus, shared: shared,
-            partition: partition, dial: dial.options, key: key.options, restartCommand: restartCommand, server: server,
-            name: name, enable: enable, asJSON: output.asJSON)
+            partition: partition, dial: dial.options, key: key.options, layer: layer.options,
+            restartCommand: restartCommand, server: server, name: name, enable: enable, asJSON: output.asJSON)
     }
 
     /// The manifests as text: help and checks have one source.

@@ -24,6 +24,8 @@ struct AddCommand: PlainCommand {
     var dial: DialOptions
     /// How the volume of a crypt device is opened.
     var key: KeyOptions
+    /// Where an overlay keeps what is written.
+    var layer = LayerOptions()
     /// The server behind -- is started again when it has ended.
     var restartCommand: Bool
     /// The server behind --; empty: none.
@@ -43,6 +45,7 @@ struct AddCommand: PlainCommand {
         let request = try self.request
         let plan: AddPlan
         do { plan = try AddPlan(request) } catch { throw CommandFailure(error) }
+        try refuseLayers(plan.target)
         if let input = plan.target.inputs.first, input.role == .sockets {
             try refuseKeys(plan.target)
             return try performConnected(plan, input, environment)
@@ -51,6 +54,7 @@ struct AddCommand: PlainCommand {
         try refuseKeys(plan.target)
         try refuseDialling(plan.target)
         if plan.target.takesControl { return try performFaulty(plan, environment) }
+        if plan.target.hasBlockMap { return try performLayered(plan, request, environment) }
         let client = BrokerClient(environment: environment)
         if let (path, input) = try file(for: plan.target) {
             if let partition { return try performPartitions(partition, of: path, input, request, plan, client) }
@@ -79,13 +83,14 @@ struct AddCommand: PlainCommand {
             path, readOnly: readOnly || input.isReadOnly, options: options, hasTwin: input.hasTwin, shared: shared)
     }
 
-    /// Adds a device on an open file; the notices are all that its user should know.
+    /// Adds a device on an open file; the notices are all that its user should know. `made`: files that come before it.
     func add(
-        _ backing: borrowing BackingFile, _ path: String, label: String? = nil, _ request: AddRequest, _ plan: AddPlan,
-        _ client: BrokerClient
+        _ backing: borrowing BackingFile, _ path: String, label: String? = nil, with made: [Int32] = [],
+        _ request: AddRequest, _ plan: AddPlan, _ client: BrokerClient
     ) throws(CommandFailure) -> (Device, [Notice]) {
         var request = request
-        if backing.readOnly { request.readOnly = true }
+        // A base is only read, whatever the device is.
+        if backing.readOnly, !plan.target.hasBlockMap { request.readOnly = true }
         request.fileName = label ?? MountMark.absent(Self.label(path))
         var told = backing.notices
         let smallest = ContentSectors.smallestBlock(of: backing.numbers[0])
@@ -100,7 +105,7 @@ struct AddCommand: PlainCommand {
             request.options.append(OptionValue("block-size", String(other)))
             told.append(Self.followed(path, other))
         }
-        let (device, notices) = try client.add(request, files: backing.numbers)
+        let (device, notices) = try client.add(request, files: made + backing.numbers)
         told += content?.notice(path, blockSize: UInt64(device.blockSize), smallest: smallest).map { [$0] } ?? []
         // The broker has the same notice for a file without direct I/O.
         told += notices.filter { notice in !told.contains { $0.code == notice.code } }

@@ -104,6 +104,7 @@ extension AddCommand {
         partition = line.text("--partition")
         dial = DialOptions(&line)
         key = KeyOptions(&line)
+        layer = LayerOptions(&line)
         restartCommand = line.flag("--restart-command")
         server = []
         name = line.text("--name")

@@ -60,6 +60,11 @@ struct RecoverCommand: UBDCommand {
                 .usage, "Usage", "device \(number) has no key, so \(given) would not be used", remedy: "leave it out")
         }
         if input?.role == .sockets { return try reconnect(device, client, environment) }
+        if target?.hasBlockMap == true {
+            throw CommandFailure(
+                .usage, "Usage", "device \(number) is an overlay, and ubd keeps its layer: nothing can be brought",
+                remedy: "if it is not live, what was written to it is lost: delete it and add another")
+        }
         if input?.role == .memory {
             throw CommandFailure(
                 .usage, "Usage", "device \(number) is a memory disk, and ubd keeps its memory: nothing can be brought",

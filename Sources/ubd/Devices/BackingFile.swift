@@ -208,7 +208,7 @@ struct BackingFile: ~Copyable {
             return nil
         }
         // The node of a block device lies on tmpfs, too, but not its data.
-        if first.st_mode & S_IFMT == S_IFREG, isInMemory(file) { stayWaitless(file) }
+        if first.st_mode & S_IFMT == S_IFREG { stayWaitlessInMemory(file) }
         let second = try status(of: file, path)
         guard second.st_dev == first.st_dev, second.st_ino == first.st_ino else {
             throw CommandFailure(
@@ -227,10 +227,15 @@ struct BackingFile: ~Copyable {
     /// tmpfs completes direct I/O at once but does not set FMODE_NOWAIT, so io_uring would hand every request to a
     /// helper thread. O_NONBLOCK on the file has the same effect as that flag when a ring registers it
     /// (io_file_get_flags). Only for tmpfs: on file systems that wait, the queue's thread would wait.
-    private static func stayWaitless(_ file: borrowing FileDescriptor) {
+    static func stayWaitless(_ file: borrowing FileDescriptor) {
         let current = fcntl(file.raw, F_GETFL)
         // Without the flag I/O works, too, but slower.
         if current >= 0 { _ = fcntl(file.raw, F_SETFL, current | O_NONBLOCK) }
+    }
+
+    /// The same for a file that may lie on another file system.
+    static func stayWaitlessInMemory(_ file: borrowing FileDescriptor) {
+        if isInMemory(file) { stayWaitless(file) }
     }
 
     private static var workingFolderIsGone: Bool {

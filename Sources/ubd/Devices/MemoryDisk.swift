@@ -33,10 +33,7 @@ final class MemoryDisk {
                 .usage, "Usage", "a memory disk needs a size", remedy: "give --size, as in --size 512M")
         }
         do throws(SystemError) {
-            let file = try create()
-            try call("ftruncate of the memory disk") { ftruncate(file.raw, off_t(size)) }
-            // linux/fcntl.h: F_ADD_SEALS; F_SEAL_SEAL, F_SEAL_SHRINK, F_SEAL_GROW.
-            try call("fcntl(F_ADD_SEALS)") { fcntl(file.raw, 1033, Int32(1 | 2 | 4)) }
+            let file = try SealedMemory.make("ubd-memory", bytes: size)
             // O_NONBLOCK: as in BackingFile.stayWaitless. Without the second file I/O works, too, but slower.
             let flags = O_RDWR | O_DIRECT | O_NONBLOCK | O_CLOEXEC
             let direct = open("/proc/self/fd/\(file.raw)", flags)
@@ -46,13 +43,5 @@ final class MemoryDisk {
                 .failed, "Memory", "a memory disk of \(size) bytes can not be made (\(error))",
                 remedy: "give a smaller --size, or free memory")
         }
-    }
-
-    /// MFD_NOEXEC_SEAL (8) where the kernel has it, Linux 6.3: a host may demand it (vm.memfd_noexec).
-    private static func create() throws(SystemError) -> FileDescriptor {
-        let flags = UInt32(MFD_CLOEXEC | MFD_ALLOW_SEALING)
-        let sealed = memfd_create("ubd-memory", flags | 8)
-        if sealed >= 0 { return FileDescriptor(owning: sealed) }
-        return FileDescriptor(owning: try call("memfd_create") { memfd_create("ubd-memory", flags) })
     }
 }

@@ -237,7 +237,7 @@ struct AddPlanTests {
     func unknownTarget() {
         for name in ["", "Loop", "iscsi", "loop "] {
             let error = #expect(throws: InterfaceError.self) { try AddPlan(AddRequest(target: name)) }
-            #expect(error?.remedy == "use one of: null, loop, nbd, memory, crypt, fault")
+            #expect(error?.remedy == "use one of: null, loop, nbd, memory, crypt, overlay, fault")
         }
     }
 }

@@ -177,13 +177,15 @@ struct ParsingTests {
 
     @Test("can bring what every target takes")
     func inputs() {
-        // One file, opened with its user's rights (AddCommand), and perhaps a secret behind it; or connections. More needs more.
+        // One file, opened with its user's rights (AddCommand), and perhaps a secret behind it, or layer and map before it; or connections.
+        // More needs more.
         for input in TargetList.all.flatMap(\.givenInputs) {
-            #expect(input.role == .data && input.count == 1...1 || input.role == .sockets)
+            #expect([.data, .base].contains(input.role) && input.count == 1...1 || input.role == .sockets)
         }
         for target in TargetList.all {
             #expect(target.givenInputs.count <= 1)
             #expect(!target.takesSecret || target.inputs.map(\.role) == [.data, .secret])
+            #expect(!target.hasBlockMap || target.inputs.map(\.role) == [.layer, .blockMap, .base])
         }
     }
 

@@ -19,7 +19,8 @@ struct ShippedExamplesTests {
         var text = try String(contentsOf: root.appending(path: "policy/access.policy"), encoding: .utf8)
         if plan.target.isInMemory {
             let lines = text.replacing(
-                "target=null,loop,nbd,crypt,fault ", with: "target=null,loop,nbd,crypt,fault,memory memory-disks=512M ")
+                "target=null,loop,nbd,crypt,overlay,fault ",
+                with: "target=null,loop,nbd,crypt,overlay,fault,memory memory-disks=512M ")
             #expect(lines != text)
             text = lines
         }
@@ -33,7 +34,7 @@ struct ShippedExamplesTests {
             ioTimeout: plan.ioTimeout.map { UInt64($0) }, id: plan.id.map { UInt64($0) },
             connections: plan.target.queues == .onePerConnection ? UInt64(plan.queues) : nil,
             spareBuffers: UInt64(plan.target.buffers(depth: plan.depth)) - UInt64(plan.depth),
-            diskBytes: plan.diskBytes)
+            tableBytes: plan.tableBytes, diskBytes: plan.diskBytes)
         return policy.decide(
             AccessPeer(uid: 1000, groups: [1000, 990]), asked, usage: AccessUsage(devices: 0, memoryBytes: 0))
     }

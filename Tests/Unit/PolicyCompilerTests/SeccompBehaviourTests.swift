@@ -58,6 +58,7 @@ struct SeccompBehaviourTests {
         #expect(
             targetPolicyNames == [
                 "target-crypt", "target-fault", "target-loop", "target-memory", "target-nbd", "target-null",
+                "target-overlay",
             ])
     }
 

@@ -121,7 +121,7 @@ struct MutationTests {
         let own = Array(try Data(contentsOf: policyFolder.appending(path: "access.policy")))
         let counts = fuzz(examples + [own], rounds: 4000) { (input) throws(PolicyError) in
             let policy = try AccessPolicy(
-                parsing: input, file: "a", targets: ["null", "loop", "nbd", "memory", "crypt", "fault"],
+                parsing: input, file: "a", targets: ["null", "loop", "nbd", "memory", "crypt", "overlay", "fault"],
                 user: { _ in 1001 },
                 group: { $0 == "ubd" ? 990 : nil })
             #expect(policy.rules.count == self.codeLines(input).count)

@@ -4,7 +4,7 @@ import Testing
 
 @Suite("The policies that ship")
 struct ShippedPolicyTests {
-    private let all = ["null", "loop", "nbd", "memory", "crypt", "fault"]
+    private let all = ["null", "loop", "nbd", "memory", "crypt", "overlay", "fault"]
 
     private func shippedAccess() throws -> AccessPolicy {
         try AccessPolicy(
@@ -56,7 +56,8 @@ struct ShippedPolicyTests {
         #expect(
             names == [
                 "worker-setup.policy", "worker-loop.policy", "target-null.policy", "target-loop.policy",
-                "target-nbd.policy", "target-memory.policy", "target-crypt.policy", "target-fault.policy",
+                "target-nbd.policy", "target-memory.policy", "target-crypt.policy", "target-overlay.policy",
+                "target-fault.policy",
                 "broker.policy",
             ])
         let loop = try SeccompPolicy(parsing: "worker-loop.policy", read: shipped("seccomp"))
@@ -128,13 +129,15 @@ struct ShippedPolicyTests {
         #expect(
             try files(in: "rings") == [
                 "common.ring", "null.ring", "loop.ring", "nbd.ring", "nbd-sockets.ring", "memory.ring", "crypt.ring",
-                "fault.ring",
+                "overlay.ring", "fault.ring",
             ])
         let null = try RingPolicy(parsing: "null.ring", read: shipped("rings"))
         let loop = try RingPolicy(parsing: "loop.ring", read: shipped("rings"))
         #expect(null.operations.map(RingPolicy.operationName) == ["URING_CMD"])
         let crypt = try RingPolicy(parsing: "crypt.ring", read: shipped("rings"))
         #expect(crypt.operations.map(RingPolicy.operationName) == ["FSYNC", "READ", "WRITE", "URING_CMD"])
+        let overlay = try RingPolicy(parsing: "overlay.ring", read: shipped("rings"))
+        #expect(overlay.operations.map(RingPolicy.operationName) == ["READ", "WRITE", "URING_CMD", "FUTEX_WAIT"])
         #expect(
             loop.operations.map(RingPolicy.operationName) == [
                 "FSYNC", "FALLOCATE", "READ", "WRITE", "URING_CMD", "FUTEX_WAIT",

@@ -36,6 +36,13 @@ struct ServingTests {
             for server in servers { close(server.near) }
             launch.options.size = 1 << 20
             launch.options[TargetOption.NBD.exportFlags] = .number(0x105)
+        } else if target.hasBlockMap {
+            let reader = try FileDescriptor.open(file.path, O_RDONLY)
+            let layer = try OverlayOpenTests.memory(1 << 20)
+            let map = try OverlayOpenTests.memory(BlockMap.bytes(disk: 1 << 20))
+            try send(pair.first.raw, [0], files: [layer.raw, map.raw, reader.raw])
+            launch.options.size = 1 << 20
+            launch.options.layerKind = .memory
         } else if target.isInMemory {
             let memory = memfd_create("test", UInt32(MFD_CLOEXEC | MFD_ALLOW_SEALING))
             defer { close(memory) }
@@ -65,7 +72,7 @@ struct ServingTests {
         #expect(try broker.survives())
         let threads = try broker.threads()
         // The main thread, one for each queue, and the range thread.
-        let hasRanges = (target == .loop || target == .memory) && KernelVersion.running() >= KernelVersion(6, 7)
+        let hasRanges = [.loop, .memory, .overlay].contains(target) && KernelVersion.running() >= KernelVersion(6, 7)
         #expect(threads.count == (hasRanges ? 4 : 3))
         let own = String(decoding: try readFile("/proc/self/status"), as: UTF8.self)
             .split(separator: "\n").first { $0.hasPrefix("Seccomp_filters:") }?.split(separator: "\t").last

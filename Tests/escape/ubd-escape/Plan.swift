@@ -94,7 +94,7 @@ struct Plan {
         let memory = mmap(
             base, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | fixedNoReplace, -1, 0)
         guard memory == base else { throw WorkerFailure(.memory, errno: errno) }
-        guard [.data, .memory].contains(launch.target.inputs.first?.role) else {
+        guard [.data, .memory, .layer].contains(launch.target.inputs.first?.role) else {
             // The magic number is the last that a test writes.
             for _ in 0..<patience where base.load(as: UInt64.self) != magic { usleep(1000) }
             return Plan(inFile: false)

@@ -22,15 +22,15 @@ public struct AccessRequest: Sendable, Equatable {
     public var connections: UInt64?
     /// Buffers of each queue beside one for each request in flight.
     public var spareBuffers: UInt64
+    /// Bytes of memory that the worker takes beside its buffers: tables or a cache.
+    public var extraBytes: UInt64
     /// Bytes of memory for the device's content; 0 unless it is a memory disk.
     public var diskBytes: UInt64
-    /// Bytes of memory that the worker takes beside its buffers.
-    public var cacheBytes: UInt64
 
     public init(
         target: String, readOnly: Bool, queues: UInt64, depth: UInt64, maxIOBytes: UInt64, sizeBytes: UInt64?,
         ioTimeout: UInt64? = nil, id: UInt64? = nil, cpus: NumberList? = nil, connections: UInt64? = nil,
-        spareBuffers: UInt64 = 0, diskBytes: UInt64 = 0, cacheBytes: UInt64 = 0
+        spareBuffers: UInt64 = 0, extraBytes: UInt64 = 0, diskBytes: UInt64 = 0
     ) {
         self.target = target
         self.readOnly = readOnly
@@ -43,18 +43,19 @@ public struct AccessRequest: Sendable, Equatable {
         self.cpus = cpus
         self.connections = connections
         self.spareBuffers = spareBuffers
+        self.extraBytes = extraBytes
         self.diskBytes = diskBytes
-        self.cacheBytes = cacheBytes
     }
 
     /// Bytes of memory that `bytes` of a memory disk take in a control group: beside each page the kernel's index of it, which is
     /// 576 bytes for 64 pages (lib/xarray.c).
     static func groupBytes(ofDisk bytes: UInt64) -> UInt64 { bytes.saturatingAdd(bytes / 256) }
 
-    /// Bytes of I/O buffers that the device pins: queues * (depth + spare buffers) * largest request, and a cache, saturating.
+    /// Bytes of I/O buffers that the device pins: queues * (depth + spare buffers) * largest request, and tables or a cache;
+    /// saturating.
     public var memoryBytes: UInt64 {
         queues.saturatingMultiply(depth.saturatingAdd(spareBuffers)).saturatingMultiply(maxIOBytes)
-            .saturatingAdd(cacheBytes)
+            .saturatingAdd(extraBytes)
     }
 
     /// Bytes that a device needs at least in its control group in addition to its buffers: the worker's program, stacks
