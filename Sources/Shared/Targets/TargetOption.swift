@@ -7,6 +7,9 @@ public struct TargetOption: Sendable {
     /// belong to one target each and are never reused.
     public typealias Number = UInt16
 
+    /// The first that belongs to one target.
+    public static let firstOwn: Number = 16
+
     /// The type and range of its values.
     public enum Kind: Sendable {
         /// Bytes: a range, a required divisor, and whether the value must be a power of two.

@@ -36,6 +36,11 @@ struct ComingBack {
         if let other = command.name, other != name { options += ["--name", other] }
         if let partition = command.partition { options += ["--partition", partition] }
         if let target { try addSecret(target, command.key) }
+        if let memory = command.layer.memory { options += ["--memory", memory.text] }
+        if let scratch = command.layer.scratch { options += ["--scratch", try Self.absolute(scratch)] }
+        if target?.hasBlockMap == true {
+            notes.append("what is written to it does not come back: each start begins with the file as it is")
+        }
         try addDialling(command)
         if target?.isInMemory == true {
             notes.append("its content does not come back: each start makes an empty disk")

@@ -26,6 +26,13 @@ struct RunningDevice {
                 .usage, "NotKnown", "nobody knows any more how the server of device \(device.id) was named and dialled",
                 remedy: "'ubd del -n \(device.id)', then add it again with --enable")
         }
+        // Neither the broker's list nor anything else has the options that only its target has, or where its layer is.
+        guard target.givenOptions.allSatisfy({ $0.number < TargetOption.firstOwn }), !target.hasBlockMap else {
+            throw CommandFailure(
+                .usage, "NotKnown",
+                "nobody knows any more with which options of target \(target.name) device \(device.id) was added",
+                remedy: "'ubd del -n \(device.id)', then add it again with --enable")
+        }
         (self.device, self.target) = (device, target)
     }
 

@@ -135,6 +135,14 @@ struct EnableTests {
                 "-t", "nbd", "--uri", "nbds://h/e", "--on-lost", "wait", "--tls-certificates", here + "/c",
                 "--tls-hostname", "x",
             ])
+        #expect(
+            try comesBack("-t overlay -f b.img --memory 1G --scratch s").options == [
+                "-t", "overlay", "--file", here + "/b.img", "--memory", "1G", "--scratch", here + "/s",
+            ])
+        #expect(
+            try comesBack("-t fault -f /x --cache 1M --seed 7").options == [
+                "-t", "fault", "--file", "/x", "--seed", "7", "--cache", "1M",
+            ])
         let server = try comesBack("-t nbd --restart-command -- sh -c x")
         #expect(
             server.options.suffix(4).dropFirst(0).map { $0.hasSuffix("/sh") ? "sh" : $0 } == ["--", "sh", "-c", "x"])
@@ -163,7 +171,8 @@ struct EnableTests {
             let input = target.givenInputs.first.map { $0.role == .sockets ? "--uri nbd://h/e" : "--\($0.name) /x" }
             let back = try? comesBack("-t \(target.name) \(input ?? "")")
             #expect((back == nil) == target.takesSecret, "\(target.name)")
-            #expect(back?.notes.isEmpty != target.isInMemory || target.takesSecret, "\(target.name)")
+            let isLost = target.isInMemory || target.hasBlockMap
+            #expect(back?.notes.isEmpty != isLost || target.takesSecret, "\(target.name)")
         }
     }
 
@@ -276,7 +285,8 @@ struct EnableTests {
         _ = folder.file("data.img", bytes: 1 << 20)
         let cases: [(Device, [String], Int32)] = [
             (loop { $0.file = "data.img" }, [], 2), (loop { $0.owner = 0 }, [], 3), (loop { $0.target = "nbd" }, [], 2),
-            (loop { $0.target = "crypt" }, [], 2), (loop { $0.file = "/no/where.img" }, [], 2),
+            (loop { $0.target = "crypt" }, [], 2), (loop { $0.target = "overlay" }, [], 2),
+            (loop { $0.target = "fault" }, [], 2), (loop { $0.file = "/no/where.img" }, [], 2),
             (loop(), ["a/b"], 2), (FakeBroker.device(id: 3, target: "null", file: nil), ["-f", "x"], 2),
             (loop(), ["--key-file", "x"], 2),
         ]
