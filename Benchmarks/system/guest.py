@@ -235,7 +235,11 @@ def load(path, way, block, depth, requests, *more, jobs=1):
 def set_scheduler(path, name="none"):
     if name != "none":
         must("modprobe", name)
-    with open(f"/sys/block/{os.path.basename(path)}/queue/scheduler", "w") as file:
+    path = f"/sys/block/{os.path.basename(path)}/queue/scheduler"
+    # A device without a queue of requests, as dm-crypt's, has no scheduler, and none can be named.
+    if name == "none" and open(path).read().strip() == "none":
+        return
+    with open(path, "w") as file:
         file.write(name)
 
 
