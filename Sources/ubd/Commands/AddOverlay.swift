@@ -20,6 +20,7 @@ extension AddCommand {
         var options = plan.options
         options.size = nil
         let base = try open(path, input, options)
+        base.stayWaitless()
         let (size, told) = try look(at: base, path)
         var sized = plan.options
         if sized.size == nil { sized.size = size - size % UInt64(plan.options.blockSize ?? 512) }

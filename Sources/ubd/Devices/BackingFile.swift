@@ -74,6 +74,9 @@ struct BackingFile: ~Copyable {
         } catch { throw cannotOpen(path, error.errno) }
     }
 
+    /// Lets a ring read the buffered file without a helper thread where it lies in memory, for a target that uses no other.
+    func stayWaitless() { BackingFile.stayWaitlessInMemory(buffered) }
+
     private init(
         readOnly: Bool, notices: [Notice], buffered: consuming FileDescriptor, direct: consuming FileDescriptor?
     ) {
