@@ -237,7 +237,7 @@ def set_scheduler(path, name="none"):
         must("modprobe", name)
     path = f"/sys/block/{os.path.basename(path)}/queue/scheduler"
     # A device without a queue of requests, as dm-crypt's, has no scheduler, and none can be named.
-    if name == "none" and open(path).read().strip() == "none":
+    if name == "none" and not os.path.exists(path):
         return
     with open(path, "w") as file:
         file.write(name)

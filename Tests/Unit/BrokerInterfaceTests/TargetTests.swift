@@ -166,6 +166,14 @@ struct AddPlanTests {
         #expect(TargetManifest.nbd.spareBuffers == TargetManifest.nbdSpareBuffers)
     }
 
+    @Test("counts the cache of target fault as memory of the device")
+    func caches() throws {
+        let without = try AddPlan(AddRequest(target: "fault"))
+        let with = try AddPlan(AddRequest(target: "fault", options: [OptionValue("cache", "1048576")]))
+        #expect(without.bufferBytes == 64 << 20 && with.bufferBytes == 65 << 20)
+        #expect(TargetManifest.loop.cacheBytes(with.options) == 0)
+    }
+
     @Test("takes a connection for each queue that the kernel gives, and no other number, 16 at most")
     func connections() throws {
         func plan(_ queues: Int64, connections: String? = nil) throws -> AddPlan {

@@ -34,7 +34,7 @@ struct ShippedExamplesTests {
             ioTimeout: plan.ioTimeout.map { UInt64($0) }, id: plan.id.map { UInt64($0) },
             connections: plan.target.queues == .onePerConnection ? UInt64(plan.queues) : nil,
             spareBuffers: UInt64(plan.target.buffers(depth: plan.depth)) - UInt64(plan.depth),
-            tableBytes: plan.tableBytes, diskBytes: plan.diskBytes)
+            extraBytes: plan.extraBytes, diskBytes: plan.diskBytes)
         return policy.decide(
             AccessPeer(uid: 1000, groups: [1000, 990]), asked, usage: AccessUsage(devices: 0, memoryBytes: 0))
     }

@@ -52,7 +52,9 @@ struct ServingTests {
             launch.options.size = 1 << 20
         } else if !target.inputs.isEmpty {
             let key = try CryptTargetTests.secret(CryptTargetTests.key(64))
-            try send(pair.first.raw, [0], files: [file.file.raw] + (target.takesSecret ? [key.raw] : []))
+            let control = try FaultTargetTests.control()
+            let more = (target.takesSecret ? [key.raw] : []) + (target.takesControl ? [control.file.raw] : [])
+            try send(pair.first.raw, [0], files: [file.file.raw] + more)
         }
         try broker.launch(launch, parking: pair.second)
         guard case .geometry = try broker.next() else { throw SystemError("no geometry", EPROTO) }
@@ -68,12 +70,14 @@ struct ServingTests {
 
     @Test("lives behind two filters on every thread, and can open no file any more", arguments: TargetList.all)
     func walls(target: TargetManifest) throws {
-        let broker = try serving(target, queues: 2)
+        let queues: UInt16 = target.queues == .one ? 1 : 2
+        let broker = try serving(target, queues: queues)
         #expect(try broker.survives())
         let threads = try broker.threads()
         // The main thread, one for each queue, and the range thread.
-        let hasRanges = [.loop, .memory, .overlay].contains(target) && KernelVersion.running() >= KernelVersion(6, 7)
-        #expect(threads.count == (hasRanges ? 4 : 3))
+        let discards =
+            [.loop, .memory, .overlay, .fault].contains(target) && KernelVersion.running() >= KernelVersion(6, 7)
+        #expect(threads.count == 1 + Int(queues) + (discards ? 1 : 0))
         let own = String(decoding: try readFile("/proc/self/status"), as: UTF8.self)
             .split(separator: "\n").first { $0.hasPrefix("Seccomp_filters:") }?.split(separator: "\t").last
         let inherited = try #require(own.flatMap { Int($0) })

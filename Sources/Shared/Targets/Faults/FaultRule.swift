@@ -79,7 +79,7 @@ public struct FaultRule: Equatable, Sendable, BitwiseCopyable {
         else { return false }
         if heals { guard action == .error, operations == .read, healed <= FaultRule.mostHealed else { return false } }
         if acknowledged, action != .torn { return false }
-        if action != .error, action != .torn, failure != .io { return false }
+        if action != .error, failure != .io { return false }
         switch action {
         case .delay: return low <= high && high <= FaultRule.longestDelay && high > 0
         case .exponential: return (1...FaultRule.longestDelay / 20).contains(low) && high == 0
