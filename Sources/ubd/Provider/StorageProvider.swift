@@ -133,9 +133,10 @@ struct StorageProvider {
             let found = try volumes.find(request.name)
             switch (found, request.createMode) {
             case (.missing, .open), (.none, .open): throw Refusal.interface("NoSuchVolume")
-            case (.device, .new), (.file, .new): throw Refusal.interface("VolumeExists")
+            case (.device, .new), (.file, .new), (.enabled, .new): throw Refusal.interface("VolumeExists")
             case (.device(let device), _): return device
             case (.file, _): return try volumes.attach(request.name)
+            case (.enabled, _): return try volumes.start(request.name)
             // A device's own name stands for a device that is there; nobody can make one of that name.
             case (.none, _): throw Refusal.interface("CreateNotSupported")
             case (.missing, _):

@@ -20,21 +20,24 @@ struct Volume: VolumeListEntry, Equatable {
     let name: String
     let aliases: [String]
     let readOnly: Bool
-    let sizeBytes: UInt64
+    /// nil: not known before the device is there.
+    let sizeBytes: UInt64?
     /// Allocated bytes of its file; nil when that is not known.
     let usedBytes: UInt64?
 
     var json: JSON {
         .record([
             ("name", .string(name)), ("aliases", aliases.isEmpty ? nil : .array(aliases.map(JSON.string))),
-            ("type", "blk"), ("readOnly", .bool(readOnly)), ("sizeBytes", .integer(Int64(clamping: sizeBytes))),
+            ("type", "blk"), ("readOnly", .bool(readOnly)),
+            ("sizeBytes", sizeBytes.map { .integer(Int64(clamping: $0)) }),
             ("usedBytes", usedBytes.map { .integer(Int64(clamping: $0)) }),
         ])
     }
 }
 
-/// The volumes of a user: each live device of hers as `ubdbN`, and each file NAME.img of her volumes' folder as NAME,
-/// attached or not.
+/// The volumes of a user: each live device of hers as `ubdbN`, and by its name if it has one; each file NAME.img of her volumes'
+/// folder as NAME, attached or not; and each device that comes back by itself by its name, there or not. Where two have one name
+/// the file in the folder has it.
 struct Volumes {
     /// A sparse file in the folder, as a device of target loop.
     static let template = VolumeTemplate(name: "loop")
@@ -49,6 +52,8 @@ struct Volumes {
         case device(Device)
         /// A file of the folder that no device serves.
         case file
+        /// A device that comes back by itself, and is not there.
+        case enabled
         /// Nothing, but a volume of that name could be made.
         case missing
         /// Nothing, and no volume can have that name.
@@ -102,10 +107,11 @@ struct Volumes {
         do { devices = try own(client.list()) } catch { throw .failure(error) }
         let names = fileNames()
         let volumes = devices.map { device in
-            let name = names.first { serves(device, $0) }
+            let image = names.first { serves(device, $0) }
+            let name = image ?? device.name.flatMap { names.contains($0) || Self.number($0) != nil ? nil : $0 }
             return Volume(
                 name: name ?? "ubdb\(device.id)", aliases: name == nil ? [] : ["ubdb\(device.id)"],
-                readOnly: device.readOnly, sizeBytes: device.sizeBytes, usedBytes: name.flatMap { size($0)?.used })
+                readOnly: device.readOnly, sizeBytes: device.sizeBytes, usedBytes: image.flatMap { size($0)?.used })
         }
         let attached = Set(volumes.map(\.name))
         return volumes
@@ -116,6 +122,7 @@ struct Volumes {
                         usedBytes: $0.used)
                 }
             }
+            + enabledVolumes(except: attached.union(names))
     }
 
     /// What `name` stands for.
@@ -126,7 +133,9 @@ struct Volumes {
             return devices.first { $0.id == number }.map { .device($0) } ?? .none
         }
         guard let device = devices.first(where: { serves($0, name) }) else {
-            return size(name) == nil ? .missing : .file
+            if size(name) != nil { return .file }
+            if let device = named(name, among: devices) { return .device(device) }
+            return enabled(name) == nil ? .missing : .enabled
         }
         // The name may be that of another file by now, or of none: then the device's content is not the volume's.
         guard isLocked(name), !isYounger(name, than: device), !devices.contains(where: { mayBe($0, name, not: device) })
@@ -173,7 +182,7 @@ struct Volumes {
     }
 
     /// Root is told everybody's devices, and hands over its own. Requests to a device that is recovering wait.
-    private func own(_ devices: [Device]) -> [Device] {
+    func own(_ devices: [Device]) -> [Device] {
         devices.filter { $0.owner == geteuid() && [.live, .recovering].contains($0.state) }
     }
 

@@ -93,10 +93,14 @@ final class FakeBroker: Sendable {
 
     /// The environment of a command with this broker.
     func environment(_ console: Recorder, host: any Machine = FakeMachine.healthy) -> CommandEnvironment {
-        CommandEnvironment(
+        var environment = CommandEnvironment(
             console: console, socketPath: socketPath, host: host, executable: Program.path,
             identity: { (node) throws(SystemError) in DeviceFlush.Identity(asFound: node) }, addSeconds: 10,
             callSeconds: 10, flushSeconds: 10, turnSeconds: 0)
+        // No test reads what the user who runs it has enabled.
+        let devices = folder.path + "/devices"
+        environment.manager = { _ in ServiceManager(isSystem: false, folder: devices, runtime: nil) }
+        return environment
     }
 
     static func device(

@@ -65,6 +65,40 @@ struct ProvideTests {
         }
     }
 
+    @Test("a device that comes back is a volume by its name: its unit is started when it is not there")
+    func enabled() throws {
+        let state = TemporaryFolder()
+        let started = state.path + "/started"
+        let broker = broker(6) { _ in
+            guard access(started, F_OK) == 0 else { return [] }
+            var device = Self.own(3, file: "/x")
+            device.name = "data"
+            return [device]
+        }
+        let systemctl = state.path + "/systemctl"
+        // What the unit's program does, as far as others see it.
+        let script =
+            "#!/bin/sh\n[ \"$*\" = '--user --no-pager --no-ask-password start ubd@data.service' ] || exit 1\n"
+            + "mkdir -p \(state.path)/ubd-device/data && echo 3 43 >\(state.path)/ubd-device/data/made && touch \(started)\n"
+        try Data(script.utf8).write(to: URL(fileURLWithPath: systemctl))
+        chmod(systemctl, 0o755)
+        let manager = ServiceManager(
+            isSystem: false, folder: state.path + "/devices", runtime: state.path, systemctl: systemctl)
+        try DeviceFiles(manager: manager).create("data", "NUMBER=any\nOPTIONS=-t loop -f /x --read-only\n")
+        try DeviceFiles(manager: manager).create("wrong", "NUMBER=any\nOPTIONS=-t\n")
+        try DeviceFiles(manager: manager).create("ubdb7", "NUMBER=any\nOPTIONS=-t null\n")
+        var environment = broker.environment(Recorder())
+        environment.manager = { _ in manager }
+        let volumes = Volumes(environment: environment, folder: broker.folder.path + "/volumes")
+        let expected = Volume(name: "data", aliases: [], readOnly: true, sizeBytes: nil, usedBytes: nil)
+        #expect(try volumes.all() == [expected])
+        #expect(try volumes.find("data") == .enabled && volumes.find("wrong") == .missing)
+        let device = try volumes.start("data")
+        #expect(device.id == 3)
+        #expect(try volumes.all().map { [$0.name] + $0.aliases } == [["data", "ubdb3"]])
+        #expect(try volumes.find("data") == .device(device))
+    }
+
     @Test("the folder is that of the XDG specification, and never a relative one")
     func folder() {
         #expect(Volumes.defaultFolder { ["XDG_STATE_HOME": "/s", "HOME": "/h"][$0] } == "/s/ubd/volumes")
