@@ -111,11 +111,11 @@ struct AddOverlayTests {
         let scratch = try AddPlan(AddRequest(target: "overlay", options: [size]))
         #expect(scratch.diskBytes == 0)
         // 64 KiB and 32 KiB for each GiB, and a block for each of 128 requests.
-        #expect(scratch.tableBytes == (64 << 10) + (32 << 10) + 128 * (4096 + 128))
-        #expect(scratch.bufferBytes == 128 << 19 + scratch.tableBytes)
+        #expect(scratch.extraBytes == (64 << 10) + (32 << 10) + 128 * (4096 + 128))
+        #expect(scratch.bufferBytes == 128 << 19 + scratch.extraBytes)
         let memory = try AddPlan(
             AddRequest(target: "overlay", options: [size, OptionValue("layer-kind", "memory")]))
-        #expect(memory.diskBytes == 1 << 30 && memory.tableBytes == scratch.tableBytes)
-        #expect(try AddPlan(AddRequest(target: "loop")).tableBytes == 0)
+        #expect(memory.diskBytes == 1 << 30 && memory.extraBytes == scratch.extraBytes)
+        #expect(try AddPlan(AddRequest(target: "loop")).extraBytes == 0)
     }
 }
