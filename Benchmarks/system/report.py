@@ -102,6 +102,9 @@ def requirements(sections):
     for sector, way, depth, cost in encrypted(sections["crypt"]["results"]):
         most = CRYPT_LIMITS[way, depth] if sector == 4096 else cost["dm-crypt"]["all"]
         lines.append(requirement(f"crypt, sectors of {sector}, {way}, depth {depth}" + ("" if sector == 4096 else ": dm-crypt's"), cost["ubd"]["all"], most, everything))
+    for what, way, depth, cost in layered(sections["overlay"]["results"]):
+        ours, theirs = min(cost[which]["all"] for which in LAYERED), cost["dm-snapshot", "kernel"]["all"]
+        lines.append(requirement(f"overlay, {what}, {way}, depth {depth}: below dm-snapshot", ours, theirs, everything, less=True))
     old = sections["old-kernel"]["results"]
     for target, most in (("null", 240), ("loop", 606)):
         for way in WAYS:
@@ -186,6 +189,32 @@ def encrypted_table(results):
         ours, theirs = cost["ubd"], cost["dm-crypt"]["all"]
         cells = [number(theirs), number(ours["user"]), number(ours["run"]), number(ours["all"]), f"{100 * (ours['all'] / theirs - 1):+.1f} %"]
         lines.append(f"| {sector} | {way} | {depth} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+# --- overlay ----------------------------------------------------------------------------------------------------------
+
+
+def layered(results):
+    """(what, way, depth, {(server, mode): medians}) of target overlay and of dm-snapshot."""
+    for target, what in (("overlay", "the base"), ("overlay-written", "what was written")):
+        for depth in sorted({p["depth"] for p in results}):
+            for way in WAYS:
+                cost = {}
+                for point in find(results, target=target, way=way, depth=depth):
+                    cost.setdefault((point["server"], point["mode"]), []).append(point)
+                if cost:
+                    yield what, way, depth, {which: {name: statistics.median(p[name] for p in these) for name in ("user", "all")} for which, these in cost.items()}
+
+
+LAYERED = [("ubd", "copy"), ("ubd", "batch-zero-copy")]
+
+
+def layered_table(results):
+    lines = ["| | | depth | dm-snapshot: all | " + " | ".join(f"{mode}: user | all" for _, mode in LAYERED) + " |", "|---|---|---:|---:|" + "---:|---:|" * len(LAYERED)]
+    for what, way, depth, cost in layered(results):
+        cells = [number(cost["dm-snapshot", "kernel"]["all"])] + [number(cost[which][name]) for which in LAYERED for name in ("user", "all")]
+        lines.append(f"| {what} | {way} | {depth} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
@@ -475,6 +504,13 @@ A LUKS2 volume (aes-xts-plain64, 512 bits) in a file on tmpfs, 4 KiB at random, 
 boot; medians of several runs in turns. {source(sections['crypt'])}
 
 {encrypted_table(sections['crypt']['results'])}
+
+## A copy on write: overlay
+
+A file on tmpfs as the base, what is written in memory, 4 KiB at random, by target overlay and by dm-snapshot (transient, chunks of
+4 KiB, over loop), in one boot; medians of several runs in turns. Of the base one block in sixteen is written. {source(sections['overlay'])}
+
+{layered_table(sections['overlay']['results'])}
 
 ## What the walls cost
 

@@ -222,7 +222,7 @@ struct BackingFile: ~Copyable {
     }
 
     /// The file lies on tmpfs.
-    private static func isInMemory(_ file: borrowing FileDescriptor) -> Bool {
+    static func isInMemory(_ file: borrowing FileDescriptor) -> Bool {
         var system = statfs()
         return fstatfs(file.raw, &system) == 0 && system.f_type == 0x0102_1994
     }

@@ -34,10 +34,9 @@ final class MemoryDisk {
         }
         do throws(SystemError) {
             let file = try SealedMemory.make("ubd-memory", bytes: size)
-            // O_NONBLOCK: as in BackingFile.stayWaitless. Without the second file I/O works, too, but slower.
-            let flags = O_RDWR | O_DIRECT | O_NONBLOCK | O_CLOEXEC
-            let direct = open("/proc/self/fd/\(file.raw)", flags)
-            return MemoryDisk(file, direct >= 0 ? FileDescriptor(owning: direct) : nil)
+            // Without the second file I/O works, too, but slower.
+            let direct = SealedMemory.waitless(file)
+            return MemoryDisk(file, direct)
         } catch {
             throw CommandFailure(
                 .failed, "Memory", "a memory disk of \(size) bytes can not be made (\(error))",

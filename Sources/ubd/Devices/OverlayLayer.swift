@@ -29,9 +29,15 @@ final class OverlayLayer {
         guard size <= memory else { return OverlayLayer(.scratch, try file(bytes, in: scratch), map) }
         do throws(SystemError) {
             let layer = try SealedMemory.make("ubd-layer", bytes: bytes)
-            BackingFile.stayWaitless(layer)
-            return OverlayLayer(.memory, layer, map)
+            return OverlayLayer(.memory, waitless(layer), map)
         } catch { throw noMemory(size, error, "give a smaller --memory, so that the layer is a file") }
+    }
+
+    /// The same file, so that writes of it need no helper thread, where the kernel has that.
+    private static func waitless(_ file: consuming FileDescriptor) -> FileDescriptor {
+        if let other = SealedMemory.waitless(file) { return other }
+        BackingFile.stayWaitless(file)
+        return file
     }
 
     private static func noMemory(_ size: UInt64, _ error: SystemError, _ remedy: String) -> CommandFailure {
@@ -47,8 +53,7 @@ final class OverlayLayer {
             let raw = try call("open") { open(folder.systemPath, flags | O_CLOEXEC, 0o600) }
             let file = FileDescriptor(owning: raw)
             try call("make a file of \(bytes) bytes in \(folder)") { ftruncate(file.raw, off_t(clamping: bytes)) }
-            BackingFile.stayWaitlessInMemory(file)
-            return file
+            return BackingFile.isInMemory(file) ? waitless(file) : file
         } catch {
             let remedy =
                 switch error.errno {
