@@ -185,7 +185,10 @@ final class Broker {
     func devicesWaiting(for bytes: Range<UInt64>, of file: FileIdentity) -> [ManagedDevice] {
         guard file != .none else { return [] }
         return devices.values.filter { device in
-            guard device.waitsForFile, !device.info.readOnly, device.file == file else { return false }
+            // What has no name is never brought again, and no other device has its bytes.
+            guard device.waitsForFile, !device.isDisposable, !device.info.readOnly, device.file == file else {
+                return false
+            }
             let begin = UInt64(clamping: device.info.offset ?? 0)
             return bytes.overlaps(begin..<begin + UInt64(clamping: device.info.sizeBytes))
         }

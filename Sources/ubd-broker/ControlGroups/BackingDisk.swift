@@ -8,11 +8,12 @@ import WorkerProtocol
 /// worker; a compromised one can only have another disk limited for its own user.
 enum BackingDisk {
     /// "8:0"; nil when the file system has no disk with its device number (btrfs, tmpfs, network).
+    /// `writesToFile`: what is written goes to the file of the geometry, also when a block device is behind the disk, too.
     ///
     /// - Throws: when sysfs does not tell.
-    static func name(_ geometry: Geometry, sysfs: String) throws(SystemError) -> String? {
+    static func name(_ geometry: Geometry, writesToFile: Bool = false, sysfs: String) throws(SystemError) -> String? {
         let major, minor: UInt32
-        if geometry.backingMajor != 0 || geometry.backingMinor != 0 {
+        if !writesToFile, geometry.backingMajor != 0 || geometry.backingMinor != 0 {
             (major, minor) = (geometry.backingMajor, geometry.backingMinor)
         } else {
             (major, minor) = (ubd_major(geometry.file.device), ubd_minor(geometry.file.device))
@@ -45,7 +46,10 @@ extension AddOperation {
             geometry.file != .none || geometry.backingMajor != 0
         else { return next() }
         let disk: String?
-        do { disk = try BackingDisk.name(geometry, sysfs: broker.sysfs) } catch {
+        do {
+            disk = try BackingDisk.name(
+                geometry, writesToFile: plan.options.layerKind == .scratch, sysfs: broker.sysfs)
+        } catch {
             return fail(StartErrors.broken("find the disk that an I/O limit applies to", error))
         }
         guard let disk, let text = limits.ioText(disk: disk) else {

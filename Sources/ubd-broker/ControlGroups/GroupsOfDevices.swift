@@ -11,7 +11,12 @@ extension Broker {
         DeviceGroup(
             user: device.info.controlGroup.flatMap(DeviceGroup.user(inPath:)) ?? account(of: device.owner),
             device: device.id, generation: device.info.generation, limits: device.info.groupLimits ?? GroupLimits(),
-            isOfMemory: device.diskBytes > 0)
+            isOfMemory: device.diskBytes > 0 || hasMap(device))
+    }
+
+    /// A block map is memory that its owner can keep, too, whatever the layer is.
+    private func hasMap(_ device: ManagedDevice) -> Bool {
+        (try? TargetManifest.named(device.info.target))?.hasBlockMap == true
     }
 
     /// Opens the group for a further worker of a device while `body` runs; nil when there are no groups. If that fails,

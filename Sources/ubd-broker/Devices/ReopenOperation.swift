@@ -106,6 +106,13 @@ final class ReopenOperation: ClientOperation, Reopening {
                 message: "\(name) does not wait for \(device.source): it is \(what)", remedy: remedy, step: "state",
                 errno: nil)
         }
+        // Nobody could tell its layer and map from others.
+        guard device.launch?.target.hasBlockMap != true else {
+            return .failed(
+                message: "\(name) waits for its layer, which is lost",
+                remedy: "end the use of the device and delete it with 'ubd del -n \(device.id) --force'", step: "layer",
+                errno: nil)
+        }
         guard device.launch != nil, device.needsFreshInputs || device.file != .none else {
             return .failed(
                 message: "the record of \(name) does not tell which file it had",

@@ -12,12 +12,12 @@ struct FaultControlFile: ~Copyable {
 
     var raw: Int32 { file.raw }
 
-    /// Where it may be, the first one that can be used: the user's runtime folder, else a folder of the user's own in memory, else
-    /// in /tmp. All of them are local, as the worker wants it.
+    /// Where it may be, the first one that can be used. All of them are local, as the worker wants it. The device outlives its user's
+    /// last logout, which removes the runtime folder and what she has in /dev/shm (logind.conf(5), RemoveIPC).
     private static var folders: [String] {
         let runtime = getenv("XDG_RUNTIME_DIR").map { String(cString: $0) } ?? ""
-        return (runtime.hasPrefix("/") ? [runtime + "/ubd-fault"] : [])
-            + ["/dev/shm", "/tmp"].map { "\($0)/ubd-fault-\(geteuid())" }
+        return ["/tmp", "/dev/shm"].map { "\($0)/ubd-fault-\(geteuid())" }
+            + (runtime.hasPrefix("/") ? [runtime + "/ubd-fault"] : [])
     }
 
     private static func name(_ id: UInt32) -> String { "device-\(id)" }
@@ -38,7 +38,7 @@ struct FaultControlFile: ~Copyable {
         throw CommandFailure(
             .failed, "ControlFile",
             "no control file can be made in \(folders.joined(separator: " or "))\(last.map { " (\($0))" } ?? "")",
-            remedy: "set XDG_RUNTIME_DIR to a folder that is yours alone")
+            remedy: "make room in /tmp, or set XDG_RUNTIME_DIR to a folder that is yours alone")
     }
 
     /// Nobody else may put files there, or replace it.
@@ -80,7 +80,7 @@ struct FaultControlFile: ~Copyable {
         throw CommandFailure(
             .failed, "ControlFile",
             "the control file of device \(device.id) is not in \(folders.joined(separator: " or "))",
-            remedy: "run this as the user who added the device, with the same XDG_RUNTIME_DIR")
+            remedy: "run this as the user who added the device")
     }
 
     // MARK: Content

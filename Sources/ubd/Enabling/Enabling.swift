@@ -15,12 +15,37 @@ struct Enabling {
         guard enabled.status == 0 else { throw manager.refused("enable \(manager.unit(name))", enabled) }
         if let device { note(device) }
         defer { if device != nil { unlink(running.systemPath) } }
-        guard try manager.call(["start", manager.unit(name)]).status == 0 else {
+        try run("start")
+        if let lost = try lostDevice(instead: device, environment) {
+            guard !lost.isThere else {
+                throw CommandFailure(
+                    .failed, "NotStarted", "\(manager.unit(name)) is active with another device, ubdb\(lost.id)",
+                    remedy: "'\(manager.command("stop", name))' deletes that one; then enable this one by its number")
+            }
+            try run("restart")
+        }
+        return [Notice(code: "enabled", message: when(environment))]
+    }
+
+    private func run(_ verb: String) throws(CommandFailure) {
+        guard try manager.call([verb, manager.unit(name)]).status == 0 else {
             throw CommandFailure(
                 .failed, "NotStarted", "\(manager.unit(name)) is enabled, and did not start",
                 remedy: "'\(manager.journal(name))' says why")
         }
-        return [Notice(code: "enabled", message: when(environment))]
+    }
+
+    /// A unit that is active does nothing at a start, whether its device is there or not: the device that it had, when that is not the
+    /// one that it is to have. nil: all is well, or nobody tells.
+    private func lostDevice(
+        instead device: Device?, _ environment: CommandEnvironment
+    ) throws(CommandFailure) -> (id: UInt32, isThere: Bool)? {
+        guard let made else { return nil }
+        if let device { guard made.id != device.id || made.generation != device.generation else { return nil } }
+        let devices: [Device]
+        do throws(CommandFailure) { devices = try BrokerClient(environment: environment).list() } catch { return nil }
+        let isThere = devices.contains { $0.id == made.id && $0.generation == made.generation }
+        return isThere && device == nil ? nil : (made.id, isThere)
     }
 
     /// When it comes back.

@@ -194,6 +194,11 @@ struct ControlGroupTests {
         let first = geometry(file: UInt64(ubd_makedev(8, 1)))
         #expect(try BackingDisk.name(first, sysfs: sysfs) == "8:0")
         #expect(try BackingDisk.name(geometry(file: UInt64(ubd_makedev(8, 9))), sysfs: sysfs) == nil)
+        // An overlay's base is a disk; what is written goes to its layer.
+        var layered = first
+        (layered.backingMajor, layered.backingMinor) = (8, 9)
+        #expect(try BackingDisk.name(layered, writesToFile: true, sysfs: sysfs) == "8:0")
+        #expect(try BackingDisk.name(layered, sysfs: sysfs) == nil)
         // ENOTDIR, as any error but ENOENT.
         #expect(throws: SystemError.self) { try BackingDisk.name(first, sysfs: sysfs + "/devices/sda/dev") }
         unlink(sysfs + "/devices/sda/sda1/partition")

@@ -312,6 +312,27 @@ struct EnableTests {
         #expect(calls.allSatisfy { $0.hasSuffix("ubd@mine.service") } && calls.count == 2)
     }
 
+    @Test(
+        "a unit that is active without its device is started anew; one with another device is told",
+        arguments: [true, false])
+    func activeUnit(_ isThere: Bool) throws {
+        // A start of an active unit does nothing; a restart takes the device of the note.
+        let notes = folder.path + "/runtime/ubd-device/mine"
+        let manager = manager("[ \"$4\" != restart ] || [ ! -e \(notes)/running ] || cp \(notes)/running \(notes)/made")
+        _ = folder.file("data.img", bytes: 1 << 20)
+        let old = FakeBroker.device(id: 7)
+        let broker = listing(isThere ? [loop(), old] : [loop()], connections: 4)
+        let console = Recorder()
+        let environment = environment(broker, console, manager)
+        for path in [folder.path + "/runtime/ubd-device", notes] { mkdir(path, 0o700) }
+        try Data("7 47\n".utf8).write(to: URL(fileURLWithPath: notes + "/made"))
+        let status = CommandLineTool.run(["enable", "-n", "3", "mine"], environment)
+        let restarted = calls.contains { $0.hasSuffix("restart ubd@mine.service") }
+        #expect(restarted == !isThere && (status == 0) == !isThere, "\(console.errors) \(calls)")
+        #expect(text(notes + "/made") == (isThere ? "7 47\n" : "3 43\n"))
+        #expect(isThere == console.errors.contains { $0.contains("is active with another device, ubdb7") })
+    }
+
     // MARK: ubd disable, ubd list --enabled
 
     private let shown =

@@ -326,6 +326,48 @@ struct FaultTargetTests {
         #expect((0..<3).map { log[$0 * FaultControl.recordWords + 1] >> 8 & 0xff } == [3, 0, 3])
     }
 
+    @Test("a power cut ends what is stuck; power that is given back while the cut is not done comes after it")
+    func cutAndPower() throws {
+        typealias State = FaultControl.State
+        let file = try Self.file()
+        let control = try Self.control()
+        var queue = try TestQueue(
+            Self.target("read stuck sectors=800-807", cache: 8), files: [file.file.raw, control.file.raw])
+        try Self.begin(&queue)
+        var plan = FaultPlan()
+        func send(_ sequence: UInt64) {
+            let words = FaultControl.encode(plan, sequence: sequence, generation: 0)
+            #expect(
+                words.withUnsafeBytes { pwrite(control.file.raw, $0.baseAddress, $0.count, 0) } == FaultControl.block)
+        }
+        let memory = try #require(queue.loop.target.memory)
+        #expect(throws: SystemError.self) { try queue.read(sector: 800, sectors: 8) }
+        #expect(memory.state[State.stuck] == 1)
+        plan.power = 1
+        send(1)
+        var result: Int32?
+        for _ in 0..<5000 where result == nil {
+            result = try? queue.perform(UblkIOOperation.read, sector: 800, sectors: 8)
+            usleep(500)
+        }
+        #expect(result == -EIO && memory.state[State.stuck] == 0 && memory.state[State.off] == 1)
+        // As while what the cut left is on its way to the file.
+        memory.state[State.off] = 2
+        plan.power = 2
+        send(2)
+        for _ in 0..<200 {
+            #expect(try queue.read(sector: 0, sectors: 1).result == -EIO)
+            usleep(500)
+        }
+        #expect(memory.state[State.sequence] == 1)
+        memory.state[State.off] = 1
+        for _ in 0..<5000 where memory.state[State.off] != 0 {
+            _ = try queue.read(sector: 0, sectors: 1)
+            usleep(500)
+        }
+        #expect(try queue.read(sector: 0, sectors: 1).result == 512 && memory.state[State.sequence] == 2)
+    }
+
     @Test("a plan that is none is not obeyed, and is told")
     func rejected() throws {
         let file = try Self.file()

@@ -167,6 +167,28 @@ struct OverlayTargetTests {
         }
     }
 
+    @Test("zeros behind the base's end stay zeros for the next worker, whose base may be longer")
+    func zerosBehindTheBase() throws {
+        let size: UInt64 = 1 << 20
+        try Self.withMap(size) { map in
+            let base = try TestFile(bytes: Int(size))
+            let layer = try TestFile(bytes: 0)
+            #expect(ftruncate(layer.file.raw, off_t(size)) == 0)
+            let files = [layer.file.raw, base.file.raw]
+            // The base ends in the middle of block 2.
+            var queue = try TestQueue(Self.target(size, base: 17 * 512, map: map), files: files)
+            for sector: UInt64 in [18, 41] {
+                #expect(try queue.perform(UblkIOOperation.writeZeroes, sector: sector, sectors: 2) == 0)
+            }
+            var later = try TestQueue(Self.target(size, map: map), files: files)
+            for sector: UInt64 in [18, 41] {
+                #expect(try later.read(sector: sector, sectors: 2).data.allSatisfy { $0 == 0 }, "\(sector)")
+            }
+            let first = try later.read(sector: 16, sectors: 1).data
+            #expect(first == Array(TestFile.pattern(Int(size))[16 << 9..<17 << 9]))
+        }
+    }
+
     @Test("the map: states and ends of runs are what a plain array says")
     func map() {
         var random = SplitMix(state: 7)

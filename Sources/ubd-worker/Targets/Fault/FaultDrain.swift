@@ -118,6 +118,12 @@ extension FaultTarget {
             if isWriting, sector >= run.sector, sector - run.sector < UInt64(run.count) { return true }
             return keepsSome && FaultDice.roll(seed, 128 &+ cuts, sector) & 1 == 0
         }
+        memory.state[State.stuck] = 0
+        for tag in 0..<queue.depth where queue.requests[Int(tag)].phase == .stuck {
+            queue.requests[Int(tag)] = FaultRequest()
+            count(State.refused)
+            queue.complete(tag, .failed(EIO))
+        }
         memory.state[State.lost] &+= lost
         memory.state[State.kept] &+= kept
         log([], nil, 0, nil, detail: UInt32(clamping: lost), match: kept)

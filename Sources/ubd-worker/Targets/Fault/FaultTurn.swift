@@ -18,7 +18,7 @@ struct ControlTurn: Sendable {
     var isChanged = false
     /// The control file says that this worker serves.
     var isOnRecord = false
-    /// Records of the log that the file has, and those that it has when the write under way is done.
+    /// Records of the log that the file has, and the first of those that the write under way takes there.
     var logged: UInt64 = 0
     var writing: UInt64 = 0
 }
@@ -41,9 +41,10 @@ extension FaultTarget {
             if completion.result == Int32(FaultControl.block) { takePlan(on: &queue) }
             writeLog(on: &queue)
         case .log:
-            // A write that failed is tried again in the next turn.
-            if completion.result > 0, completion.result % Int32(FaultControl.recordWords * 8) == 0 {
-                turn.logged = turn.writing
+            // A write that failed is tried again in the next turn; one that was cut off goes on.
+            let bytes = Int32(FaultControl.recordWords * 8)
+            if completion.result > 0, completion.result % bytes == 0 {
+                turn.logged = turn.writing + UInt64(completion.result / bytes)
                 writeLog(on: &queue)
             } else {
                 writeState(on: &queue)
@@ -80,7 +81,7 @@ extension FaultTarget {
         let place = first % records
         let count = min(end - first, records - place)
         turn.step = .log
-        turn.writing = first + count
+        turn.writing = first
         queue.push(
             .write(
                 file: FaultTarget.controlFile,
@@ -104,6 +105,8 @@ extension FaultTarget {
     /// Obeys the plan that was read, if it is another one.
     private mutating func takePlan(on queue: inout Queue<FaultTarget>) {
         typealias State = FaultControl.State
+        // What a cut has left is being written: a plan that gives the power back comes after that.
+        if memory.state[State.off] == 2 { return }
         // A plan that is being written has no valid sum; the next turn reads it again.
         guard let sequence = FaultControl.sequence(memory.plan), sequence != memory.state[State.sequence] else {
             return
@@ -116,7 +119,7 @@ extension FaultTarget {
         if head.sets != memory.state[State.sets] { beginAnew(head, on: &queue) }
         if head.power != memory.state[State.power] {
             memory.state[State.power] = head.power
-            if head.power & 1 == 1 { cut(on: &queue) } else if memory.state[State.off] != 2 { restore() }
+            if head.power & 1 == 1 { cut(on: &queue) } else { restore() }
         }
         memory.state[State.sequence] = sequence
     }

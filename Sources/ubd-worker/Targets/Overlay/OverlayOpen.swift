@@ -34,6 +34,11 @@ extension OverlayTarget: ServedTarget {
         var open = OpenTarget(
             served: target, geometry: geometry(whole, size, block, readOnly: readOnly),
             files: [layer.descriptor, base.descriptor])
+        // The broker refuses a base that lies on a ublk disk: one worker would wait for another.
+        if base.isBlockDevice {
+            let number = UInt64(base.status.st_rdev)
+            (open.geometry.backingMajor, open.geometry.backingMinor) = (ubd_major(number), ubd_minor(number))
+        }
         // The disk that limits of I/O apply to. A layer in memory has none; and the base is not the device's alone.
         open.geometry.file =
             kind == .memory ? FileIdentity(device: base.identity.device, inode: .max) : layer.identity

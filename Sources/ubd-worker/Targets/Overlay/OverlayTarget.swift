@@ -166,7 +166,8 @@ struct OverlayTarget: Target {
         let block = at / OverlayTarget.blockSectors
         let state = map.state(block)
         let last = (end &+ OverlayTarget.blockSectors &- 1) / OverlayTarget.blockSectors
-        var stop = min(map.end(of: state, from: block, to: last) &* OverlayTarget.blockSectors, end)
+        // The map's owner can change this block's state meanwhile: it counts as it was.
+        var stop = min(map.end(of: state, from: block &+ 1, to: last) &* OverlayTarget.blockSectors, end)
         switch state {
         case .base where at < baseSectors:
             stop = min(stop, baseSectors)
@@ -194,7 +195,7 @@ struct OverlayTarget: Target {
         let block = at / OverlayTarget.blockSectors
         if map.state(block) == .layer, !work!.isBusy(block) {
             let last = (end &+ OverlayTarget.blockSectors &- 1) / OverlayTarget.blockSectors
-            let stop = min(map.end(of: .layer, from: block, to: last) &* OverlayTarget.blockSectors, end)
+            let stop = min(map.end(of: .layer, from: block &+ 1, to: last) &* OverlayTarget.blockSectors, end)
             start(.write, UInt32(truncatingIfNeeded: stop &- at), tag, on: &queue)
             return true
         }
@@ -276,7 +277,10 @@ struct OverlayTarget: Target {
         }
         let sectors = UInt32(min(self.end(of: block), end) - at)
         let state = map.state(block)
-        if state == .zeros || state == .base && at >= baseSectors {
+        let isBehindBase = state == .base && block * OverlayTarget.blockSectors >= baseSectors
+        // The base may be longer for the next worker.
+        if isBehindBase { map.set(block..<(block + 1), .zeros) }
+        if state == .zeros || isBehindBase {
             request.pointee.begun += sectors
             return true
         }
