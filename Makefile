@@ -18,11 +18,14 @@ hosted := --static-swift-stdlib -Xlinker -z -Xlinker now -Xlinker -s
 # so its start must be cheap. Packed relocations, for the same reason. gold cannot link that, lld can.
 # Each set of flags has a build folder of its own: in one folder every build would begin anew.
 packed := -Xlinker -z -Xlinker pack-relative-relocs
-static := --scratch-path $(SCRATCH)/worker -Xswiftc -DUBD_STATIC -Xswiftc -static-executable -Xswiftc -use-ld=lld \
-	-Xswiftc -Xclang-linker -Xswiftc -static-pie $(packed) -Xlinker -z -Xlinker now -Xlinker -s
+# What runs at a start lies side by side, so a start maps fewer pages (docs/building.md). Names that are gone are passed over.
+ordered := -Xlinker --symbol-ordering-file=$(abspath scripts/startup-order.txt) -Xlinker --no-warn-symbol-ordering
+with_symbols := --scratch-path $(SCRATCH)/worker -Xswiftc -DUBD_STATIC -Xswiftc -static-executable -Xswiftc -use-ld=lld \
+	-Xswiftc -Xclang-linker -Xswiftc -static-pie $(packed) $(ordered) -Xlinker -z -Xlinker now
+static := $(with_symbols) -Xlinker -s
 sources := Package.swift Sources Tests Benchmarks
 
-.PHONY: help dependencies build static-programs hosted-programs poison-worker crash-worker failing-broker newest-libc bare-worker escape fuzzers fuzz install uninstall deb deb-alone lab-packages bench bench-check \
+.PHONY: help dependencies build static-programs startup-order hosted-programs poison-worker crash-worker failing-broker newest-libc bare-worker escape fuzzers fuzz install uninstall deb deb-alone lab-packages bench bench-check \
 	test unit lab-test soak lint format demo lab clean
 
 help:
@@ -59,6 +62,12 @@ build:
 static-programs:
 	$(swift_build) $(static) --product ubd
 	$(swift_build) $(static) --product ubd-worker
+
+# Writes that list anew, after changes of what `ubd add` and `ubd del` do.
+startup-order:
+	@scripts/install-dependencies test
+	$(swift_build) $(subst $(SCRATCH)/worker,$(SCRATCH)/symbols,$(with_symbols)) --product ubd
+	scripts/startup-order $(SCRATCH)/symbols/release/ubd
 
 hosted-programs:
 	$(swift_build) --scratch-path $(SCRATCH) $(hosted) --product ubd-broker
