@@ -15,19 +15,25 @@ struct OverlayTargetTests {
         "random requests side by side, many in one block, with short results, errors and killed workers: each sector is what a model says",
         arguments: [false, true])
     func model(zeroCopy: Bool) throws {
-        for round in 0..<20 {
+        let rounds = 20
+        var kills = 0
+        var ended: [Int32: Int] = [:]
+        for round in 0..<rounds {
             let seed = round == 0 ? 1 : UInt64.random(in: .min ... .max)
             var kernel = try OverlayKernel(seed: seed, zeroCopy: zeroCopy)
             defer { kernel.deallocate() }
             try kernel.run(requests: 3000)
             #expect(kernel.failure == nil, "seed \(seed): \(kernel.failure ?? "")")
-            // Enough of each kind happened.
-            #expect(kernel.kills > 1 && kernel.mostRuns > 8, "seed \(seed)")
-            #expect(kernel.ended[1, default: 0] > 500 && kernel.ended[0, default: 0] > 100, "seed \(seed)")
-            #expect(kernel.ended[-ENOSPC, default: 0] + kernel.ended[-EIO, default: 0] > 0, "seed \(seed)")
+            kills += kernel.kills
+            for (result, count) in kernel.ended { ended[result, default: 0] += count }
+            #expect(kernel.mostRuns > 8, "seed \(seed)")
             // Without a copy, only blocks that are copied up go through the memory of the worker.
             #expect(!zeroCopy || kernel.copies > 100, "seed \(seed)")
         }
+        // Enough of each kind happened: in all of them, since a single one has few of some by chance.
+        #expect(kills > 2 * rounds, "\(kills)")
+        #expect(ended[1, default: 0] > 500 * rounds && ended[0, default: 0] > 100 * rounds, "\(ended)")
+        #expect(ended[-ENOSPC, default: 0] + ended[-EIO, default: 0] > rounds, "\(ended)")
     }
 
     /// A target over a map of its own, which stays.
