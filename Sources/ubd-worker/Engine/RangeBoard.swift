@@ -119,8 +119,9 @@ struct RangeBoard: Sendable {
 extension Queue {
     /// Submits the one submission of a request whose range is on the board: it completes when the range thread has done the range.
     /// Whatever its result, only `RangeBoard.result` counts.
-    mutating func wait(for board: RangeBoard, _ tag: UInt16) {
+    mutating func wait(for board: RangeBoard, _ tag: UInt16, slot: UInt8 = 0) {
         let (address, value) = board.waitingPoint(queue: number, tag: tag)
-        push(.waitForWord(address: address, value: value, userData: RequestKey(tag: tag, .control).rawValue))
+        let key = RequestKey(tag: tag, .control, slot: slot)
+        push(.waitForWord(address: address, value: value, userData: key.rawValue))
     }
 }

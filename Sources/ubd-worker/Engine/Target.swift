@@ -104,9 +104,12 @@ struct Outcome: Equatable, Sendable {
     @inline(__always)
     static func failed(_ errno: Int32) -> Outcome { Outcome(rawValue: -errno) }
 
-    /// A file's positive `errno`. The block layer passes few errors on to the writer; all others arrive as EIO. It has no code
-    /// for a quota or for a limit of the file's size, so these become ENOSPC.
-    static func fileFailed(_ errno: Int32) -> Outcome { .failed(errno == EDQUOT || errno == EFBIG ? ENOSPC : errno) }
+    /// A file's positive `errno`, as the writer is told it. The block layer passes few errors on; all others arrive as EIO. It has no
+    /// code for a quota or for a limit of the file's size, so these become ENOSPC.
+    static func told(_ errno: Int32) -> Int32 { errno == EDQUOT || errno == EFBIG ? ENOSPC : errno }
+
+    /// A file's positive `errno`.
+    static func fileFailed(_ errno: Int32) -> Outcome { .failed(told(errno)) }
 }
 
 /// The disk's size and the largest request, in 512-byte sectors: the bounds for descriptors.

@@ -187,9 +187,7 @@ extension OverlayTarget {
                 run.pointee.step = .readZeros
             default: return fail(tag, slot, EIO, on: &queue)
             }
-        // The block layer has no code for a quota, or for a limit of a file's size.
-        case -EDQUOT, -EFBIG: return fail(tag, slot, ENOSPC, on: &queue)
-        default: return fail(tag, slot, -result, on: &queue)
+        default: return fail(tag, slot, Outcome.told(-result), on: &queue)
         }
         submit(tag, slot, on: &queue)
     }
@@ -216,16 +214,7 @@ extension OverlayTarget {
         board.ask(
             .discard, queue: queue.number, tag: tag, offset: blocks.lowerBound * BlockMap.blockBytes,
             bytes: UInt64(blocks.count) * BlockMap.blockBytes)
-        waitForBoard(tag, slot, board, on: &queue)
-    }
-
-    private func waitForBoard(
-        _ tag: UInt16, _ slot: UInt8, _ board: RangeBoard, on queue: inout Queue<OverlayTarget>
-    ) {
-        let (address, value) = board.waitingPoint(queue: queue.number, tag: tag)
-        queue.push(
-            .waitForWord(
-                address: address, value: value, userData: RequestKey(tag: tag, .control, slot: slot).rawValue))
+        queue.wait(for: board, tag, slot: slot)
     }
 
     /// The wait for the range thread has ended. False: not the thread's work. Whether it could give the space back makes no
@@ -234,7 +223,7 @@ extension OverlayTarget {
     mutating func punched(_ tag: UInt16, _ slot: UInt8, on queue: inout Queue<OverlayTarget>) -> Bool {
         guard let board = queue.board else { return false }
         guard board.result(queue: queue.number, tag: tag) != nil else {
-            waitForBoard(tag, slot, board, on: &queue)
+            queue.wait(for: board, tag, slot: slot)
             return false
         }
         release(tag, slot, on: &queue)
